@@ -1,0 +1,167 @@
+"""Adversarial losses and gradient penalties: pure functions of tensors of any rank, usable without the rest.
+
+Knows only tensors. Logits are a critic's raw outputs, high for real; nothing here is reduced over the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import relu, softplus
+
+
+class AdversarialLoss(NamedTuple):
+    """What critics and the generator minimise.
+
+    Args:
+        critic: (real logits, fake logits) -> (loss at the reals, loss at the fakes), each shaped as its logits;
+            the critic minimises the sum of their means.
+        generator: (fake logits, real logits) -> loss at the fakes, shaped as the fake logits.
+        paired: the loss compares row with row, so a step counts only where both samples are valid.
+    """
+
+    critic: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+    generator: Callable[[Tensor, Tensor], Tensor]
+    paired: bool = False
+
+
+class Penalty(NamedTuple):
+    """What keeps a critic smooth.
+
+    Args:
+        value: (points, logits) -> [B]: per sample, unscaled. `points` [B, *event] requires grad, `logits` [B] or [B, P]
+            were computed from it.
+        at: where the critic is probed: at `"real"` samples, at `"fake"` ones, or `"between"` the two.
+    """
+
+    value: Callable[[Tensor, Tensor], Tensor]
+    at: Literal["real", "fake", "between"]
+
+
+# Losses ----------------------------------------------------------------------------------------------------------
+
+
+def non_saturating_critic(real_logits: Tensor, fake_logits: Tensor) -> tuple[Tensor, Tensor]:
+    """-log sigmoid(real) and -log(1 - sigmoid(fake)). Source: Goodfellow et al. 2014, arXiv:1406.2661, eq. 1."""
+    return softplus(-real_logits), softplus(fake_logits)
+
+
+def non_saturating_generator(fake_logits: Tensor, real_logits: Tensor) -> Tensor:
+    """-log sigmoid(fake). Source: Goodfellow et al. 2014, arXiv:1406.2661, section 3."""
+    return softplus(-fake_logits)
+
+
+def hinge_critic(real_logits: Tensor, fake_logits: Tensor) -> tuple[Tensor, Tensor]:
+    """max(0, 1 - real) and max(0, 1 + fake). Source: Lim and Ye 2017, arXiv:1705.02894, eq. 7."""
+    return relu(1 - real_logits), relu(1 + fake_logits)
+
+
+def hinge_generator(fake_logits: Tensor, real_logits: Tensor) -> Tensor:
+    """-fake. Source: Lim and Ye 2017, arXiv:1705.02894, eq. 8."""
+    return -fake_logits
+
+
+def wasserstein_critic(real_logits: Tensor, fake_logits: Tensor) -> tuple[Tensor, Tensor]:
+    """-real and fake. Source: Arjovsky et al. 2017, arXiv:1701.07875, eq. 3."""
+    return -real_logits, fake_logits
+
+
+def least_squares_critic(real_logits: Tensor, fake_logits: Tensor) -> tuple[Tensor, Tensor]:
+    """(real - 1)^2 / 2 and fake^2 / 2. Source: Mao et al. 2017, arXiv:1611.04076, eq. 9 (a = 0, b = c = 1)."""
+    return (real_logits - 1).square() / 2, fake_logits.square() / 2
+
+
+def least_squares_generator(fake_logits: Tensor, real_logits: Tensor) -> Tensor:
+    """(fake - 1)^2 / 2. Source: Mao et al. 2017, arXiv:1611.04076, eq. 9."""
+    return (fake_logits - 1).square() / 2
+
+
+def relativistic_critic(real_logits: Tensor, fake_logits: Tensor) -> tuple[Tensor, Tensor]:
+    """softplus(-(real - fake)), the pair's loss, shared equally by its two members.
+
+    Source: relativistic pairing, Jolicoeur-Martineau 2019, arXiv:1807.00734, eq. 3; Huang et al. 2024, arXiv:2501.05441.
+    """
+    pair = softplus(fake_logits - real_logits) / 2
+    return pair, pair
+
+
+def relativistic_generator(fake_logits: Tensor, real_logits: Tensor) -> Tensor:
+    """softplus(-(fake - real)). Source: as `relativistic_critic`, with the roles exchanged."""
+    return softplus(real_logits - fake_logits)
+
+
+LOSSES: dict[str, AdversarialLoss] = {
+    "non_saturating": AdversarialLoss(non_saturating_critic, non_saturating_generator),
+    "hinge": AdversarialLoss(hinge_critic, hinge_generator),
+    "wasserstein": AdversarialLoss(wasserstein_critic, hinge_generator),
+    "least_squares": AdversarialLoss(least_squares_critic, least_squares_generator),
+    "relativistic": AdversarialLoss(relativistic_critic, relativistic_generator, paired=True),
+}
+
+
+# Penalties -------------------------------------------------------------------------------------------------------
+
+
+def squared_gradient_norm(points: Tensor, logits: Tensor) -> Tensor:
+    """Squared L2 norm, per sample, of the gradient of the summed logits with respect to `points`.
+
+    Args:
+        points: [B, *event], requires grad; any rank.
+        logits: [B] or [B, P], computed from `points`; row b from point b alone.
+
+    Returns:
+        [B], >= 0, differentiable with respect to the critic's parameters.
+
+    Raises:
+        ValueError: if `points` does not require grad.
+    """
+    if not points.requires_grad:
+        raise ValueError("the points of a gradient penalty must require grad before the critic sees them")
+    (gradient,) = torch.autograd.grad(logits.sum(), points, create_graph=True)
+    return gradient.square().flatten(1).sum(1)
+
+
+def r1_penalty(real: Tensor, logits: Tensor) -> Tensor:
+    """Squared gradient norm at real samples, [B]. The usual loss adds gamma / 2 times its mean.
+
+    Source: Mescheder et al. 2018, arXiv:1801.04406, eq. 9. Arguments and errors: `squared_gradient_norm`.
+    """
+    return squared_gradient_norm(real, logits)
+
+
+def r2_penalty(fake: Tensor, logits: Tensor) -> Tensor:
+    """Squared gradient norm at generated samples, [B]. The usual loss adds gamma / 2 times its mean.
+
+    Source: Mescheder et al. 2018, arXiv:1801.04406, eq. 10. Arguments and errors: `squared_gradient_norm`.
+    """
+    return squared_gradient_norm(fake, logits)
+
+
+def wgan_gp_penalty(between: Tensor, logits: Tensor) -> Tensor:
+    """(gradient norm - 1)^2 at points between real and fake samples, [B]. The usual loss adds 10 times its mean.
+
+    Source: Gulrajani et al. 2017, arXiv:1704.00028, eq. 3. Arguments and errors: `squared_gradient_norm`.
+    """
+    # The root has no slope at zero; the constant is far below the float32 resolution of a norm near 1.
+    return ((squared_gradient_norm(between, logits) + 1e-12).sqrt() - 1).square()
+
+
+def interpolate(real: Tensor, fake: Tensor, share: Tensor) -> Tensor:
+    """Points on the lines between real and fake samples: share * real + (1 - share) * fake, one share per sample.
+
+    Args:
+        real, fake: [B, *event].
+        share: [B], in [0, 1].
+    """
+    share = share.view(-1, *[1] * (real.ndim - 1))
+    return share * real + (1 - share) * fake
+
+
+PENALTIES: dict[str, Penalty] = {
+    "r1": Penalty(r1_penalty, "real"),
+    "r2": Penalty(r2_penalty, "fake"),
+    "wgan_gp": Penalty(wgan_gp_penalty, "between"),
+}

@@ -1,0 +1,98 @@
+"""Everything that genkit raises on purpose.
+
+    GenkitError                    exit code 1
+    ├─ UserError                   exit code 2: something the user can mend; one sentence, no traceback
+    │  ├─ ConfigError              an unknown or impossible setting
+    │  ├─ DataError                data that cannot be trained on
+    │  ├─ RunError                 a run folder that is taken, locked, changed or not a run
+    │  ├─ ModelError               a model folder that is missing, foreign, damaged or unsafe
+    │  └─ UnknownModality          no installed plugin provides it
+    ├─ PluginError                 a plugin that fails; names the plugin, its version and the call
+    ├─ TrainingError               a game that cannot go on
+    └─ Interrupted                 stopped by Ctrl-C (exit code 130) or SIGTERM (143), with everything saved
+
+Knows nothing else of the house. A message says what was found, what was allowed and what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class GenkitError(Exception):
+    """Base of all errors that genkit raises on purpose."""
+
+    exit_code = 1
+
+
+class UserError(GenkitError):
+    """Something the user can mend."""
+
+    exit_code = 2
+
+
+class ConfigError(UserError):
+    """A setting that does not exist, or a value that it cannot take."""
+
+
+class DataError(UserError):
+    """Data that cannot be read or trained on."""
+
+
+class RunError(UserError):
+    """A run folder that is taken, locked, of another configuration, or not a run folder."""
+
+
+class ModelError(UserError):
+    """A model folder that is missing, foreign, damaged or unsafe."""
+
+
+class UnknownModality(UserError):
+    """A modality that no installed plugin provides."""
+
+
+class PluginError(GenkitError):
+    """A plugin that fails.
+
+    Args:
+        plugin: who failed, as `distribution version (id)`.
+        call: what was asked of it.
+        reason: what it answered.
+    """
+
+    def __init__(self, plugin: str, call: str, reason: str) -> None:
+        super().__init__(f"plugin {plugin} failed at {call}: {reason}")
+        self.plugin, self.call, self.reason = plugin, call, reason
+
+
+class TrainingError(GenkitError):
+    """A game that cannot go on; the last whole checkpoint is kept."""
+
+
+class Interrupted(GenkitError):
+    """Training was stopped from outside; everything is saved.
+
+    Args:
+        message: what was saved and how to go on.
+        exit_code: 130 after Ctrl-C (SIGINT), 143 after SIGTERM.
+    """
+
+    def __init__(self, message: str, exit_code: int = 130) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def did_you_mean(word: str, allowed: Iterable[str]) -> str:
+    """A hint for a misspelt name: ` Did you mean 'x'?`, or the allowed names, or nothing where there are none."""
+    names = sorted(allowed)
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    if close:
+        return f" Did you mean {close[0]!r}?"
+    return f" Allowed: {', '.join(names)}." if names else ""
+
+
+def first_line(error: BaseException) -> str:
+    """The kind of an error and the first line of what it says."""
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__

@@ -1,0 +1,125 @@
+"""(seed, part, index, position) -> noise. A sample's identity is (seed, index), and its noise a pure function of it.
+
+The words come from NumPy's counter-based Philox 4x64 (Salmon et al. 2011, "Parallel random numbers: as easy as
+1, 2, 3"), whose streams NumPy promises to keep; the laws are our own lines, since NumPy's distributions may change.
+The same noise comes out alone, in any batch, on any machine and in any order. Knows only names and shapes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genkit.plugin import Noise
+
+
+def stream_key(*words: str | int) -> int:
+    """A 128-bit key for a random stream named by words and numbers; equal words, equal key."""
+    text = "\x1f".join(f"{type(word).__name__}:{word}" for word in words)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest(), "little")
+
+
+def torch_seed(*words: str | int) -> int:
+    """The same as a 63-bit seed, for generators that take one number."""
+    return stream_key(*words) >> 65
+
+
+def draw(spec: Noise, part: str, seed: int | str, indices: Sequence[int], start: int = 0) -> NDArray[np.floating]:
+    """One part of the noise of some samples.
+
+    Args:
+        spec: shape, law and steps of the part.
+        part: its name; each part has a stream of its own.
+        seed: the user's seed, or the name of an internal stream.
+        indices: sample indices, >= 0; a range is fastest.
+        start: first step, for parts with a step axis.
+
+    Returns:
+        [B, *shape], or [B, steps, *shape] where there are steps; of the part's dtype.
+    """
+    per_step = math.prod(spec.shape)
+    if spec.steps is None:
+        words = _static_words(stream_key("noise", seed, part), indices, per_step)
+        shape = (len(indices), *spec.shape)
+    else:
+        key, count = stream_key("noise", seed, part), spec.steps * per_step
+        rows = [_words(key, index + 1, start * per_step, count) for index in indices]
+        words = np.stack(rows) if rows else np.empty((0, count), np.uint64)
+        shape = (len(indices), spec.steps, *spec.shape)
+    values = uniforms(words)
+    if spec.law == "normal":
+        values = normal_quantile(values)
+    elif spec.dtype == "float32":
+        values = np.minimum(values, 1 - 2.0**-24)  # the largest float32 below 1: rounding must not reach it
+    return values.reshape(shape).astype(spec.dtype)
+
+
+def uniforms(words: NDArray[np.uint64]) -> NDArray[np.float64]:
+    """The upper 53 bits of each word as a number in (0, 1), never 0 or 1: (k + 1/2) / 2^53, capped below 1."""
+    return np.minimum((np.right_shift(words, np.uint64(11)) + 0.5) * 2.0**-53, 1 - 2.0**-53)
+
+
+def normal_quantile(p: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Inverse of the standard normal distribution function, to about 1e-15 relative.
+
+    Args:
+        p: numbers in (0, 1), any shape.
+
+    Source: algorithm AS 241 (PPND16), Wichura 1988, Applied Statistics 37(3).
+    """
+    q = p - 0.5
+    central = np.abs(q) <= 0.425
+    r = 0.180625 - q * q
+    result = q * _ratio(r, _CENTRAL)
+    if not central.all():
+        side = ~central
+        tail = np.sqrt(-np.log(np.where(q[side] < 0, p[side], 1 - p[side])))
+        value = np.where(tail <= 5, _ratio(tail - 1.6, _MIDDLE), _ratio(tail - 5, _FAR))
+        result[side] = np.where(q[side] < 0, -value, value)
+    return result
+
+
+def _static_words(key: int, indices: Sequence[int], count: int) -> NDArray[np.uint64]:
+    """[B, count] words; sample i owns the words [i * count, (i + 1) * count) of stream 0, so a range is one call."""
+    if isinstance(indices, range) and indices.step == 1:
+        return _words(key, 0, indices.start * count, len(indices) * count).reshape(len(indices), count)
+    rows = [_words(key, 0, index * count, count) for index in indices]
+    return np.stack(rows) if rows else np.empty((0, count), np.uint64)
+
+
+def _words(key: int, stream: int, start: int, count: int) -> NDArray[np.uint64]:
+    """[count] raw words from position `start` of a stream; Philox makes four words per counter."""
+    skip = start % 4
+    generator = np.random.Philox(key=key, counter=(stream << 128) + start // 4)
+    return generator.random_raw(count + skip)[skip:]
+
+
+def _ratio(x: NDArray[np.float64], coefficients: tuple[tuple[float, ...], tuple[float, ...]]) -> NDArray[np.float64]:
+    """One polynomial over another, highest power first."""
+    above, below = coefficients
+    return np.polyval(above, x) / np.polyval(below, x)
+
+
+# AS 241's coefficients, highest power first: numerator, denominator.
+_CENTRAL = (
+    (2509.0809287301226727, 33430.575583588128105, 67265.770927008700853, 45921.953931549871457,
+     13731.693765509461125, 1971.5909503065514427, 133.14166789178437745, 3.387132872796366608),
+    (5226.495278852545925, 28729.085735721942674, 39307.89580009271061, 21213.794301586595867,
+     5394.1960214247511077, 687.1870074920579083, 42.313330701600911252, 1.0),
+)  # fmt: skip
+_MIDDLE = (
+    (7.7454501427834140764e-4, 0.0227238449892691845833, 0.24178072517745061177, 1.27045825245236838258,
+     3.64784832476320460504, 5.7694972214606914055, 4.6303378461565452959, 1.42343711074968357734),
+    (1.05075007164441684324e-9, 5.475938084995344946e-4, 0.0151986665636164571966, 0.14810397642748007459,
+     0.68976733498510000455, 1.6763848301838038494, 2.05319162663775882187, 1.0),
+)  # fmt: skip
+_FAR = (
+    (2.01033439929228813265e-7, 2.71155556874348757815e-5, 0.0012426609473880784386, 0.026532189526576123093,
+     0.29656057182850489123, 1.7848265399172913358, 5.4637849111641143699, 6.6579046435011037772),
+    (2.04426310338993978564e-15, 1.4215117583164458887e-7, 1.8463183175100546818e-5, 7.868691311456132591e-4,
+     0.0148753612908506148525, 0.13692988092273580531, 0.59983220655588793769, 1.0),
+)  # fmt: skip

@@ -1,0 +1,327 @@
+"""The contract between genkit and a modality: what a plugin declares, and what passes between it and the engine.
+
+Torch-free at import: a manifest must cost nothing to read. Knows no modality, no file, no loss.
+
+Shape letters, used in every docstring of the house:
+
+    B batch    Z latent    C channels    L steps    V symbols    P logits per sample    F features
+
+`*event` is the shape of one sample without its batch axis. A plugin adds letters of its own (H W pixels, T frames).
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from genkit.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+API = (1, 0)
+"""Version of this contract. The major is part of the entry-point group, so it is readable without an import."""
+
+ENTRY_POINT_GROUP = f"genkit.modality.v{API[0]}"
+
+PLUGIN_CAPABILITIES = frozenset({"condition", "terms", "augment", "sheet"})
+GENERATOR_CAPABILITIES = frozenset({"pretrain_loss", "log_prob", "complete"})
+CAPABILITIES = PLUGIN_CAPABILITIES | GENERATOR_CAPABILITIES
+"""What a preset may announce beyond the musts. Each is the name of a method: of the plugin, or of its generator."""
+
+
+# What a plugin declares ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A named set of options and recipe settings that are known to work together.
+
+    Args:
+        summary: one line for lists and help.
+        options: values for the plugin's options, as plain data.
+        recipe: values for `genkit.recipe.Recipe`, as plain data.
+        run: values for the run itself (items, how often to look), as plain data.
+        capabilities: names out of `CAPABILITIES`; None means whatever the classes have.
+    """
+
+    summary: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    run: Mapping[str, Any] = field(default_factory=dict)
+    capabilities: frozenset[str] | None = None
+
+
+@dataclass(frozen=True)
+class Modality:
+    """A plugin's manifest: plain data, so that a list or a help page costs no import of torch.
+
+    Args:
+        id: what users type; equals the name of the entry point. Lower-case letters, digits and underscores.
+        title: a few words.
+        plugin: `"module:Class"` of a `ModalityPlugin`; in one process also the class itself.
+        summary: one line.
+        media_type: of one encoded sample (RFC 6838).
+        formats: file endings that `encode` can write, the default first.
+        sheets: file endings of the joint preview or joint file that `sheet` can write, the default first.
+        options: `"module:Class"` of a `genkit.recipe.Settings`: what is trained. None: there are none.
+        controls: the same for what can be turned when generating. None: there are none.
+        presets: the first is the default.
+        data: the default data source, None where there is none.
+    """
+
+    id: str
+    title: str
+    plugin: str | type[ModalityPlugin]
+    summary: str = ""
+    media_type: str = "application/octet-stream"
+    formats: tuple[str, ...] = ("npy",)
+    sheets: tuple[str, ...] = ()
+    options: str | type[Any] | None = None
+    controls: str | type[Any] | None = None
+    presets: Mapping[str, Preset] = field(default_factory=lambda: {"default": Preset()})
+    data: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The manifest as JSON data.
+
+        Raises:
+            TypeError: if it holds anything but plain data and `"module:name"` strings.
+        """
+        plain: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        plain["presets"] = {
+            name: {
+                **{f.name: getattr(preset, f.name) for f in fields(preset)},
+                "capabilities": None if preset.capabilities is None else sorted(preset.capabilities),
+            }
+            for name, preset in self.presets.items()
+        }
+        result: dict[str, Any] = json.loads(json.dumps(plain))
+        return result
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the DATA decide about the networks: channels, size, label names, vocabulary, rate.
+
+    Saved with the model; networks are built from options and facts alone, without the data.
+
+    Args:
+        values: plain JSON data.
+        files: small files by name (a tokenizer, say), kept in the model's `assets/`.
+    """
+
+    values: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, bytes] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Any:
+        return self.values[name]
+
+
+# What passes between the plugin's networks and the engine --------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Noise:
+    """One part of a generator's noise.
+
+    Args:
+        shape: of one sample's part, or of one step's where there are steps.
+        law: `"normal"`: N(0, 1); `"uniform"`: U(0, 1), never 0 or 1.
+        steps: length of a leading step axis that can be drawn from any position; None: no such axis.
+        dtype: `"float32"`, or `"float64"` where a cumulative distribution is inverted.
+    """
+
+    shape: tuple[int, ...]
+    law: str = "normal"
+    steps: int | None = None
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A batch of samples, real and fake alike; without the batch axis: one item of a data set.
+
+    Args:
+        x: [B, *event].
+        condition: [B, ...], what a conditional model is told; None for others.
+        mask: [B, L] bool, valid steps; ONE mask for critics, log-probabilities and metrics. None: all are valid.
+        relaxed: [B, L, V], a differentiable stand-in of a discrete `x`.
+    """
+
+    x: Tensor
+    condition: Tensor | None = None
+    mask: Tensor | None = None
+    relaxed: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, rows: Any) -> Sample:
+        """The same rows of every part."""
+        return self._each(lambda tensor: tensor[rows])
+
+    def to(self, device: torch.device | str) -> Sample:
+        """Every part on a device."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def detach(self) -> Sample:
+        """Every part cut from its graph."""
+        return self._each(lambda tensor: tensor.detach())
+
+    def with_x(self, x: Tensor) -> Sample:
+        """The same sample with another `x`."""
+        return replace(self, x=x)
+
+    def _each(self, change: Any) -> Sample:
+        parts = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Sample(**{name: None if part is None else change(part) for name, part in parts.items()})
+
+
+@dataclass(frozen=True)
+class Critique:
+    """A critic's verdict on a batch.
+
+    Args:
+        logits: one entry per head or scale, each [B] or [B, P]; high means real.
+        features: for feature matching, any shapes.
+        outputs: auxiliary heads by name (a class, a category code).
+        per_step: True if P are the steps of `x`, to be read under its mask.
+    """
+
+    logits: tuple[Tensor, ...]
+    features: tuple[Tensor, ...] = ()
+    outputs: Mapping[str, Tensor] = field(default_factory=dict)
+    per_step: bool = False
+
+
+class Generator(Protocol):
+    """What the engine asks of a generator: an `nn.Module` with a `noise` attribute.
+
+    Its may-have methods, announced as capabilities:
+        `pretrain_loss(real) -> Tensor`: a scalar to minimise before the game (maximum likelihood, reconstruction).
+        `log_prob(sample) -> [B, L]`: log-probability of each step of `sample.x`, at the temperature of sampling.
+        `complete(sample, length, noise) -> Sample`: keeps the first `length` steps of each row and draws the rest.
+    """
+
+    noise: Mapping[str, Noise]
+
+    def forward(self, noise: Mapping[str, Tensor], condition: Tensor | None, controls: Any) -> Sample:
+        """Samples from noise; a row depends on its own noise and condition alone when in eval mode."""
+        ...
+
+
+@dataclass(frozen=True)
+class Networks:
+    """A model's modules, as architecture only: the engine initialises nothing and moves everything.
+
+    Args:
+        generator: an `nn.Module` that is a `Generator`.
+        critics: by name; each maps a `Sample` to a `Critique`.
+        frozen: never trained, for use in `terms` (a reference model, a feature network).
+    """
+
+    generator: nn.Module
+    critics: Mapping[str, nn.Module]
+    frozen: Mapping[str, nn.Module] = field(default_factory=dict)
+
+
+# The plugin's class ----------------------------------------------------------------------------------------------
+
+
+class ModalityPlugin(ABC):
+    """One modality: its data, its networks, its files. One must; the rest have defaults or are capabilities.
+
+    Args:
+        options: an instance of the manifest's options, None where it names none.
+        facts: what `inspect` found, here or long ago.
+    """
+
+    def __init__(self, options: Any = None, facts: Facts | None = None) -> None:
+        self.options = options
+        self.facts = facts or Facts()
+
+    @classmethod
+    def inspect(cls, source: Any, options: Any) -> Facts:
+        """What the data decide. The default: nothing."""
+        return Facts()
+
+    def dataset(self, source: Any) -> Any:
+        """A map-style data set whose items are Samples without the batch axis (`[*event]`).
+
+        The default takes a tensor or array [N, *event], or a map-style data set of tensors or Samples.
+
+        Raises:
+            DataError: for any other source.
+        """
+        if source is None:
+            raise DataError("no data was given: pass a tensor, an array or a map-style data set")
+        if isinstance(source, str | Path) or not (hasattr(source, "__len__") and hasattr(source, "__getitem__")):
+            raise DataError(f"data of type {type(source).__name__}: pass a tensor, an array or a map-style data set")
+        return source
+
+    @abstractmethod
+    def networks(self) -> Networks:
+        """Freshly built networks, from options and facts alone; torch's seed is set by the engine."""
+
+    def encode(self, sample: Sample, format: str, controls: Any) -> bytes:
+        """One sample (no batch axis) as the bytes of an ordinary file. The default: NumPy's `.npy`.
+
+        Deterministic: equal samples give equal bytes.
+        """
+        import io
+
+        import numpy as np
+
+        if format != "npy":
+            raise ConfigError(f"format {format!r}: this modality writes .npy only")
+        buffer = io.BytesIO()
+        np.save(buffer, sample.x.cpu().numpy(), allow_pickle=False)
+        return buffer.getvalue()
+
+    # Capabilities: have them and announce them, or leave them alone. ---------------------------------------------
+
+    def condition(self, value: str | None, indices: Sequence[int]) -> Tensor | None:
+        """[B, ...]: the condition for each sample index.
+
+        Args:
+            value: what the user asked for (a label, a prompt, a file); None: the plugin's default for those indices,
+                or None if there is no default (training then takes conditions from the data).
+        """
+        raise NotImplementedError
+
+    def terms(
+        self, player: str, networks: Networks, real: Sample, fake: Sample, critiques: Mapping[str, Critique]
+    ) -> Mapping[str, Tensor]:
+        """Extra terms of a player's loss by name, each a scalar; `recipe.terms` weighs them.
+
+        Args:
+            player: `"generator"`, or a critic's name.
+            networks: the players' bare modules; of these only the one whose turn it is gathers gradients.
+            critiques: of the fakes, by critic (in a critic's turn: its own, of `"real"` and `"fake"`).
+        """
+        raise NotImplementedError
+
+    def augment(self, sample: Sample) -> Sample:
+        """What critics see instead of a sample, real or fake; differentiable, random by torch's global generator."""
+        raise NotImplementedError
+
+    def sheet(self, samples: Sample, format: str, controls: Any) -> bytes:
+        """Many samples as one file: a joint preview (a grid), or the joint file (all lines, all rows)."""
+        raise NotImplementedError
+
+
+def capabilities_of(plugin: ModalityPlugin, generator: object) -> frozenset[str]:
+    """The capabilities that a plugin and its generator really have."""
+    mine = {name for name in PLUGIN_CAPABILITIES if getattr(type(plugin), name) is not getattr(ModalityPlugin, name)}
+    return frozenset(mine | {name for name in GENERATOR_CAPABILITIES if callable(getattr(generator, name, None))})
+
+
+def missing_capabilities(announced: Iterable[str] | None, real: frozenset[str]) -> list[str]:
+    """Announced capabilities that the classes do not have."""
+    return sorted(set(announced or ()) - real)

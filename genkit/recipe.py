@@ -1,0 +1,175 @@
+"""What a game is made of: stages, players and their settings, losses, penalties, the signal's way back, schedules.
+
+Data only (pydantic, no torch): the engine in `training` and `players` gives it meaning. Knows no modality.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+
+
+class Settings(BaseModel):
+    """Base of everything a user can set: frozen, and unknown keys are errors. Plugins' options inherit it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Schedule(Settings):
+    """A number that changes with the items seen."""
+
+    start: float
+    end: float
+    items: PositiveInt
+    """Items over which it goes from start to end; constant afterwards."""
+    shape: Literal["linear", "cosine"] = "linear"
+
+    def __call__(self, items: int) -> float:
+        """Its value when `items` items have been seen."""
+        progress = min(items / self.items, 1.0)
+        if self.shape == "cosine":
+            progress = (1 - math.cos(math.pi * progress)) / 2
+        return self.start + (self.end - self.start) * progress
+
+
+Scheduled = float | Schedule
+"""A number, or a number that changes with the items seen."""
+
+
+def value_at(number: Scheduled, items: int) -> float:
+    """A scheduled number when `items` items have been seen."""
+    return number(items) if isinstance(number, Schedule) else number
+
+
+class Constraint(Settings):
+    """What is imposed on a player's weights after its step."""
+
+    kind: Literal["weight_clip", "singular_values"]
+    """weight_clip: every parameter into [-bound, bound] (Arjovsky et al. 2017, arXiv:1701.07875).
+    singular_values: every weight of two or more axes, as a matrix [out, -1], to singular values <= bound
+    (Saito et al. 2017, arXiv:1611.06624, section 3.3)."""
+    bound: PositiveFloat = 1.0
+    interval: PositiveInt = 1
+    """Imposed at every so-many-th of the player's steps."""
+
+
+class Player(Settings):
+    """How one player learns and how often it takes its turn."""
+
+    optimizer: Literal["adam", "adamw", "rmsprop", "sgd"] = "adam"
+    learning_rate: Scheduled = 2e-4
+    betas: tuple[float, float] = (0.5, 0.999)
+    """Adam's and AdamW's decay rates."""
+    momentum: float = 0.0
+    """SGD's and RMSprop's."""
+    smoothing: float = 0.99
+    """RMSprop's."""
+    epsilon: float = 1e-8
+    weight_decay: float = 0.0
+    gradient_clip: PositiveFloat | None = None
+    """Largest L2 norm of the player's whole gradient; None: no bound."""
+    constraint: Constraint | None = None
+    steps: PositiveInt = 1
+    """Updates in each of its turns; a critic's each see a fresh batch."""
+    interval: PositiveInt = 1
+    """It takes its turn in every so-many-th round."""
+
+
+class Critic(Player):
+    """How a critic learns, and what its word weighs."""
+
+    weight: float = 1.0
+    """Of its verdict in the generator's loss or reward."""
+
+
+class PenaltySettings(Settings):
+    """How strongly a penalty acts."""
+
+    weight: Scheduled
+    """Times the mean penalty. For R1 and R2 this is gamma / 2."""
+    interval: PositiveInt = 1
+    """Taken at every so-many-th of the critic's steps, times the interval (lazy regularisation)."""
+
+
+class Pathwise(Settings):
+    """The gradient flows from the critics through the sample into the generator."""
+
+    kind: Literal["pathwise"] = "pathwise"
+
+
+class ScoreFunction(Settings):
+    """The gradient is that of log-probabilities weighed by rewards (REINFORCE, Williams 1992): for discrete samples."""
+
+    kind: Literal["score_function"]
+    reward: str = "negative_loss"
+    """A function of a critic's logits: negative_loss (minus the unreduced generator loss), probability (P(real),
+    SeqGAN's), signed_probability (2 P(real) - 1, ScratchGAN's), logit, or `module:function`."""
+    credit: Literal["terminal", "per_step", "monte_carlo"] = "terminal"
+    """terminal: every step answers for the whole sample's reward; per_step: each for the discounted rewards from it
+    on (needs a per-step critic); monte_carlo: each for the mean reward of completions of the prefix that it ends."""
+    discount: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Of later rewards, for per_step."""
+    rollouts: PositiveInt = 16
+    """Completions of each prefix, for monte_carlo."""
+    stride: PositiveInt = 1
+    """Prefixes are completed at every so-many-th step, for monte_carlo; the steps between share a value."""
+    baseline: Literal["none", "moving_average", "leave_one_out"] = "leave_one_out"
+    """What rewards are centred on, BEFORE they are summed over steps, so that a constant reward says nothing."""
+    baseline_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Of the moving average, per step of the generator."""
+
+
+Estimator = Annotated[Pathwise | ScoreFunction, Field(discriminator="kind")]
+"""How the critics' verdict reaches the generator."""
+
+
+class Stage(Settings):
+    """A part of the training in which the same players take turns."""
+
+    kind: Literal["pretrain", "critics", "game"] = "game"
+    """pretrain: the generator alone, on its `pretrain_loss`; critics: the critics alone, against the generator as it
+    is; game: both."""
+    items: PositiveInt | None = None
+    """How long; None, for the last stage only: until the end of the run."""
+    generator: Player | None = None
+    """Settings that replace the recipe's generator settings in this stage."""
+
+
+class Recipe(Settings):
+    """A whole game. Every stage starts with fresh optimiser states; progress and schedules count items."""
+
+    batch_size: PositiveInt = 64
+    accumulate: PositiveInt = 1
+    """Parts into which a batch is cut to save memory; the gradient is that of the whole batch."""
+    loss: str = "non_saturating"
+    """non_saturating, hinge, wasserstein, least_squares, relativistic, or `module:attribute`
+    (a `genkit.adversarial.AdversarialLoss`)."""
+    penalties: dict[str, PenaltySettings] = Field(default_factory=dict)
+    """By name: r1, r2, wgan_gp, or `module:attribute` (a `genkit.adversarial.Penalty`)."""
+    terms: dict[str, Scheduled] = Field(default_factory=dict)
+    """Weights of the modality's extra loss terms; a term that is not named here weighs 1."""
+    estimator: Estimator = Pathwise()
+    generator: Player = Player()
+    critic: Critic = Critic()
+    """Settings of every critic that `critics` does not name."""
+    critics: dict[str, Critic] = Field(default_factory=dict)
+    """Settings of single critics, by name."""
+    stages: tuple[Stage, ...] = (Stage(),)
+    ema_halflife_items: NonNegativeFloat = 10_000
+    """Half-life of the averaged weights from which samples are drawn; 0: the plain weights."""
+    ema_rampup: PositiveFloat | None = 0.05
+    """The half-life is at most this share of the items seen, so that early weights are forgotten; None: no ramp-up."""
+
+    @model_validator(mode="after")
+    def _is_playable(self) -> Recipe:
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"batch_size {self.batch_size} cannot be cut into accumulate = {self.accumulate} equal parts")
+        if not self.stages or any(stage.items is None for stage in self.stages[:-1]):
+            raise ValueError("every stage but the last needs items")
+        return self
+
+    def critic_named(self, name: str) -> Critic:
+        """The settings of one critic."""
+        return self.critics.get(name, self.critic)
