@@ -11,6 +11,13 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 
+LOSSES = ("non_saturating", "hinge", "wasserstein", "least_squares", "relativistic")
+PENALTIES = ("r1", "r2", "wgan_gp")
+REWARDS = ("negative_loss", "probability", "signed_probability", "logit")
+"""The built-in names; what they mean is in `adversarial` and `players`, which import torch. Wherever one is taken,
+`module:attribute` is too."""
+
+
 class Settings(BaseModel):
     """Base of everything a user can set: frozen, and unknown keys are errors. Plugins' options inherit it."""
 

@@ -1,0 +1,51 @@
+"""genkit: train and sample adversarial generators of any medium.
+
+    model = genkit.train("image", data="photos/", out="runs/photos", items=500_000)
+    genkit.load("runs/photos").generate(16, seed=0).save("grid.png")
+
+The face: public names, resolved on first use, so that `import genkit` costs nothing and imports no torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "train": ("genkit.training", "train"),
+    "Progress": ("genkit.training", "Progress"),
+    "load": ("genkit.sampling", "open_model"),
+    "Model": ("genkit.sampling", "Model"),
+    "Samples": ("genkit.sampling", "Samples"),
+    "plugins": ("genkit.registry", "found"),
+    "register": ("genkit.registry", "register"),
+    "unregister": ("genkit.registry", "unregister"),
+    "GenkitError": ("genkit.errors", "GenkitError"),
+    "UserError": ("genkit.errors", "UserError"),
+    "Interrupted": ("genkit.errors", "Interrupted"),
+}
+
+__all__ = [*_HOMES, "__version__"]
+
+if TYPE_CHECKING:
+    from genkit.errors import GenkitError, Interrupted, UserError
+    from genkit.registry import found as plugins
+    from genkit.registry import register, unregister
+    from genkit.sampling import Model, Samples
+    from genkit.sampling import open_model as load
+    from genkit.training import Progress, train
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'genkit' has no attribute {name!r}")
+    import importlib
+
+    module, attribute = _HOMES[name]
+    value = globals()[name] = getattr(importlib.import_module(module), attribute)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,369 @@
+"""Every byte on disk: the run folder, its checkpoints and log, the model folder.
+
+safetensors, JSON, YAML, JSONL; never a pickle. A file or folder is written whole or not at all. Knows names, tensors
+and plain data; what they mean is others' business.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import yaml
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from genkit.errors import GenkitError, ModelError, RunError, first_line
+
+SCHEMA = 1
+LOCK = ".genkit.lock"
+Tensors = Mapping[str, Tensor]
+
+
+class StorageError(GenkitError):
+    """The disk does not take what must be written; what was there before is whole."""
+
+
+def write_whole(path: Path, content: bytes, durable: bool = True) -> None:
+    """Write a file whole or not at all.
+
+    Args:
+        durable: survive a power cut as well as a crash of the process.
+
+    Raises:
+        StorageError: if the disk is full, or it may not be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise StorageError(f"cannot write {path}: {error.strerror or error}. Nothing of it was changed") from error
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and its parents.
+
+    Raises:
+        StorageError: if that is impossible.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"cannot make the folder {path}: {error.strerror or error}") from error
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write JSON data whole or not at all."""
+    write_whole(path, (json.dumps(data, indent=2) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        ModelError: if it is missing or no JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{path} cannot be read ({first_line(error)})") from error
+
+
+def write_tensors(path: Path, tensors: Tensors, metadata: Mapping[str, str] | None = None) -> None:
+    """Write named tensors as safetensors, whole or not at all; tied tensors are written twice."""
+    seen: set[int] = set()
+    plain = {}
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()
+        if tensor.numel() and tensor.untyped_storage().data_ptr() in seen:
+            tensor = tensor.clone()
+        seen.add(tensor.untyped_storage().data_ptr())
+        plain[name] = tensor
+    write_whole(path, safetensors.torch.save(plain, dict(metadata or {})))
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read named tensors.
+
+    Raises:
+        ModelError: if the file is missing, truncated or no safetensors file.
+    """
+    try:
+        return safetensors.torch.load_file(path)
+    except (OSError, safetensors.SafetensorError, ValueError) as error:
+        raise ModelError(f"{path} is no whole safetensors file ({first_line(error)})") from error
+
+
+def load_state(module: Any, tensors: Tensors, where: Path) -> None:
+    """Load tensors into a module.
+
+    Raises:
+        ModelError: if names or shapes differ, naming the first difference.
+    """
+    try:
+        module.load_state_dict(dict(tensors))
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines()[1:]] or [str(error)]
+        raise ModelError(f"{where} does not fit the network that its configuration describes: {lines[0][:300]}") from error
+
+
+# The run folder --------------------------------------------------------------------------------------------------
+
+
+class RunFolder:
+    """One training run on disk; held by one process at a time.
+
+        config.yaml   metrics.jsonl   samples/   checkpoints/<items>/   latest   model/
+
+    Args:
+        path: of the folder.
+        resume: go on with what is there, if anything.
+        overwrite: delete what an earlier run left.
+
+    Raises:
+        RunError: if the folder is in use, holds a run and neither was asked for, or holds something else.
+    """
+
+    def __init__(self, path: str | Path, resume: bool = False, overwrite: bool = False) -> None:
+        self.path = Path(path)
+        if self.path.exists() and not self.path.is_dir():
+            raise RunError(f"{self.path} is a file; a run needs a folder")
+        names = {entry.name for entry in self.path.iterdir()} if self.path.exists() else set()
+        if names and not names & {LOCK, "config.yaml"}:
+            raise RunError(f"{self.path} is not empty and no run of genkit's: choose another folder")
+        make_folder(self.path)
+        self._lock = FileLock(self.path / LOCK)
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise RunError(f"{self.path} is in use by another training: wait for it, or choose another folder") from None
+        except OSError as error:
+            raise StorageError(f"cannot write to {self.path}: {error.strerror or error}") from error
+        try:
+            if (self.path / "config.yaml").exists() and not resume:
+                if not overwrite:
+                    raise RunError(
+                        f"{self.path} holds a run already: --resume goes on with it, --overwrite starts anew, "
+                        "--out chooses another folder"
+                    )
+                self._clear()
+            self._tidy()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let others have the folder."""
+        self._lock.release()
+
+    @property
+    def config(self) -> dict[str, Any] | None:
+        """The configuration of the run that is there; None: there is none."""
+        file = self.path / "config.yaml"
+        try:
+            content = yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else None
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise RunError(f"{file} cannot be read ({first_line(error)})") from error
+        if content is not None and not isinstance(content, dict):
+            raise RunError(f"{file} is no configuration of a run")
+        return content
+
+    @config.setter
+    def config(self, plain: Mapping[str, Any]) -> None:
+        write_whole(self.path / "config.yaml", yaml.safe_dump(dict(plain), sort_keys=False).encode())
+
+    # Checkpoints -------------------------------------------------------------------------------------------------
+
+    def save_checkpoint(self, items: int, state: Mapping[str, Any], groups: Mapping[str, Tensors], keep: int) -> Path:
+        """Write a checkpoint, then point `latest` at it, then drop all but the newest `keep`.
+
+        Args:
+            items: seen so far; names the folder.
+            state: plain data.
+            groups: file stem -> tensors.
+        """
+        folder = self.path / "checkpoints"
+        name, number = f"{items:012d}", 0
+        while (folder / name).exists():  # the same place reached twice gets a name of its own
+            number += 1
+            name = f"{items:012d}-{number}"
+        temporary = folder / f".{name}.tmp"
+        make_folder(temporary)
+        try:
+            for stem, tensors in groups.items():
+                write_tensors(temporary / f"{stem}.safetensors", tensors)
+            write_json(temporary / "state.json", {"schema": SCHEMA, **state})
+            temporary.replace(folder / name)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        _sync_folder(folder)
+        write_whole(self.path / "latest", f"{name}\n".encode())
+        for old in self.checkpoints()[:-keep]:
+            if old.name != name:
+                shutil.rmtree(old, ignore_errors=True)
+        return folder / name
+
+    def checkpoints(self) -> list[Path]:
+        """All whole checkpoints, oldest first."""
+        folder = self.path / "checkpoints"
+        found = [entry for entry in folder.iterdir() if not entry.name.startswith(".")] if folder.is_dir() else []
+        return sorted(found, key=lambda entry: (entry.name.partition("-")[0], len(entry.name), entry.name))
+
+    def latest(self) -> Path | None:
+        """The newest whole checkpoint."""
+        pointer = self.path / "latest"
+        named = self.path / "checkpoints" / pointer.read_text().strip() if pointer.exists() else None
+        if named is not None and named.is_dir() and named.parent.name == "checkpoints":
+            return named
+        every = self.checkpoints()
+        return every[-1] if every else None
+
+    # The log -----------------------------------------------------------------------------------------------------
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """Append a line to metrics.jsonl."""
+        try:
+            with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise StorageError(f"cannot write to {self.path}: {error.strerror or error}") from error
+
+    def log_size(self) -> int:
+        """Bytes in metrics.jsonl."""
+        file = self.path / "metrics.jsonl"
+        return file.stat().st_size if file.exists() else 0
+
+    def cut_log(self, size: int) -> None:
+        """Cut metrics.jsonl back to what it was at a checkpoint."""
+        if self.log_size() > size:
+            os.truncate(self.path / "metrics.jsonl", size)
+
+    def _clear(self) -> None:
+        (self.path / "config.yaml").unlink()
+        (self.path / "latest").unlink(missing_ok=True)
+        for entry in list(self.path.iterdir()):
+            if entry.name != LOCK:
+                shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+
+    def _tidy(self) -> None:
+        """Remove what a killed process left half-written."""
+        for folder in (self.path, self.path / "checkpoints", self.path / "model", self.path / "samples"):
+            for entry in list(folder.iterdir()) if folder.is_dir() else []:
+                if entry.name.startswith(".") and entry.name.endswith(".tmp"):
+                    shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+
+def _sync_folder(path: Path) -> None:
+    if os.name == "posix":
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+# The model folder ------------------------------------------------------------------------------------------------
+
+
+def save_model(
+    path: Path, config: Mapping[str, Any], tensors: Tensors, assets: Mapping[str, bytes], metadata: Mapping[str, str]
+) -> None:
+    """Write a model folder: config.json, model.safetensors, assets/, README.md.
+
+    In a folder that holds the same model at an earlier time only the weights change, in one atomic step.
+    """
+    make_folder(path / "assets" if assets else path)
+    for name, content in assets.items():
+        write_whole(path / "assets" / _plain_name(name), content)
+    write_tensors(path / "model.safetensors", tensors, metadata)
+    write_json(path / "config.json", {"schema": SCHEMA, **config})
+    write_whole(path / "README.md", _model_card(config).encode())
+
+
+def find_model(path: str | Path) -> Path:
+    """The model folder that a path means: itself, or that of a run folder.
+
+    Raises:
+        ModelError: if there is none.
+    """
+    path = Path(path)
+    for folder in (path, path / "model"):
+        if (folder / "config.json").is_file():
+            return folder
+    if not path.exists():
+        raise ModelError(f"there is no model at {path}: it does not exist")
+    if (path / "config.yaml").exists():
+        raise ModelError(f"the run {path} has no model yet: train on with --resume")
+    raise ModelError(f"{path} is neither a model folder (config.json, model.safetensors) nor a run folder")
+
+
+def read_model(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, bytes]]:
+    """A model folder's configuration, tensors and assets.
+
+    Raises:
+        ModelError: if a part is missing, damaged, or of a newer layout.
+    """
+    config = read_json(path / "config.json")
+    needed = {"modality": str, "plugin": dict, "options": dict, "facts": dict}
+    wrong = [key for key, kind in needed.items() if not isinstance(config, dict) or not isinstance(config.get(key), kind)]
+    if wrong:
+        raise ModelError(f"{path / 'config.json'} is not genkit's: {', '.join(wrong)} missing")
+    if config.get("schema") != SCHEMA:
+        raise ModelError(f"{path} has layout {config.get('schema')!r}, this genkit reads {SCHEMA}: upgrade genkit")
+    folder = path / "assets"
+    assets = {entry.name: entry.read_bytes() for entry in sorted(folder.iterdir())} if folder.is_dir() else {}
+    return config, read_tensors(path / "model.safetensors"), assets
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_files(folder: Path, files: Iterable[tuple[str, bytes]]) -> list[str]:
+    """Write ordinary files into a folder, each whole or not at all; their names, in order."""
+    make_folder(folder)
+    names = []
+    for name, content in files:
+        write_whole(folder / _plain_name(name), content, durable=False)
+        names.append(name)
+    return names
+
+
+def _plain_name(name: str) -> str:
+    if not name or Path(name).name != name or name.startswith("."):
+        raise ModelError(f"{name!r} is no plain file name")
+    return name
+
+
+def _model_card(config: Mapping[str, Any]) -> str:
+    plugin = config["plugin"]
+    return f"""---
+library_name: genkit
+tags: [gan, {config["modality"]}]
+---
+
+# {config.get("title", config["modality"])}
+
+Made with genkit {config.get("genkit", "")} and {plugin.get("distribution")} {plugin.get("version")}
+(preset `{config.get("preset")}`, {config.get("items", 0):,} items seen).
+
+    genkit generate PATH-OF-THIS-FOLDER -n 16 --seed 0 --out samples/
+
+The folder holds weights (safetensors) and settings (JSON), nothing executable.
+"""

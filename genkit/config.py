@@ -1,0 +1,308 @@
+"""Presets, files and overrides -> one frozen RunConfig. The only room where names become plugins and settings.
+
+Every naming error is raised here, before torch is imported: an unknown modality, preset, key, loss or penalty is
+answered with the nearest right one. Knows no tensor and no network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, model_validator
+
+from genkit import registry
+from genkit.errors import ConfigError, did_you_mean, first_line
+from genkit.plugin import Modality, Preset
+from genkit.recipe import LOSSES, PENALTIES, REWARDS, Recipe, ScoreFunction, Settings
+
+SECTIONS = ("options", "recipe", "run")
+
+
+class RunSettings(Settings):
+    """How long, where, and how often to look."""
+
+    items: PositiveInt | None = 100_000
+    """Length of the run: real samples seen (by critics; in pretraining: by the generator). None: minutes decide."""
+    minutes: PositiveFloat | None = None
+    """Length of the run in minutes of work, instead of items; such a run cannot be repeated exactly."""
+    seed: NonNegativeInt = 0
+    device: str = "auto"
+    """auto (cuda, else mps, else cpu), or a torch device."""
+    threads: PositiveInt | None = None
+    """CPU threads; None: torch's choice, which is then written down."""
+    sample_items: PositiveInt | None = None
+    """A sample sheet at every so-many-th item; None: ten in a run."""
+    samples: PositiveInt = 64
+    """Samples on a sheet."""
+    checkpoint_seconds: PositiveFloat = 45
+    """Work between two checkpoints, at most."""
+    keep_checkpoints: PositiveInt = 3
+    """The newest so many are kept."""
+
+    @model_validator(mode="after")
+    def _has_one_length(self) -> RunSettings:
+        if (self.items is None) == (self.minutes is None):
+            raise ValueError("give either items or minutes")
+        return self
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides a run.
+
+    Args:
+        modality: the manifest.
+        preset: the name of the preset that it started from.
+        data: a path, a `builtin:` name, or a Python object that the plugin takes.
+        options: an instance of the modality's options; None where it has none.
+        recipe, run: the game, and the run.
+    """
+
+    modality: Modality
+    preset: str
+    data: Any
+    options: Settings | None
+    recipe: Recipe
+    run: RunSettings
+
+    def plain(self) -> dict[str, Any]:
+        """As YAML or JSON data; a data object is shown by its type."""
+        return {
+            "modality": self.modality.id,
+            "plugin": registry.origin(self.modality),
+            "preset": self.preset,
+            "data": self.data if self.data is None or isinstance(self.data, str) else f"<{type(self.data).__name__}>",
+            "options": self.options.model_dump(mode="json") if self.options is not None else {},
+            "recipe": self.recipe.model_dump(mode="json"),
+            "run": self.run.model_dump(mode="json"),
+        }
+
+
+def build(
+    modality: str | Modality,
+    preset: str | None = None,
+    data: Any = None,
+    settings: Sequence[Mapping[str, Any]] = (),
+) -> RunConfig:
+    """One frozen configuration, checked.
+
+    Args:
+        modality: an id, or a manifest.
+        preset: a name; None: the first of the modality's.
+        data: None: the modality's default.
+        settings: nested mappings with the keys `options`, `recipe` and `run`, later ones over earlier ones (a file, then
+            overrides); all go over the preset.
+
+    Raises:
+        UnknownModality, ConfigError, PluginError.
+    """
+    manifest = registry.describe(modality) if isinstance(modality, str) else modality
+    wrong = registry.check_manifest(manifest.id, manifest) if isinstance(modality, str) else ""
+    if wrong:
+        raise ConfigError(wrong)
+    preset = preset or next(iter(manifest.presets))
+    chosen = manifest.presets.get(preset)
+    if chosen is None:
+        raise ConfigError(f"{manifest.id} has no preset {preset!r}.{did_you_mean(preset, manifest.presets)}")
+    merged: Any = {"options": dict(chosen.options), "recipe": dict(chosen.recipe), "run": dict(chosen.run)}
+    for layer in settings:
+        for key in layer:
+            if key not in SECTIONS:
+                raise ConfigError(f"{key}: no such setting.{did_you_mean(str(key), SECTIONS)}")
+        layer = {key: value or {} for key, value in layer.items()}
+        if {"items", "minutes"} & set(layer.get("run", {})):  # a length given later replaces the other kind of length
+            merged["run"] = {key: value for key, value in merged["run"].items() if key not in ("items", "minutes")}
+            layer["run"] = {"items": None, "minutes": None, **layer["run"]}
+        merged = merge(merged, layer)
+    options_class = registry.named_class(manifest, "options")
+    if options_class is None and merged["options"]:
+        raise ConfigError(f"options.{next(iter(merged['options']))}: {manifest.id} has no options")
+    config = RunConfig(
+        modality=manifest,
+        preset=preset,
+        data=manifest.data if data is None else data,
+        options=None if options_class is None else validate(options_class, merged["options"], "options"),
+        recipe=validate(Recipe, merged["recipe"], "recipe"),
+        run=validate(RunSettings, merged["run"], "run"),
+    )
+    _check_names(config.recipe)
+    _check_capabilities(config.recipe, chosen, preset)
+    return config
+
+
+def controls(modality: Modality, values: Mapping[str, Any]) -> Settings | None:
+    """The modality's controls with some values set; None where it has none.
+
+    Raises:
+        ConfigError: for a key or a value that it does not take.
+    """
+    cls = registry.named_class(modality, "controls")
+    if cls is None:
+        if values:
+            raise ConfigError(f"{next(iter(values))}: {modality.id} has no controls")
+        return None
+    instance: Settings = validate(cls, dict(values), "")
+    return instance
+
+
+def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
+    """`["options.size=64", "recipe.critic.learning_rate=1e-4"]` as nested mappings; values are read as YAML.
+
+    Raises:
+        ConfigError: for a word that is not `path=value`.
+    """
+    import yaml
+
+    tree: dict[str, Any] = {}
+    for word in words:
+        path, equals, text = word.partition("=")
+        if not equals or not path:
+            raise ConfigError(f"{word!r}: overrides are written path=value, for example recipe.batch_size=32")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{word!r}: the value is not YAML ({first_line(error)})") from error
+        *branches, leaf = path.split(".")
+        node = tree
+        for branch in branches:
+            node = node.setdefault(branch, {})
+            if not isinstance(node, dict):
+                raise ConfigError(f"{word!r}: {branch} was given a value of its own before")
+        node[leaf] = value
+    return tree
+
+
+def read_file(path: str | Path) -> dict[str, Any]:
+    """A configuration file: YAML with any of the keys modality, preset, data, options, recipe, run.
+
+    Raises:
+        ConfigError: if it cannot be read or holds another key.
+    """
+    import yaml
+
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: not a readable configuration file ({first_line(error)})") from error
+    allowed = ("modality", "preset", "data", *SECTIONS)
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: holds a {type(content).__name__}, not a mapping with the keys {', '.join(allowed)}")
+    for key in content:
+        if key not in (*allowed, "plugin"):  # `plugin` is what a run's own config.yaml records
+            raise ConfigError(f"{path}: {key}: no such setting.{did_you_mean(str(key), allowed)}")
+    return content
+
+
+def merge(below: Any, above: Any) -> Any:
+    """Nested mappings, the second over the first; in a list, numbers address elements; another `kind` starts afresh."""
+    if isinstance(above, Mapping) and isinstance(below, list | tuple) and all(str(key).isdigit() for key in above):
+        items = list(below)
+        for key, value in above.items():
+            if int(key) >= len(items):
+                raise ConfigError(f"there is no element {key}: the list has {len(items)}")
+            items[int(key)] = merge(items[int(key)], value)
+        return items
+    if isinstance(above, Mapping) and isinstance(below, Mapping) and above.get("kind", below.get("kind")) == below.get("kind"):
+        return {**below, **{key: merge(below.get(key), value) for key, value in above.items()}}
+    return above
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Dotted path -> (old, new) wherever two configurations, as plain data, differ."""
+    before, after = dict(_leaves(old)), dict(_leaves(new))
+    return {path: (before.get(path), after.get(path)) for path in {**before, **after} if before.get(path) != after.get(path)}
+
+
+def validate(cls: Any, values: Any, where: str) -> Any:
+    """An instance of a settings class.
+
+    Raises:
+        ConfigError: names each wrong key or value; an unknown key with the nearest right one.
+    """
+    try:
+        return cls.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_explain(cls, one, where) for one in error.errors())) from error
+
+
+def _explain(cls: type[BaseModel], error: Any, where: str) -> str:
+    path = ".".join(str(part) for part in (where, *error["loc"]) if part != "")
+    if error["type"] == "extra_forbidden":
+        return f"{path}: no such setting.{did_you_mean(str(error['loc'][-1]), _keys_at(cls, error['loc'][:-1]))}"
+    message = error["msg"].removeprefix("Value error, ")
+    shown = f" = {error['input']!r}" if error["loc"] else ""
+    return f"{path}{shown}: {message}"
+
+
+def _keys_at(cls: Any, path: Sequence[Any]) -> set[str]:
+    """The keys that the models at a path of a settings class have."""
+    models = set(_models(cls))
+    for part in path:
+        inner: set[Any] = set()
+        for model in models:
+            field = model.model_fields.get(part)
+            inner |= set(_models(field.annotation)) if field else {model}  # an index, a name or the tag of a union
+        models = inner
+    return {name for model in models for name in model.model_fields}
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _models(argument)
+
+
+def _leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    children = tree.items() if isinstance(tree, Mapping) else enumerate(tree) if isinstance(tree, list) else None
+    if not children:
+        yield path, tree
+        return
+    for key, value in children:
+        yield from _leaves(value, f"{path}.{key}" if path else str(key))
+
+
+def _check_names(recipe: Recipe) -> None:
+    _check_name("recipe.loss", recipe.loss, LOSSES)
+    for name in recipe.penalties:
+        _check_name("recipe.penalties", name, PENALTIES)
+    if isinstance(recipe.estimator, ScoreFunction):
+        _check_name("recipe.estimator.reward", recipe.estimator.reward, REWARDS)
+
+
+def _check_name(path: str, name: str, builtin: Sequence[str]) -> None:
+    if name in builtin:
+        return
+    if ":" not in name:
+        raise ConfigError(f"{path}: no such name {name!r}.{did_you_mean(name, builtin)} Your own: module:attribute.")
+    try:
+        registry.resolve(name)
+    except Exception as error:  # whatever the user's module raises at import
+        raise ConfigError(f"{path} = {name!r}: cannot be imported ({first_line(error)})") from error
+
+
+def _check_capabilities(recipe: Recipe, preset: Preset, name: str) -> None:
+    """What the recipe asks of the plugin must be announced by the preset."""
+    if preset.capabilities is None:
+        return
+    for capability, asker in required_capabilities(recipe).items():
+        if capability not in preset.capabilities:
+            has = ", ".join(sorted(preset.capabilities)) or "none"
+            raise ConfigError(f"{asker} needs the capability {capability!r}, which preset {name!r} lacks (it has: {has})")
+
+
+def required_capabilities(recipe: Recipe) -> dict[str, str]:
+    """Capability -> which setting needs it."""
+    needs = {}
+    if any(stage.kind == "pretrain" for stage in recipe.stages):
+        needs["pretrain_loss"] = "a pretrain stage in recipe.stages"
+    if isinstance(recipe.estimator, ScoreFunction):
+        needs["log_prob"] = "recipe.estimator.kind = 'score_function'"
+        if recipe.estimator.credit == "monte_carlo":
+            needs["complete"] = "recipe.estimator.credit = 'monte_carlo'"
+    if recipe.terms:
+        needs["terms"] = "recipe.terms"
+    return needs

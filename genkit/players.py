@@ -1,0 +1,450 @@
+"""One module per player whose forward is the whole loss of its turn; how verdicts reach the generator; averages.
+
+A forward computes real, fake and penalty, or the policy gradient, in one call, so that one wrapped forward answers
+for one backward. Opponents enter as arguments, bare and frozen. Knows no data, no files and no schedule: weights
+come in as numbers.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from genkit import registry
+from genkit.adversarial import LOSSES, PENALTIES, AdversarialLoss, Penalty, interpolate
+from genkit.errors import ConfigError
+from genkit.plugin import Critique, ModalityPlugin, Networks, Sample
+from genkit.recipe import Pathwise, Recipe, ScoreFunction
+
+Statistics = dict[str, Tensor]
+Noises = Callable[[str, int], Mapping[str, Tensor]]
+"""(purpose, rows) -> the generator's noise for so many rows; equal purposes of one step give equal noise."""
+
+ROLLOUT_ROWS = 4096
+"""Completions of prefixes drawn and scored at once; bounds the memory of Monte-Carlo credit."""
+
+
+def loss_named(name: str) -> AdversarialLoss:
+    """A built-in loss, or `module:attribute`."""
+    loss: AdversarialLoss = LOSSES.get(name) or registry.resolve(name)
+    return loss
+
+
+def penalty_named(name: str) -> Penalty:
+    """A built-in penalty, or `module:attribute`."""
+    penalty: Penalty = PENALTIES.get(name) or registry.resolve(name)
+    return penalty
+
+
+def masked_mean(values: Tensor, mask: Tensor | None, count: Tensor | None = None) -> Tensor:
+    """Mean of [B, ...] values over the valid steps [B, L]; `count` replaces the number of them in this batch."""
+    if mask is None:
+        return values.mean()
+    return (values * mask).sum() / (mask.sum() if count is None else count)
+
+
+class CriticPlayer(nn.Module):
+    """A critic's turn: real high, fake low, smooth.
+
+    Args:
+        name: of the critic.
+        critic: Sample -> Critique.
+        recipe: of the game.
+        plugin: asked for `terms` and `augment` where it has them.
+        capabilities: what the plugin has.
+    """
+
+    def __init__(
+        self, name: str, critic: nn.Module, recipe: Recipe, plugin: ModalityPlugin, capabilities: frozenset[str]
+    ) -> None:
+        super().__init__()
+        self.name, self.module = name, critic
+        self.loss = loss_named(recipe.loss)
+        self.penalties = {name: penalty_named(name) for name in recipe.penalties}
+        self.terms = plugin.terms if "terms" in capabilities else None
+        self.augment = plugin.augment if "augment" in capabilities else None
+
+    def forward(
+        self,
+        real: Sample,
+        fake: Sample,
+        penalties: Mapping[str, float],
+        term_weights: Mapping[str, float],
+        networks: Networks,
+        counts: tuple[Tensor | None, Tensor | None] = (None, None),
+    ) -> tuple[Tensor, Statistics]:
+        """The loss of one turn, a scalar, and its parts.
+
+        Args:
+            real, fake: batches of equal size; the fakes are detached.
+            penalties: weights of those that act in this step, by name.
+            term_weights: of the modality's own terms.
+            networks: all bare modules, for the modality's own terms.
+            counts: valid steps to divide by, for reals and fakes, where the batch is a part of a larger one.
+        """
+        probed = {self.penalties[name].at for name in penalties}
+        real_points, real_verdict = self._judge(real, "real" in probed)
+        fake_points, fake_verdict = self._judge(fake, "fake" in probed)
+        loss, statistics = self._adversarial(real, real_verdict, fake, fake_verdict, counts)
+        points = {"real": (real_points, real_verdict), "fake": (fake_points, fake_verdict)}
+        if "between" in probed:
+            share = torch.rand(len(real), device=real.x.device)
+            points["between"] = self._judge(real.with_x(interpolate(real.x, fake.x, share)), True)
+        for name, weight in penalties.items():
+            penalty = self.penalties[name]
+            where, verdict = points[penalty.at]
+            logits = torch.cat([logits.flatten(1) if logits.ndim > 1 else logits[:, None] for logits in verdict.logits], 1)
+            value = penalty.value(where, logits).mean()
+            loss = loss + weight * value
+            statistics[name] = value.detach()
+        if self.terms is not None:
+            critiques = {"real": real_verdict, "fake": fake_verdict}
+            loss = _add_terms(loss, statistics, self.terms(self.name, networks, real, fake, critiques), term_weights)
+        statistics["loss"] = loss.detach()
+        return loss, statistics
+
+    def _judge(self, sample: Sample, probed: bool) -> tuple[Tensor, Critique]:
+        """(what it saw, its critique), the former with a gradient if a penalty probes there."""
+        x = sample.x
+        if probed:
+            if not x.is_floating_point():
+                raise ConfigError(f"a gradient penalty needs continuous samples; {self.name} sees {x.dtype}")
+            x = x.detach().requires_grad_()
+        sample = sample.with_x(x)
+        return x, self.module(sample if self.augment is None else self.augment(sample))
+
+    def _adversarial(
+        self,
+        real: Sample,
+        real_verdict: Critique,
+        fake: Sample,
+        fake_verdict: Critique,
+        counts: tuple[Tensor | None, Tensor | None],
+    ) -> tuple[Tensor, Statistics]:
+        real_mask, fake_mask = _step_mask(real, real_verdict), _step_mask(fake, fake_verdict)
+        if self.loss.paired and real_mask is not None and fake_mask is not None:
+            real_mask = fake_mask = real_mask & fake_mask
+            counts = (None, None)
+        loss = torch.zeros((), device=real.x.device)
+        for real_logits, fake_logits in zip(real_verdict.logits, fake_verdict.logits, strict=True):
+            at_real, at_fake = self.loss.critic(real_logits, fake_logits)
+            loss = loss + masked_mean(at_real, real_mask, counts[0]) + masked_mean(at_fake, fake_mask, counts[1])
+        with torch.no_grad():
+            statistics = {
+                "real": masked_mean(real_verdict.logits[0].detach(), real_mask),
+                "fake": masked_mean(fake_verdict.logits[0].detach(), fake_mask),
+            }
+        return loss, statistics
+
+
+class GeneratorPlayer(nn.Module):
+    """The generator's turn: its pretraining loss, or what the critics say of its samples.
+
+    Args:
+        generator: a `genkit.plugin.Generator`.
+        recipe: of the game.
+        plugin, capabilities: as for `CriticPlayer`.
+    """
+
+    def __init__(self, generator: nn.Module, recipe: Recipe, plugin: ModalityPlugin, capabilities: frozenset[str]) -> None:
+        super().__init__()
+        self.module = generator
+        self.loss = loss_named(recipe.loss)
+        self.estimator = make_estimator(recipe, self.loss)
+        self.weights = {name: critic.weight for name, critic in recipe.critics.items()}
+        self.default_weight = recipe.critic.weight
+        self.terms = plugin.terms if "terms" in capabilities else None
+        self.augment = plugin.augment if "augment" in capabilities else None
+
+    def forward(
+        self, kind: str, real: Sample, noises: Noises, controls: Any, term_weights: Mapping[str, float], networks: Networks
+    ) -> tuple[Tensor, Statistics]:
+        """The loss of one turn, a scalar, and its parts.
+
+        Args:
+            kind: `"pretrain"` or `"game"`.
+            real: the batch that the critics saw last; its conditions are the fakes' too.
+            noises: the step's noise.
+            networks: all bare modules; the critics' parameters require no grad.
+        """
+        if kind == "pretrain":
+            loss = self.module.pretrain_loss(real)
+            return loss, {"loss": loss.detach()}
+        critiques: dict[str, Critique] = {}
+
+        def judge(sample: Sample) -> list[tuple[float, Critique, Critique | None]]:
+            verdicts = []
+            for name, critic in networks.critics.items():
+                verdict = critic(sample if self.augment is None else self.augment(sample))
+                critiques.setdefault(name, verdict)  # of the fakes themselves; completions of prefixes come later
+                beside = None
+                if self.loss.paired:
+                    with torch.no_grad():
+                        rows = real if len(real) == len(sample) else real[torch.arange(len(sample)) % len(real)]
+                        beside = critic(rows if self.augment is None else self.augment(rows))
+                verdicts.append((self.weights.get(name, self.default_weight), verdict, beside))
+            return verdicts
+
+        loss, statistics, fake = self.estimator(self.module, real.condition, len(real), noises, controls, judge)
+        if self.terms is not None:
+            loss = _add_terms(loss, statistics, self.terms("generator", networks, real, fake, critiques), term_weights)
+        statistics["loss"] = loss.detach()
+        return loss, statistics
+
+
+# How the verdict reaches the generator ---------------------------------------------------------------------------
+
+Judge = Callable[[Sample], list[tuple[float, Critique, Critique | None]]]
+"""A sample -> per critic: its weight, its critique, and its critique of reals where the loss is paired."""
+
+
+class PathwiseEstimator(nn.Module):
+    """The gradient flows through the sample: loss and estimate are the same thing."""
+
+    critics_train = True
+
+    def __init__(self, loss: AdversarialLoss) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(
+        self, generator: nn.Module, condition: Tensor | None, count: int, noises: Noises, controls: Any, judge: Judge
+    ) -> tuple[Tensor, Statistics, Sample]:
+        """(the generator's loss, statistics, the fakes)."""
+        fake: Sample = generator(noises("generator", count), condition, controls)
+        loss = torch.zeros((), device=fake.x.device)
+        for weight, verdict, beside in judge(fake):
+            mask = _step_mask(fake, verdict)
+            for values in _generator_losses(self.loss, verdict, beside):
+                loss = loss + weight * masked_mean(values, mask)
+        return loss, {"adversarial": loss.detach()}, fake
+
+
+class ScoreFunctionEstimator(nn.Module):
+    """The gradient of expected reward as E[sum over steps of advantage * grad log p] (Williams 1992; Sutton et al. 1999).
+
+    The objective is the mean over samples of the sum over valid steps. Rewards are centred on a baseline BEFORE they
+    are summed over later steps: a constant reward then says nothing even where the length varies, at the price that
+    per-step rewards at variable length are measured against their average (the differential reward of Sutton and
+    Barto 2018, section 10.3). Every baseline is independent of the row it is used for, so no bias is added.
+    """
+
+    critics_train = False
+
+    def __init__(self, settings: ScoreFunction, loss: AdversarialLoss) -> None:
+        super().__init__()
+        self.settings, self.loss = settings, loss
+        self.reward = None if settings.reward == "negative_loss" else reward_named(settings.reward)
+        self.register_buffer("average", torch.full((), math.nan))
+
+    def forward(
+        self, generator: nn.Module, condition: Tensor | None, count: int, noises: Noises, controls: Any, judge: Judge
+    ) -> tuple[Tensor, Statistics, Sample]:
+        """(a loss whose gradient is the estimate, statistics, the fakes)."""
+        with torch.no_grad():
+            fake: Sample = generator(noises("generator", count), condition, controls)
+            valid = torch.ones(fake.x.shape[:2], dtype=torch.bool, device=fake.x.device) if fake.mask is None else fake.mask
+            if self.settings.credit == "per_step":
+                rewards, counted = self.step_rewards(fake, judge(fake)), valid
+            elif self.settings.credit == "terminal":
+                rewards, counted = self.sample_rewards(fake, judge(fake))[:, None], valid[:, :1].new_ones(count, 1)
+            else:
+                rewards, counted = self.completed_rewards(generator, fake, valid, noises, judge), valid
+            advantages = (rewards - self.baseline(rewards, counted)) * counted
+            if self.settings.credit == "per_step":
+                advantages = discounted_returns(advantages, self.settings.discount)
+        log_prob = generator.log_prob(fake)
+        loss = -(advantages * log_prob * valid).sum(1).mean()
+        with torch.no_grad():
+            entropy = -masked_mean(log_prob.detach(), valid)
+        return loss, {"reward": masked_mean(rewards, counted), "entropy": entropy}, fake
+
+    def sample_rewards(self, sample: Sample, verdicts: list[tuple[float, Critique, Critique | None]]) -> Tensor:
+        """[B]: one reward per sample; steps, patches and heads are averaged, critics are weighed and summed."""
+        total = torch.zeros(len(sample), device=sample.x.device)
+        for weight, verdict, beside in verdicts:
+            mask = _step_mask(sample, verdict)
+            for values in self._rewards(verdict, beside):
+                if mask is not None:
+                    values = (values * mask).sum(1) / mask.sum(1)
+                total = total + weight * values.flatten(1).mean(1) if values.ndim > 1 else total + weight * values
+        return total
+
+    def step_rewards(self, sample: Sample, verdicts: list[tuple[float, Critique, Critique | None]]) -> Tensor:
+        """[B, L]: one reward per step.
+
+        Raises:
+            ConfigError: if a critic does not score steps.
+        """
+        total = torch.zeros(sample.x.shape[:2], device=sample.x.device)
+        for weight, verdict, beside in verdicts:
+            if not verdict.per_step:
+                raise ConfigError("recipe.estimator.credit = 'per_step' needs critics that score every step (per_step)")
+            total = total + weight * sum(self._rewards(verdict, beside))
+        return total
+
+    def completed_rewards(
+        self, generator: nn.Module, sample: Sample, valid: Tensor, noises: Noises, judge: Judge
+    ) -> Tensor:
+        """[B, L]: at each step the mean reward of completions of the prefix that it ends (Yu et al. 2017, eq. 4).
+
+        All prefixes and completions are drawn in large batches. A longer prefix than the step's own (stride) leaves
+        the estimate unbiased, for the policy's next choices have mean-zero scores.
+        """
+        count, length = sample.x.shape[:2]
+        whole = self.sample_rewards(sample, judge(sample))
+        ends = list(range(self.settings.stride, length, self.settings.stride))
+        rows = [(end, row) for end in ends for row in range(count) for _ in range(self.settings.rollouts)]
+        keep = torch.tensor([end for end, _ in rows], device=sample.x.device, dtype=torch.long)
+        which = torch.tensor([row for _, row in rows], device=sample.x.device, dtype=torch.long)
+        scores = []
+        for start in range(0, len(rows), ROLLOUT_ROWS):
+            part = slice(start, start + ROLLOUT_ROWS)
+            noise = noises(f"rollout {start}", len(which[part]))
+            completed = generator.complete(sample[which[part]], keep[part], noise)
+            scores.append(self.sample_rewards(completed, judge(completed)))
+        values = whole[:, None].expand(count, length).clone()
+        if scores:
+            means = torch.cat(scores).view(len(ends), count, self.settings.rollouts).mean(2)
+            for place, end in enumerate(ends):
+                ended = ~valid[:, end:].any(1)
+                steps = slice(end - self.settings.stride, end)
+                values[:, steps] = torch.where(ended, whole, means[place])[:, None]
+        return values
+
+    def baseline(self, rewards: Tensor, counted: Tensor) -> Tensor:
+        """What rewards [B, L or 1] are centred on; independent of the row it is used for."""
+        if self.settings.baseline == "none":
+            return torch.zeros((), device=rewards.device)
+        if self.settings.baseline == "moving_average":
+            before = self.average.clone()
+            mean = masked_mean(rewards, counted)
+            decay = self.settings.baseline_decay
+            self.average.copy_(torch.where(before.isnan(), mean, decay * before + (1 - decay) * mean))
+            return torch.where(before.isnan(), _leave_one_out(rewards, counted), before)
+        return _leave_one_out(rewards, counted)
+
+    def _rewards(self, verdict: Critique, beside: Critique | None) -> list[Tensor]:
+        if self.reward is None:
+            return [-values for values in _generator_losses(self.loss, verdict, beside)]
+        return [self.reward(logits) for logits in verdict.logits]
+
+
+def make_estimator(recipe: Recipe, loss: AdversarialLoss) -> nn.Module:
+    """The estimator that a recipe names."""
+    if isinstance(recipe.estimator, Pathwise):
+        return PathwiseEstimator(loss)
+    return ScoreFunctionEstimator(recipe.estimator, loss)
+
+
+def reward_named(name: str) -> Callable[[Tensor], Tensor]:
+    """A function of a critic's logits, shaped as they are; built in, or `module:function`."""
+    built_in: dict[str, Callable[[Tensor], Tensor]] = {
+        "probability": torch.sigmoid,
+        "signed_probability": lambda logits: 2 * torch.sigmoid(logits) - 1,
+        "logit": lambda logits: logits,
+    }
+    function: Callable[[Tensor], Tensor] = built_in.get(name) or registry.resolve(name)
+    return function
+
+
+def discounted_returns(rewards: Tensor, discount: float) -> Tensor:
+    """[B, L]: at each step the sum of this and all later rewards, each later one discounted once more per step."""
+    returns = torch.zeros_like(rewards)
+    running = torch.zeros_like(rewards[:, 0])
+    for step in reversed(range(rewards.shape[1])):
+        running = rewards[:, step] + discount * running
+        returns[:, step] = running
+    return returns
+
+
+def _leave_one_out(rewards: Tensor, counted: Tensor) -> Tensor:
+    """[B, 1]: for each row the mean of all other rows' rewards (Kool et al. 2019)."""
+    if len(rewards) < 2:
+        raise ConfigError("the leave-one-out baseline needs at least 2 samples in each (part of a) batch")
+    sums, counts = (rewards * counted).sum(1, keepdim=True), counted.sum(1, keepdim=True)
+    return (sums.sum() - sums) / (counts.sum() - counts).clamp(min=1)
+
+
+def _generator_losses(loss: AdversarialLoss, verdict: Critique, beside: Critique | None) -> list[Tensor]:
+    reals = verdict.logits if beside is None else beside.logits
+    return [loss.generator(fake, real) for fake, real in zip(verdict.logits, reals, strict=True)]
+
+
+def _step_mask(sample: Sample, verdict: Critique) -> Tensor | None:
+    return sample.mask if verdict.per_step else None
+
+
+def _add_terms(
+    loss: Tensor, statistics: Statistics, terms: Mapping[str, Tensor], weights: Mapping[str, float]
+) -> Tensor:
+    for name, value in terms.items():
+        loss = loss + weights.get(name, 1.0) * value
+        statistics[name] = value.detach()
+    return loss
+
+
+# Averaged weights ------------------------------------------------------------------------------------------------
+
+
+class Average:
+    """A generator whose weights are the exponential moving average of another's.
+
+    Args:
+        generator: whose weights are averaged; a copy is made.
+    """
+
+    def __init__(self, generator: nn.Module) -> None:
+        self.module = copy.deepcopy(generator).requires_grad_(False).eval()
+        self._mine, self._theirs = list(self.module.parameters()), list(generator.parameters())
+        self._generator = generator
+
+    def update(self, halflife_items: float, items: int) -> None:
+        """Move towards the current weights by the share that belongs to `items` more items; 0: take them as they are."""
+        share = 1.0 if halflife_items <= 0 else 1 - 0.5 ** (items / halflife_items)
+        torch._foreach_lerp_(self._mine, [parameter.detach() for parameter in self._theirs], share)
+
+    def copy_buffers(self) -> None:
+        """Take over everything that is not a parameter (batch statistics are recalibrated afterwards)."""
+        for mine, theirs in zip(self.module.buffers(), self._generator.buffers(), strict=True):
+            mine.copy_(theirs)
+
+
+def recalibrated(module: nn.Module, draw: Callable[[nn.Module, int], object], batches: int = 16) -> nn.Module:
+    """A copy in eval mode whose BatchNorm statistics are those of its own weights.
+
+    Averaged weights come without activations of their own: the statistics are the plain mean over `batches` batches.
+
+    Args:
+        module: left as it is.
+        draw: (module, batch number) -> anything; runs the module forward.
+    """
+    module = copy.deepcopy(module).eval()
+    norms = batch_norms(module)
+    if norms:
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # a cumulative mean instead of an exponential one
+            norm.train()
+        with torch.no_grad():
+            for number in range(batches):
+                draw(module, number)
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        module.eval()
+    return module
+
+
+def batch_norms(module: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    """The layers of a module that couple the samples of a batch."""
+    return [
+        layer
+        for layer in module.modules()
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.track_running_stats
+    ]

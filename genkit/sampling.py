@@ -1,0 +1,320 @@
+"""Identities -> noise -> samples -> files. The one sampler.
+
+Sample i of seed S is the same whatever else is drawn with it: the sampler always runs whole chunks of CHUNK rows,
+aligned to the index and padded, in float32. Knows no modality and no training.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from genkit import artifact, config, registry
+from genkit.errors import ConfigError, ModelError, PluginError, UnknownModality, first_line
+from genkit.noise import draw as draw_noise
+from genkit.plugin import Facts, Modality, ModalityPlugin, Sample, capabilities_of
+from genkit.runtime import pick_device
+
+CHUNK = 64
+"""Rows of every forward when sampling. Part of what a sample's bits depend on: never changed lightly."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Drawn samples and who they are.
+
+    Args:
+        sample: the batch.
+        seed, indices: the identity of row b is (seed, indices[b]).
+        label: what was asked for; None: the model's default.
+        model: where they come from.
+        controls: as they were drawn.
+    """
+
+    sample: Sample
+    seed: int
+    indices: tuple[int, ...]
+    label: str | None
+    model: Model
+    controls: Any
+
+    @property
+    def x(self) -> Tensor:
+        """[N, *event]."""
+        return self.sample.x
+
+    @property
+    def seeds(self) -> list[tuple[int, int]]:
+        """Each sample's identity: (seed, index)."""
+        return [(self.seed, index) for index in self.indices]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, row: int | slice) -> Samples:
+        rows = range(len(self))[row]
+        rows = rows if isinstance(rows, range) else range(rows, rows + 1)
+        picked = tuple(self.indices[place] for place in rows)
+        return Samples(self.sample[list(rows)], self.seed, picked, self.label, self.model, self.controls)
+
+    def __iter__(self) -> Iterator[Samples]:
+        return (self[row] for row in range(len(self)))
+
+    def encode(self, format: str | None = None) -> list[bytes]:
+        """Each sample as the bytes of an ordinary file."""
+        format = format or self.model.modality.formats[0]
+        plugin = self.model.plugin
+        return [plugin.encode(self.sample[row], format, self.controls) for row in range(len(self))]
+
+    def save(self, path: str | Path) -> list[Path]:
+        """Write them: into a folder, one file each and `samples.json`; or as one joint file, by the path's ending."""
+        return save([self], path)
+
+    def _repr_png_(self) -> bytes | None:
+        if "png" not in self.model.modality.sheets:
+            return None
+        return self.model.plugin.sheet(self.sample, "png", self.controls)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A generator with all that drawing from it needs.
+
+    Args:
+        modality: the manifest.
+        plugin: built from the model's own options and facts.
+        generator: in eval mode.
+        info: what is known of it, as plain data (`config.json`).
+        device: where it computes.
+        path: the model folder; None: it was never written.
+    """
+
+    modality: Modality
+    plugin: ModalityPlugin
+    generator: nn.Module
+    info: Mapping[str, Any]
+    device: torch.device
+    path: Path | None = None
+
+    def generate(
+        self,
+        n: int = 16,
+        seed: int = 0,
+        start: int = 0,
+        label: str | None = None,
+        controls: Mapping[str, Any] | None = None,
+        indices: Sequence[int] | None = None,
+    ) -> Samples:
+        """Draw samples.
+
+        Args:
+            n, start: the indices start .. start + n - 1; or `indices`, in any order.
+            seed: with the index, a sample's identity.
+            label: what a conditional model is asked for (a label, a prompt, a file); None: its default.
+            controls: values of the modality's controls.
+
+        Raises:
+            ConfigError: for a control, label or count that the model does not take.
+        """
+        chosen: Sequence[int] = range(start, start + n) if indices is None else indices
+        if not len(chosen) or min(chosen) < 0:
+            raise ConfigError(f"n = {n}, start = {start}: at least one sample, of an index of at least 0, is needed")
+        settings = config.controls(self.modality, controls or {})
+        sample = self.draw(chosen, seed, label, settings)
+        return Samples(sample, seed, tuple(chosen), label, self, settings)
+
+    def stream(self, n: int, seed: int = 0, start: int = 0, **arguments: Any) -> Iterator[Samples]:
+        """The same samples as `generate`, in constant memory: at most CHUNK at a time."""
+        stop = start + n
+        while start < stop:
+            count = min(CHUNK - start % CHUNK, stop - start)
+            yield self.generate(count, seed, start, **arguments)
+            start += count
+
+    def draw(
+        self,
+        indices: Sequence[int],
+        seed: int | str,
+        label: str | None = None,
+        controls: Any = None,
+        conditions: Callable[[Sequence[int]], Tensor | None] | None = None,
+    ) -> Sample:
+        """The batch of samples with these identities, on the CPU.
+
+        Args:
+            conditions: indices -> conditions, in place of the plugin's.
+        """
+        ask = conditions or self._asker(label)
+        pieces: list[Sample] = []
+        order: list[int] = []
+        for chunk in sorted({index // CHUNK for index in indices}):
+            whole = range(chunk * CHUNK, (chunk + 1) * CHUNK)
+            wanted = [place for place, index in enumerate(indices) if index // CHUNK == chunk]
+            rows = [indices[place] - whole.start for place in wanted]
+            pieces.append(draw_chunk(self.generator, whole, seed, ask(whole), controls, self.device)[rows].to("cpu"))
+            order += wanted
+        joined = join(pieces)
+        if order == list(range(len(order))):
+            return joined
+        back = torch.empty(len(order), dtype=torch.long)
+        back[torch.tensor(order)] = torch.arange(len(order))
+        return joined[back]
+
+    def save(self, path: str | Path) -> Path:
+        """Write the model folder; returns it."""
+        path = Path(path)
+        facts = self.plugin.facts
+        metadata = {"items": str(self.info.get("items", 0))}
+        artifact.save_model(path, self.info, self.generator.state_dict(), facts.files, metadata)
+        return path
+
+    def _asker(self, label: str | None) -> Callable[[Sequence[int]], Tensor | None]:
+        conditional = "condition" in capabilities_of(self.plugin, self.generator)
+        if not conditional and label is not None:
+            raise ConfigError(f"label {label!r}: this model is unconditional")
+        return lambda indices: self.plugin.condition(label, indices) if conditional else None
+
+
+def draw_chunk(
+    generator: nn.Module, indices: range, seed: int | str, condition: Tensor | None, controls: Any, device: torch.device
+) -> Sample:
+    """One forward without gradients; a row depends on its identity alone."""
+    with torch.no_grad():
+        noise = noise_for(generator, seed, indices, device)
+        return generator(noise, None if condition is None else condition.to(device), controls)  # type: ignore[no-any-return]
+
+
+def noise_for(generator: nn.Module, seed: int | str, indices: Sequence[int], device: torch.device) -> dict[str, Tensor]:
+    """All parts of a generator's noise for some identities."""
+    parts: Mapping[str, Any] = generator.noise  # type: ignore[assignment]  # the Generator protocol
+    return {part: torch.from_numpy(draw_noise(spec, part, seed, indices)).to(device) for part, spec in parts.items()}
+
+
+def join(pieces: Sequence[Sample]) -> Sample:
+    """Batches, one after the other."""
+    if len(pieces) == 1:
+        return pieces[0]
+    parts = {}
+    for name in ("x", "condition", "mask", "relaxed"):
+        tensors = [getattr(piece, name) for piece in pieces]
+        parts[name] = None if tensors[0] is None else torch.cat(tensors)
+    return Sample(**parts)
+
+
+def open_model(path: str | Path, device: str = "auto", modality: Modality | None = None) -> Model:
+    """A model folder, or the model of a run folder, ready to draw from.
+
+    Nothing in the folder is executed: it names a plugin, which must be installed.
+
+    Args:
+        path: of the folder.
+        device: auto, cpu, cuda, mps ...
+        modality: the manifest, for a model whose modality is not installed.
+
+    Raises:
+        ModelError: if the folder is missing, foreign, damaged, or its plugin is not installed.
+    """
+    folder = artifact.find_model(path)
+    info, tensors, assets = artifact.read_model(folder)
+    manifest = modality or _manifest_for(info, folder)
+    options_class = registry.named_class(manifest, "options")
+    try:
+        options = None if options_class is None else config.validate(options_class, info["options"], "options")
+    except ConfigError as error:
+        raise ModelError(f"{folder / 'config.json'}: {error}") from error
+    try:
+        plugin = registry.load(manifest)(options, Facts(info["facts"], assets))
+        generator = plugin.networks().generator
+    except (PluginError, ConfigError):
+        raise
+    except Exception as error:  # whatever a plugin makes of facts that are not its own
+        why = f"{registry.origin(manifest)} cannot build a network from it ({first_line(error)})"
+        raise ModelError(f"{folder / 'config.json'}: {why}") from error
+    artifact.load_state(generator, tensors, folder / "model.safetensors")
+    where = pick_device(device)
+    return Model(manifest, plugin, generator.to(where).eval().requires_grad_(False), info, where, folder)
+
+
+def _manifest_for(info: Mapping[str, Any], folder: Path) -> Modality:
+    maker = info["plugin"]
+    try:
+        row = registry.provider(info["modality"])
+    except UnknownModality as error:
+        made = f"{maker.get('distribution')} {maker.get('version')} ({info['modality']})"
+        raise ModelError(f"{folder} was made with {made}, which is not installed here: {error}") from error
+    if row.distribution != maker.get("distribution"):
+        raise ModelError(
+            f"{folder} was made with {maker.get('distribution')} ({info['modality']}); here that modality is {row}"
+        )
+    return registry.describe(info["modality"])
+
+
+# Files -----------------------------------------------------------------------------------------------------------
+
+
+def save(chunks: Iterable[Samples], path: str | Path) -> list[Path]:
+    """Write samples as they come.
+
+    Args:
+        chunks: of one model, seed and label.
+        path: a folder (one file per sample, named by its index, and `samples.json`), or a file whose ending is one of
+            the modality's sheets (one joint file).
+
+    Returns:
+        The files written, `samples.json` last.
+
+    Raises:
+        ConfigError: if the modality cannot write such a file.
+    """
+    path = Path(path)
+    chunks = iter(chunks)
+    first = next(chunks)
+    model, modality = first.model, first.model.modality
+    if path.suffix and not path.is_dir():
+        ending = path.suffix[1:].lower()
+        check_sheet(modality, path)
+        whole = join([first.sample, *(chunk.sample for chunk in chunks)])
+        artifact.make_folder(path.parent)
+        artifact.write_whole(path, model.plugin.sheet(whole, ending, first.controls))
+        return [path]
+    rows: list[dict[str, Any]] = []
+    format = modality.formats[0]
+    for chunk in itertools.chain([first], chunks):
+        names = [f"{index:06d}.{format}" for index in chunk.indices]
+        artifact.write_files(path, zip(names, chunk.encode(format), strict=True))
+        for name, index in zip(names, chunk.indices, strict=True):
+            rows.append({"file": name, "seed": chunk.seed, "index": index, "label": chunk.label})
+    document = {"schema": 1, "model": describe_model(model), "controls": _plain(first.controls), "samples": rows}
+    artifact.write_whole(path / "samples.json", (json.dumps(document, indent=1) + "\n").encode())
+    return [*(path / row["file"] for row in rows), path / "samples.json"]
+
+
+def check_sheet(modality: Modality, path: Path) -> None:
+    """Raise ConfigError unless the modality can write one joint file of this ending."""
+    if path.suffix[1:].lower() not in modality.sheets:
+        can = ", ".join(f".{ending}" for ending in modality.sheets) or "no joint file"
+        raise ConfigError(f"{path}: {modality.id} writes {can} for many samples; a path without ending is a folder")
+
+
+def describe_model(model: Model) -> dict[str, Any]:
+    """What a sidecar says of a model."""
+    return {
+        "path": None if model.path is None else str(model.path),
+        "sha256": None if model.path is None else artifact.file_hash(model.path / "model.safetensors"),
+        "modality": model.modality.id,
+        "plugin": model.info.get("plugin"),
+        "genkit": model.info.get("genkit"),
+        "torch": torch.__version__,
+    }
+
+
+def _plain(controls: Any) -> dict[str, Any]:
+    return {} if controls is None else controls.model_dump(mode="json")
+

@@ -1,0 +1,446 @@
+"""Three toy modalities whose truth is known, as the engine's test partners.
+
+    ring       points of a mixture of Gaussians on a circle: continuous, 8 modes
+    language   a tiny language of variable length whose 40 sentences can be enumerated: discrete, masked
+    duet       a conditional point with two critics and an extra term
+
+They enter by the same door as anybody's modality: pass one to `genkit.train` or `genkit.register` it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import log_softmax, one_hot
+
+from genkit.plugin import Critique, Facts, Modality, ModalityPlugin, Networks, Noise, Preset, Sample
+from genkit.recipe import Settings
+
+
+def perceptron(inputs: int, outputs: int, width: int = 64, depth: int = 2) -> nn.Sequential:
+    """A multilayer perceptron with leaky rectifiers."""
+    sizes = [inputs, *[width] * depth]
+    layers = [layer for a, b in itertools.pairwise(sizes) for layer in (nn.Linear(a, b), nn.LeakyReLU(0.2))]
+    return nn.Sequential(*layers, nn.Linear(sizes[-1], outputs))
+
+
+# ring ------------------------------------------------------------------------------------------------------------
+
+
+class RingOptions(Settings):
+    """A mixture of equal Gaussians on a circle."""
+
+    modes: int = 8
+    radius: float = 2.0
+    sigma: float = 0.02
+    width: int = 128
+
+
+def ring_centres(options: RingOptions) -> Tensor:
+    """[modes, 2]: the means of the mixture."""
+    angles = torch.arange(options.modes) * (2 * math.pi / options.modes)
+    return options.radius * torch.stack([angles.cos(), angles.sin()], 1)
+
+
+class PointGenerator(nn.Module):
+    """Normal noise [Z] -> points [2]."""
+
+    def __init__(self, width: int, latent: int = 8) -> None:
+        super().__init__()
+        self.noise = {"z": Noise((latent,))}
+        self.body = perceptron(latent, 2, width, 3)
+
+    def forward(self, noise: Mapping[str, Tensor], condition: Tensor | None = None, controls: Any = None) -> Sample:
+        return Sample(self.body(noise["z"]))
+
+
+class PointCritic(nn.Module):
+    """Points [B, 2] -> one logit each."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.body = perceptron(2, 1, width, 3)
+
+    def forward(self, sample: Sample) -> Critique:
+        return Critique((self.body(sample.x)[:, 0],))
+
+
+class Ring(ModalityPlugin):
+    """Points on a ring."""
+
+    def dataset(self, source: Any) -> Tensor:
+        """100,000 points, always the same."""
+        generator = torch.Generator().manual_seed(0)
+        which = torch.randint(self.options.modes, (100_000,), generator=generator)
+        spread = self.options.sigma * torch.randn(100_000, 2, generator=generator)
+        return ring_centres(self.options)[which] + spread
+
+    def networks(self) -> Networks:
+        """Two small perceptrons."""
+        return Networks(PointGenerator(self.options.width), {"critic": PointCritic(self.options.width)})
+
+
+ring = Modality(
+    id="ring",
+    title="Points on a ring",
+    plugin="genkit.testing.toys:Ring",
+    options="genkit.testing.toys:RingOptions",
+    presets={
+        "default": Preset(
+            recipe={
+                "batch_size": 256,
+                "loss": "relativistic",
+                "penalties": {"r1": {"weight": 0.05}, "r2": {"weight": 0.05}},
+                "generator": {"learning_rate": 1e-3, "betas": (0.0, 0.99)},
+                "critic": {"learning_rate": 1e-3, "betas": (0.0, 0.99)},
+                "ema_halflife_items": 50_000,
+            },
+            capabilities=frozenset(),
+        )
+    },
+)
+
+
+def ring_report(points: Tensor, options: RingOptions) -> dict[str, float]:
+    """How well points [N, 2] cover the ring: modes with at least 20 of them, share within 3 sigma of a mode."""
+    distances = torch.cdist(points, ring_centres(options))
+    nearest, which = distances.min(1)
+    near = nearest <= 3 * options.sigma
+    counts = torch.bincount(which[near], minlength=options.modes)
+    return {"modes": int((counts >= 20).sum()), "near": near.float().mean().item()}
+
+
+# language --------------------------------------------------------------------------------------------------------
+
+
+class LanguageOptions(Settings):
+    """All sentences of 1 to `length` symbols over an alphabet; `variable=False`: of exactly `length`."""
+
+    symbols: int = 3
+    length: int = 3
+    variable: bool = True
+    width: int = 64
+
+
+def sentences(options: LanguageOptions) -> tuple[Tensor, Tensor]:
+    """Every sentence: symbols [N, L] and the mask of valid steps [N, L].
+
+    Symbol 0 ends a sentence and is its last valid step; later steps are 0 and masked out. At fixed length there is no
+    end symbol.
+    """
+    rows, masks = [], []
+    if not options.variable:
+        grid = list(itertools.product(range(options.symbols), repeat=options.length))
+        return torch.tensor(grid), torch.ones(len(grid), options.length, dtype=torch.bool)
+    for length in range(1, options.length + 1):
+        for words in itertools.product(range(1, options.symbols + 1), repeat=length):
+            end = [0] if length < options.length else []
+            steps = [*words, *end]
+            padding = options.length - len(steps)
+            rows.append(steps + [0] * padding)
+            masks.append([True] * len(steps) + [False] * padding)
+    return torch.tensor(rows), torch.tensor(masks)
+
+
+def truth(options: LanguageOptions) -> Tensor:
+    """[N]: the probability of each of `sentences`, fixed for ever and far from uniform."""
+    words, _ = sentences(options)
+    weights = np.random.Generator(np.random.Philox(key=7)).gamma(1.0, size=len(words))
+    return torch.tensor(weights / weights.sum())
+
+
+class LanguageGenerator(nn.Module):
+    """An autoregressive network over one-hot prefixes; symbols by inverse CDF in float64 from one uniform a step."""
+
+    def __init__(self, options: LanguageOptions) -> None:
+        super().__init__()
+        self.options = options
+        self.alphabet = options.symbols + options.variable
+        self.noise = {"symbols": Noise((), law="uniform", steps=options.length, dtype="float64")}
+        self.body = perceptron(options.length * self.alphabet + options.length, self.alphabet, options.width, 1)
+
+    def logits(self, words: Tensor, step: int) -> Tensor:
+        """[B, V]: of the symbol at a step, given those before it."""
+        seen = one_hot(words, self.alphabet).float()
+        seen = torch.cat([seen[:, :step], torch.zeros_like(seen[:, step:])], 1).flatten(1)
+        where = one_hot(torch.full((len(words),), step, device=words.device), self.options.length).float()
+        logits = self.body(torch.cat([seen, where], 1))
+        if self.options.variable and step == 0:  # no empty sentence
+            logits = torch.cat([torch.full_like(logits[:, :1], -torch.inf), logits[:, 1:]], 1)
+        return logits
+
+    def forward(self, noise: Mapping[str, Tensor], condition: Tensor | None = None, controls: Any = None) -> Sample:
+        uniform = noise["symbols"]
+        return self._roll(torch.zeros(uniform.shape, dtype=torch.long, device=uniform.device), None, uniform)
+
+    def complete(self, sample: Sample, length: Tensor, noise: Mapping[str, Tensor]) -> Sample:
+        """Keeps the first length[b] steps of row b and draws the rest."""
+        return self._roll(sample.x.clone(), length, noise["symbols"])
+
+    def log_prob(self, sample: Sample) -> Tensor:
+        """[B, L]; 0 where a step is masked out."""
+        steps = [log_softmax(self.logits(sample.x, step), 1) for step in range(self.options.length)]
+        chosen = torch.stack(steps, 1).gather(2, sample.x[..., None])[..., 0]
+        return chosen if sample.mask is None else chosen.where(sample.mask, 0.0)
+
+    def pretrain_loss(self, real: Sample) -> Tensor:
+        """Negative log-likelihood per sentence."""
+        return -self.log_prob(real).sum(1).mean()
+
+    def _roll(self, words: Tensor, keep: Tensor | None, uniform: Tensor) -> Sample:
+        alive = torch.ones(len(words), dtype=torch.bool, device=words.device)
+        masks = []
+        for step in range(self.options.length):
+            cumulative = self.logits(words, step).double().softmax(1).cumsum(1)
+            cumulative = cumulative / cumulative[:, -1:]
+            drawn = (uniform[:, step, None] >= cumulative[:, :-1]).sum(1)
+            if keep is not None:
+                drawn = torch.where(step < keep, words[:, step], drawn)
+            words[:, step] = torch.where(alive, drawn, 0)
+            masks.append(alive)
+            if self.options.variable:
+                alive = alive & (words[:, step] != 0)
+        return Sample(words, mask=torch.stack(masks, 1))
+
+
+class LanguageCritic(nn.Module):
+    """One logit per sentence; with `per_step`, one per step, of the prefix that it ends."""
+
+    def __init__(self, options: LanguageOptions, per_step: bool = False) -> None:
+        super().__init__()
+        self.options, self.per_step = options, per_step
+        self.alphabet = options.symbols + options.variable
+        self.body = perceptron(options.length * (self.alphabet + 1), 1, options.width, 2)
+
+    def forward(self, sample: Sample) -> Critique:
+        if not self.per_step:
+            return Critique((self._score(sample, self.options.length),))
+        scores = [self._score(sample, step + 1) for step in range(self.options.length)]
+        return Critique((torch.stack(scores, 1),), per_step=True)
+
+    def _score(self, sample: Sample, steps: int) -> Tensor:
+        assert sample.mask is not None
+        valid = sample.mask.clone()
+        valid[:, steps:] = False
+        words = one_hot(sample.x, self.alphabet).float() * valid[..., None]
+        return self.body(torch.cat([words, valid[..., None].float()], 2).flatten(1))[:, 0]
+
+
+class _Drawn:
+    """Sentences drawn from the truth, in memory."""
+
+    def __init__(self, options: LanguageOptions, count: int) -> None:
+        words, mask = sentences(options)
+        generator = torch.Generator().manual_seed(0)
+        which = torch.multinomial(truth(options), count, replacement=True, generator=generator)
+        self.sample = Sample(words[which], mask=mask[which])
+
+    def __len__(self) -> int:
+        return len(self.sample)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.sample[index]
+
+    def __getitems__(self, indices: list[int]) -> Sample:
+        return self.sample[indices]
+
+
+class Language(ModalityPlugin):
+    """A tiny language."""
+
+    def dataset(self, source: Any) -> _Drawn:
+        """200,000 sentences, always the same."""
+        return _Drawn(self.options, 200_000)
+
+    def networks(self) -> Networks:
+        """A small autoregressive generator and one critic."""
+        return Networks(LanguageGenerator(self.options), {"critic": LanguageCritic(self.options)})
+
+
+class StepLanguage(Language):
+    """The same with a critic that scores every step."""
+
+    def networks(self) -> Networks:
+        """A small autoregressive generator and a per-step critic."""
+        return Networks(LanguageGenerator(self.options), {"critic": LanguageCritic(self.options, per_step=True)})
+
+
+_LANGUAGE_RECIPE: dict[str, Any] = {
+    "batch_size": 256,
+    "loss": "non_saturating",
+    "estimator": {"kind": "score_function"},
+    "generator": {"learning_rate": 1e-3, "betas": (0.0, 0.99)},
+    "critic": {"learning_rate": 3e-3, "betas": (0.0, 0.99)},
+    "ema_halflife_items": 200_000,
+}
+_CAN = frozenset({"log_prob", "complete", "pretrain_loss"})
+
+language = Modality(
+    id="language",
+    title="A tiny language",
+    plugin="genkit.testing.toys:Language",
+    options="genkit.testing.toys:LanguageOptions",
+    presets={
+        "default": Preset(recipe=_LANGUAGE_RECIPE, capabilities=_CAN),
+        "rollouts": Preset(
+            recipe={**_LANGUAGE_RECIPE, "estimator": {"kind": "score_function", "credit": "monte_carlo", "rollouts": 4}},
+            capabilities=_CAN,
+        ),
+    },
+)
+step_language = Modality(
+    id="step_language",
+    title="A tiny language, scored step by step",
+    plugin="genkit.testing.toys:StepLanguage",
+    options="genkit.testing.toys:LanguageOptions",
+    presets={
+        "default": Preset(
+            recipe={**_LANGUAGE_RECIPE, "estimator": {"kind": "score_function", "credit": "per_step"}}, capabilities=_CAN
+        )
+    },
+)
+
+
+def sentence_probabilities(generator: Any, options: LanguageOptions) -> Tensor:
+    """[N]: what a generator gives each of `sentences`, exactly."""
+    words, mask = sentences(options)
+    with torch.no_grad():
+        return generator.log_prob(Sample(words, mask=mask)).double().sum(1).exp()
+
+
+def total_variation(generator: Any, options: LanguageOptions) -> float:
+    """Half the L1 distance between a generator's distribution and the truth, by enumeration."""
+    return (sentence_probabilities(generator, options) - truth(options)).abs().sum().item() / 2
+
+
+# duet ------------------------------------------------------------------------------------------------------------
+
+
+class DuetOptions(Settings):
+    """Points on a line around 0, 1, 2 ..., by class."""
+
+    classes: int = 3
+    sigma: float = 0.1
+    width: int = 32
+
+
+class DuetControls(Settings):
+    """What can be turned when generating."""
+
+    scale: float = 1.0
+    """Of the noise."""
+
+
+class DuetGenerator(nn.Module):
+    """Normal noise and a class -> a point [2]; has BatchNorm, so that its averaged weights need recalibration."""
+
+    def __init__(self, options: DuetOptions) -> None:
+        super().__init__()
+        self.noise = {"z": Noise((4,)), "tail": Noise((2,), law="uniform")}
+        self.classes = options.classes
+        self.into = nn.Linear(6 + options.classes, options.width)
+        self.norm = nn.BatchNorm1d(options.width)
+        self.out = nn.Linear(options.width, 2)
+
+    def forward(self, noise: Mapping[str, Tensor], condition: Tensor | None = None, controls: Any = None) -> Sample:
+        assert condition is not None
+        scale = 1.0 if controls is None else controls.scale
+        seen = torch.cat([noise["z"] * scale, noise["tail"], one_hot(condition, self.classes).float()], 1)
+        return Sample(self.out(torch.relu(self.norm(self.into(seen)))), condition)
+
+
+class DuetCritic(nn.Module):
+    """Sees one coordinate or both, and the class; two heads, one of them a patch of two logits; drops out."""
+
+    def __init__(self, options: DuetOptions, coordinates: int) -> None:
+        super().__init__()
+        self.classes, self.coordinates = options.classes, coordinates
+        self.body = perceptron(coordinates + options.classes, 3, options.width)
+        self.drop = nn.Dropout(0.1)
+
+    def forward(self, sample: Sample) -> Critique:
+        assert sample.condition is not None
+        seen = torch.cat([sample.x[:, : self.coordinates], one_hot(sample.condition, self.classes).float()], 1)
+        logits = self.body(self.drop(seen))
+        return Critique((logits[:, 0], logits[:, 1:]), features=(logits,))
+
+
+class _Pairs:
+    """Noisy points beside their class; items are random, so that seeding of items is tested."""
+
+    def __init__(self, options: DuetOptions) -> None:
+        self.options = options
+
+    def __len__(self) -> int:
+        return 500
+
+    def __getitem__(self, index: int) -> Sample:
+        label = torch.tensor(index % self.options.classes)
+        centre = torch.stack([label.float(), -label.float()])
+        return Sample(centre + self.options.sigma * torch.randn(2), label)
+
+
+class Duet(ModalityPlugin):
+    """A conditional point with two critics and an extra term."""
+
+    @classmethod
+    def inspect(cls, source: Any, options: DuetOptions) -> Facts:
+        """The names of the classes."""
+        return Facts({"labels": [f"class{number}" for number in range(options.classes)]}, {"labels.txt": b"toy"})
+
+    def dataset(self, source: Any) -> _Pairs:
+        """500 labelled points."""
+        return _Pairs(self.options)
+
+    def networks(self) -> Networks:
+        """Two critics: one sees a coordinate, one both."""
+        critics = {"narrow": DuetCritic(self.options, 1), "wide": DuetCritic(self.options, 2)}
+        return Networks(DuetGenerator(self.options), critics)
+
+    def condition(self, value: str | None, indices: Sequence[int]) -> Tensor:
+        """Classes in turn, or the one that is named."""
+        labels = self.facts["labels"]
+        if value is None:
+            return torch.tensor([index % len(labels) for index in indices])
+        if value not in labels:
+            from genkit.errors import ConfigError, did_you_mean
+
+            raise ConfigError(f"label {value!r}: no such label.{did_you_mean(value, labels)}")
+        return torch.full((len(indices),), labels.index(value))
+
+    def terms(
+        self, player: str, networks: Networks, real: Sample, fake: Sample, critiques: Mapping[str, Critique]
+    ) -> dict[str, Tensor]:
+        """The generator's points should be as far out as the real ones are on average."""
+        return {"spread": (fake.x.abs().mean() - real.x.abs().mean()).square()} if player == "generator" else {}
+
+    def sheet(self, samples: Sample, format: str, controls: Any) -> bytes:
+        """All points as text."""
+        return "\n".join(f"{x:.4f} {y:.4f}" for x, y in samples.x.tolist()).encode()
+
+
+duet = Modality(
+    id="duet",
+    title="A conditional point with two critics",
+    plugin="genkit.testing.toys:Duet",
+    options="genkit.testing.toys:DuetOptions",
+    controls="genkit.testing.toys:DuetControls",
+    sheets=("txt",),
+    presets={
+        "default": Preset(
+            recipe={
+                "batch_size": 32,
+                "loss": "hinge",
+                "terms": {"spread": 0.1},
+                "critics": {"wide": {"weight": 0.5, "steps": 2, "learning_rate": 1e-3}},
+            },
+            capabilities=frozenset({"condition", "terms", "sheet"}),
+        )
+    },
+)
