@@ -40,6 +40,7 @@ class RingOptions(Settings):
     radius: float = 2.0
     sigma: float = 0.02
     width: int = 128
+    latent: int = 8
 
 
 def ring_centres(options: RingOptions) -> Tensor:
@@ -51,7 +52,7 @@ def ring_centres(options: RingOptions) -> Tensor:
 class PointGenerator(nn.Module):
     """Normal noise [Z] -> points [2]."""
 
-    def __init__(self, width: int, latent: int = 8) -> None:
+    def __init__(self, width: int, latent: int) -> None:
         super().__init__()
         self.noise = {"z": Noise((latent,))}
         self.body = perceptron(latent, 2, width, 3)
@@ -83,7 +84,7 @@ class Ring(ModalityPlugin):
 
     def networks(self) -> Networks:
         """Two small perceptrons."""
-        return Networks(PointGenerator(self.options.width), {"critic": PointCritic(self.options.width)})
+        return Networks(PointGenerator(self.options.width, self.options.latent), {"critic": PointCritic(self.options.width)})
 
 
 ring = Modality(

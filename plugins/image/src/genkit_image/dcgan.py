@@ -1,0 +1,116 @@
+"""DCGAN (Radford et al. 2015, arXiv:1511.06434) for any height and width that are multiples of 4.
+
+Shape letters: B batch, Z latent, C channels, H W pixels, K classes. Hyper-parameters that the paper leaves open
+(kernel 4, stride 2, padding 1; 64 maps next to the picture) are those of the implementation everybody compares with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from genkit.plugin import Critique, Noise, Sample
+from torch import Tensor, nn
+from torch.nn.functional import one_hot
+from torch.nn.utils.parametrizations import spectral_norm
+
+from genkit_image.options import Options
+
+
+def halvings(height: int, width: int) -> int:
+    """How often both sides can be halved while the smaller stays at least 4 pixels."""
+    count = 0
+    while height % 2 == width % 2 == 0 and min(height, width) >= 8:
+        height, width, count = height // 2, width // 2, count + 1
+    return count
+
+
+class Generator(nn.Module):
+    """Normal noise [B, Z] (and a class [B]) -> pictures [B, C, H, W] in [-1, 1].
+
+    A class enters as a one-hot code beside the noise (Mirza and Osindero 2014, arXiv:1411.1784).
+
+    Args:
+        options: size, latent, features.
+        channels: C.
+        classes: K; 0: unconditional.
+    """
+
+    def __init__(self, options: Options, channels: int, classes: int) -> None:
+        super().__init__()
+        self.noise = {"z": Noise((options.latent,))}
+        self.classes = classes
+        height, width = options.shape
+        steps = halvings(height, width)
+        maps = [options.features * 2**step for step in reversed(range(steps))]
+        base = (height >> steps, width >> steps)
+        layers: list[nn.Module] = [
+            nn.ConvTranspose2d(options.latent + classes, maps[0], base, bias=False),
+            nn.BatchNorm2d(maps[0]),
+            nn.ReLU(inplace=True),
+        ]
+        for below, above in zip(maps, maps[1:], strict=False):
+            layers += [
+                nn.ConvTranspose2d(below, above, 4, 2, 1, bias=False),
+                nn.BatchNorm2d(above),
+                nn.ReLU(inplace=True),
+            ]
+        layers += [nn.ConvTranspose2d(maps[-1], channels, 4, 2, 1, bias=False), nn.Tanh()]
+        self.body = nn.Sequential(*layers)
+        self.apply(initialise)
+
+    def forward(self, noise: Mapping[str, Tensor], condition: Tensor | None = None, controls: Any = None) -> Sample:
+        z = noise["z"]
+        if condition is not None:
+            z = torch.cat([z, one_hot(condition, self.classes).to(z.dtype)], 1)
+        return Sample(self.body(z[:, :, None, None]), condition)
+
+
+class Critic(nn.Module):
+    """Pictures [B, C, H, W] (and a class [B]) -> one logit each.
+
+    A class enters by projection (Miyato and Koyama 2018, arXiv:1802.05637).
+
+    Args:
+        options: size, features, critic_norm.
+        channels: C.
+        classes: K; 0: unconditional.
+    """
+
+    def __init__(self, options: Options, channels: int, classes: int) -> None:
+        super().__init__()
+        height, width = options.shape
+        steps = halvings(height, width)
+        maps = [options.features * 2**step for step in range(steps)]
+        base = (height >> steps, width >> steps)
+        bare = options.critic_norm != "batch"
+        layers: list[nn.Module] = [nn.Conv2d(channels, maps[0], 4, 2, 1, bias=bare), nn.LeakyReLU(0.2, inplace=True)]
+        for below, above in zip(maps, maps[1:], strict=False):
+            layers += [nn.Conv2d(below, above, 4, 2, 1, bias=bare)]
+            layers += [] if bare else [nn.BatchNorm2d(above)]
+            layers += [nn.LeakyReLU(0.2, inplace=True)]
+        self.body = nn.Sequential(*layers)
+        self.head = nn.Conv2d(maps[-1], 1, base, bias=bare)
+        self.labels = nn.Embedding(classes, maps[-1]) if classes else None
+        self.apply(initialise)
+        if options.critic_norm == "spectral":
+            for layer in self.modules():
+                if isinstance(layer, nn.Conv2d | nn.Embedding):
+                    spectral_norm(layer)
+
+    def forward(self, sample: Sample) -> Critique:
+        features = self.body(sample.x)
+        logits = self.head(features).flatten(1).squeeze(1)
+        if self.labels is not None and sample.condition is not None:
+            logits = logits + (self.labels(sample.condition) * features.sum((2, 3))).sum(1)
+        return Critique((logits,), features=(features,))
+
+
+def initialise(layer: nn.Module) -> None:
+    """Weights N(0, 0.02); BatchNorm's scale N(1, 0.02). Source: Radford et al. 2015, section 4."""
+    if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Embedding):
+        nn.init.normal_(layer.weight, 0.0, 0.02)
+    elif isinstance(layer, nn.BatchNorm2d):
+        nn.init.normal_(layer.weight, 1.0, 0.02)
+        nn.init.zeros_(layer.bias)

@@ -1,0 +1,40 @@
+"""What can be set about pictures. Torch-free."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from genkit.recipe import Settings
+
+Side = Annotated[int, Field(ge=16, le=1024)]
+
+
+class Options(Settings):
+    """What is trained."""
+
+    size: Side | tuple[Side, Side] = 64
+    """Height and width in pixels, or one number for both; multiples of 4. Pictures are scaled and cropped to it."""
+    conditional: bool = False
+    """Learn each class by its label: sub-folders, or the labels beside IDX files."""
+    latent: Annotated[int, Field(ge=1)] = 100
+    """Numbers of noise behind a picture."""
+    features: Annotated[int, Field(ge=1)] = 64
+    """Feature maps next to the picture; they double with every halving of the resolution."""
+    critic_norm: Literal["batch", "spectral", "none"] = "batch"
+    """What keeps the critic in bounds: BatchNorm (Radford et al. 2015), spectral norm (Miyato et al. 2018), or neither
+    (for recipes with a gradient penalty)."""
+
+    @field_validator("size")
+    @classmethod
+    def _is_divisible(cls, size: int | tuple[int, int]) -> int | tuple[int, int]:
+        for side in (size, size) if isinstance(size, int) else size:
+            if side % 4:
+                raise ValueError(f"{side} must be a multiple of 4: choose {side // 4 * 4} or {side // 4 * 4 + 4}")
+        return size
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(height, width)."""
+        return (self.size, self.size) if isinstance(self.size, int) else self.size

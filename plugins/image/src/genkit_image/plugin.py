@@ -1,0 +1,91 @@
+"""The modality of pictures: facts, data, networks, files. The contract is `genkit.plugin.ModalityPlugin`."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from genkit.errors import ConfigError, DataError, GenkitError, did_you_mean
+from genkit.plugin import Facts, ModalityPlugin, Networks, Sample
+from torch import Tensor
+
+from genkit_image.dcgan import Critic, Generator
+from genkit_image.options import Options
+from genkit_image.pictures import Pictures, grid, open_source, to_picture
+
+
+class ImagePlugin(ModalityPlugin):
+    """Pictures [C, H, W] in [-1, 1]."""
+
+    options: Options
+
+    @classmethod
+    def inspect(cls, source: Any, options: Options) -> Facts:
+        """Channels (1 if all are grey, else 3), and the names of the classes if they are to be learned.
+
+        Raises:
+            DataError: if there is nothing to train on, or classes are asked for and there are none.
+        """
+        pictures = open_source(source)
+        if options.conditional and len(pictures.names) < 2:
+            raise DataError(
+                f"options.conditional is set, but {pictures.title} has no classes: put the pictures into one sub-folder "
+                "per class, or an IDX label file beside them"
+            )
+        return Facts({"channels": pictures.channels(), "labels": list(pictures.names) if options.conditional else []})
+
+    def dataset(self, source: Any) -> Pictures:
+        """Scaled pictures."""
+        return Pictures(open_source(source), self.options.shape, self.facts["channels"], self.options.conditional)
+
+    def networks(self) -> Networks:
+        """DCGAN's two networks."""
+        channels, classes = self.facts["channels"], len(self.facts["labels"])
+        return Networks(Generator(self.options, channels, classes), {"critic": Critic(self.options, channels, classes)})
+
+    def condition(self, value: str | None, indices: Sequence[int]) -> Tensor | None:
+        """[B]: class numbers; without a label, sample i is of class i modulo K.
+
+        Raises:
+            ConfigError: for an unknown label, or any label of an unconditional model.
+        """
+        labels = self.facts["labels"]
+        if not labels:
+            if value is not None:
+                raise ConfigError(f"label {value!r}: this model was trained without labels (options.conditional=true)")
+            return None
+        if value is None:
+            return torch.tensor([index % len(labels) for index in indices])
+        if value not in labels:
+            raise ConfigError(f"label {value!r}: no such label.{did_you_mean(value, labels)}")
+        return torch.full((len(indices),), labels.index(value))
+
+    def encode(self, sample: Sample, format: str, controls: Any) -> bytes:
+        """One picture as PNG."""
+        return _png(to_picture(to_pixels(sample.x)))
+
+    def sheet(self, samples: Sample, format: str, controls: Any) -> bytes:
+        """A grid as PNG: one column per class if there are classes, else about square."""
+        classes = len(self.facts["labels"])
+        columns = classes if 2 <= classes <= min(len(samples), 20) else math.ceil(math.sqrt(len(samples)))
+        return _png(grid(to_pixels(samples.x), columns))
+
+
+def to_pixels(x: Tensor) -> Tensor:
+    """[-1, 1] -> uint8 0..255, any shape.
+
+    Raises:
+        GenkitError: if a value is not finite: no picture is written silently from a broken model.
+    """
+    if not x.isfinite().all():
+        raise GenkitError("the model made values that are not finite; no picture is written from them")
+    return ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def _png(picture: Any) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
