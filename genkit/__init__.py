@@ -26,7 +26,20 @@ _HOMES = {
     "Interrupted": ("genkit.errors", "Interrupted"),
 }
 
-__all__ = [*_HOMES, "__version__"]
+__all__ = [
+    "GenkitError",
+    "Interrupted",
+    "Model",
+    "Progress",
+    "Samples",
+    "UserError",
+    "__version__",
+    "load",
+    "plugins",
+    "register",
+    "train",
+    "unregister",
+]
 
 if TYPE_CHECKING:
     from genkit.errors import GenkitError, Interrupted, UserError

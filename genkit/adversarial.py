@@ -82,7 +82,7 @@ def least_squares_generator(fake_logits: Tensor, real_logits: Tensor) -> Tensor:
 def relativistic_critic(real_logits: Tensor, fake_logits: Tensor) -> tuple[Tensor, Tensor]:
     """softplus(-(real - fake)), the pair's loss, shared equally by its two members.
 
-    Source: relativistic pairing, Jolicoeur-Martineau 2019, arXiv:1807.00734, eq. 3; Huang et al. 2024, arXiv:2501.05441.
+    Source: relativistic pairing, Jolicoeur-Martineau 2019, arXiv:1807.00734, eq. 3; Huang et al., arXiv:2501.05441.
     """
     pair = softplus(fake_logits - real_logits) / 2
     return pair, pair

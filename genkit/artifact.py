@@ -117,7 +117,9 @@ def load_state(module: Any, tensors: Tensors, where: Path) -> None:
         module.load_state_dict(dict(tensors))
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines()[1:]] or [str(error)]
-        raise ModelError(f"{where} does not fit the network that its configuration describes: {lines[0][:300]}") from error
+        raise ModelError(
+            f"{where} does not fit the network that its configuration describes: {lines[0][:300]}"
+        ) from error
 
 
 # The run folder --------------------------------------------------------------------------------------------------
@@ -149,7 +151,9 @@ class RunFolder:
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
-            raise RunError(f"{self.path} is in use by another training: wait for it, or choose another folder") from None
+            raise RunError(
+                f"{self.path} is in use by another training: wait for it, or choose another folder"
+            ) from None
         except OSError as error:
             raise StorageError(f"cannot write to {self.path}: {error.strerror or error}") from error
         try:
@@ -319,7 +323,9 @@ def read_model(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str,
     """
     config = read_json(path / "config.json")
     needed = {"modality": str, "plugin": dict, "options": dict, "facts": dict}
-    wrong = [key for key, kind in needed.items() if not isinstance(config, dict) or not isinstance(config.get(key), kind)]
+    wrong = [
+        key for key, kind in needed.items() if not isinstance(config, dict) or not isinstance(config.get(key), kind)
+    ]
     if wrong:
         raise ModelError(f"{path / 'config.json'} is not genkit's: {', '.join(wrong)} missing")
     if config.get("schema") != SCHEMA:

@@ -20,7 +20,7 @@ import torch
 
 from genkit.errors import GenkitError
 
-_kept_alive: list[torch.library.Library] = []
+_kept_alive: list[Any] = []
 
 
 class NativePartMissing(GenkitError):
@@ -39,7 +39,7 @@ def torchvision() -> ModuleType:
     """
     if "torchvision" not in sys.modules and not _native_part_loads("torchvision", "_C"):
         # The import registers rules for two operators that only the native library declares.
-        library = torch.library.Library("torchvision", "FRAGMENT")
+        library: Any = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
         for name in ("nms", "qnms"):
             library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
             library.impl(name, _refuser(f"torchvision.ops.{name}", "torchvision"), "CompositeExplicitAutograd")
@@ -62,7 +62,9 @@ def torchaudio() -> ModuleType:
         stand_in._IS_TORCHAUDIO_EXT_AVAILABLE = False
         stand_in._IS_ALIGN_AVAILABLE = False
         stand_in._check_cuda_version = lambda: None
-        stand_in.fail_if_no_align = lambda function: _refuser(f"torchaudio.functional.{function.__name__}", "torchaudio")
+        stand_in.fail_if_no_align = lambda function: _refuser(
+            f"torchaudio.functional.{function.__name__}", "torchaudio"
+        )
         sys.modules["torchaudio._extension"] = stand_in
     return importlib.import_module("torchaudio")
 
@@ -80,7 +82,7 @@ def _native_part_loads(package: str, library: str) -> bool:
     for path in sorted(stem.parent.glob(f"{stem.name}.*")):
         if path.suffix in (".so", ".pyd", ".dylib"):
             try:
-                torch.ops.load_library(path)
+                torch.ops.load_library(path)  # type: ignore[no-untyped-call]
             except OSError:  # what the dynamic linker says to a missing symbol or library
                 return False
             return True

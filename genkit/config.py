@@ -93,8 +93,8 @@ def build(
         modality: an id, or a manifest.
         preset: a name; None: the first of the modality's.
         data: None: the modality's default.
-        settings: nested mappings with the keys `options`, `recipe` and `run`, later ones over earlier ones (a file, then
-            overrides); all go over the preset.
+        settings: nested mappings with the keys `options`, `recipe` and `run`, later ones over earlier ones (a file,
+            then overrides); all go over the preset.
 
     Raises:
         UnknownModality, ConfigError, PluginError.
@@ -205,7 +205,11 @@ def merge(below: Any, above: Any) -> Any:
                 raise ConfigError(f"there is no element {key}: the list has {len(items)}")
             items[int(key)] = merge(items[int(key)], value)
         return items
-    if isinstance(above, Mapping) and isinstance(below, Mapping) and above.get("kind", below.get("kind")) == below.get("kind"):
+    if (
+        isinstance(above, Mapping)
+        and isinstance(below, Mapping)
+        and above.get("kind", below.get("kind")) == below.get("kind")
+    ):
         return {**below, **{key: merge(below.get(key), value) for key, value in above.items()}}
     return above
 
@@ -213,7 +217,9 @@ def merge(below: Any, above: Any) -> Any:
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Dotted path -> (old, new) wherever two configurations, as plain data, differ."""
     before, after = dict(_leaves(old)), dict(_leaves(new))
-    return {path: (before.get(path), after.get(path)) for path in {**before, **after} if before.get(path) != after.get(path)}
+    return {
+        path: (before.get(path), after.get(path)) for path in {**before, **after} if before.get(path) != after.get(path)
+    }
 
 
 def validate(cls: Any, values: Any, where: str) -> Any:
@@ -291,7 +297,9 @@ def _check_capabilities(recipe: Recipe, preset: Preset, name: str) -> None:
     for capability, asker in required_capabilities(recipe).items():
         if capability not in preset.capabilities:
             has = ", ".join(sorted(preset.capabilities)) or "none"
-            raise ConfigError(f"{asker} needs the capability {capability!r}, which preset {name!r} lacks (it has: {has})")
+            raise ConfigError(
+                f"{asker} needs the capability {capability!r}, which preset {name!r} lacks (it has: {has})"
+            )
 
 
 def required_capabilities(recipe: Recipe) -> dict[str, str]:

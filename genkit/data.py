@@ -93,25 +93,25 @@ def collate(items: Sequence[Sample]) -> Sample:
     Raises:
         DataError: if their shapes differ or only some have a condition, a mask or a relaxed part.
     """
-    parts: dict[str, torch.Tensor | None] = {}
+    stacked: dict[str, torch.Tensor] = {}
     for name in ("x", "condition", "mask", "relaxed"):
         tensors = [getattr(item, name) for item in items]
         present = [tensor for tensor in tensors if tensor is not None]
         if present and len(present) != len(tensors):
             raise DataError(f"only {len(present)} of {len(tensors)} items have a {name}")
         try:
-            parts[name] = torch.stack(present) if present else None
+            if present:
+                stacked[name] = torch.stack(present)
         except RuntimeError as error:
             shapes = sorted({tuple(tensor.shape) for tensor in present})
             raise DataError(f"items of one data set must have one shape; found {shapes[:4]} for {name}") from error
-    assert parts["x"] is not None
-    return Sample(**parts)  # type: ignore[arg-type]  # x is not None, as asserted
+    return Sample(**stacked)
 
 
 def seed_everything(*words: str | int) -> None:
     """Seed the global generators of torch, NumPy and Python from a key."""
     _seed_cpu(*words)
-    if torch.cuda.is_initialized():
+    if _cuda_is_in_use():
         torch.cuda.manual_seed_all(torch_seed(*words))
 
 
@@ -119,7 +119,7 @@ def seed_everything(*words: str | int) -> None:
 def global_seeds(*words: str | int) -> Iterator[None]:
     """Seed the global generators from a key, and give them back as they were."""
     states = torch.get_rng_state(), np.random.get_state(), random.getstate()
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    cuda = torch.cuda.get_rng_state_all() if _cuda_is_in_use() else []
     try:
         seed_everything(*words)
         yield
@@ -129,6 +129,10 @@ def global_seeds(*words: str | int) -> Iterator[None]:
         random.setstate(states[2])
         if cuda:
             torch.cuda.set_rng_state_all(cuda)
+
+
+def _cuda_is_in_use() -> bool:
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
 
 
 def _seed_cpu(*words: str | int) -> None:

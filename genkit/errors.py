@@ -16,7 +16,6 @@ Knows nothing else of the house. A message says what was found, what was allowed
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -85,6 +84,8 @@ class Interrupted(GenkitError):
 
 def did_you_mean(word: str, allowed: Iterable[str]) -> str:
     """A hint for a misspelt name: ` Did you mean 'x'?`, or the allowed names, or nothing where there are none."""
+    import difflib
+
     names = sorted(allowed)
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
     if close:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -98,7 +98,9 @@ class CriticPlayer(nn.Module):
         for name, weight in penalties.items():
             penalty = self.penalties[name]
             where, verdict = points[penalty.at]
-            logits = torch.cat([logits.flatten(1) if logits.ndim > 1 else logits[:, None] for logits in verdict.logits], 1)
+            logits = torch.cat(
+                [logits.flatten(1) if logits.ndim > 1 else logits[:, None] for logits in verdict.logits], 1
+            )
             value = penalty.value(where, logits).mean()
             loss = loss + weight * value
             statistics[name] = value.detach()
@@ -151,7 +153,9 @@ class GeneratorPlayer(nn.Module):
         plugin, capabilities: as for `CriticPlayer`.
     """
 
-    def __init__(self, generator: nn.Module, recipe: Recipe, plugin: ModalityPlugin, capabilities: frozenset[str]) -> None:
+    def __init__(
+        self, generator: nn.Module, recipe: Recipe, plugin: ModalityPlugin, capabilities: frozenset[str]
+    ) -> None:
         super().__init__()
         self.module = generator
         self.loss = loss_named(recipe.loss)
@@ -162,7 +166,13 @@ class GeneratorPlayer(nn.Module):
         self.augment = plugin.augment if "augment" in capabilities else None
 
     def forward(
-        self, kind: str, real: Sample, noises: Noises, controls: Any, term_weights: Mapping[str, float], networks: Networks
+        self,
+        kind: str,
+        real: Sample,
+        noises: Noises,
+        controls: Any,
+        term_weights: Mapping[str, float],
+        networks: Networks,
     ) -> tuple[Tensor, Statistics]:
         """The loss of one turn, a scalar, and its parts.
 
@@ -173,7 +183,7 @@ class GeneratorPlayer(nn.Module):
             networks: all bare modules; the critics' parameters require no grad.
         """
         if kind == "pretrain":
-            loss = self.module.pretrain_loss(real)
+            loss: Tensor = cast(Any, self.module).pretrain_loss(real)
             return loss, {"loss": loss.detach()}
         critiques: dict[str, Critique] = {}
 
@@ -213,7 +223,7 @@ class PathwiseEstimator(nn.Module):
         self.loss = loss
 
     def forward(
-        self, generator: nn.Module, condition: Tensor | None, count: int, noises: Noises, controls: Any, judge: Judge
+        self, generator: Any, condition: Tensor | None, count: int, noises: Noises, controls: Any, judge: Judge
     ) -> tuple[Tensor, Statistics, Sample]:
         """(the generator's loss, statistics, the fakes)."""
         fake: Sample = generator(noises("generator", count), condition, controls)
@@ -226,7 +236,7 @@ class PathwiseEstimator(nn.Module):
 
 
 class ScoreFunctionEstimator(nn.Module):
-    """The gradient of expected reward as E[sum over steps of advantage * grad log p] (Williams 1992; Sutton et al. 1999).
+    """The gradient of expected reward: E[sum over steps of advantage * grad log p] (Williams 1992, Sutton et al. 1999).
 
     The objective is the mean over samples of the sum over valid steps. Rewards are centred on a baseline BEFORE they
     are summed over later steps: a constant reward then says nothing even where the length varies, at the price that
@@ -240,15 +250,18 @@ class ScoreFunctionEstimator(nn.Module):
         super().__init__()
         self.settings, self.loss = settings, loss
         self.reward = None if settings.reward == "negative_loss" else reward_named(settings.reward)
+        self.average: Tensor
         self.register_buffer("average", torch.full((), math.nan))
 
     def forward(
-        self, generator: nn.Module, condition: Tensor | None, count: int, noises: Noises, controls: Any, judge: Judge
+        self, generator: Any, condition: Tensor | None, count: int, noises: Noises, controls: Any, judge: Judge
     ) -> tuple[Tensor, Statistics, Sample]:
         """(a loss whose gradient is the estimate, statistics, the fakes)."""
         with torch.no_grad():
             fake: Sample = generator(noises("generator", count), condition, controls)
-            valid = torch.ones(fake.x.shape[:2], dtype=torch.bool, device=fake.x.device) if fake.mask is None else fake.mask
+            valid = (
+                torch.ones(fake.x.shape[:2], dtype=torch.bool, device=fake.x.device) if fake.mask is None else fake.mask
+            )
             if self.settings.credit == "per_step":
                 rewards, counted = self.step_rewards(fake, judge(fake)), valid
             elif self.settings.credit == "terminal":
@@ -288,9 +301,7 @@ class ScoreFunctionEstimator(nn.Module):
             total = total + weight * sum(self._rewards(verdict, beside))
         return total
 
-    def completed_rewards(
-        self, generator: nn.Module, sample: Sample, valid: Tensor, noises: Noises, judge: Judge
-    ) -> Tensor:
+    def completed_rewards(self, generator: Any, sample: Sample, valid: Tensor, noises: Noises, judge: Judge) -> Tensor:
         """[B, L]: at each step the mean reward of completions of the prefix that it ends (Yu et al. 2017, eq. 4).
 
         All prefixes and completions are drawn in large batches. A longer prefix than the step's own (stride) leaves
@@ -401,11 +412,12 @@ class Average:
 
     def __init__(self, generator: nn.Module) -> None:
         self.module = copy.deepcopy(generator).requires_grad_(False).eval()
-        self._mine, self._theirs = list(self.module.parameters()), list(generator.parameters())
+        self._mine: list[Tensor] = list(self.module.parameters())
+        self._theirs = list(generator.parameters())
         self._generator = generator
 
     def update(self, halflife_items: float, items: int) -> None:
-        """Move towards the current weights by the share that belongs to `items` more items; 0: take them as they are."""
+        """Move towards the current weights by the share that belongs to `items` items; half-life 0: all the way."""
         share = 1.0 if halflife_items <= 0 else 1 - 0.5 ** (items / halflife_items)
         torch._foreach_lerp_(self._mine, [parameter.detach() for parameter in self._theirs], share)
 

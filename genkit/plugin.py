@@ -179,8 +179,8 @@ class Sample:
         return replace(self, x=x)
 
     def _each(self, change: Any) -> Sample:
-        parts = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Sample(**{name: None if part is None else change(part) for name, part in parts.items()})
+        present = {f.name: part for f in fields(self) if (part := getattr(self, f.name)) is not None}
+        return replace(self, **{name: change(part) for name, part in present.items()})
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-
 LOSSES = ("non_saturating", "hinge", "wasserstein", "least_squares", "relativistic")
 PENALTIES = ("r1", "r2", "wgan_gp")
 REWARDS = ("negative_loss", "probability", "signed_probability", "logit")
@@ -172,7 +171,9 @@ class Recipe(Settings):
     @model_validator(mode="after")
     def _is_playable(self) -> Recipe:
         if self.batch_size % self.accumulate:
-            raise ValueError(f"batch_size {self.batch_size} cannot be cut into accumulate = {self.accumulate} equal parts")
+            raise ValueError(
+                f"batch_size {self.batch_size} cannot be cut into accumulate = {self.accumulate} equal parts"
+            )
         if not self.stages or any(stage.items is None for stage in self.stages[:-1]):
             raise ValueError("every stage but the last needs items")
         return self

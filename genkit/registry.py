@@ -15,7 +15,6 @@ import importlib
 import io
 import json
 import re
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -89,11 +88,14 @@ def probed() -> list[Found]:
 
     A plugin that raises, exits, prints, hangs or crashes at import becomes a broken row, and nothing worse.
     """
+    import subprocess
+
     rows = found()
     todo = [row for row in rows if row.status == "ok" and row.distribution != "local"]
     verdicts: dict[str, str] = {}
     while todo:
-        command = [sys.executable, "-c", "from genkit.registry import _probe; _probe()", *[row.target for row in todo]]
+        command = [sys.executable, "-c", "from genkit.registry import _probe; _probe()"]
+        command += [word for row in todo for word in (row.id, row.target)]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_SECONDS, check=False)
             output, end = done.stdout, f"it ended the process at import (exit code {done.returncode})"
@@ -107,7 +109,9 @@ def probed() -> list[Found]:
         if todo:  # the first without an answer is the one that took the process down
             verdicts[todo.pop(0).target] = end
     return [
-        replace(row, status="broken", reason=reason) if row.status == "ok" and (reason := verdicts.get(row.target)) else row
+        replace(row, status="broken", reason=reason)
+        if row.status == "ok" and (reason := verdicts.get(row.target))
+        else row
         for row in rows
     ]
 
@@ -280,7 +284,8 @@ def _scan() -> Iterator[Found]:
             seen.add((name, id, target))
             row = Found(id, target, name, version, path)
             if major != API[0]:
-                why = f"it needs plugin API v{major}, this genkit has v{API[0]}: upgrade {'genkit' if major > API[0] else name}"
+                older = CORE if major > API[0] else name
+                why = f"it needs plugin API v{major}, this genkit has v{API[0]}: upgrade {older}"
                 row = replace(row, status="incompatible", reason=why)
             yield row
 
@@ -299,7 +304,7 @@ def _entries(text: str) -> Iterator[tuple[int, str, str]]:
 
 
 def _settle(rows: Sequence[Found]) -> list[Found]:
-    """Rows with conflicts marked. The project's own distribution keeps its id, and so does what a process registered."""
+    """Rows with conflicts marked. The project's own distribution keeps its id, so does what a process registered."""
     settled = []
     for row in rows:
         rivals = [other for other in rows if other.id == row.id and other is not row and other.status == "ok"]
@@ -307,7 +312,9 @@ def _settle(rows: Sequence[Found]) -> list[Found]:
         wins = row.distribution in (home, "local") or not rivals
         if row.status == "ok" and not wins:
             others = ", ".join(f"{other.distribution} {other.version}" for other in rivals)
-            row = replace(row, status="conflict", reason=f"the id {row.id!r} is also claimed by {others}: uninstall one")
+            row = replace(
+                row, status="conflict", reason=f"the id {row.id!r} is also claimed by {others}: uninstall one"
+            )
         elif row.status == "ok" and not _importable(row.target):
             module = row.target.partition(":")[0]
             row = replace(row, status="broken", reason=f"its module {module} is missing: reinstall {row.distribution}")
@@ -327,12 +334,12 @@ def _importable(target: str) -> bool:
 
 
 def _probe() -> None:
-    """Describe each target on the command line and print, per target, why it fails (in a process of its own)."""
-    stdout, ids = sys.stdout, {row.target: row.id for row in _scan()}
-    for target in sys.argv[1:]:
+    """Describe each `id target` of the command line and print why it fails, or nothing (in a process of its own)."""
+    stdout = sys.stdout
+    for id, target in zip(sys.argv[1::2], sys.argv[2::2], strict=True):
         try:
             with contextlib.redirect_stdout(io.StringIO()):
-                reason = check_manifest(ids.get(target, ""), resolve(target))
+                reason = check_manifest(id, resolve(target))
         except _FAULTS as error:
             reason = f"import of {target}: {first_line(error)}"
         print(_MARK + json.dumps(reason), file=stdout, flush=True)
@@ -341,4 +348,3 @@ def _probe() -> None:
 def rows_as_json(rows: Sequence[Found]) -> str:
     """Rows as a JSON document whose layout is versioned."""
     return json.dumps({"schema": 1, "api": f"{API[0]}.{API[1]}", "plugins": [asdict(row) for row in rows]}, indent=2)
-

@@ -9,9 +9,9 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from genkit import artifact, config, registry
 from genkit.errors import ConfigError, ModelError, PluginError, UnknownModality, first_line
 from genkit.noise import draw as draw_noise
-from genkit.plugin import Facts, Modality, ModalityPlugin, Sample, capabilities_of
+from genkit.plugin import Facts, Generator, Modality, ModalityPlugin, Sample, capabilities_of
 from genkit.runtime import pick_device
 
 CHUNK = 64
@@ -188,12 +188,13 @@ def draw_chunk(
     """One forward without gradients; a row depends on its identity alone."""
     with torch.no_grad():
         noise = noise_for(generator, seed, indices, device)
-        return generator(noise, None if condition is None else condition.to(device), controls)  # type: ignore[no-any-return]
+        sample: Sample = generator(noise, None if condition is None else condition.to(device), controls)
+        return sample
 
 
 def noise_for(generator: nn.Module, seed: int | str, indices: Sequence[int], device: torch.device) -> dict[str, Tensor]:
     """All parts of a generator's noise for some identities."""
-    parts: Mapping[str, Any] = generator.noise  # type: ignore[assignment]  # the Generator protocol
+    parts: Mapping[str, Any] = cast(Generator, generator).noise
     return {part: torch.from_numpy(draw_noise(spec, part, seed, indices)).to(device) for part, spec in parts.items()}
 
 
@@ -201,11 +202,9 @@ def join(pieces: Sequence[Sample]) -> Sample:
     """Batches, one after the other."""
     if len(pieces) == 1:
         return pieces[0]
-    parts = {}
-    for name in ("x", "condition", "mask", "relaxed"):
-        tensors = [getattr(piece, name) for piece in pieces]
-        parts[name] = None if tensors[0] is None else torch.cat(tensors)
-    return Sample(**parts)
+    first = pieces[0]
+    present = [name for name in ("x", "condition", "mask", "relaxed") if getattr(first, name) is not None]
+    return replace(first, **{name: torch.cat([getattr(piece, name) for piece in pieces]) for name in present})
 
 
 def open_model(path: str | Path, device: str = "auto", modality: Modality | None = None) -> Model:
@@ -317,4 +316,3 @@ def describe_model(model: Model) -> dict[str, Any]:
 
 def _plain(controls: Any) -> dict[str, Any]:
     return {} if controls is None else controls.model_dump(mode="json")
-

@@ -28,8 +28,8 @@ from genkit.artifact import RunFolder
 from genkit.config import RunConfig
 from genkit.data import Batches, global_seeds, parts, seed_everything
 from genkit.errors import ConfigError, Interrupted, PluginError, RunError, TrainingError, did_you_mean
-from genkit.plugin import Modality, ModalityPlugin, Sample, capabilities_of, missing_capabilities
 from genkit.players import Average, CriticPlayer, GeneratorPlayer, batch_norms, recalibrated
+from genkit.plugin import Modality, ModalityPlugin, Sample, capabilities_of, missing_capabilities
 from genkit.recipe import Constraint, Player, Stage, value_at
 from genkit.runtime import Runtime
 from genkit.sampling import Model, draw_chunk, noise_for, open_model
@@ -127,7 +127,9 @@ def train(
     return open_model(folder.path, device=str(game.runtime.device), modality=manifest)
 
 
-def play(game: Game, folder: RunFolder, report: Callable[[Progress], None], stop: _Stop, note: str | None = None) -> None:
+def play(
+    game: Game, folder: RunFolder, report: Callable[[Progress], None], stop: _Stop, note: str | None = None
+) -> None:
     """Let the players take turns until the run is over.
 
     Raises:
@@ -205,9 +207,7 @@ class Game:
         self.capabilities = _checked(config, plugin, self.networks)
         arguments = config.recipe, plugin, self.capabilities
         self.generator = GeneratorPlayer(self.networks.generator, *arguments).to(runtime.device)
-        self.critics = {
-            name: CriticPlayer(name, critic, *arguments) for name, critic in self.networks.critics.items()
-        }
+        self.critics = {name: CriticPlayer(name, critic, *arguments) for name, critic in self.networks.critics.items()}
         self.players: dict[str, nn.Module] = {"generator": self.generator, **self.critics}
         self.trainable = {
             name: [parameter for parameter in player.parameters() if parameter.requires_grad]
@@ -425,8 +425,12 @@ class Game:
             "log_bytes": folder.log_size(),
             "machine": self.runtime.fingerprint(),
         }
-        players = {f"{name}.{key}": value for name, player in self._modules() for key, value in player.state_dict().items()}
-        moments = {f"{name}.{key}": value for name, optimizer in self.optimizers.items() for key, value in pack(optimizer)}
+        players = {
+            f"{name}.{key}": value for name, player in self._modules() for key, value in player.state_dict().items()
+        }
+        moments = {
+            f"{name}.{key}": value for name, optimizer in self.optimizers.items() for key, value in pack(optimizer)
+        }
         groups = {"players": players, "averages": self.average.module.state_dict(), "optimizers": moments}
         folder.save_checkpoint(self.items, state, groups, self.config.run.keep_checkpoints)
         self.model().save(folder.path / "model")
@@ -558,13 +562,17 @@ def _set_up(config: RunConfig, folder: RunFolder, saved: Mapping[str, Any] | Non
     game = Game(config, plugin, plugin.dataset(config.data), runtime)
     notes = []
     if config.run.items is None:
-        notes.append("the run is given in minutes: schedules count items all the same, and it cannot be repeated exactly")
+        notes.append(
+            "the run is given in minutes: schedules count items all the same, and it cannot be repeated exactly"
+        )
     checkpoint = folder.latest() if saved is not None else None
     if checkpoint is not None:
         state = game.restore(checkpoint)
         folder.cut_log(state["log_bytes"])
         machine = runtime.fingerprint()
-        changed = [f"{key} {was} -> {machine.get(key)}" for key, was in state["machine"].items() if was != machine.get(key)]
+        changed = [
+            f"{key} {was} -> {machine.get(key)}" for key, was in state["machine"].items() if was != machine.get(key)
+        ]
         notes.append(f"resumed at {game.items:,} items")
         if changed:
             notes.append(f"the machine differs ({', '.join(changed)}): the run goes on, but not bit for bit")
@@ -588,12 +596,23 @@ def _resumed(
     config = configuration.build(
         modality, preset or saved.get("preset"), saved.get("data") if data is None else data, [old, *layers]
     )
-    free = ("run.device", "run.threads", "run.sample", "run.checkpoint", "run.keep", "run.items", "run.minutes", "plugin")
+    free = (
+        "run.device",
+        "run.threads",
+        "run.sample",
+        "run.checkpoint",
+        "run.keep",
+        "run.items",
+        "run.minutes",
+        "plugin",
+    )
     changed = configuration.differences(dict(saved), config.plain())
     refused = {path: pair for path, pair in changed.items() if not path.startswith(free)}
     if refused:
         listed = "; ".join(f"{path}: {was!r} -> {now!r}" for path, (was, now) in refused.items())
-        raise RunError(f"the run was started with another configuration ({listed}): leave that out, or choose another --out")
+        raise RunError(
+            f"the run was started with another configuration ({listed}): leave that out, or choose another --out"
+        )
     return config
 
 
@@ -604,7 +623,9 @@ def _checked(config: RunConfig, plugin: ModalityPlugin, networks: Any) -> frozen
     announced = config.modality.presets[config.preset].capabilities
     lacking = missing_capabilities(announced, real)
     if lacking:
-        raise PluginError(who, "networks", f"preset {config.preset!r} announces {', '.join(lacking)}, which it does not have")
+        raise PluginError(
+            who, "networks", f"preset {config.preset!r} announces {', '.join(lacking)}, which it does not have"
+        )
     for capability, asker in configuration.required_capabilities(recipe).items():
         if capability not in real:
             raise ConfigError(f"{asker} needs the capability {capability!r}, which {who} lacks")

@@ -18,7 +18,8 @@ def test_torchvision_transforms_models_datasets_and_grids_work():
         "from torchvision.transforms import v2; from torchvision import datasets, models, utils\n"
         "x = torch.rand(4, 3, 20, 20)\n"
         "print(tuple(v2.Resize((8, 8), antialias=True)(x).shape), tuple(utils.make_grid(x, nrow=2, padding=0).shape))\n"
-        "print(tuple(models.resnet18(weights=None).eval()(torch.rand(1, 3, 32, 32)).shape), len(datasets.FakeData(size=3)))"
+        "net = models.resnet18(weights=None).eval()\n"
+        "print(tuple(net(torch.rand(1, 3, 32, 32)).shape), len(datasets.FakeData(size=3)))"
     )
     assert out.split("\n")[:2] == ["(4, 3, 8, 8) (3, 40, 40)", "(1, 1000) 3"]
 

@@ -84,7 +84,9 @@ class Ring(ModalityPlugin):
 
     def networks(self) -> Networks:
         """Two small perceptrons."""
-        return Networks(PointGenerator(self.options.width, self.options.latent), {"critic": PointCritic(self.options.width)})
+        return Networks(
+            PointGenerator(self.options.width, self.options.latent), {"critic": PointCritic(self.options.width)}
+        )
 
 
 ring = Modality(
@@ -290,7 +292,10 @@ language = Modality(
     presets={
         "default": Preset(recipe=_LANGUAGE_RECIPE, capabilities=_CAN),
         "rollouts": Preset(
-            recipe={**_LANGUAGE_RECIPE, "estimator": {"kind": "score_function", "credit": "monte_carlo", "rollouts": 4}},
+            recipe={
+                **_LANGUAGE_RECIPE,
+                "estimator": {"kind": "score_function", "credit": "monte_carlo", "rollouts": 4},
+            },
             capabilities=_CAN,
         ),
     },
@@ -302,7 +307,8 @@ step_language = Modality(
     options="genkit.testing.toys:LanguageOptions",
     presets={
         "default": Preset(
-            recipe={**_LANGUAGE_RECIPE, "estimator": {"kind": "score_function", "credit": "per_step"}}, capabilities=_CAN
+            recipe={**_LANGUAGE_RECIPE, "estimator": {"kind": "score_function", "credit": "per_step"}},
+            capabilities=_CAN,
         )
     },
 )

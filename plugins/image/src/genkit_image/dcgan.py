@@ -6,15 +6,16 @@ Shape letters: B batch, Z latent, C channels, H W pixels, K classes. Hyper-param
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from genkit.plugin import Critique, Noise, Sample
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 from torch.nn.utils.parametrizations import spectral_norm
 
+from genkit.plugin import Critique, Noise, Sample
 from genkit_image.options import Options
 
 
@@ -50,7 +51,7 @@ class Generator(nn.Module):
             nn.BatchNorm2d(maps[0]),
             nn.ReLU(inplace=True),
         ]
-        for below, above in zip(maps, maps[1:], strict=False):
+        for below, above in itertools.pairwise(maps):
             layers += [
                 nn.ConvTranspose2d(below, above, 4, 2, 1, bias=False),
                 nn.BatchNorm2d(above),
@@ -86,7 +87,7 @@ class Critic(nn.Module):
         base = (height >> steps, width >> steps)
         bare = options.critic_norm != "batch"
         layers: list[nn.Module] = [nn.Conv2d(channels, maps[0], 4, 2, 1, bias=bare), nn.LeakyReLU(0.2, inplace=True)]
-        for below, above in zip(maps, maps[1:], strict=False):
+        for below, above in itertools.pairwise(maps):
             layers += [nn.Conv2d(below, above, 4, 2, 1, bias=bare)]
             layers += [] if bare else [nn.BatchNorm2d(above)]
             layers += [nn.LeakyReLU(0.2, inplace=True)]

@@ -18,12 +18,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from genkit import compat
-from genkit.errors import ConfigError, DataError, did_you_mean
-from genkit.plugin import Sample
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
+
+from genkit import compat
+from genkit.errors import ConfigError, DataError, did_you_mean
+from genkit.plugin import Sample
 
 BUILTIN = {
     "fashion": (
@@ -93,7 +94,9 @@ def open_source(source: Any) -> Source:
     if isinstance(source, np.ndarray | Tensor):
         return _from_array(np.asarray(source))
     if not isinstance(source, str | Path):
-        raise DataError(f"pictures cannot be read from a {type(source).__name__}: pass a path, builtin:fashion or an array")
+        raise DataError(
+            f"pictures cannot be read from a {type(source).__name__}: pass a path, builtin:fashion or an array"
+        )
     text = str(source)
     if text.startswith("builtin:"):
         name = text.removeprefix("builtin:")

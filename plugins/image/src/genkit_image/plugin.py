@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from genkit.errors import ConfigError, DataError, GenkitError, did_you_mean
-from genkit.plugin import Facts, ModalityPlugin, Networks, Sample
 from torch import Tensor
 
+from genkit.errors import ConfigError, DataError, GenkitError, did_you_mean
+from genkit.plugin import Facts, ModalityPlugin, Networks, Sample
 from genkit_image.dcgan import Critic, Generator
 from genkit_image.options import Options
 from genkit_image.pictures import Pictures, grid, open_source, to_picture
@@ -32,8 +32,8 @@ class ImagePlugin(ModalityPlugin):
         pictures = open_source(source)
         if options.conditional and len(pictures.names) < 2:
             raise DataError(
-                f"options.conditional is set, but {pictures.title} has no classes: put the pictures into one sub-folder "
-                "per class, or an IDX label file beside them"
+                f"options.conditional is set, but {pictures.title} has no classes: put the pictures into one "
+                "sub-folder per class, or an IDX label file beside them"
             )
         return Facts({"channels": pictures.channels(), "labels": list(pictures.names) if options.conditional else []})
 

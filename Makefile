@@ -1,0 +1,59 @@
+# One word per job. Every target sets up what it needs in .venv, once.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SETUP := pyproject.toml plugins/image/pyproject.toml constraints.txt Makefile
+DEMO_MINUTES ?= 2.5
+
+.PHONY: install demo test slow check lint types floors bench docs gallery clean
+
+# The stamp's name is a hash of everything that decides what is installed, so a change of any sets up anew.
+STAMP := $(VENV)/.installed-$(shell cat $(SETUP) | cksum | cut -d' ' -f1)-$(shell $(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])')
+
+install: $(STAMP)
+
+$(STAMP):
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		--editable ".[dev,docs]" --editable plugins/image torchvision torchaudio
+	rm -f $(VENV)/.installed-* && touch $@
+
+demo: install
+	$(BIN)/genkit train image --out runs/demo --overwrite --minutes $(DEMO_MINUTES)
+	$(BIN)/genkit generate runs/demo -n 64 --out runs/demo/grid.png
+	@echo
+	@echo "Open runs/demo/grid.png: 64 garments that do not exist, from a model trained on this machine just now."
+	@echo "How it learned: runs/demo/samples/    What it is: $(BIN)/genkit info runs/demo"
+	@echo "Try next:"
+	@echo "  $(BIN)/genkit generate runs/demo -n 8 --seed 7 --out samples/          # one PNG each"
+	@echo "  $(BIN)/genkit train image --data YOUR/PICTURES --out runs/mine         # your own folder"
+	@echo "  $(BIN)/genkit train image --out runs/kinds options.conditional=true    # then: generate --label Sneaker"
+
+test: install
+	$(BIN)/python -m pytest -q
+
+slow: install
+	$(BIN)/python -m pytest -q -m slow -s
+
+lint: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: install
+	$(BIN)/mypy
+
+floors: install
+	$(BIN)/lint-imports
+
+check: lint types floors test
+
+bench: install
+	$(BIN)/python tests/benchmarks/step.py
+	$(BIN)/python tests/benchmarks/startup.py
+
+docs: install
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
+
+clean:
+	rm -rf .make build dist docs/_build .pytest_cache .mypy_cache .ruff_cache

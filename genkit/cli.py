@@ -1,0 +1,314 @@
+"""Words to calls. The only room that prints or exits.
+
+Results go to standard output; progress, notes and errors to standard error. Exit codes: 0 done, 2 the user's mistake,
+1 anything else, 130 after Ctrl-C, 143 after SIGTERM. Imports what a command needs when it runs: `--help` and
+`plugins list` never import torch.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from genkit.errors import ConfigError, GenkitError, Interrupted, RunError
+
+if TYPE_CHECKING:
+    from genkit.registry import Found
+    from genkit.training import Progress
+
+PLAIN_SECONDS = 10
+
+
+class _QuickHelp:
+    """A --help option that is False, not None, when it is not given: only for None does typer load pydantic's type
+    adapters, which would cost every command as much time again as its own start."""
+
+    def get_help_option(self, ctx: Any) -> Any:
+        option = super().get_help_option(ctx)  # type: ignore[misc]
+        if option is not None:
+            option.default = False
+        return option
+
+
+class _Command(_QuickHelp, TyperCommand):
+    pass
+
+
+class _Commands(_QuickHelp, TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Interrupted("stopped") from None
+
+
+app = typer.Typer(
+    cls=_Commands, no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
+    help="Train and sample adversarial generators of any medium.",
+)  # fmt: skip
+plugins_app = typer.Typer(
+    cls=_Commands, no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="What is installed."
+)
+app.add_typer(plugins_app, name="plugins")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command and exit."""
+    try:
+        app(None if arguments is None else list(arguments))
+    except GenkitError as error:
+        print(f"genkit: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:  # the reader of our output has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        from genkit.registry import core_version
+
+        print(f"genkit-gan {core_version()}")
+        raise typer.Exit
+
+
+@app.command(cls=_Command)
+def train(
+    modality: Annotated[str, typer.Argument(help="What to train on: see `genkit plugins list`.")],
+    settings: Annotated[
+        list[str] | None, typer.Argument(help="Overrides: options.size=64 recipe.batch_size=32 ...")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="A path, or builtin:NAME.")] = None,
+    preset: Annotated[str | None, typer.Option(help="A preset: see `genkit plugins show MODALITY`.")] = None,
+    config: Annotated[Path | None, typer.Option(help="A YAML file with preset, data, options, recipe, run.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The run folder [default: runs/MODALITY].")] = None,
+    items: Annotated[int | None, typer.Option(help="Length of the run in real samples seen.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Length of the run in minutes instead.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Samples in each batch.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, mps ...")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, or start it.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete the run in --out first.")] = False,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print the whole configuration and stop.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Errors only.")] = False,
+) -> None:
+    """Train a model; the result is OUT/model."""
+    from genkit import config as configuration
+
+    if resume and overwrite:
+        raise RunError("--resume and --overwrite exclude each other: go on with the run, or delete it")
+    if items is not None and minutes is not None:
+        raise ConfigError("--items and --minutes exclude each other: a run is as long as one of them says")
+    layers: list[dict[str, Any]] = []
+    if config is not None:
+        file = configuration.read_file(config)
+        if file.get("modality", modality) != modality:
+            raise ConfigError(f"{config} is for the modality {file['modality']!r}, not {modality!r}")
+        preset, data = preset or file.get("preset"), data or file.get("data")
+        layers.append({key: file[key] for key in configuration.SECTIONS if key in file})
+    layers.append(configuration.parse_overrides(settings or []))
+    short = {"items": items, "minutes": minutes, "seed": seed, "device": device, "threads": threads}
+    layers.append({"run": {key: value for key, value in short.items() if value is not None}})
+    if batch_size is not None:
+        layers.append({"recipe": {"batch_size": batch_size}})
+    if print_config:
+        import yaml
+
+        print(yaml.safe_dump(configuration.build(modality, preset, data, layers).plain(), sort_keys=False), end="")
+        return
+    configuration.build(modality, preset, data, layers)  # every naming error before torch is imported
+    from genkit.training import train as run
+
+    out = out or Path("runs") / modality
+    with _reporter(quiet) as progress:
+        run(modality, data, preset, out, settings=layers, resume=resume, overwrite=overwrite, progress=progress)
+    print(out / "model")
+
+
+@app.command(cls=_Command)
+def generate(
+    model: Annotated[Path, typer.Argument(help="A run folder or a model folder.")],
+    settings: Annotated[list[str] | None, typer.Argument(help="The modality's controls: name=value ...")] = None,
+    n: Annotated[int, typer.Option("-n", help="How many samples.")] = 16,
+    seed: Annotated[int, typer.Option(help="With the index, a sample's identity.")] = 0,
+    start: Annotated[int, typer.Option(help="Index of the first sample.")] = 0,
+    out: Annotated[str, typer.Option(help="A folder, a joint file such as grid.png, or - for text.")] = "samples/",
+    label: Annotated[str | None, typer.Option(help="What a conditional model is asked for.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps ...")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
+) -> None:
+    """Draw samples: one file each into a folder, or one joint file."""
+    from genkit import config as configuration
+    from genkit import sampling
+
+    if n < 1 or start < 0:
+        raise ConfigError(f"-n {n} --start {start}: at least one sample, of an index of at least 0, is needed")
+    controls = configuration.parse_overrides(settings or [])
+    opened = sampling.open_model(model, device)
+    path = Path(out)
+    if path.suffix and not path.is_dir() and out != "-":
+        sampling.check_sheet(opened.modality, path)  # before the work, not after it
+    chunks = opened.stream(n, seed, start, label=label, controls=controls)
+    if out == "-":
+        if not opened.modality.media_type.startswith("text/"):
+            raise ConfigError(
+                f"--out -: {opened.modality.id} writes {opened.modality.media_type}, not text; name a path"
+            )
+        for chunk in chunks:
+            sys.stdout.buffer.writelines(line + b"\n" for line in chunk.encode())
+        return
+    written = sampling.save(chunks, path)
+    if as_json:
+        import json
+
+        print(
+            json.dumps({"files": [str(file) for file in written], "model": sampling.describe_model(opened)}, indent=1)
+        )
+    else:
+        print(written[0] if len(written) == 1 else path)
+
+
+@app.command(cls=_Command)
+def info(
+    model: Annotated[Path, typer.Argument(help="A run folder or a model folder.")],
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Tell what a model or a run is."""
+    import json
+
+    from genkit import artifact
+
+    folder = artifact.find_model(model)
+    known = artifact.read_json(folder / "config.json")
+    size = (folder / "model.safetensors").stat().st_size if (folder / "model.safetensors").exists() else 0
+    known |= {"path": str(folder), "bytes": size}
+    if as_json:
+        print(json.dumps(known, indent=2))
+        return
+    plugin = known.get("plugin", {})
+    lines = {
+        "model": folder,
+        "modality": f"{known.get('modality')} ({plugin.get('distribution')} {plugin.get('version')})",
+        "preset": known.get("preset"),
+        "items seen": f"{known.get('items', 0):,}",
+        "weights": f"{size / 2**20:.1f} MiB",
+        **{f"options.{key}": value for key, value in known.get("options", {}).items()},
+        **{f"facts.{key}": value for key, value in known.get("facts", {}).items()},
+    }
+    for key, value in lines.items():
+        print(f"{key + ':':<24}{value}")
+
+
+@plugins_app.command("list", cls=_Command)
+def plugins_list(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
+    """All plugins, with the reason where one cannot be used. Imports none of them here."""
+    from genkit.registry import probed, rows_as_json
+
+    rows = probed()
+    if as_json:
+        print(rows_as_json(rows))
+    elif not rows:
+        print("No plugins are installed. Pictures: pip install genkit-gan-image", file=sys.stderr)
+    else:
+        _print_table(rows)
+
+
+@plugins_app.command("show", cls=_Command)
+def plugins_show(id: Annotated[str, typer.Argument(help="A modality.")]) -> None:
+    """A modality's presets, options and controls."""
+    from genkit import registry
+
+    manifest = registry.describe(id)
+    print(f"{manifest.title}: {registry.origin(manifest)}\n{manifest.summary}")
+    print(f"writes {', '.join(manifest.formats)}; many at once as {', '.join(manifest.sheets) or 'nothing'}")
+    print(f"default data: {manifest.data or 'none'}\n\npresets:")
+    for name, preset in manifest.presets.items():
+        print(f"  {name:<16}{preset.summary}")
+    for part in ("options", "controls"):
+        cls = registry.named_class(manifest, part)
+        fields = {} if cls is None else cls.model_fields
+        if fields:
+            print(f"\n{part}:")
+        for name, field in fields.items():
+            about = " ".join((field.description or "").split())
+            print(f"  {name:<16}{about} [default: {field.get_default(call_default_factory=True)}]")
+
+
+def _print_table(rows: Sequence[Found]) -> None:
+    table = [("ID", "DISTRIBUTION", "VERSION", "STATUS", "REASON")]
+    table += [(row.id, row.distribution, row.version, row.status, row.reason) for row in rows]
+    widths = [max(len(line[column]) for line in table) for column in range(4)]
+    for line in table:
+        print("  ".join([*(word.ljust(width) for word, width in zip(line, widths, strict=False)), line[4]]).rstrip())
+
+
+# Progress --------------------------------------------------------------------------------------------------------
+
+
+class _reporter:  # noqa: N801  # used as a context manager only
+    """Progress on standard error: a bar on a terminal, plain lines elsewhere, nothing when quiet."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.quiet, self.told = quiet, 0.0
+        self.bar: Any = None
+
+    def __enter__(self) -> Callable[[Progress], None]:
+        if not self.quiet and sys.stderr.isatty():
+            self.bar = _bar()
+            self.bar.start()
+            return self._on_terminal
+        return self._plain
+
+    def __exit__(self, *error: object) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+    def _on_terminal(self, progress: Progress) -> None:
+        if not self.bar.tasks:
+            self.bar.add_task("", total=1)
+        total = progress.total_items or (progress.seconds + (progress.seconds_left or 0)) or 1
+        done = progress.items if progress.total_items else progress.seconds
+        self.bar.update(
+            self.bar.task_ids[0], total=total, completed=done, description=progress.stage, text=_words(progress)
+        )
+        if progress.note:
+            self.bar.console.print(progress.note, highlight=False, markup=False)
+
+    def _plain(self, progress: Progress) -> None:
+        if self.quiet:
+            return
+        if progress.note:
+            print(progress.note, file=sys.stderr, flush=True)
+        elif time.monotonic() - self.told >= PLAIN_SECONDS:
+            self.told = time.monotonic()
+            print(f"{progress.items:,} items  {_words(progress)}", file=sys.stderr, flush=True)
+
+
+def _bar() -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}")
+    return Bar(*columns, console=Console(stderr=True))
+
+
+def _words(progress: Progress) -> str:
+    parts = [f"{progress.items_per_second:,.0f} items/s"]
+    if progress.seconds_left is not None:
+        minutes, seconds = divmod(round(progress.seconds_left), 60)
+        parts.append(f"{minutes}:{seconds:02d} left")
+    losses = {name: value for name, value in progress.statistics.items() if name.endswith(".loss")}
+    parts += [f"{name.removesuffix('.loss')} {value:.3f}" for name, value in losses.items()]
+    return "  ".join(parts)
