@@ -92,7 +92,7 @@ def write_tensors(path: Path, tensors: Tensors, metadata: Mapping[str, str] | No
             tensor = tensor.clone()
         seen.add(tensor.untyped_storage().data_ptr())
         plain[name] = tensor
-    write_whole(path, safetensors.torch.save(plain, dict(metadata or {})))
+    write_whole(path, safetensors.torch.save(plain, {"format": "pt", **(metadata or {})}))  # {} makes a broken header
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

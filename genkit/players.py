@@ -251,7 +251,8 @@ class ScoreFunctionEstimator(nn.Module):
         self.settings, self.loss = settings, loss
         self.reward = None if settings.reward == "negative_loss" else reward_named(settings.reward)
         self.average: Tensor
-        self.register_buffer("average", torch.full((), math.nan))
+        if settings.baseline == "moving_average":
+            self.register_buffer("average", torch.full((), math.nan))
 
     def forward(
         self, generator: Any, condition: Tensor | None, count: int, noises: Noises, controls: Any, judge: Judge
@@ -404,39 +405,49 @@ def _add_terms(
 
 
 class Average:
-    """A generator whose weights are the exponential moving average of another's.
+    """The exponential moving average of a generator's weights.
 
     Args:
-        generator: whose weights are averaged; a copy is made.
+        generator: whose weights are averaged; they are copied.
     """
 
     def __init__(self, generator: nn.Module) -> None:
-        self.module = copy.deepcopy(generator).requires_grad_(False).eval()
-        self._mine: list[Tensor] = list(self.module.parameters())
-        self._theirs = list(generator.parameters())
         self._generator = generator
+        self._theirs = dict(generator.named_parameters())
+        self.weights = {name: parameter.detach().clone() for name, parameter in self._theirs.items()}
 
     def update(self, halflife_items: float, items: int) -> None:
         """Move towards the current weights by the share that belongs to `items` items; half-life 0: all the way."""
         share = 1.0 if halflife_items <= 0 else 1 - 0.5 ** (items / halflife_items)
-        torch._foreach_lerp_(self._mine, [parameter.detach() for parameter in self._theirs], share)
+        theirs = [parameter.detach() for parameter in self._theirs.values()]
+        torch._foreach_lerp_(list(self.weights.values()), theirs, share)
 
-    def copy_buffers(self) -> None:
-        """Take over everything that is not a parameter (batch statistics are recalibrated afterwards)."""
-        for mine, theirs in zip(self.module.buffers(), self._generator.buffers(), strict=True):
-            mine.copy_(theirs)
+    def load(self, weights: Mapping[str, Tensor]) -> None:
+        """Take over weights that were saved.
+
+        Raises:
+            KeyError, RuntimeError: if names or shapes differ.
+        """
+        for name, mine in self.weights.items():
+            mine.copy_(weights[name])
+
+    def module(self) -> nn.Module:
+        """A copy of the generator with these weights, and its own buffers as they are now; in eval mode."""
+        module = copy.deepcopy(self._generator).requires_grad_(False).eval()
+        module.load_state_dict(self.weights, strict=False)
+        return module
 
 
 def recalibrated(module: nn.Module, draw: Callable[[nn.Module, int], object], batches: int = 16) -> nn.Module:
-    """A copy in eval mode whose BatchNorm statistics are those of its own weights.
+    """The module in eval mode with BatchNorm statistics that are those of its own weights.
 
     Averaged weights come without activations of their own: the statistics are the plain mean over `batches` batches.
 
     Args:
-        module: left as it is.
+        module: changed in place.
         draw: (module, batch number) -> anything; runs the module forward.
     """
-    module = copy.deepcopy(module).eval()
+    module.eval()
     norms = batch_norms(module)
     if norms:
         momenta = [norm.momentum for norm in norms]

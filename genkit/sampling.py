@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from genkit import artifact, config, registry
+from genkit.data import global_seeds
 from genkit.errors import ConfigError, ModelError, PluginError, UnknownModality, first_line
 from genkit.noise import draw as draw_noise
 from genkit.plugin import Facts, Generator, Modality, ModalityPlugin, Sample, capabilities_of
@@ -229,8 +230,9 @@ def open_model(path: str | Path, device: str = "auto", modality: Modality | None
     except ConfigError as error:
         raise ModelError(f"{folder / 'config.json'}: {error}") from error
     try:
-        plugin = registry.load(manifest)(options, Facts(info["facts"], assets))
-        generator = plugin.networks().generator
+        with global_seeds("open"):  # building networks draws their first weights from the global generators
+            plugin = registry.load(manifest)(options, Facts(info["facts"], assets))
+            generator = plugin.networks().generator
     except (PluginError, ConfigError):
         raise
     except Exception as error:  # whatever a plugin makes of facts that are not its own

@@ -27,7 +27,7 @@ from genkit import config as configuration
 from genkit.artifact import RunFolder
 from genkit.config import RunConfig
 from genkit.data import Batches, global_seeds, parts, seed_everything
-from genkit.errors import ConfigError, Interrupted, PluginError, RunError, TrainingError, did_you_mean
+from genkit.errors import ConfigError, Interrupted, ModelError, PluginError, RunError, TrainingError, did_you_mean
 from genkit.players import Average, CriticPlayer, GeneratorPlayer, batch_norms, recalibrated
 from genkit.plugin import Modality, ModalityPlugin, Sample, capabilities_of, missing_capabilities
 from genkit.recipe import Constraint, Player, Stage, value_at
@@ -385,7 +385,6 @@ class Game:
 
     def model(self) -> Model:
         """The generator with averaged weights and recalibrated statistics, to draw from; the game is not touched."""
-        self.average.copy_buffers()
         device = self.runtime.device
 
         def draw(module: nn.Module, number: int) -> Sample:
@@ -393,7 +392,7 @@ class Game:
             return draw_chunk(module, rows, "recalibration", self._data_conditions(rows), self.controls, device)
 
         with global_seeds("model"):
-            module = recalibrated(self.average.module, draw, RECALIBRATION_ROWS // 64)
+            module = recalibrated(self.average.module(), draw, RECALIBRATION_ROWS // 64)
         return Model(self.config.modality, self.plugin, module, self._info(), device)
 
     def look(self, folder: RunFolder, clock: _Clock) -> None:
@@ -431,7 +430,7 @@ class Game:
         moments = {
             f"{name}.{key}": value for name, optimizer in self.optimizers.items() for key, value in pack(optimizer)
         }
-        groups = {"players": players, "averages": self.average.module.state_dict(), "optimizers": moments}
+        groups = {"players": players, "averages": self.average.weights, "optimizers": moments}
         folder.save_checkpoint(self.items, state, groups, self.config.run.keep_checkpoints)
         self.model().save(folder.path / "model")
         clock.saved()
@@ -451,7 +450,10 @@ class Game:
             mine = {key[len(name) + 1 :]: value for key, value in players.items() if key.startswith(f"{name}.")}
             artifact.load_state(module, mine, checkpoint / "players.safetensors")
         averages = artifact.read_tensors(checkpoint / "averages.safetensors")
-        artifact.load_state(self.average.module, averages, checkpoint / "averages.safetensors")
+        try:
+            self.average.load(averages)
+        except (KeyError, RuntimeError) as error:
+            raise ModelError(f"{checkpoint / 'averages.safetensors'} does not fit the generator ({error})") from error
         self._make_optimizers()
         moments = artifact.read_tensors(checkpoint / "optimizers.safetensors")
         for name, optimizer in self.optimizers.items():

@@ -40,7 +40,7 @@ class RingOptions(Settings):
     radius: float = 2.0
     sigma: float = 0.02
     width: int = 128
-    latent: int = 8
+    latent: int = 2
 
 
 def ring_centres(options: RingOptions) -> Tensor:
@@ -89,6 +89,8 @@ class Ring(ModalityPlugin):
         )
 
 
+_FALLING = {"start": 3e-3, "end": 1e-5, "items": 3_000_000, "shape": "cosine"}
+
 ring = Modality(
     id="ring",
     title="Points on a ring",
@@ -100,10 +102,11 @@ ring = Modality(
                 "batch_size": 256,
                 "loss": "relativistic",
                 "penalties": {"r1": {"weight": 0.05}, "r2": {"weight": 0.05}},
-                "generator": {"learning_rate": 1e-3, "betas": (0.0, 0.99)},
-                "critic": {"learning_rate": 1e-3, "betas": (0.0, 0.99)},
+                "generator": {"learning_rate": _FALLING, "betas": (0.5, 0.9)},
+                "critic": {"learning_rate": _FALLING, "betas": (0.5, 0.9)},
                 "ema_halflife_items": 50_000,
             },
+            run={"items": 3_000_000},
             capabilities=frozenset(),
         )
     },

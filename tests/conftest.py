@@ -1,0 +1,22 @@
+"""What several test files share: threads, and quick ways to train the toys."""
+
+import pytest
+import torch
+
+import genkit
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread():
+    torch.set_num_threads(1)  # the toys are too small to gain from more, and two processes may share the cores
+
+
+@pytest.fixture
+def train(tmp_path):
+    """Train a toy: `train(modality, items, name="run", **arguments)` -> (model, run folder)."""
+
+    def run(modality, items, name="run", **arguments):
+        out = tmp_path / name
+        return genkit.train(modality, out=out, items=items, threads=1, **arguments), out
+
+    return run

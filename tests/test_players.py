@@ -1,0 +1,318 @@
+"""The estimators against the enumerated exact gradient of the tiny language; the players; the averages."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from genkit.adversarial import LOSSES
+from genkit.errors import ConfigError
+from genkit.noise import draw
+from genkit.players import (
+    Average,
+    GeneratorPlayer,
+    ScoreFunctionEstimator,
+    batch_norms,
+    discounted_returns,
+    masked_mean,
+    recalibrated,
+)
+from genkit.plugin import Critique, Networks, Sample
+from genkit.recipe import Recipe, ScoreFunction
+from genkit.testing.toys import LanguageCritic, LanguageGenerator, LanguageOptions, PointGenerator, sentences
+
+OPTIONS = {
+    "variable": LanguageOptions(symbols=2, length=2, variable=True, width=16),
+    "fixed": LanguageOptions(symbols=2, length=2, variable=False, width=16),
+}
+LONG = {
+    "variable": LanguageOptions(symbols=2, length=3, variable=True, width=16),
+    "fixed": LanguageOptions(symbols=2, length=3, variable=False, width=16),
+}
+
+
+class Script(nn.Module):
+    """A generator that draws what it is told to, with the log-probabilities of a real one."""
+
+    def __init__(self, generator, sample):
+        super().__init__()
+        self.generator, self.sample = generator, sample
+
+    def forward(self, noise, condition, controls):
+        return self.sample
+
+    def log_prob(self, sample):
+        return self.generator.log_prob(sample)
+
+
+def judge_of(critic):
+    return lambda sample: [(1.0, critic(sample), None)]
+
+
+def noises(generator):
+    return lambda purpose, rows: {
+        part: torch.from_numpy(draw(spec, part, purpose, range(rows))) for part, spec in generator.noise.items()
+    }
+
+
+def gradient(loss, generator):
+    return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(generator.parameters()))])
+
+
+def world(options, per_step, seed=0):
+    torch.manual_seed(seed)
+    generator, critic = LanguageGenerator(options), LanguageCritic(options, per_step).eval()
+    for parameter in critic.parameters():  # a critic with opinions
+        parameter.data.mul_(3)
+    words, mask = sentences(options)
+    return generator, critic, Sample(words, mask=mask)
+
+
+def estimator(**settings):
+    return ScoreFunctionEstimator(ScoreFunction(kind="score_function", **settings), LOSSES["non_saturating"])
+
+
+def exact_gradient(generator, critic, every, per_step, discount=1.0, centred=False):
+    """The gradient of the expected reward over all sentences, as -E[...] (a loss); steps centred on E of the others."""
+    log_prob = generator.log_prob(every)
+    chance = log_prob.detach().sum(1).exp()
+    valid = every.mask.float()
+    logits = critic(every).logits[0].detach()
+    reward = -LOSSES["non_saturating"].generator(logits, logits)
+    if not per_step:
+        return gradient(-(chance * reward * log_prob.sum(1)).sum(), generator)
+    own = (reward * valid).sum(1) / valid.sum(1)
+    centre = (chance * own).sum() if centred else torch.zeros(())
+    returns = discounted_returns((reward - centre) * valid, discount)
+    return gradient(-(chance * (returns * log_prob * valid).sum(1)).sum(), generator)
+
+
+def expected_over_pairs(generator, critic, every, settings):
+    """The estimator's exact expectation for batches of two: every pair of sentences, weighed by its chance."""
+    chance = generator.log_prob(every).detach().sum(1).exp()
+    total = 0
+    for first in range(len(every)):
+        for second in range(len(every)):
+            pair = every[[first, second]]
+            loss, _, _ = estimator(**settings)(
+                Script(generator, pair), None, 2, noises(generator), None, judge_of(critic)
+            )
+            total = total + chance[first] * chance[second] * gradient(loss, generator)
+    return total
+
+
+@pytest.mark.parametrize("length", ["variable", "fixed"])
+@pytest.mark.parametrize(
+    ("credit", "baseline", "discount"),
+    [
+        ("terminal", "none", 1.0),
+        ("terminal", "leave_one_out", 1.0),
+        ("terminal", "moving_average", 1.0),
+        ("per_step", "none", 1.0),
+        ("per_step", "none", 0.7),
+        ("per_step", "leave_one_out", 1.0),
+        ("per_step", "leave_one_out", 0.7),
+    ],
+)
+def test_expectation_of_the_estimator_is_the_enumerated_gradient(length, credit, baseline, discount):
+    per_step = credit == "per_step"
+    generator, critic, every = world(OPTIONS[length], per_step)
+    assert math.isclose(generator.log_prob(every).sum(1).exp().sum().item(), 1.0, rel_tol=1e-5)
+    exact = exact_gradient(generator, critic, every, per_step, discount, centred=baseline != "none")
+    settings = {"credit": credit, "baseline": baseline, "discount": discount}
+    found = expected_over_pairs(generator, critic, every, settings)
+    torch.testing.assert_close(found, exact, rtol=1e-3, atol=1e-5)
+    assert exact.norm() > 1e-3
+
+
+@pytest.mark.parametrize("discount", [1.0, 0.7])
+def test_at_fixed_length_centred_steps_match_the_plain_objective_too(discount):
+    generator, critic, every = world(OPTIONS["fixed"], per_step=True)
+    plain = exact_gradient(generator, critic, every, True, discount)
+    found = expected_over_pairs(generator, critic, every, {"credit": "per_step", "discount": discount})
+    torch.testing.assert_close(found, plain, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("length", ["variable", "fixed"])
+@pytest.mark.parametrize(
+    ("credit", "more"),
+    [
+        ("terminal", {}),
+        ("terminal", {"baseline": "none"}),
+        ("monte_carlo", {"rollouts": 2}),
+        ("monte_carlo", {"rollouts": 1, "stride": 2}),
+        ("monte_carlo", {"rollouts": 2, "baseline": "none"}),
+    ],
+)
+def test_real_sampling_approaches_the_enumerated_gradient(length, credit, more):
+    generator, critic, every = world(LONG[length], per_step=False)
+    exact = exact_gradient(generator, critic, every, False)
+    chosen = estimator(credit=credit, **more)
+    loss, _, _ = chosen(
+        generator, None, 4_000 if credit == "monte_carlo" else 20_000, noises(generator), None, judge_of(critic)
+    )
+    found = gradient(loss, generator)
+    assert torch.cosine_similarity(found, exact, dim=0) > 0.99
+    assert (found - exact).norm() < 0.2 * exact.norm()
+
+
+def test_rollouts_have_less_variance_than_terminal_rewards():
+    generator, critic, every = world(LONG["variable"], per_step=False)
+    exact = exact_gradient(generator, critic, every, False)
+
+    def error(credit):
+        chosen, total = estimator(credit=credit, rollouts=8), 0.0
+        for batch in range(20):
+
+            def noise(purpose, rows, batch=batch):
+                return noises(generator)(f"{batch} {purpose}", rows)
+
+            loss, _, _ = chosen(generator, None, 32, noise, None, judge_of(critic))
+            total += (gradient(loss, generator) - exact).square().sum().item()
+        return total
+
+    assert error("monte_carlo") < error("terminal")
+
+
+@pytest.mark.parametrize("credit", ["terminal", "per_step", "monte_carlo"])
+@pytest.mark.parametrize("baseline", ["leave_one_out", "moving_average"])
+def test_a_constant_reward_says_nothing_even_where_the_length_varies(credit, baseline):
+    generator, _, _every = world(LONG["variable"], per_step=False)
+    per_step = credit == "per_step"
+
+    def judge(sample):
+        shape = sample.x.shape if per_step else sample.x.shape[:1]
+        return [(1.0, Critique((torch.full(shape, 1.7),), per_step=per_step), None)]
+
+    chosen = estimator(credit=credit, baseline=baseline, reward="logit", rollouts=2)
+    for _ in range(3):  # the moving average takes a step to know the constant
+        loss, _, fake = chosen(generator, None, 64, noises(generator), None, judge)
+        assert gradient(loss, generator).abs().max() < 1e-6
+    assert fake.mask.sum(1).float().std() > 0  # lengths did vary
+
+
+def test_permuting_the_batch_permutes_the_advantages():
+    _generator, critic, every = world(LONG["variable"], per_step=True)
+    order = torch.randperm(len(every), generator=torch.Generator().manual_seed(1))
+    for credit in ("terminal", "per_step"):
+        chosen = estimator(credit=credit)
+
+        def advantages(sample, chosen=chosen, credit=credit):
+            if credit == "terminal":
+                rewards = chosen.sample_rewards(sample, judge_of(critic)(sample))[:, None]
+                return rewards - chosen.baseline(rewards, torch.ones_like(rewards, dtype=torch.bool))
+            rewards = chosen.step_rewards(sample, judge_of(critic)(sample))
+            return rewards - chosen.baseline(rewards, sample.mask)
+
+        torch.testing.assert_close(advantages(every)[order], advantages(every[order]))
+
+
+@pytest.mark.parametrize("credit", ["terminal", "per_step", "monte_carlo"])
+def test_what_the_critic_prefers_becomes_more_likely(credit):
+    options = LONG["fixed"]
+    generator, _, every = world(options, per_step=False)
+
+    def judge(sample):
+        likes = (sample.x == 0).float()
+        per_step = credit == "per_step"
+        return [(1.0, Critique((likes if per_step else likes.mean(1),), per_step=per_step), None)]
+
+    def share():
+        chance = generator.log_prob(every).detach().sum(1).exp()
+        return (chance * (every.x == 0).float().mean(1)).sum().item()
+
+    before, optimizer = share(), torch.optim.SGD(generator.parameters(), 0.5)
+    for step in range(20):
+
+        def noise(purpose, rows, step=step):
+            return noises(generator)(f"{step} {purpose}", rows)
+
+        loss, _, _ = estimator(credit=credit, reward="logit", rollouts=2)(generator, None, 64, noise, None, judge)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert share() > before + 0.05
+
+
+def test_moving_average_remembers_and_is_part_of_the_state():
+    chosen = estimator(credit="terminal", baseline="moving_average", baseline_decay=0.5)
+    rewards = torch.tensor([[1.0], [3.0]])
+    counted = torch.ones_like(rewards, dtype=torch.bool)
+    torch.testing.assert_close(chosen.baseline(rewards, counted), torch.tensor([[3.0], [1.0]]))  # leave-one-out first
+    assert chosen.baseline(rewards * 2, counted).unique().item() == 2.0  # the mean of before, not of now
+    assert chosen.state_dict()["average"].item() == 3.0
+
+
+def test_discounted_returns_are_the_written_out_sums():
+    rewards = torch.tensor([[1.0, 2.0, 4.0]])
+    torch.testing.assert_close(discounted_returns(rewards, 0.5), torch.tensor([[1 + 1 + 1.0, 2 + 2.0, 4.0]]))
+
+
+def test_masked_mean_divides_by_the_valid_steps_of_the_whole_batch():
+    values = torch.tensor([[1.0, 5.0], [3.0, 7.0]])
+    mask = torch.tensor([[True, False], [True, True]])
+    assert masked_mean(values, mask).item() == pytest.approx(11 / 3)
+    parts = [masked_mean(values[[row]], mask[[row]], mask.sum() / 2) for row in range(2)]
+    assert (sum(parts) / 2).item() == pytest.approx(11 / 3)
+
+
+def test_per_step_credit_needs_a_critic_of_steps():
+    generator, critic, _ = world(LONG["fixed"], per_step=False)
+    with pytest.raises(ConfigError, match="per_step"):
+        estimator(credit="per_step")(generator, None, 4, noises(generator), None, judge_of(critic))
+
+
+def test_one_row_has_nobody_to_leave_out():
+    generator, critic, _ = world(LONG["fixed"], per_step=False)
+    with pytest.raises(ConfigError, match="at least 2"):
+        estimator()(generator, None, 1, noises(generator), None, judge_of(critic))
+
+
+class Nobody:
+    """A plugin without capabilities."""
+
+
+def test_in_its_turn_every_generator_parameter_gets_a_gradient_and_no_critic_one_does():
+    for recipe, generator, critic in [
+        (Recipe(), PointGenerator(8, 2), nn.Module()),
+        (Recipe(estimator={"kind": "score_function"}), *world(LONG["variable"], False)[:2]),
+    ]:
+        if isinstance(generator, PointGenerator):
+            from genkit.testing.toys import PointCritic
+
+            critic = PointCritic(8)
+        critic.requires_grad_(False)
+        player = GeneratorPlayer(generator, recipe, Nobody(), frozenset())
+        real = Sample(torch.zeros(8, 2))
+        loss, _ = player("game", real, noises(generator), None, {}, Networks(generator, {"critic": critic}))
+        loss.backward()
+        assert all(parameter.grad is not None for parameter in generator.parameters())
+        assert all(parameter.grad is None for parameter in critic.parameters())
+
+
+def test_average_forgets_half_after_its_halflife():
+    layer = nn.Linear(1, 1, bias=False)
+    layer.weight.data.fill_(0.0)
+    average = Average(layer)
+    layer.weight.data.fill_(1.0)
+    for _ in range(10):
+        average.update(100, 10)
+    assert average.module().weight.item() == pytest.approx(0.5)
+    average.update(0, 10)
+    assert average.module().weight.item() == 1.0
+
+
+def test_recalibrated_statistics_are_those_of_the_weights_which_stay_as_they_are():
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    data = torch.randn(16, 64, 3)
+    before = {name: value.clone() for name, value in module.named_parameters()}
+    recalibrated(module, lambda net, number: net(data[number]))
+    hidden = module[0](data).detach()
+    torch.testing.assert_close(module[1].running_mean, hidden.mean((0, 1)), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(module[1].running_var, hidden.var(1).mean(0), rtol=1e-4, atol=1e-5)
+    assert not module[1].training
+    assert module[1].momentum == 0.1
+    assert all(torch.equal(value, before[name]) for name, value in module.named_parameters())
+    assert len(batch_norms(module)) == 1

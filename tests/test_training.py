@@ -1,0 +1,365 @@
+"""The engine through the face: resume, stages, looking, stopping, refusing. Quality is in test_quality.py."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from torch import nn
+
+import genkit
+from genkit.errors import ConfigError, DataError, Interrupted, PluginError, RunError, TrainingError
+from genkit.plugin import Critique, Modality, ModalityPlugin, Networks, Noise, Preset, Sample
+from genkit.recipe import Constraint, Player
+from genkit.testing.toys import duet, language, ring, step_language
+from genkit.training import impose, make_optimizer, pack, unpack
+
+
+def weights(out):
+    """Every tensor of the newest checkpoint and of the model."""
+    folder = out / "checkpoints" / (out / "latest").read_text().strip()
+    names = ["players", "averages", "optimizers"]
+    tensors = {
+        f"{name}/{key}": value for name in names for key, value in load_file(folder / f"{name}.safetensors").items()
+    }
+    return tensors | {f"model/{key}": value for key, value in load_file(out / "model" / "model.safetensors").items()}
+
+
+def assert_same(first, second):
+    one, two = weights(first), weights(second)
+    assert one.keys() == two.keys()
+    different = [name for name in one if not torch.equal(one[name], two[name])]
+    assert not different
+
+
+STAGED = {
+    "stages": [{"kind": "pretrain", "items": 512}, {"kind": "critics", "items": 512}, {"kind": "game"}],
+    "batch_size": 64,
+}
+GAMES = {
+    "two critics, BatchNorm, dropout, random items, labels, terms": (duet, {}),
+    "pretraining, critics alone, game": (language, STAGED),
+    "moving average": (language, {"estimator": {"kind": "score_function", "baseline": "moving_average"}}),
+    "rollouts": (language, {"estimator": {"kind": "score_function", "credit": "monte_carlo", "rollouts": 2}}),
+    "steps": (step_language, {}),
+    "rmsprop, clipping, constraint": (
+        ring,
+        {
+            "loss": "wasserstein",
+            "penalties": {"wgan_gp": {"weight": 10, "interval": 2}},
+            "critic": {"optimizer": "rmsprop", "steps": 2, "constraint": {"kind": "singular_values", "interval": 3}},
+            "generator": {"optimizer": "sgd", "momentum": 0.5, "gradient_clip": 1.0, "interval": 2},
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("game", GAMES)
+def test_a_resumed_run_equals_one_that_never_stopped(train, game):
+    modality, recipe = GAMES[game]
+    recipe = {"batch_size": 64, **recipe}
+    _, whole = train(modality, 2048, "whole", recipe=recipe)
+    for stop in (448, 512, 1100):
+        _, parts = train(modality, stop, "parts", recipe=recipe, overwrite=True)
+        train(modality, 2048, "parts", recipe=recipe, resume=True)
+        assert_same(whole, parts)
+
+
+def test_looking_does_not_touch(train):
+    _, often = train(duet, 640, "often", run={"sample_items": 32, "checkpoint_seconds": 0.001})
+    _, never = train(duet, 640, "never", run={"sample_items": 10**9})
+    assert_same(often, never)
+    assert len(list((often / "samples").iterdir())) == 10  # a round is 64 items: the wide critic takes two turns
+    assert not (never / "samples").exists()
+
+
+def test_the_global_generators_are_given_back(train):
+    torch.manual_seed(1)
+    np.random.seed(1)
+    train(duet, 64)
+    after = torch.rand(3), np.random.rand(3)
+    torch.manual_seed(1)
+    np.random.seed(1)
+    assert torch.equal(after[0], torch.rand(3))
+    assert np.array_equal(after[1], np.random.rand(3))
+
+
+def test_another_seed_is_another_run_and_the_same_seed_the_same(train):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        train(duet, 128, name, seed=seed)
+    folder = train(duet, 64, "probe")[1].parent
+    assert_same(folder / "a", folder / "b")
+    assert any(
+        not torch.equal(x, y)
+        for x, y in zip(weights(folder / "a").values(), weights(folder / "c").values(), strict=True)
+    )
+
+
+def test_accumulation_gives_the_gradient_of_the_whole_batch(train):
+    """In SGD one step, without batch statistics, dropout or random items; a mask of variable length included."""
+    for modality in (ring, language, step_language):
+        recipe = {"batch_size": 64, "generator": {"optimizer": "sgd"}, "critic": {"optimizer": "sgd"}}
+        if modality is not ring:  # whom to leave out depends on the part of the batch
+            recipe["estimator"] = {"baseline": "none"}
+        _, whole = train(modality, 64, f"{modality.id}-whole", recipe=recipe)
+        _, cut = train(modality, 64, f"{modality.id}-cut", recipe={**recipe, "accumulate": 4})
+        for name, tensor in weights(whole).items():
+            torch.testing.assert_close(weights(cut)[name], tensor, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_items_count_real_samples_whatever_the_turns(train):
+    seen = []
+    recipe = {"critic": {"steps": 3}, "batch_size": 10}
+    _, out = train(ring, 90, recipe=recipe, progress=seen.append)
+    state = json.loads((out / "checkpoints" / (out / "latest").read_text().strip() / "state.json").read_text())
+    assert state["items"] == 90
+    assert state["turns"] == {"generator": 3, "critic": 9}
+    assert seen[-1].items == 90
+    assert seen[-1].total_items == 90
+
+
+def test_critics_take_their_own_number_of_turns(train):
+    recipe = {"critics": {"wide": {"steps": 2}, "narrow": {"interval": 2}}, "batch_size": 10}
+    _, out = train(duet, 80, recipe=recipe)
+    state = json.loads((out / "checkpoints" / (out / "latest").read_text().strip() / "state.json").read_text())
+    assert state["turns"] == {"generator": 4, "narrow": 2, "wide": 8}
+
+
+def test_pretraining_alone_teaches_the_language(train):
+    from genkit.testing.toys import LanguageOptions, total_variation
+
+    recipe = {"stages": [{"kind": "pretrain"}], "generator": {"learning_rate": 1e-2}, "ema_halflife_items": 5000}
+    model, _ = train(language, 60_000, recipe=recipe)
+    assert total_variation(model.generator, LanguageOptions()) < 0.05
+
+
+def test_a_stage_begins_with_fresh_optimisers_and_its_own_settings(train):
+    stages = [{"kind": "pretrain", "items": 128, "generator": {"optimizer": "sgd", "momentum": 0.9}}, {"kind": "game"}]
+    _, out = train(language, 128, recipe={"batch_size": 64, "stages": stages})
+    before = load_file(out / "checkpoints" / (out / "latest").read_text().strip() / "optimizers.safetensors")
+    assert {key.rsplit(".", 1)[1] for key in before} == {"momentum_buffer"}
+    train(language, 256, recipe={"batch_size": 64, "stages": stages}, resume=True)
+    after = load_file(out / "checkpoints" / (out / "latest").read_text().strip() / "optimizers.safetensors")
+    steps = {float(value) for key, value in after.items() if key.startswith("generator.") and key.endswith(".step")}
+    assert steps == {2.0}
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "rmsprop", "sgd"])
+def test_an_optimiser_survives_packing_bit_for_bit(name):
+    def steps(optimizer, layer, count):
+        for number in range(count):
+            optimizer.zero_grad()
+            layer(torch.full((2, 3), float(number))).square().sum().backward()
+            optimizer.step()
+
+    torch.manual_seed(0)
+    settings = Player(optimizer=name, learning_rate=0.01, momentum=0.9)
+    first = nn.Linear(3, 2)
+    second = nn.Linear(3, 2)
+    optimizer = make_optimizer(settings, list(first.parameters()))
+    steps(optimizer, first, 3)
+    second.load_state_dict(first.state_dict())
+    other = make_optimizer(settings, list(second.parameters()))
+    unpack(other, {name: value.clone() for name, value in pack(optimizer)})
+    steps(optimizer, first, 3)
+    steps(other, second, 3)
+    assert torch.equal(first.weight, second.weight)
+
+
+def test_constraints_bound_what_they_say():
+    torch.manual_seed(0)
+    matrix, kernel, bias = (nn.Parameter(3 * torch.randn(*shape)) for shape in ((4, 6), (5, 2, 3, 3), (7,)))
+    before = bias.detach().clone()
+    impose(Constraint(kind="singular_values", bound=1.0), [matrix, kernel, bias])
+    assert torch.linalg.matrix_norm(matrix, 2) <= 1 + 1e-5
+    assert torch.linalg.matrix_norm(kernel.flatten(1), 2) <= 1 + 1e-5
+    assert torch.equal(bias, before)
+    impose(Constraint(kind="weight_clip", bound=0.1), [matrix, bias])
+    assert max(matrix.abs().max(), bias.abs().max()) <= 0.1
+
+
+# Refusing --------------------------------------------------------------------------------------------------------
+
+
+def test_a_second_run_into_the_folder_is_refused_unless_asked_for(train):
+    train(ring, 256)
+    with pytest.raises(RunError, match=r"--resume.*--overwrite"):
+        train(ring, 256)
+    train(ring, 256, overwrite=True)
+
+
+def test_resuming_with_another_configuration_names_every_difference(train):
+    train(ring, 256)
+    with pytest.raises(RunError) as error:
+        train(ring, 512, resume=True, recipe={"loss": "hinge"}, options={"width": 64})
+    assert "recipe.loss: 'relativistic' -> 'hinge'" in str(error.value)
+    assert "options.width: 128 -> 64" in str(error.value)
+
+
+def test_resuming_needs_no_setting_said_again(train, tmp_path):
+    _, out = train(ring, 256, recipe={"loss": "hinge"}, seed=5)
+    genkit.train(ring, out=out, items=512, resume=True)
+    saved = yaml.safe_load((out / "config.yaml").read_text())
+    assert (saved["recipe"]["loss"], saved["run"]["seed"], saved["run"]["items"]) == ("hinge", 5, 512)
+
+
+def test_a_finished_run_resumed_is_the_same_model(train):
+    first, out = train(ring, 256)
+    before = weights(out)
+    second, _ = train(ring, 256, resume=True)
+    assert all(torch.equal(value, before[name]) for name, value in weights(out).items())
+    assert torch.equal(first.generate(4).x, second.generate(4).x)
+
+
+def test_resume_starts_where_there_is_nothing(train):
+    _, out = train(ring, 256, resume=True)
+    assert (out / "model").is_dir()
+
+
+def test_the_log_is_cut_back_to_the_checkpoint(train):
+    _, out = train(ring, 256)
+    log = out / "metrics.jsonl"
+    whole = log.read_text()
+    log.write_text(whole + '{"items": 999999}\n{"items": 10')
+    train(ring, 512, resume=True)
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [row["items"] for row in rows] == sorted(row["items"] for row in rows)
+    assert rows[-1]["items"] == 512
+
+
+def test_minutes_bound_the_run_and_say_what_that_costs(train):
+    notes = []
+    genkit.train(
+        ring,
+        out=train(ring, 256, "other")[1].parent / "timed",
+        minutes=0.02,
+        threads=1,
+        progress=lambda p: notes.append(p.note),
+    )
+    assert any(note and "cannot be repeated exactly" in note for note in notes)
+
+
+class Exploding(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, sample):
+        return Critique((self.weight * sample.x.flatten(1).sum(1) * torch.inf,))
+
+
+class Points(ModalityPlugin):
+    critic = nn.Linear
+
+    def networks(self):
+        class Generator(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.noise = {"z": Noise((2,))}
+                self.body = nn.Linear(2, 2)
+
+            def forward(self, noise, condition=None, controls=None):
+                return Sample(self.body(noise["z"]))
+
+        class Critic(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.body = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+
+            def forward(self, sample):
+                return Critique((self.body(sample.x),))
+
+        return Networks(Generator(), {"critic": Critic()})
+
+
+class Bomb(Points):
+    def networks(self):
+        return replace(super().networks(), critics={"critic": Exploding()})
+
+
+def test_a_loss_that_is_not_finite_stops_with_advice_and_saves_nothing(train):
+    bomb = Modality(id="bomb", title="Bomb", plugin=Bomb)
+    with pytest.raises(TrainingError, match=r"not finite.*Lower the learning rates"):
+        train(bomb, 640, data=torch.randn(100, 2))
+
+
+def test_a_penalty_refuses_a_critic_with_batch_statistics(train):
+    points = Modality(id="points", title="Points", plugin=Points)
+    with pytest.raises(ConfigError, match="BatchNorm"):
+        train(points, 64, data=torch.randn(100, 2), recipe={"penalties": {"r1": {"weight": 1}}})
+    train(points, 64, data=torch.randn(100, 2), overwrite=True)
+
+
+def test_a_penalty_refuses_discrete_samples(train):
+    with pytest.raises(ConfigError, match="continuous"):
+        train(language, 256, recipe={"penalties": {"r1": {"weight": 1}}})
+
+
+def test_an_announced_capability_that_is_missing_is_the_plugins_fault(train):
+    liar = Modality(id="liar", title="Liar", plugin=Points, presets={"p": Preset(capabilities=frozenset({"sheet"}))})
+    with pytest.raises(PluginError, match=r"liar.*sheet"):
+        train(liar, 64, data=torch.randn(10, 2))
+
+
+def test_an_unknown_critic_and_a_missing_capability_are_named(train):
+    with pytest.raises(ConfigError, match=r"recipe.critics.wid.*Did you mean 'wide'"):
+        train(duet, 64, recipe={"critics": {"wid": {"steps": 2}}})
+    with pytest.raises(ConfigError, match="pretrain_loss"):
+        train(ring, 64, "b", recipe={"stages": [{"kind": "pretrain"}]})
+
+
+@pytest.mark.parametrize("data", [None, 3, "no/such/path", torch.empty(0, 2)])
+def test_data_that_cannot_be_trained_on_is_the_users_mistake(train, data):
+    with pytest.raises(DataError):
+        train(Modality(id="points", title="Points", plugin=Points), 64, data=data)
+
+
+# Stopping --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_everything_and_the_run_goes_on_bit_for_bit(train, number, code):
+    _, whole = train(duet, 4096, "whole")
+    asked = []
+
+    def stop(progress):
+        if not asked:
+            asked.append(os.kill(os.getpid(), number))
+
+    with pytest.raises(Interrupted, match="everything is saved") as error:
+        train(duet, 4096, "parts", progress=stop)
+    assert error.value.exit_code == code
+    _, parts = train(duet, 4096, "parts", resume=True)
+    assert_same(whole, parts)
+
+
+def test_a_killed_run_can_always_go_on(train, tmp_path):
+    """kill -9 at a few moments; the slow test in benchmarks does it twenty times."""
+    _, whole = train(duet, 6400, "whole")
+    out = tmp_path / "killed"
+    code = (
+        "import sys, genkit; from genkit.testing.toys import duet\n"
+        f"genkit.train(duet, out={str(out)!r}, items=6400, threads=1, resume=True, run={{'checkpoint_seconds': 0.05}},"
+        " progress=lambda p: print(p.items, flush=True))"
+    )
+    killed = 0
+    for _ in range(20):
+        with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+            for line in process.stdout:
+                if killed < 3 and int(line) > 0:
+                    process.kill()
+                    killed += 1
+                    break
+            process.wait()
+        if process.returncode == 0:
+            break
+    assert killed >= 1
+    assert process.returncode == 0
+    assert_same(whole, out)
