@@ -1,5 +1,6 @@
 """Recipes are data: frozen, complete, checked when they are made, and schedules are functions of items."""
 
+import itertools
 import math
 import subprocess
 import sys
@@ -54,7 +55,7 @@ def test_a_schedule_never_turns_back_and_never_leaves_its_ends(start, end, items
     schedule = Schedule(start=start, end=end, items=items, shape=shape)
     values = [schedule(int(share * items)) for share in sorted(shares)]
     slack = 1e-9 * (abs(start) + abs(end)) + 1e-300
-    for before, after in zip(values, values[1:], strict=False):
+    for before, after in itertools.pairwise(values):
         assert (after - before) * (1 if end >= start else -1) >= -slack
     assert all(min(start, end) - slack <= value <= max(start, end) + slack for value in values)
 
@@ -157,7 +158,7 @@ def test_what_cannot_be_played_is_refused(recipe):
     ids=str,
 )
 def test_numbers_that_no_optimiser_takes_are_refused_at_the_door(player):
-    """torch's optimisers raise for each of them, but only when training has begun."""
+    """torch's optimisers raise for them with no word of the setting, and for a schedule only when it gets there."""
     with pytest.raises(ValidationError):
         Recipe.model_validate({"generator": player})
 

@@ -1,0 +1,142 @@
+"""The command line in real processes: the two main paths, exit codes, one-sentence errors, what goes where."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+
+
+def genkit(*words, cwd=None, timeout=120):
+    command = [sys.executable, "-W", "error", "-m", "genkit", *map(str, words)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=cwd, timeout=timeout, check=False, env=environment
+    )
+
+
+SMALL = ["options.features=4", "options.size=16", "recipe.batch_size=16", "--threads", "1"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    out = tmp_path_factory.mktemp("cli") / "run"
+    done = genkit("train", "image", "--items", 320, "--out", out, "options.conditional=true", *SMALL)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(out / "model")
+    return out
+
+
+def test_train_leaves_the_files_that_the_interface_promises(trained):
+    names = {path.name for path in trained.iterdir()}
+    assert {"config.yaml", "metrics.jsonl", "samples", "checkpoints", "latest", "model"} <= names
+    assert {path.name for path in (trained / "model").iterdir()} >= {"config.json", "model.safetensors", "README.md"}
+    rows = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["items"] == 320
+    assert {"seconds", "stage", "critic.loss", "generator.loss"} <= rows[-1].keys()
+
+
+def test_generate_writes_files_or_a_grid_and_prints_where(trained, tmp_path):
+    done = genkit("generate", trained, "-n", 3, "--out", tmp_path / "s", "--label", "Bag")
+    assert (done.returncode, done.stdout.strip()) == (0, str(tmp_path / "s"))
+    assert sorted(path.name for path in (tmp_path / "s").iterdir()) == [
+        "000000.png", "000001.png", "000002.png", "samples.json",
+    ]  # fmt: skip
+    done = genkit("generate", trained, "-n", 20, "--out", tmp_path / "grid.png", "--json")
+    assert json.loads(done.stdout)["files"] == [str(tmp_path / "grid.png")]
+    assert (tmp_path / "grid.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_info_tells_of_a_run_and_of_a_model(trained):
+    assert "dcgan-small" in genkit("info", trained).stdout
+    assert json.loads(genkit("info", trained / "model", "--json").stdout)["items"] == 320
+
+
+def test_print_config_is_a_config_file(tmp_path):
+    done = genkit("train", "image", "--print-config", "--seed", 4, "recipe.loss=wasserstein")
+    (tmp_path / "c.yaml").write_text(done.stdout)
+    again = genkit("train", "image", "--print-config", "--config", tmp_path / "c.yaml")
+    assert yaml.safe_load(done.stdout) == yaml.safe_load(again.stdout)
+    assert yaml.safe_load(done.stdout)["recipe"]["loss"] == "wasserstein"
+    assert yaml.safe_load(done.stdout)["run"]["seed"] == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["train", "imagee"], "Did you mean 'image'"),
+        (["train", "image", "--preset", "dcgann"], "Did you mean 'dcgan'"),
+        (["train", "image", "options.sise=32"], "Did you mean 'size'"),
+        (["train", "image", "options.size=30"], "multiple of 4"),
+        (["train", "image", "recipe.critic.learning_rat=1"], "Did you mean 'learning_rate'"),
+        (["train", "image", "recipe.loss=hing"], "Did you mean 'hinge'"),
+        (["train", "image", "recipe.penalties.r3.weight=1"], "recipe.penalties"),
+        (["train", "image", "nonsense"], "path=value"),
+        (["train", "image", "--data", "no/such/folder", "--out", "OUT"], "there is no such file or folder"),
+        (["train", "image", "--data", "builtin:fashio", "--out", "OUT"], "Did you mean 'fashion'"),
+        (["train", "image", "--device", "cuda:77", "--out", "OUT"], "does not exist here"),
+        (["train", "image", "--resume", "--overwrite"], "exclude each other"),
+        (["train", "image", "--items", "5", "--minutes", "5"], "exclude each other"),
+        (["train", "image", "--config", "no.yaml"], "no.yaml"),
+        (["train", "image", "--items", "x"], "items"),
+        (["train", "image", "--items", "-5"], "run.items"),
+        (["generate", "no/model"], "does not exist"),
+        (["generate", "RUN", "--out", "x.mp4"], ".png"),
+        (["generate", "RUN", "--out", "-"], "not text"),
+        (["generate", "RUN", "-n", "0"], "at least one"),
+        (["generate", "RUN", "--label", "Bagg"], "Did you mean 'Bag'"),
+        (["generate", "RUN", "temperature=1"], "no controls"),
+        (["info", "."], "neither a model folder"),
+        (["plugins", "show", "vidio"], "no installed plugin"),
+        (["trian"], "train"),
+    ],
+)
+def test_the_users_mistakes_are_one_sentence_and_exit_code_2(trained, tmp_path, words, said):
+    words = [str(trained) if word == "RUN" else str(tmp_path / "o") if word == "OUT" else word for word in words]
+    done = genkit(*words, cwd=tmp_path)
+    assert done.returncode == 2, (done.stdout, done.stderr)
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    if done.stderr.startswith("genkit:"):
+        assert done.stderr.count("\n") == 1
+
+
+def test_ctrl_c_saves_and_resume_goes_on(tmp_path):
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "genkit", "train", "image", "--items", "1000000", "--out", str(out), *SMALL]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and not (out / "metrics.jsonl").exists():
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "everything is saved" in errors
+    assert "Traceback" not in errors
+    done = genkit("info", out, "--json")
+    items = json.loads(done.stdout)["items"]
+    assert items > 0
+    done = genkit("train", "image", "--resume", "--out", out, "--items", items + 160)
+    assert done.returncode == 0, done.stderr
+    assert f"resumed at {items:,} items" in done.stderr
+
+
+def test_version_and_help():
+    assert genkit("--version").stdout.startswith("genkit-gan ")
+    for words in ([], ["train"], ["generate"], ["info"], ["plugins"], ["plugins", "list"]):
+        done = genkit(*words, "--help")
+        assert (done.returncode, "Usage:" in done.stdout) == (0, True)
+
+
+def test_a_reader_that_leaves_early_is_no_error():
+    shell = f"{sys.executable} -m genkit train image --print-config | head -1"
+    done = subprocess.run(shell, shell=True, capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,340 @@
+"""Batches are a function of (seed, position) alone, whatever the data set is and whatever was taken before."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import Subset, TensorDataset
+
+from genkit.data import Batches, as_sample, collate, global_seeds, parts, seed_everything
+from genkit.errors import DataError
+from genkit.plugin import Sample
+
+laws = settings(max_examples=50, deadline=None, derandomize=True)
+sizes, seeds, positions, counts = st.integers(1, 13), st.integers(0, 99), st.integers(0, 200), st.integers(1, 30)
+
+
+class Items:
+    """A map-style data set, and nothing more."""
+
+    def __init__(self, items):
+        self.items = items
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, index):
+        return self.items[index]
+
+
+class Whole(Items):
+    """The same, fetched a batch at a time."""
+
+    def __getitems__(self, indices):
+        return self.items[indices]
+
+
+class Noisy(Items):
+    """Items with randomness from every global generator."""
+
+    def __getitem__(self, index):
+        draws = [torch.rand(()).item(), np.random.rand(), random.random()]
+        return torch.tensor([float(self.items[index]), *draws], dtype=torch.float64)
+
+
+def numbers(batches, position, count):
+    return batches.take(position, count).x.tolist()
+
+
+# Order -----------------------------------------------------------------------------------------------------------
+
+
+@laws
+@given(sizes, seeds, st.integers(0, 5))
+def test_an_epoch_is_a_permutation(size, seed, epoch):
+    batches = Batches(torch.arange(size), seed)
+    assert sorted(numbers(batches, epoch * size, size)) == list(range(size))
+
+
+@laws
+@given(sizes, seeds, positions, counts)
+def test_a_batch_is_its_items_also_across_the_ends_of_epochs(size, seed, position, count):
+    batch = numbers(Batches(torch.arange(size), seed), position, count)
+    assert batch == [
+        numbers(Batches(torch.arange(size), seed), place, 1)[0] for place in range(position, position + count)
+    ]
+
+
+@laws
+@given(sizes, seeds, st.lists(st.tuples(positions, counts), max_size=4), positions, counts)
+def test_the_position_alone_decides_whatever_was_taken_before(size, seed, before, position, count):
+    batches = Batches(torch.arange(size), seed)
+    for other, many in before:
+        batches.take(other, many)
+    batches.first(3)
+    assert numbers(batches, position, count) == numbers(Batches(torch.arange(size), seed), position, count)
+
+
+def test_epochs_and_seeds_have_orders_of_their_own():
+    size = 50
+    orders = [
+        tuple(numbers(Batches(torch.arange(size), seed), epoch * size, size)) for seed in (0, 1) for epoch in (0, 1)
+    ]
+    assert len(set(orders)) == 4
+    assert tuple(range(size)) not in orders
+
+
+def test_every_place_of_an_order_is_equally_likely():
+    places = np.array([numbers(Batches(torch.arange(5), seed), 0, 5) for seed in range(2000)])
+    for column in places.T:
+        found = np.bincount(column, minlength=5)
+        assert ((found - 400) ** 2 / 400).sum() < 18.5  # chi-square with 4 degrees of freedom, one in a thousand
+
+
+def test_the_order_is_what_it_was_in_the_first_release():
+    assert numbers(Batches(torch.arange(8), 0), 0, 8) == FIRST_ORDER
+
+
+@laws
+@given(sizes, counts)
+def test_the_first_items_come_in_the_data_sets_own_order(size, count):
+    assert Batches(torch.arange(size), 1).first(count).x.tolist() == [place % size for place in range(count)]
+
+
+def test_the_length_is_that_of_the_data_set():
+    assert len(Batches(torch.zeros(7, 2), 0)) == 7
+
+
+# Kinds of data sets ----------------------------------------------------------------------------------------------
+
+X = torch.randn(11, 2, 3, generator=torch.Generator().manual_seed(0))
+LABELS = torch.arange(11)
+MASKS = torch.arange(11)[:, None] > torch.arange(3)
+
+PLAIN = {
+    "tensor": X,
+    "array": X.numpy(),
+    "read-only array": np.frombuffer(X.numpy().tobytes(), np.float32).reshape(X.shape),
+    "list of tensors": list(X),
+    "items that are tensors": Items(X),
+    "items that are arrays": Items(X.numpy()),
+    "items that are Samples": Items([Sample(row) for row in X]),
+    "items that are 1-tuples": TensorDataset(X),
+    "fetched whole, as items": Subset(TensorDataset(X), range(11)),
+    "fetched whole, as a tensor": Whole(X),
+    "fetched whole, as a Sample": Whole(Sample(X)),
+}
+PAIRS = {
+    "items that are pairs": TensorDataset(X, LABELS),
+    "items with plain numbers": Items([(row, label) for row, label in zip(X, range(11), strict=True)]),
+    "items that are lists": Items([[row.numpy(), label] for row, label in zip(X, LABELS.numpy(), strict=True)]),
+    "items that are Samples": Items([Sample(row, label) for row, label in zip(X, LABELS, strict=True)]),
+    "fetched whole, as items": Subset(TensorDataset(X, LABELS), range(11)),
+    "fetched whole, as a Sample": Whole(Sample(X, LABELS)),
+}
+
+
+@pytest.mark.parametrize("dataset", PLAIN.values(), ids=PLAIN)
+def test_every_kind_of_data_set_gives_the_same_batches(dataset):
+    reference = X[numbers(Batches(torch.arange(11), 5), 7, 9)]
+    batch = Batches(dataset, 5).take(7, 9)
+    assert torch.equal(batch.x, reference)
+    assert batch.x.dtype == torch.float32
+    assert batch.condition is None
+    assert batch.mask is None
+    assert torch.equal(Batches(dataset, 5).first(13).x, X[[*range(11), 0, 1]])
+
+
+@pytest.mark.parametrize("dataset", PAIRS.values(), ids=PAIRS)
+def test_conditions_stay_with_their_samples(dataset):
+    order = numbers(Batches(torch.arange(11), 5), 7, 9)
+    batch = Batches(dataset, 5).take(7, 9)
+    assert torch.equal(batch.x, X[order])
+    assert batch.condition.tolist() == order
+
+
+def test_masks_and_relaxed_parts_stay_with_their_samples():
+    whole = Sample(X, LABELS, MASKS, X * 2)
+    order = numbers(Batches(torch.arange(11), 5), 7, 9)
+    for dataset in (Items([whole[row] for row in range(11)]), Whole(whole)):
+        batch = Batches(dataset, 5).take(7, 9)
+        for part in ("x", "condition", "mask", "relaxed"):
+            assert torch.equal(getattr(batch, part), getattr(whole, part)[order])
+
+
+def test_a_batch_is_a_copy():
+    x = X.clone()
+    Batches(x, 0).take(0, 11).x.zero_()
+    assert torch.equal(x, X)
+
+
+@pytest.mark.parametrize("item", [3, 2.5, True, np.float32(1.5), np.ones(2), torch.ones(2), (1,), (1, 2)], ids=repr)
+def test_what_can_be_a_tensor_is_an_item(item):
+    sample = as_sample(item)
+    first = item[0] if isinstance(item, tuple) else item
+    assert torch.equal(sample.x, torch.as_tensor(first))
+    assert (sample.condition is not None) == (isinstance(item, tuple) and len(item) == 2)
+
+
+def test_a_flipped_array_is_an_item_as_well():
+    """NumPy flips by a negative stride, which torch does not know."""
+    flipped = X.numpy()[:, :, ::-1]
+    assert torch.equal(Batches(flipped, 0).take(0, 11).x, Batches(X.flip(2), 0).take(0, 11).x)
+    assert torch.equal(Batches(Items(flipped), 0).take(0, 11).x, Batches(X.flip(2), 0).take(0, 11).x)
+
+
+@pytest.mark.parametrize("item", ["text", b"bytes", None, {"x": 1}, {1, 2}, (), (1, 2, 3), object()], ids=repr)
+def test_an_item_of_another_type_is_refused_by_its_type(item):
+    with pytest.raises(DataError, match=f"is a {type(item).__name__}; a Sample, a tensor or an array was expected"):
+        Batches(Items([item]), 0).take(0, 1)
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        (object(), 3),
+        ("text", 3),
+        (np.array(["text"]), 3),
+        np.array([None]),
+        (torch.ones(2), "cat"),
+        (torch.ones(2), None),
+    ],
+    ids=["picture", "text", "array of text", "array of objects", "label by name", "no label"],
+)
+def test_a_part_of_an_item_that_is_no_tensor_is_a_data_error(item):
+    """The pair (picture, label) of an image folder without a transform, for one."""
+    with pytest.raises(DataError):
+        as_sample(item)
+
+
+def test_an_array_of_no_numbers_is_a_data_error():
+    with pytest.raises(DataError):
+        Batches(np.array(["a", "b"]), 0).take(0, 1)
+
+
+# What cannot be a batch ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("empty", [[], torch.empty(0, 3), np.empty((0, 3)), Items([]), Whole(X[:0])])
+def test_an_empty_data_set_is_refused(empty):
+    with pytest.raises(DataError, match="empty"):
+        Batches(empty, 0)
+
+
+def test_items_of_several_shapes_are_refused_with_the_shapes():
+    with pytest.raises(DataError, match=r"one shape; found \[\(2,\), \(3,\)\] for x"):
+        Batches([torch.zeros(2), torch.zeros(3)], 0).take(0, 2)
+    with pytest.raises(DataError, match="for mask"):
+        collate([Sample(torch.zeros(2), mask=torch.ones(length, dtype=torch.bool)) for length in (2, 3)])
+
+
+@pytest.mark.parametrize("part", ["condition", "mask", "relaxed"])
+def test_a_part_that_only_some_items_have_is_refused(part):
+    items = [Sample(torch.zeros(2), **{part: torch.ones(2)}), Sample(torch.zeros(2)), Sample(torch.zeros(2))]
+    with pytest.raises(DataError, match=f"only 1 of 3 items have a {part}"):
+        Batches(items, 0).take(0, 3)
+
+
+# Randomness ------------------------------------------------------------------------------------------------------
+
+
+@laws
+@given(seeds, positions, counts)
+def test_a_random_item_depends_on_seed_and_position_not_on_the_batch(seed, position, count):
+    noisy = Noisy(range(7))
+    batch = Batches(noisy, seed).take(position, count).x
+    alone = [Batches(noisy, seed).take(place, 1).x[0] for place in range(position, position + count)]
+    assert torch.equal(batch, torch.stack(alone))
+
+
+def test_random_items_differ_from_place_to_place_and_seed_to_seed():
+    draws = torch.cat([Batches(Noisy([0]), seed).take(0, 40).x[:, 1:] for seed in (0, 1)])
+    for column in draws.T:
+        assert len(column.unique()) == 80  # one item, 40 epochs, 2 seeds
+
+
+def states():
+    return torch.get_rng_state(), np.random.get_state(), random.getstate()
+
+
+def same(a, b):
+    numpy = all(np.array_equal(mine, other) for mine, other in zip(a[1], b[1], strict=True))
+    return torch.equal(a[0], b[0]) and numpy and a[2] == b[2]
+
+
+@pytest.mark.parametrize("dataset", [Noisy(range(5)), Whole(X), X, Subset(Noisy(range(5)), range(5))])
+def test_taking_leaves_the_global_generators_as_they_were(dataset):
+    batches = Batches(dataset, 0)
+    torch.rand(1), np.random.randn(1), random.gauss(0, 1)  # also half-used pairs of normals are part of a state
+    before = states()
+    batches.take(3, 4)
+    batches.first(2)
+    assert same(before, states())
+
+
+def test_the_global_generators_do_not_decide_what_is_taken():
+    batches = Batches(Noisy(range(5)), 0)
+    first = batches.take(3, 4).x
+    torch.rand(3), np.random.rand(3), random.random()
+    assert torch.equal(batches.take(3, 4).x, first)
+
+
+def test_random_items_that_are_fetched_whole_are_seeded_by_the_position():
+    class NoisyWhole(Noisy):
+        def __getitems__(self, indices):
+            return [self[index] for index in indices]
+
+    batches = Batches(NoisyWhole(range(5)), 0)
+    first = batches.take(3, 4).x
+    torch.rand(3), np.random.rand(3), random.random()
+    assert torch.equal(batches.take(3, 4).x, first)
+    assert len(batches.take(5, 4).x[:, 1].unique()) == 4
+
+
+def test_an_item_that_fails_leaves_the_global_generators_as_they_were():
+    class Failing(Items):
+        def __getitem__(self, index):
+            random.random(), np.random.rand(), torch.rand(1)
+            raise KeyError(index)
+
+    before = states()
+    with pytest.raises(KeyError):
+        Batches(Failing([1]), 0).take(0, 1)
+    assert same(before, states())
+
+
+def test_seeds_lend_the_global_generators_and_give_them_back():
+    def draw():
+        return torch.rand(()).item(), np.random.rand(), random.random()
+
+    before = states()
+    with global_seeds("purpose", 1):
+        first = draw()
+        with global_seeds("purpose", 2):
+            inner = draw()
+        after_inner = draw()
+    assert same(before, states())
+    with global_seeds("purpose", 1):
+        assert (draw(), draw()) == (first, after_inner)
+        seed_everything("purpose", 2)
+        assert draw() == inner
+    assert all(a != b for a, b in zip(first, inner, strict=True))
+
+
+# Parts -----------------------------------------------------------------------------------------------------------
+
+
+@laws
+@given(st.integers(1, 6), st.integers(1, 5))
+def test_parts_are_the_batch_in_order(count, rows):
+    x = torch.arange(count * rows)
+    pieces = list(parts(Sample(x, x + 1), count))
+    assert [len(piece) for piece in pieces] == [rows] * count
+    assert torch.equal(torch.cat([piece.x for piece in pieces]), x)
+    assert torch.equal(torch.cat([piece.condition for piece in pieces]), x + 1)
+
+
+FIRST_ORDER = [2, 4, 6, 1, 5, 0, 7, 3]

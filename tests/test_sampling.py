@@ -1,0 +1,194 @@
+"""The sampler through the face: a seed is a sample, and a model folder is all it takes."""
+
+import hashlib
+import json
+import pickle
+import random
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import genkit
+from genkit.errors import ConfigError, ModelError, UserError
+from genkit.sampling import CHUNK
+from genkit.testing.toys import duet, language, ring
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    torch.set_num_threads(1)
+    return {
+        modality.id: genkit.train(modality, out=folder / modality.id, items=512, threads=1)
+        for modality in (ring, language, duet)
+    }
+
+
+@pytest.mark.parametrize("name", ["ring", "language", "duet"])
+def test_sample_is_the_same_in_any_batch(models, name):
+    model = models[name]
+    whole = model.generate(150, seed=3)
+    assert torch.equal(model.generate(1, seed=3, start=100).x, whole.x[100:101])
+    assert torch.equal(model.generate(90, seed=3, start=40).x, whole.x[40:130])
+    order = random.Random(0).sample(range(150), 150)
+    assert torch.equal(model.generate(seed=3, indices=order).x, whole.x[order])
+    streamed = torch.cat([chunk.x for chunk in model.stream(150, seed=3)])
+    assert torch.equal(streamed, whole.x)
+    assert not torch.equal(model.generate(150, seed=4).x, whole.x)
+
+
+def test_stream_is_in_constant_memory_pieces(models):
+    assert [len(chunk) for chunk in models["ring"].stream(150, start=40)] == [CHUNK - 40, CHUNK, 62]
+
+
+@pytest.mark.parametrize("name", ["ring", "language", "duet"])
+def test_a_model_folder_is_all_that_generating_needs(models, name, tmp_path):
+    model = models[name]
+    moved = tmp_path / "moved"
+    shutil.copytree(model.path, moved)
+    again = genkit.load(moved, modality=model.modality)
+    assert torch.equal(again.generate(70, seed=1).x, model.generate(70, seed=1).x)
+    saved = genkit.load(again.save(tmp_path / "saved"), modality=model.modality)
+    assert torch.equal(saved.generate(70, seed=1).x, model.generate(70, seed=1).x)
+
+
+def test_labels_and_controls_choose_what_is_drawn(models):
+    model = models["duet"]
+    default = model.generate(6)
+    assert default.sample.condition.tolist() == [0, 1, 2, 0, 1, 2]
+    one = model.generate(6, label="class1")
+    assert one.sample.condition.tolist() == [1] * 6
+    assert torch.equal(one.x[1], default.x[1])  # the same noise under the same label
+    assert not torch.equal(model.generate(6, controls={"scale": 0.1}).x, default.x)
+    with pytest.raises(ConfigError, match=r"scal: no such setting.*'scale'"):
+        model.generate(6, controls={"scal": 0.1})
+    with pytest.raises(ConfigError, match="Did you mean 'class2'"):
+        model.generate(6, label="clas2")
+    with pytest.raises(ConfigError, match="unconditional"):
+        models["ring"].generate(6, label="class1")
+    with pytest.raises(ConfigError, match="no controls"):
+        models["ring"].generate(6, controls={"scale": 1})
+
+
+@pytest.mark.parametrize("arguments", [{"n": 0}, {"n": 4, "start": -1}, {"indices": []}])
+def test_impossible_counts_are_refused(models, arguments):
+    with pytest.raises(ConfigError, match="at least"):
+        models["ring"].generate(**arguments)
+
+
+def test_files_are_byte_equal_whatever_is_drawn_with_them(models, tmp_path):
+    model = models["ring"]
+    model.generate(40).save(tmp_path / "all")
+    model.generate(3, start=30).save(tmp_path / "few")
+    shuffled = random.Random(1).sample(range(40), 40)
+    model.generate(indices=shuffled).save(tmp_path / "shuffled")
+
+    def digest(folder, index):
+        return hashlib.sha256((tmp_path / folder / f"{index:06d}.npy").read_bytes()).hexdigest()
+
+    assert all(digest("all", index) == digest("few", index) for index in (30, 31, 32))
+    assert all(digest("all", index) == digest("shuffled", index) for index in range(40))
+
+
+def test_the_sidecar_tells_who_each_file_is(models, tmp_path):
+    model = models["duet"]
+    written = model.generate(3, seed=9, start=5, label="class2", controls={"scale": 0.5}).save(tmp_path / "out")
+    assert [path.name for path in written] == ["000005.npy", "000006.npy", "000007.npy", "samples.json"]
+    told = json.loads((tmp_path / "out" / "samples.json").read_text())
+    assert told["samples"][1] == {"file": "000006.npy", "seed": 9, "index": 6, "label": "class2"}
+    assert told["controls"] == {"scale": 0.5}
+    weights = (model.path / "model.safetensors").read_bytes()
+    assert told["model"]["sha256"] == hashlib.sha256(weights).hexdigest()
+
+
+def test_a_joint_file_is_the_modalitys_sheet(models, tmp_path):
+    (path,) = models["duet"].generate(70).save(tmp_path / "points.txt")
+    assert len(path.read_text().splitlines()) == 70
+    with pytest.raises(ConfigError, match=r"duet writes \.txt"):
+        models["duet"].generate(4).save(tmp_path / "points.png")
+    with pytest.raises(ConfigError, match="no joint file"):
+        models["ring"].generate(4).save(tmp_path / "points.txt")
+
+
+def test_samples_can_be_indexed_and_iterated(models):
+    samples = models["duet"].generate(5, seed=2)
+    assert samples.seeds == [(2, index) for index in range(5)]
+    assert torch.equal(samples[3].x, samples.x[3:4])
+    assert samples[1:3].seeds == [(2, 1), (2, 2)]
+    assert torch.equal(torch.cat([one.x for one in samples]), samples.x)
+    with pytest.raises(IndexError):
+        samples[5]
+
+
+def test_drawing_leaves_the_global_generators_alone(models):
+    torch.manual_seed(0)
+    expected = torch.rand(2)
+    torch.manual_seed(0)
+    models["duet"].generate(4)
+    genkit.load(models["duet"].path, modality=duet)
+    assert torch.equal(torch.rand(2), expected)
+
+
+# Foreign and damaged folders -------------------------------------------------------------------------------------
+
+
+def change(folder, **changes):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+
+
+DAMAGE = {
+    "truncated weights": lambda folder: (folder / "model.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{"),
+    "a pickle for weights": lambda folder: (folder / "model.safetensors").write_bytes(pickle.dumps({"a": 1})),
+    "no weights": lambda folder: (folder / "model.safetensors").unlink(),
+    "no JSON": lambda folder: (folder / "config.json").write_text("{"),
+    "another program's config": lambda folder: (folder / "config.json").write_text('{"architectures": []}'),
+    "a list": lambda folder: (folder / "config.json").write_text("[]"),
+    "deep JSON": lambda folder: (folder / "config.json").write_text("[" * 100_000),
+    "a newer layout": lambda folder: change(folder, schema=99),
+    "options of another size": lambda folder: change(folder, options={"width": 77}),
+    "options that do not exist": lambda folder: change(folder, options={"widht": 77}),
+    "facts of the wrong kind": lambda folder: change(folder, facts={"labels": 3}),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_or_foreign_folder_is_one_clear_sentence(models, tmp_path, damage):
+    folder = tmp_path / "model"
+    shutil.copytree(models["duet"].path, folder)
+    DAMAGE[damage](folder)
+    if damage == "facts of the wrong kind":
+        model = genkit.load(folder, modality=duet)
+        with pytest.raises((UserError, TypeError)):
+            model.generate(2)
+        return
+    with pytest.raises(ModelError) as error:
+        genkit.load(folder, modality=duet)
+    assert str(folder) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_model_never_names_code_to_import(models):
+    text = (models["duet"].path / "config.json").read_text()
+    assert "genkit.testing" not in text
+    assert "toys" not in text
+
+
+def test_a_model_whose_plugin_is_not_installed_names_it(models):
+    with pytest.raises(ModelError, match=r"made with local 0 \(ring\), which is not installed here"):
+        genkit.load(models["ring"].path)
+
+
+def test_what_is_no_model_says_so(tmp_path):
+    with pytest.raises(ModelError, match="does not exist"):
+        genkit.load(tmp_path / "nothing")
+    with pytest.raises(ModelError, match="neither a model folder"):
+        genkit.load(tmp_path)
+
+
+def test_import_genkit_and_help_import_no_torch():
+    code = "import sys, genkit, genkit.cli; genkit.plugins(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
