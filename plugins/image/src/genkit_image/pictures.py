@@ -10,7 +10,8 @@ import math
 import warnings
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -35,6 +36,9 @@ BUILTIN = {
 """name -> (file in this package, label names). fashion: the 10,000 test pictures of Fashion-MNIST (Zalando SE, MIT)."""
 
 ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
+_UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning)
+"""What Pillow raises at a damaged or hostile file."""
+
 CACHE_BYTES = 512 * 2**20
 """Folders whose pictures fit in so much memory are decoded once, at the start."""
 
@@ -123,13 +127,11 @@ def read_picture(path: Path) -> Image.Image:
         DataError: if it is damaged, or no picture.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as picture:
-                upright = ImageOps.exif_transpose(picture)
-                upright.load()
-                return upright
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        with _strict(), Image.open(path) as picture:
+            upright = ImageOps.exif_transpose(picture)
+            upright.load()
+            return upright
+    except _UNREADABLE as error:
         raise DataError(f"{path} cannot be read as a picture ({error}): remove or repair it") from error
 
 
@@ -206,11 +208,19 @@ def to_picture(pixels: Tensor) -> Image.Image:
     return Image.fromarray(array[..., 0] if array.shape[2] == 1 else np.ascontiguousarray(array))
 
 
+@contextmanager
+def _strict() -> Iterator[None]:
+    """A picture that may be a decompression bomb is an error, not a warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
 def _is_grey(path: Path) -> bool:
     try:
-        with Image.open(path) as picture:
+        with _strict(), Image.open(path) as picture:
             return picture.mode in ("1", "L", "I", "I;16", "F")
-    except (OSError, ValueError, SyntaxError):
+    except _UNREADABLE:
         return True  # a damaged file says nothing about colour; it is named when it is read
 
 

@@ -1,0 +1,303 @@
+"""Pictures: every source, every fault, the two networks, the files."""
+
+import gzip
+import io
+import itertools
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pydantic import ValidationError
+from torch import nn
+
+import genkit
+from genkit.errors import ConfigError, DataError, GenkitError
+from genkit.plugin import Sample
+from genkit_image import modality
+from genkit_image.dcgan import Critic, Generator, halvings
+from genkit_image.options import Options
+from genkit_image.pictures import open_source, read_idx
+from genkit_image.plugin import ImagePlugin, to_pixels
+
+TINY = {"size": 16, "features": 4}
+
+
+def plugin_for(source, **options):
+    chosen = Options(**{**TINY, **options})
+    return ImagePlugin(chosen, ImagePlugin.inspect(source, chosen))
+
+
+def paint(path, colour, size=(20, 20), mode="RGB", **keywords):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, colour).save(path, **keywords)
+    return path
+
+
+@pytest.fixture
+def colours(tmp_path):
+    """A folder with two classes of one-coloured pictures in several formats and sizes."""
+    for name, colour in (("red", (255, 0, 0)), ("blue", (0, 0, 255))):
+        for number, ending in enumerate(("png", "bmp", "webp")):
+            keywords = {"lossless": True} if ending == "webp" else {}
+            paint(tmp_path / "set" / name / f"{number}.{ending}", colour, (20 + 7 * number, 24), **keywords)
+    return tmp_path / "set"
+
+
+# Data ------------------------------------------------------------------------------------------------------------
+
+
+def test_builtin_fashion_is_ten_thousand_labelled_grey_pictures():
+    source = open_source("builtin:fashion")
+    assert (len(source), source.channels(), len(source.names)) == (10_000, 1, 10)
+    assert np.bincount(source.labels).tolist() == [1000] * 10
+    assert (source.names[source.labels[0]], source.names[source.labels[2]]) == ("Ankle boot", "Trouser")
+
+
+def test_a_folder_is_read_in_any_format_scaled_and_labelled(colours):
+    plugin = plugin_for(str(colours), conditional=True)
+    assert plugin.facts.values == {"channels": 3, "labels": ["blue", "red"]}
+    data = plugin.dataset(str(colours))
+    assert len(data) == 6
+    for index in range(6):
+        item = data[index]
+        assert item.x.shape == (3, 16, 16)
+        expected = [-1.0, -1.0, 1.0] if item.condition == 0 else [1.0, -1.0, -1.0]
+        torch.testing.assert_close(item.x.mean((1, 2)), torch.tensor(expected))
+
+
+def test_labels_are_only_given_when_asked_for(colours):
+    plugin = plugin_for(str(colours))
+    assert plugin.facts["labels"] == []
+    assert plugin.dataset(str(colours))[0].condition is None
+    assert plugin.condition(None, range(4)) is None
+
+
+def test_grey_folders_give_one_channel(tmp_path):
+    for number in range(3):
+        paint(tmp_path / f"{number}.png", 100 + number, mode="L")
+    plugin = plugin_for(str(tmp_path))
+    assert plugin.facts["channels"] == 1
+    assert plugin.dataset(str(tmp_path))[1].x.shape == (1, 16, 16)
+
+
+def test_pictures_are_cropped_around_the_middle_and_never_squashed(tmp_path):
+    picture = np.zeros((20, 60, 3), np.uint8)
+    picture[:, 20:40] = 255  # the middle third
+    Image.fromarray(picture).save(tmp_path / "wide.png")
+    item = plugin_for(str(tmp_path)).dataset(str(tmp_path))[0]
+    assert item.x.min() > 0.8  # the edges blend a little
+
+
+def test_exif_rotation_is_undone(tmp_path):
+    picture = Image.new("RGB", (32, 32), (0, 0, 0))
+    picture.paste((255, 255, 255), (0, 0, 32, 8))  # a bright top edge
+    exif = Image.Exif()
+    exif[0x0112] = 3  # stored upside down
+    picture.transpose(Image.Transpose.ROTATE_180).save(tmp_path / "a.png", exif=exif)
+    item = plugin_for(str(tmp_path)).dataset(str(tmp_path))[0]
+    assert item.x[:, :3].mean() > 0.9
+    assert item.x[:, 5:].mean() < -0.9
+
+
+def write_idx(path, array):
+    header = b"\0\0\x08" + bytes([array.ndim]) + b"".join(int(n).to_bytes(4, "big") for n in array.shape)
+    data = header + array.tobytes()
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+
+
+@pytest.mark.parametrize("ending", ["", ".gz"])
+def test_idx_files_are_read_with_the_labels_beside_them(tmp_path, ending):
+    pictures = np.random.default_rng(0).integers(0, 256, (7, 28, 28), np.uint8)
+    write_idx(tmp_path / f"train-images-idx3-ubyte{ending}", pictures)
+    write_idx(tmp_path / f"train-labels-idx1-ubyte{ending}", np.arange(7, dtype=np.uint8) % 3)
+    for source in (tmp_path, tmp_path / f"train-images-idx3-ubyte{ending}"):
+        found = open_source(str(source))
+        assert np.array_equal(found.arrays, pictures)
+        assert found.labels == (0, 1, 2, 0, 1, 2, 0)
+        assert found.names == ("0", "1", "2")
+
+
+def test_arrays_are_taken_from_python():
+    arrays = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), np.uint8)
+    data = plugin_for(arrays).dataset(arrays)
+    expected = torch.from_numpy(arrays).permute(0, 3, 1, 2).float() / 127.5 - 1
+    torch.testing.assert_close(data.__getitems__([0, 3]).x, expected[[0, 3]])
+
+
+def test_large_folders_are_decoded_as_they_are_needed(colours, monkeypatch):
+    whole = plugin_for(str(colours)).dataset(str(colours))
+    monkeypatch.setattr("genkit_image.pictures.CACHE_BYTES", 0)
+    lazy = plugin_for(str(colours)).dataset(str(colours))
+    assert lazy.cache is None
+    assert torch.equal(lazy.__getitems__([4, 1]).x, whole.__getitems__([4, 1]).x)
+
+
+def truncated(path):
+    paint(path, (1, 2, 3), (64, 64))
+    path.write_bytes(path.read_bytes()[:60])
+
+
+FAULTS = {
+    "truncated": (truncated, "a.png"),
+    "no picture": (lambda path: path.write_bytes(b"hello"), "a.png"),
+    "empty file": (lambda path: path.write_bytes(b""), "a.png"),
+    "decompression bomb": (lambda path: path.write_bytes(bomb()), "a.png"),
+}
+
+
+def bomb():
+    """A PNG whose header promises 40,000 x 40,000 pixels."""
+    import struct
+    import zlib
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 40_000, 40_000, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_damaged_picture_is_named_before_training_starts(tmp_path, fault):
+    paint(tmp_path / "b.png", (9, 9, 9))
+    make, name = FAULTS[fault]
+    make(tmp_path / name)
+    with pytest.raises(DataError, match=rf"1 of 2 pictures cannot be used.*{name}.*remove or repair"):
+        plugin_for(str(tmp_path)).dataset(str(tmp_path))
+
+
+def test_what_cannot_be_trained_on_is_the_users_mistake(tmp_path, colours):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("x")
+    for source, said in [
+        (tmp_path / "empty", "holds no pictures.*nothing"),
+        (tmp_path / "texts", "holds no pictures.*1 .txt"),
+        (tmp_path / "texts" / "a.txt", "no IDX file"),
+        (tmp_path / "gone", "no such file"),
+        (None, "NoneType"),
+        (np.zeros((3, 16, 16)), "float64"),
+    ]:
+        with pytest.raises(DataError, match=said):
+            plugin_for(source if source is None or isinstance(source, np.ndarray) else str(source))
+    with pytest.raises(DataError, match="no classes"):
+        plugin_for(str(colours / "red"), conditional=True)
+    with pytest.raises(ConfigError, match="Did you mean 'fashion'"):
+        plugin_for("builtin:fasion")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\0\0\x08",
+        b"\0\0\x08\x03\xff\xff\xff\xff\0\0\0\x1c\0\0\0\x1c",
+        b"\0\0\x0d\x01\0\0\0\0",
+        b"\x1f\x8bnonsense",
+    ],
+)
+def test_a_damaged_idx_file_is_refused(tmp_path, content):
+    path = tmp_path / "x-images-idx3-ubyte"
+    path.write_bytes(content)
+    with pytest.raises(DataError):
+        read_idx(path)
+
+
+# Networks --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (28, 28), (32, 32), (48, 64), (64, 64), (36, 20), (128, 128)])
+@pytest.mark.parametrize(("channels", "classes"), [(1, 0), (3, 5)])
+@pytest.mark.parametrize("norm", ["batch", "spectral", "none"])
+def test_networks_fit_any_multiple_of_four(height, width, channels, classes, norm):
+    options = Options(size=(height, width), features=2, latent=5, critic_norm=norm)
+    labels = torch.arange(3) % classes if classes else None
+    sample = Generator(options, channels, classes)({"z": torch.randn(3, 5)}, labels)
+    assert sample.x.shape == (3, channels, height, width)
+    critique = Critic(options, channels, classes)(sample)
+    assert [tuple(logits.shape) for logits in critique.logits] == [(3,)]
+
+
+def test_dcgan_is_the_published_one_layer_for_layer():
+    options = Options(**modality.presets["dcgan"].options)
+    generator, critic = Generator(options, 3, 0), Critic(options, 3, 0)
+    ups = [
+        (m.in_channels, m.out_channels, m.stride[0]) for m in generator.modules() if isinstance(m, nn.ConvTranspose2d)
+    ]
+    downs = [(m.in_channels, m.out_channels, m.stride[0]) for m in critic.modules() if isinstance(m, nn.Conv2d)]
+    assert ups == [(100, 512, 1), (512, 256, 2), (256, 128, 2), (128, 64, 2), (64, 3, 2)]
+    assert downs == [(3, 64, 2), (64, 128, 2), (128, 256, 2), (256, 512, 2), (512, 1, 1)]
+    norms = [[m.num_features for m in net.modules() if isinstance(m, nn.BatchNorm2d)] for net in (generator, critic)]
+    assert norms == [[512, 256, 128, 64], [128, 256, 512]]
+    assert sum(p.numel() for p in generator.parameters()) == 3_576_704  # the counts that the reference prints
+    assert sum(p.numel() for p in critic.parameters()) == 2_765_568
+    weights = torch.cat([m.weight.flatten() for m in generator.modules() if isinstance(m, nn.ConvTranspose2d)])
+    assert weights.std().item() == pytest.approx(0.02, rel=0.01)
+    assert halvings(64, 64) == 4
+
+
+@pytest.mark.parametrize("preset", modality.presets)
+def test_a_label_changes_both_what_is_made_and_what_is_judged(preset):
+    options = Options(**{**modality.presets[preset].options, "features": 4})
+    torch.manual_seed(0)
+    generator, critic = Generator(options, 1, 4).eval(), Critic(options, 1, 4).eval()
+    nn.init.normal_(critic.labels.weight) if preset == "dcgan" else None
+    z = {"z": torch.randn(1, options.latent).expand(4, -1)}
+    made = generator(z, torch.arange(4)).x
+    same = Sample(made[:1].expand(4, -1, -1, -1), torch.arange(4))
+    for one, two in itertools.combinations(range(4), 2):
+        assert not torch.allclose(made[one], made[two])
+        assert critic(same).logits[0][one] != critic(same).logits[0][two]
+
+
+@pytest.mark.parametrize("size", [30, 12, 2000, (32, 30)])
+def test_sizes_that_do_not_work_are_refused(size):
+    with pytest.raises(ValidationError):
+        Options(size=size)
+
+
+# Files and the whole path ----------------------------------------------------------------------------------------
+
+
+def test_encoded_pictures_are_the_pixels_bit_for_bit():
+    x = torch.linspace(-1, 1, 256).view(1, 16, 16)
+    plugin = plugin_for("builtin:fashion")
+    decoded = np.asarray(Image.open(io.BytesIO(plugin.encode(Sample(x), "png", None))))
+    assert np.array_equal(decoded, np.arange(256).reshape(16, 16))
+    colour = torch.rand(3, 16, 20) * 2 - 1
+    decoded = np.asarray(Image.open(io.BytesIO(plugin.encode(Sample(colour), "png", None))))
+    assert np.array_equal(decoded, to_pixels(colour).permute(1, 2, 0).numpy())
+
+
+def test_values_that_are_not_finite_are_never_written():
+    with pytest.raises(GenkitError, match="not finite"):
+        plugin_for("builtin:fashion").encode(Sample(torch.full((1, 16, 16), torch.nan)), "png", None)
+
+
+def test_a_sheet_has_a_column_for_every_class():
+    plugin = plugin_for("builtin:fashion", conditional=True)
+    sheet = Image.open(io.BytesIO(plugin.sheet(Sample(torch.zeros(20, 1, 16, 16)), "png", None)))
+    assert sheet.size == (10 * 18 + 2, 2 * 18 + 2)
+
+
+def test_the_manifest_is_plain_data_and_its_presets_are_configurations():
+    from genkit.config import build
+
+    json.dumps(modality.to_json())
+    for preset in modality.presets:
+        assert build("image", preset).preset == preset
+
+
+def test_pictures_train_resume_and_generate(tmp_path, colours):
+    options = {**TINY, "conditional": True}
+    recipe = {"batch_size": 4}
+    whole = genkit.train("image", str(colours), out=tmp_path / "a", items=40, options=options, recipe=recipe, threads=1)
+    genkit.train("image", str(colours), out=tmp_path / "b", items=16, options=options, recipe=recipe, threads=1)
+    parts = genkit.train("image", out=tmp_path / "b", items=40, resume=True)
+    assert torch.equal(parts.generate(6).x, whole.generate(6).x)
+    files = parts.generate(3, label="red").save(tmp_path / "out")
+    with Image.open(files[0]) as picture:
+        assert picture.size == (16, 16)
+    assert sorted(path.name for path in (tmp_path / "a" / "samples").iterdir())[-1] == "000000000040.png"
