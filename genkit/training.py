@@ -130,60 +130,60 @@ def train(
 def play(
     game: Game, folder: RunFolder, report: Callable[[Progress], None], stop: _Stop, note: str | None = None
 ) -> None:
-    """Let the players take turns until the run is over.
+    """Let the players take turns until the run is over; look, log and save on the way.
 
     Raises:
         Interrupted, TrainingError.
     """
-    recipe, run = game.config.recipe, game.config.run
+    run = game.config.run
+    every = run.sample_items or math.ceil((run.items or 0) / 10)
     clock = _Clock(game, report)
     clock.tell(note=note)
     while not game.over():
-        stage = game.begin_stage()
         before = game.items
+        play_round(game)
 
-        # Critics: each sees the same fresh reals and fakes, as often as its settings say.
-        real: Sample | None = None
-        if stage.kind != "pretrain":
-            due = {
-                name: settings
-                for name in game.critics
-                if _is_due(game.round, (settings := recipe.critic_named(name)).interval)
-            }
-            for turn in range(max((settings.steps for settings in due.values()), default=0)):
-                real = game.next_batch()
-                fake = game.fakes(real, turn)
-                for name, settings in due.items():
-                    if turn < settings.steps:
-                        game.critic_turn(name, settings, real, fake, turn)
-        else:
-            real = game.next_batch()
-
-        # The generator: against the critics as they now are, or alone.
-        if stage.kind != "critics" and _is_due(game.round, game.generator_settings.interval):
-            real = real if real is not None else game.last_batch()
-            for turn in range(game.generator_settings.steps):
-                game.generator_turn(stage.kind, real, turn)
-            game.update_average()
-        game.round += 1
-
-        # Look and save; none of it touches the game.
+        # None of this touches the game.
         clock.tick()
-        every = run.sample_items or math.ceil((run.items or 0) / 10)
         if every and game.items // every > before // every:
             game.look(folder, clock)
         if clock.log_is_due() or stop.asked:
             clock.log(folder)
-        if clock.save_is_due(run.checkpoint_seconds) and not stop.asked:
+        if clock.save_is_due(run.checkpoint_seconds) or stop.asked:
             game.save(folder, clock)
         if stop.asked:
-            game.save(folder, clock)
             how = f"stopped at {game.items:,} items; everything is saved in {folder.path}. Go on with --resume"
             raise Interrupted(how, stop.exit_code)
     clock.log(folder)
     if run.items is None:
         game.look(folder, clock)
     game.save(folder, clock)
+
+
+def play_round(game: Game) -> None:
+    """One round of the game: every player whose turn it is takes it, critics first."""
+    recipe, stage = game.config.recipe, game.begin_stage()
+    real: Sample | None = None
+
+    # Critics: all see the same fresh reals and fakes, each as often as its settings say.
+    if stage.kind != "pretrain":
+        due = {name: settings for name in game.critics if game.is_due(settings := recipe.critic_named(name))}
+        for turn in range(max((settings.steps for settings in due.values()), default=0)):
+            real = game.next_batch()
+            fake = game.fakes(real, turn)
+            for name, settings in due.items():
+                if turn < settings.steps:
+                    game.critic_turn(name, settings, real, fake, turn)
+
+    # The generator: alone in pretraining, else against the critics as they now are.
+    if stage.kind == "pretrain":
+        real = game.next_batch()
+    if stage.kind != "critics" and game.is_due(game.generator_settings):
+        real = real if real is not None else game.last_batch()
+        for turn in range(game.generator_settings.steps):
+            game.generator_turn(stage.kind, real, turn)
+        game.update_average()
+    game.round += 1
 
 
 class Game:
@@ -232,6 +232,10 @@ class Game:
         if run.items is not None:
             return self.items >= run.items
         return self.seconds >= 60 * (run.minutes or 0)
+
+    def is_due(self, settings: Player) -> bool:
+        """Whether a player takes its turn in this round."""
+        return (self.round + 1) % settings.interval == 0
 
     def begin_stage(self) -> Stage:
         """The stage that the game is in; a new one starts with fresh optimisers."""
@@ -544,10 +548,6 @@ def unpack(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> N
 def _valid_steps(sample: Sample, count: int) -> Tensor | None:
     """Valid steps of a whole batch per part of it, so that parts add up to the mean over all of them."""
     return None if sample.mask is None else sample.mask.sum() / count
-
-
-def _is_due(round: int, interval: int) -> bool:
-    return (round + 1) % interval == 0
 
 
 # Setting up ------------------------------------------------------------------------------------------------------

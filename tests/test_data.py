@@ -186,6 +186,18 @@ def test_a_flipped_array_is_an_item_as_well():
     assert torch.equal(Batches(Items(flipped), 0).take(0, 11).x, Batches(X.flip(2), 0).take(0, 11).x)
 
 
+def test_items_that_may_not_be_written_to_raise_no_warning():
+    """Rows of a memory map, say; a batch is a copy anyway."""
+    frozen = X.numpy().copy()
+    frozen.flags.writeable = False
+    once = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)
+    try:
+        assert torch.equal(Batches(Items(frozen), 0).take(0, 11).x, Batches(X, 0).take(0, 11).x)
+    finally:
+        torch.set_warn_always(once)
+
+
 @pytest.mark.parametrize("item", ["text", b"bytes", None, {"x": 1}, {1, 2}, (), (1, 2, 3), object()], ids=repr)
 def test_an_item_of_another_type_is_refused_by_its_type(item):
     with pytest.raises(DataError, match=f"is a {type(item).__name__}; a Sample, a tensor or an array was expected"):

@@ -251,7 +251,7 @@ def test_single_precision_is_the_double_rounded():
 # Streams that must never change ----------------------------------------------------------------------------------
 
 
-@laws
+@settings(laws, max_examples=25)
 @given(
     st.one_of(st.integers(0, 2**70), st.text(st.characters(codec="utf-8"), max_size=5)),
     st.sampled_from(["z", "tail"]),
@@ -264,7 +264,7 @@ def test_static_words_are_philox_at_the_rows_own_places(seed, part, index, count
     assert np.array_equal(drawn, noise.uniforms(np.array(words, np.uint64)))
 
 
-@laws
+@settings(laws, max_examples=25)
 @given(st.integers(0, 2**70), st.integers(0, 2**40), st.integers(0, 2**40), st.integers(1, 5))
 def test_stepped_words_are_philox_in_the_rows_own_stream(seed, index, start, width):
     drawn = noise.draw(Noise((width,), law="uniform", steps=2, dtype="float64"), "z", seed, [index], start)[0]

@@ -1,0 +1,197 @@
+"""What keeps the reference from drifting: pages made from the code itself.
+
+    .. settings:: genkit.recipe.Recipe      the fields of a settings class: types, bounds, defaults, meanings
+    .. commands::                           `--help` of every command
+    docstrings                              the house's plain style, made safe for reStructuredText
+    the map                                 a room of genkit/ that docs/architecture.md does not name is a warning
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import types
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from docutils import nodes
+from docutils.statemachine import StringList
+from sphinx.util import logging
+from sphinx.util.docutils import SphinxDirective
+
+BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+TYPED, COLON = ("attribute", "data", "property"), "\ue000"
+CALL = re.compile(r"\n(?=[ ]+`\w+\(.*`: )")
+
+
+class SettingsDirective(SphinxDirective):
+    """A settings class as a class description with one attribute per field."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        path = self.arguments[0]
+        module, _, name = path.rpartition(".")
+        cls = getattr(import_module(module), name)
+        base = cls.__bases__[0]
+        lines = [f".. py:class:: {path}", "", *indented(as_rst(inspect.cleandoc(cls.__doc__ or ""))), ""]
+        if base.__name__ not in ("Settings", "BaseModel"):
+            lines += [f"   Has all settings of :py:class:`~{base.__module__}.{base.__name__}` and:", ""]
+        for field_name, field in cls.model_fields.items():
+            if field_name not in cls.__annotations__:
+                continue
+            bounds = [*bounds_of(field.metadata), *bounds_in(field.annotation)]
+            default = "required" if field.is_required() else spell_value(field.get_default(call_default_factory=True))
+            about = as_rst(" ".join((field.description or "").split()))
+            if bounds:
+                about += ["", f"Must be {' and '.join(dict.fromkeys(bounds))}."]
+            lines += [f"   .. py:attribute:: {path}.{field_name}", f"      :type: {spell_type(field.annotation)}"]
+            lines += [f"      :value: {default}", "", *indented(about, 6), ""]
+        return parsed(self, lines)
+
+
+class CommandsDirective(SphinxDirective):
+    """A section with the help text of each command, and of the commands below it."""
+
+    def run(self) -> list[nodes.Node]:
+        from typer.main import get_command
+
+        import genkit.cli
+
+        self.env.note_dependency(genkit.cli.__file__)
+        return [self._section(words) for words in self._walk((), get_command(genkit.cli.app))]
+
+    def _walk(self, words: tuple[str, ...], command: Any) -> Iterator[tuple[str, ...]]:
+        yield words
+        for name, inner in getattr(command, "commands", {}).items():
+            yield from self._walk((*words, name), inner)
+
+    def _section(self, words: tuple[str, ...]) -> nodes.section:
+        from typer.testing import CliRunner
+
+        import genkit.cli
+
+        result = CliRunner().invoke(
+            genkit.cli.app, [*words, "--help"], prog_name="genkit", env={"COLUMNS": "88", "NO_COLOR": "1"}
+        )
+        if result.exit_code:
+            raise self.error(f"genkit {' '.join(words)} --help failed: {result.output}")
+        title = " ".join(("genkit", *words))
+        section = nodes.section("", nodes.title(title, title), nodes.literal_block(result.output, result.output))
+        section[-1]["language"] = "text"
+        section["names"] = [nodes.fully_normalize_name(title)]
+        self.state.document.note_implicit_target(section, section)
+        return section
+
+
+def parsed(directive: SphinxDirective, lines: list[str]) -> list[nodes.Node]:
+    """The nodes of some reStructuredText."""
+    container = nodes.Element()
+    directive.state.nested_parse(StringList(lines, "settings"), directive.content_offset, container)
+    return container.children
+
+
+# How a field is spelt --------------------------------------------------------------------------------------------
+
+
+def spell_type(annotation: Any) -> str:
+    """A type as its author would write it, without bounds and module names."""
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return spell_type(inner[0])
+    if origin in (Union, types.UnionType):
+        return " | ".join(spell_type(one) for one in inner)
+    if origin is Literal:
+        return f"Literal[{', '.join(map(repr, inner))}]"
+    if origin is not None:
+        return f"{origin.__name__}[{', '.join('...' if one is Ellipsis else spell_type(one) for one in inner)}]"
+    return "None" if annotation is type(None) else annotation.__name__
+
+
+def spell_value(value: Any) -> str:
+    """A default; a settings instance as `Name()`."""
+    if isinstance(value, tuple):
+        return f"({', '.join(map(spell_value, value))}{',' if len(value) == 1 else ''})"
+    return f"{type(value).__name__}()" if hasattr(value, "model_dump") else repr(value)
+
+
+def bounds_of(metadata: Any) -> Iterator[str]:
+    """`> 0` and the like out of a field's metadata."""
+    for mark in metadata:
+        for name, sign in BOUNDS.items():
+            if (bound := getattr(mark, name, None)) is not None:
+                yield f"{sign} {bound}"
+
+
+def bounds_in(annotation: Any) -> Iterator[str]:
+    """The same out of types within types, but not out of other settings."""
+    if get_origin(annotation) is Annotated:
+        yield from bounds_of(get_args(annotation)[1:])
+    for inner in get_args(annotation):
+        if get_origin(annotation) is not Literal:
+            yield from bounds_in(inner)
+
+
+# Docstrings ------------------------------------------------------------------------------------------------------
+
+
+def as_rst(text: str, literal_blocks: bool = False) -> list[str]:
+    """A docstring whose stars and bars mean themselves, and, in a module's, whose indented blocks are code."""
+    lines: list[str] = []
+    for block in re.split(r"\n[ \t]*\n", text):
+        if literal_blocks and block.lstrip("\n").startswith("    "):
+            lines += ["::", "", *block.strip("\n").splitlines(), ""]
+            continue
+        pieces = block.split("`")
+        pieces[::2] = [re.sub(r"([*|\\])", r"\\\1", piece) for piece in pieces[::2]]
+        lines += [CALL.sub("\n\n", "`".join(pieces)), ""]
+    return "\n".join(lines).splitlines()
+
+
+def indented(lines: list[str], by: int = 3) -> list[str]:
+    """The same lines, further right."""
+    return [" " * by + line if line else "" for line in lines]
+
+
+def before_napoleon(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    lines[:] = as_rst("\n".join(lines), literal_blocks=what == "module")
+    if what in TYPED:  # napoleon would take what stands before a colon for a type
+        lines[:] = [line.replace(":", COLON) for line in lines]
+
+
+def after_napoleon(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    lines[:] = [line.replace(COLON, ":") for line in lines]
+
+
+def process_signature(
+    app: Any, what: str, name: str, thing: Any, options: Any, signature: str | None, returns: str | None
+) -> tuple[str | None, str | None]:
+    """Signatures that Sphinx can read, and so can break into lines."""
+    if signature == "(*args, **kwargs)":  # a protocol's
+        return "", returns
+    return signature and signature.replace("<factory>", "..."), returns
+
+
+# The map ---------------------------------------------------------------------------------------------------------
+
+
+def check_map(app: Any) -> None:
+    """Warn of each room that the map does not name."""
+    rooms = Path(app.srcdir).parent / "genkit"
+    text = (Path(app.srcdir) / "architecture.md").read_text(encoding="utf-8")
+    names = {path.name for path in rooms.glob("*.py")} | {f"{path.parent.name}/" for path in rooms.glob("*/__init__.py")}
+    for name in sorted(names):
+        if f"`{name}`" not in text:
+            logging.getLogger(__name__).warning("docs/architecture.md does not name the room genkit/%s", name)
+
+
+def setup(app: Any) -> dict[str, Any]:
+    app.add_directive("settings", SettingsDirective)
+    app.add_directive("commands", CommandsDirective)
+    app.connect("autodoc-process-docstring", before_napoleon, priority=400)
+    app.connect("autodoc-process-docstring", after_napoleon, priority=600)
+    app.connect("autodoc-process-signature", process_signature)
+    app.connect("builder-inited", check_map)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,67 @@
+"""How the site is built: `make docs`. Tutorials and guides are notebooks that run while it is built, without network."""
+
+import os
+import re
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE / "_ext"))
+
+project = "genkit"
+author = "the genkit authors"
+project_copyright = author
+release = re.search(r'__version__ = "(.+)"', (HERE.parent / "genkit" / "__init__.py").read_text())[1]
+version = release
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+    "genkit_docs",
+]
+exclude_patterns = ["_build", "_ext"]
+
+# Pages that run ---------------------------------------------------------------------------------------------------
+
+nb_execution_mode = "force"  # a cache is keyed by the page's own cells and would miss changes of genkit
+nb_execution_in_temp = True  # runs/ and whatever else the cells write never land in the repository
+nb_execution_raise_on_error = True
+nb_execution_timeout = 300
+nb_merge_streams = True
+nb_number_source_lines = False
+# The kernels inherit what stands here. `genkit` in shell cells is the one beside the Python that builds the site.
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+# Two threads on two cores that others use as well can be ten times slower than one: they wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # or the kernel's debugger complains on standard error
+
+# Text -------------------------------------------------------------------------------------------------------------
+
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 3
+default_role = "code"  # docstrings write `name`
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+python_maximum_signature_line_length = 100
+napoleon_numpy_docstring = False
+napoleon_use_param = False  # `items, total_items: ...` is one entry
+autodoc_inherit_docstrings = False
+copybutton_exclude = ".linenos, .gp, .go"
+
+# Looks ------------------------------------------------------------------------------------------------------------
+
+html_theme = "pydata_sphinx_theme"
+html_title = f"genkit {release}"
+html_show_sourcelink = False
+html_theme_options = {
+    "navigation_with_keys": False,
+    "show_toc_level": 2,
+    "header_links_before_dropdown": 7,
+    "navbar_align": "left",
+    "footer_start": ["copyright"],
+    "footer_end": ["sphinx-version"],
+}
