@@ -1,8 +1,11 @@
 """How the site is built: `make docs`. Tutorials and guides are notebooks that run while it is built, without network."""
 
+import atexit
 import os
 import re
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -31,12 +34,19 @@ nb_execution_in_temp = True  # runs/ and whatever else the cells write never lan
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300
 nb_merge_streams = True
-nb_number_source_lines = False
 # The kernels inherit what stands here. `genkit` in shell cells is the one beside the Python that builds the site.
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 # Two threads on two cores that others use as well can be ten times slower than one: they wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # or the kernel's debugger complains on standard error
+# A profile of their own: no start-up files of whoever builds, no remarks about sockets on a build's standard error, and
+# a %%bash that fails at the first command that fails and prints once, in order (IPython's prints pieces of 100 bytes).
+profile = Path(tempfile.mkdtemp(prefix="genkit-docs-")) / "profile_default"
+(profile / "startup").mkdir(parents=True)
+(profile / "ipython_kernel_config.py").write_text("c.IPKernelApp.log_level = 'ERROR'\n")
+shutil.copy(HERE / "_ext" / "shell_cells.py", profile / "startup")
+os.environ["IPYTHONDIR"] = str(profile.parent)
+os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+atexit.register(shutil.rmtree, profile.parent, ignore_errors=True)
 
 # Text -------------------------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ and plain data; what they mean is others' business.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -49,7 +50,8 @@ def write_whole(path: Path, content: bytes, durable: bool = True) -> None:
                 os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise StorageError(f"cannot write {path}: {error.strerror or error}. Nothing of it was changed") from error
 
 
@@ -144,7 +146,7 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise RunError(f"{self.path} is a file; a run needs a folder")
         names = {entry.name for entry in self.path.iterdir()} if self.path.exists() else set()
-        if names and not names & {LOCK, "config.yaml"}:
+        if names and not (LOCK in names or self._is_ours()):
             raise RunError(f"{self.path} is not empty and no run of genkit's: choose another folder")
         make_folder(self.path)
         self._lock = FileLock(self.path / LOCK)
@@ -168,6 +170,13 @@ class RunFolder:
         except BaseException:
             self.close()
             raise
+
+    def _is_ours(self) -> bool:
+        try:
+            config = self.config
+        except RunError:
+            return False
+        return config is not None and {"modality", "recipe"} <= set(config)
 
     def close(self) -> None:
         """Let others have the folder."""
@@ -211,10 +220,12 @@ class RunFolder:
                 write_tensors(temporary / f"{stem}.safetensors", tensors)
             write_json(temporary / "state.json", {"schema": SCHEMA, **state})
             temporary.replace(folder / name)
-        except BaseException:
+            _sync_folder(folder)
+        except BaseException as error:
             shutil.rmtree(temporary, ignore_errors=True)
+            if isinstance(error, OSError):
+                raise StorageError(f"cannot write {folder / name}: {error.strerror or error}") from error
             raise
-        _sync_folder(folder)
         write_whole(self.path / "latest", f"{name}\n".encode())
         for old in self.checkpoints()[:-keep]:
             if old.name != name:
@@ -224,17 +235,17 @@ class RunFolder:
     def checkpoints(self) -> list[Path]:
         """All whole checkpoints, oldest first."""
         folder = self.path / "checkpoints"
-        found = [entry for entry in folder.iterdir() if not entry.name.startswith(".")] if folder.is_dir() else []
+        every = folder.iterdir() if folder.is_dir() else ()
+        found = [entry for entry in every if not entry.name.startswith(".") and (entry / "state.json").is_file()]
         return sorted(found, key=lambda entry: (entry.name.partition("-")[0], len(entry.name), entry.name))
 
     def latest(self) -> Path | None:
         """The newest whole checkpoint."""
         pointer = self.path / "latest"
-        named = self.path / "checkpoints" / pointer.read_text().strip() if pointer.exists() else None
-        if named is not None and named.is_dir() and named.parent.name == "checkpoints":
-            return named
+        name = pointer.read_text(errors="replace").strip() if pointer.exists() else ""
         every = self.checkpoints()
-        return every[-1] if every else None
+        named = [entry for entry in every if entry.name == name] or every
+        return named[-1] if named else None
 
     # The log -----------------------------------------------------------------------------------------------------
 
@@ -290,7 +301,12 @@ def save_model(
 
     In a folder that holds the same model at an earlier time only the weights change, in one atomic step.
     """
+    for name in assets:
+        _plain_name(name)
     make_folder(path / "assets" if assets else path)
+    for stale in (path / "assets").iterdir() if (path / "assets").is_dir() else ():
+        if stale.is_file() and stale.name not in assets:
+            stale.unlink()
     for name, content in assets.items():
         write_whole(path / "assets" / _plain_name(name), content)
     write_tensors(path / "model.safetensors", tensors, metadata)
@@ -322,6 +338,8 @@ def read_model(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str,
         ModelError: if a part is missing, damaged, or of a newer layout.
     """
     config = read_json(path / "config.json")
+    if isinstance(config, dict) and isinstance(config.get("schema"), int) and config["schema"] > SCHEMA:
+        raise ModelError(f"{path} has layout {config.get('schema')!r}, this genkit reads {SCHEMA}: upgrade genkit")
     needed = {"modality": str, "plugin": dict, "options": dict, "facts": dict}
     wrong = [
         key for key, kind in needed.items() if not isinstance(config, dict) or not isinstance(config.get(key), kind)
@@ -331,7 +349,8 @@ def read_model(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str,
     if config.get("schema") != SCHEMA:
         raise ModelError(f"{path} has layout {config.get('schema')!r}, this genkit reads {SCHEMA}: upgrade genkit")
     folder = path / "assets"
-    assets = {entry.name: entry.read_bytes() for entry in sorted(folder.iterdir())} if folder.is_dir() else {}
+    entries = sorted(folder.iterdir()) if folder.is_dir() else []
+    assets = {e.name: e.read_bytes() for e in entries if e.is_file() and not e.name.startswith(".")}
     return config, read_tensors(path / "model.safetensors"), assets
 
 

@@ -70,11 +70,12 @@ class RunConfig:
 
     def plain(self) -> dict[str, Any]:
         """As YAML or JSON data; a data object is shown by its type."""
+        data = self.data
         return {
             "modality": self.modality.id,
             "plugin": registry.origin(self.modality),
             "preset": self.preset,
-            "data": self.data if self.data is None or isinstance(self.data, str) else f"<{type(self.data).__name__}>",
+            "data": str(data) if isinstance(data, str | Path) else None if data is None else f"<{type(data).__name__}>",
             "options": self.options.model_dump(mode="json") if self.options is not None else {},
             "recipe": self.recipe.model_dump(mode="json"),
             "run": self.run.model_dump(mode="json"),
@@ -100,19 +101,22 @@ def build(
         UnknownModality, ConfigError, PluginError.
     """
     manifest = registry.describe(modality) if isinstance(modality, str) else modality
-    wrong = registry.check_manifest(manifest.id, manifest) if isinstance(modality, str) else ""
-    if wrong:
-        raise ConfigError(wrong)
+    if not manifest.presets:
+        raise ConfigError(f"{registry.origin(manifest)}: its manifest has no presets")
     preset = preset or next(iter(manifest.presets))
     chosen = manifest.presets.get(preset)
     if chosen is None:
         raise ConfigError(f"{manifest.id} has no preset {preset!r}.{did_you_mean(preset, manifest.presets)}")
-    merged: Any = {"options": dict(chosen.options), "recipe": dict(chosen.recipe), "run": dict(chosen.run)}
+    defaults = Recipe().model_dump()  # below everything, so that a path reaches into what nobody has set
+    merged: Any = {"options": dict(chosen.options), "recipe": merge(defaults, chosen.recipe), "run": dict(chosen.run)}
     for layer in settings:
         for key in layer:
             if key not in SECTIONS:
                 raise ConfigError(f"{key}: no such setting.{did_you_mean(str(key), SECTIONS)}")
         layer = {key: value or {} for key, value in layer.items()}
+        for key, value in layer.items():
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"{key} = {value!r}: must be a mapping, for example {key}.name=value")
         if {"items", "minutes"} & set(layer.get("run", {})):  # a length given later replaces the other kind of length
             merged["run"] = {key: value for key, value in merged["run"].items() if key not in ("items", "minutes")}
             layer["run"] = {"items": None, "minutes": None, **layer["run"]}
@@ -197,21 +201,25 @@ def read_file(path: str | Path) -> dict[str, Any]:
 
 
 def merge(below: Any, above: Any) -> Any:
-    """Nested mappings, the second over the first; in a list, numbers address elements; another `kind` starts afresh."""
-    if isinstance(above, Mapping) and isinstance(below, list | tuple) and all(str(key).isdigit() for key in above):
+    """Nested mappings, the second over the first; in a list, numbers address elements."""
+    if isinstance(above, Mapping) and isinstance(below, list | tuple) and all(str(key).isdecimal() for key in above):
         items = list(below)
         for key, value in above.items():
             if int(key) >= len(items):
                 raise ConfigError(f"there is no element {key}: the list has {len(items)}")
             items[int(key)] = merge(items[int(key)], value)
         return items
-    if (
-        isinstance(above, Mapping)
-        and isinstance(below, Mapping)
-        and above.get("kind", below.get("kind")) == below.get("kind")
-    ):
-        return {**below, **{key: merge(below.get(key), value) for key, value in above.items()}}
+    if isinstance(above, Mapping) and isinstance(below, Mapping):
+        return {**below, **{key: _merge_key(key, below.get(key), value) for key, value in above.items()}}
     return above
+
+
+def _merge_key(key: str, below: Any, above: Any) -> Any:
+    """As `merge`, but an estimator or a constraint of another kind starts afresh: the old settings mean nothing."""
+    both = isinstance(above, Mapping) and isinstance(below, Mapping)
+    if both and key in ("estimator", "constraint") and above.get("kind", below.get("kind")) != below.get("kind"):
+        return above
+    return merge(below, above)
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -286,7 +294,7 @@ def _check_name(path: str, name: str, builtin: Sequence[str]) -> None:
         raise ConfigError(f"{path}: no such name {name!r}.{did_you_mean(name, builtin)} Your own: module:attribute.")
     try:
         registry.resolve(name)
-    except Exception as error:  # whatever the user's module raises at import
+    except (Exception, SystemExit) as error:  # whatever the user's module raises at import
         raise ConfigError(f"{path} = {name!r}: cannot be imported ({first_line(error)})") from error
 
 

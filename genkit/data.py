@@ -53,7 +53,7 @@ class Batches:
 
     def _fetch(self, indices: list[int], position: int) -> Sample:
         if isinstance(self.dataset, torch.Tensor | np.ndarray):
-            return Sample(torch.as_tensor(self.dataset[indices]))
+            return Sample(_tensor(self.dataset[indices]))
         if hasattr(self.dataset, "__getitems__"):
             batch = self.dataset.__getitems__(indices)
             return batch if isinstance(batch, Sample) else collate([as_sample(item) for item in batch])
@@ -81,10 +81,20 @@ def as_sample(item: Any) -> Sample:
     if isinstance(item, Sample):
         return item
     if isinstance(item, tuple | list) and len(item) in (1, 2):
-        return Sample(*(torch.as_tensor(part) for part in item))
+        return Sample(*(_tensor(part) for part in item))
     if isinstance(item, torch.Tensor | np.ndarray | np.generic | float | int):
-        return Sample(torch.as_tensor(item))
+        return Sample(_tensor(item))
     raise DataError(f"an item of the data set is a {type(item).__name__}; a Sample, a tensor or an array was expected")
+
+
+def _tensor(part: Any) -> torch.Tensor:
+    """A tensor of a part of an item; what torch cannot share with NumPy (read-only, reversed) is copied."""
+    if isinstance(part, np.ndarray) and (not part.flags.writeable or any(stride < 0 for stride in part.strides)):
+        part = part.copy()
+    try:
+        return torch.as_tensor(part)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"a part of an item is a {type(part).__name__}, no tensor ({error})") from error
 
 
 def collate(items: Sequence[Sample]) -> Sample:

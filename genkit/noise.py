@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import operator
 from collections.abc import Sequence
 
 import numpy as np
@@ -42,6 +43,10 @@ def draw(spec: Noise, part: str, seed: int | str, indices: Sequence[int], start:
         [B, *shape], or [B, steps, *shape] where there are steps; of the part's dtype.
     """
     per_step = math.prod(spec.shape)
+    seed = seed if isinstance(seed, str) else operator.index(seed)  # NumPy's integers name the same streams
+    indices = indices if isinstance(indices, range) else [operator.index(index) for index in indices]
+    if spec.law not in ("normal", "uniform"):
+        raise ValueError(f"noise law {spec.law!r}: must be 'normal' or 'uniform'")
     if spec.steps is None:
         words = _static_words(stream_key("noise", seed, part), indices, per_step)
         shape = (len(indices), *spec.shape)

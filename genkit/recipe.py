@@ -6,9 +6,18 @@ Data only (pydantic, no torch): the engine in `training` and `players` gives it 
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 LOSSES = ("non_saturating", "hinge", "wasserstein", "least_squares", "relativistic")
 PENALTIES = ("r1", "r2", "wgan_gp")
@@ -23,11 +32,17 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
+Share = Annotated[float, Field(ge=0, lt=1)]
+"""A decay rate."""
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
 class Schedule(Settings):
     """A number that changes with the items seen."""
 
-    start: float
-    end: float
+    start: Finite
+    end: Finite
     items: PositiveInt
     """Items over which it goes from start to end; constant afterwards."""
     shape: Literal["linear", "cosine"] = "linear"
@@ -40,8 +55,18 @@ class Schedule(Settings):
         return self.start + (self.end - self.start) * progress
 
 
-Scheduled = float | Schedule
+Scheduled = Finite | Schedule
 """A number, or a number that changes with the items seen."""
+
+
+def _is_a_rate(rate: Scheduled) -> Scheduled:
+    if min((rate.start, rate.end) if isinstance(rate, Schedule) else (rate,)) < 0:
+        raise ValueError("a learning rate is at least 0")
+    return rate
+
+
+Rate = Annotated[Scheduled, AfterValidator(_is_a_rate)]
+"""A learning rate: at least 0."""
 
 
 def value_at(number: Scheduled, items: int) -> float:
@@ -65,20 +90,21 @@ class Player(Settings):
     """How one player learns and how often it takes its turn."""
 
     optimizer: Literal["adam", "adamw", "rmsprop", "sgd"] = "adam"
-    learning_rate: Scheduled = 2e-4
-    betas: tuple[float, float] = (0.5, 0.999)
+    learning_rate: Rate = 2e-4
+    betas: tuple[Share, Share] = (0.5, 0.999)
     """Adam's and AdamW's decay rates."""
-    momentum: float = 0.0
+    momentum: NonNegativeFloat = 0.0
     """SGD's and RMSprop's."""
-    smoothing: float = 0.99
+    smoothing: Share = 0.99
     """RMSprop's."""
-    epsilon: float = 1e-8
-    weight_decay: float = 0.0
+    epsilon: NonNegativeFloat = 1e-8
+    weight_decay: NonNegativeFloat = 0.0
     gradient_clip: PositiveFloat | None = None
     """Largest L2 norm of the player's whole gradient; None: no bound."""
     constraint: Constraint | None = None
     steps: PositiveInt = 1
     """Updates in each of its turns; a critic's each see a fresh batch."""
+
     interval: PositiveInt = 1
     """It takes its turn in every so-many-th round."""
 
@@ -123,7 +149,7 @@ class ScoreFunction(Settings):
     """Prefixes are completed at every so-many-th step, for monte_carlo; the steps between share a value."""
     baseline: Literal["none", "moving_average", "leave_one_out"] = "leave_one_out"
     """What rewards are centred on, BEFORE they are summed over steps, so that a constant reward says nothing."""
-    baseline_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    baseline_decay: Share = 0.9
     """Of the moving average, per step of the generator."""
 
 
@@ -140,7 +166,7 @@ class Stage(Settings):
     items: PositiveInt | None = None
     """How long; None, for the last stage only: until the end of the run."""
     generator: Player | None = None
-    """Settings that replace the recipe's generator settings in this stage."""
+    """What is different about the generator's settings in this stage."""
 
 
 class Recipe(Settings):
@@ -159,14 +185,32 @@ class Recipe(Settings):
     estimator: Estimator = Pathwise()
     generator: Player = Player()
     critic: Critic = Critic()
-    """Settings of every critic that `critics` does not name."""
+    """Settings of every critic."""
     critics: dict[str, Critic] = Field(default_factory=dict)
-    """Settings of single critics, by name."""
+    """What is different for single critics, by name."""
     stages: tuple[Stage, ...] = (Stage(),)
     ema_halflife_items: NonNegativeFloat = 10_000
     """Half-life of the averaged weights from which samples are drawn; 0: the plain weights."""
     ema_rampup: PositiveFloat | None = 0.05
     """The half-life is at most this share of the items seen, so that early weights are forgotten; None: no ramp-up."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _inherit(cls, values: Any) -> Any:
+        """A critic's own settings go over those of every critic, a stage's over the recipe's."""
+        if not isinstance(values, dict):
+            return values
+        values = dict(values)
+        if isinstance(values.get("critics"), dict):
+            values["critics"] = {name: _over(values.get("critic"), own) for name, own in values["critics"].items()}
+        if isinstance(values.get("stages"), list | tuple):
+            values["stages"] = [
+                {**stage, "generator": _over(values.get("generator"), stage["generator"])}
+                if isinstance(stage, dict) and stage.get("generator") is not None
+                else stage
+                for stage in values["stages"]
+            ]
+        return values
 
     @model_validator(mode="after")
     def _is_playable(self) -> Recipe:
@@ -181,3 +225,7 @@ class Recipe(Settings):
     def critic_named(self, name: str) -> Critic:
         """The settings of one critic."""
         return self.critics.get(name, self.critic)
+
+
+def _over(below: Any, above: Any) -> Any:
+    return {**below, **above} if isinstance(below, dict) and isinstance(above, dict) else above

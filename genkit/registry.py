@@ -65,9 +65,12 @@ def register(modality: Modality, replace: bool = False) -> Modality:
     Raises:
         PluginError: if the id is taken and `replace` is False.
     """
-    taken = _registered.get(modality.id)
-    if not replace and taken is not None and taken != modality:
-        raise PluginError(f"local ({modality.id})", "register", "the id is registered already; pass replace=True")
+    taken = modality.id in _registered and _registered[modality.id] != modality
+    installed = any(row.id == modality.id for row in _scan()) and home_of(modality).distribution == "local"
+    if (taken or installed) and not replace:
+        raise PluginError(
+            f"local ({modality.id})", "register", "the id is taken already; pass replace=True to take it over"
+        )
     _registered[modality.id] = modality
     return modality
 
@@ -84,36 +87,34 @@ def found() -> list[Found]:
 
 
 def probed() -> list[Found]:
-    """The same after a try to describe each installed plugin, in a process of its own with a time limit.
+    """The same after a try to describe each installed plugin, each in a process of its own with a time limit.
 
     A plugin that raises, exits, prints, hangs or crashes at import becomes a broken row, and nothing worse.
     """
-    import subprocess
+    from concurrent.futures import ThreadPoolExecutor
 
     rows = found()
     todo = [row for row in rows if row.status == "ok" and row.distribution != "local"]
-    verdicts: dict[str, str] = {}
-    while todo:
-        command = [sys.executable, "-c", "from genkit.registry import _probe; _probe()"]
-        command += [word for row in todo for word in (row.id, row.target)]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_SECONDS, check=False)
-            output, end = done.stdout, f"it ended the process at import (exit code {done.returncode})"
-        except subprocess.TimeoutExpired as error:
-            output = (error.stdout or b"").decode() if isinstance(error.stdout, bytes) else error.stdout or ""
-            end = f"its import did not end within {PROBE_SECONDS} s"
-        answers = [json.loads(line[len(_MARK) :]) for line in output.splitlines() if line.startswith(_MARK)]
-        for row, answer in zip(todo, answers, strict=False):
-            verdicts[row.target] = answer
-        todo = todo[len(answers) :]
-        if todo:  # the first without an answer is the one that took the process down
-            verdicts[todo.pop(0).target] = end
-    return [
-        replace(row, status="broken", reason=reason)
-        if row.status == "ok" and (reason := verdicts.get(row.target))
-        else row
-        for row in rows
-    ]
+    with ThreadPoolExecutor(4) as pool:
+        reasons = dict(zip(todo, pool.map(_fault, todo), strict=True))
+    return [replace(row, status="broken", reason=reason) if (reason := reasons.get(row)) else row for row in rows]
+
+
+def _fault(row: Found) -> str:
+    """Why a plugin cannot be described, or nothing."""
+    import subprocess
+
+    # -P: a file of the user's that is named like a module of the standard library must not be what is imported.
+    command = [sys.executable, "-P", "-c", "from genkit.registry import _probe; _probe()", row.id, row.target]
+    quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    try:
+        done = subprocess.run(command, **quiet, timeout=PROBE_SECONDS, check=False)  # type: ignore[call-overload]
+        output, end = done.stdout, f"it ended the process at import (exit code {done.returncode})"
+    except subprocess.TimeoutExpired as error:
+        output, end = error.stdout or b"", f"its import did not end within {PROBE_SECONDS} s"
+    lines = output.decode(errors="replace").splitlines()
+    answers: list[str] = [json.loads(line.removeprefix(_MARK)) for line in lines if line.startswith(_MARK)]
+    return answers[-1] if answers else end
 
 
 def provider(id: str) -> Found:
@@ -203,7 +204,10 @@ def home_of(modality: Modality) -> Found:
     """The row of an installed modality, or a local one for a modality that is not installed."""
     for row in _scan():
         module, _, attribute = row.target.partition(":")
-        if row.id == modality.id and getattr(sys.modules.get(module), attribute, None) is modality:
+        value: Any = sys.modules.get(module)
+        for name in attribute.split("."):
+            value = getattr(value, name, None)
+        if row.id == modality.id and value is modality:
             return row
     return _local(modality)
 
@@ -244,7 +248,7 @@ def check_manifest(id: str, manifest: object) -> str:
         return "its manifest has no presets"
     try:
         manifest.to_json()
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, AttributeError) as error:
         return f"its manifest is not plain data ({error})"
     return ""
 
@@ -264,7 +268,7 @@ def _scan() -> Iterator[Found]:
     """Rows of all installed distributions; one with broken metadata is passed over, or a row if it is a plugin's."""
     from importlib.metadata import distributions
 
-    seen: set[tuple[str, str, str]] = set()
+    seen: set[str] = set()
     for distribution in distributions():
         try:
             text = distribution.read_text("entry_points.txt") or ""
@@ -278,10 +282,11 @@ def _scan() -> Iterator[Found]:
         except Exception:  # metadata that cannot be read leave the plugin nameless, not unlisted
             name, version = "unknown", "unknown"
         path = str(getattr(distribution, "_path", ""))
+        key = path if name == "unknown" else re.sub(r"[-_.]+", "-", name).lower()
+        if key in seen:  # a distribution counts once: the first on sys.path is what imports find
+            continue
+        seen.add(key)
         for major, id, target in _entries(text):
-            if (name, id, target) in seen:  # the same package twice on sys.path: the first is what imports find
-                continue
-            seen.add((name, id, target))
             row = Found(id, target, name, version, path)
             if major != API[0]:
                 older = CORE if major > API[0] else name
@@ -308,14 +313,18 @@ def _settle(rows: Sequence[Found]) -> list[Found]:
     settled = []
     for row in rows:
         rivals = [other for other in rows if other.id == row.id and other is not row and other.status == "ok"]
-        home = own_distributions().get(row.id)
-        wins = row.distribution in (home, "local") or not rivals
+        local = any(other.distribution == "local" for other in rivals)
+        wins = (
+            row.distribution == "local"
+            or not rivals
+            or (row.distribution == own_distributions().get(row.id) and not local)
+        )
         if row.status == "ok" and not wins:
             others = ", ".join(f"{other.distribution} {other.version}" for other in rivals)
             row = replace(
                 row, status="conflict", reason=f"the id {row.id!r} is also claimed by {others}: uninstall one"
             )
-        elif row.status == "ok" and not _importable(row.target):
+        elif row.status == "ok" and row.distribution != "local" and not _importable(row.target):
             module = row.target.partition(":")[0]
             row = replace(row, status="broken", reason=f"its module {module} is missing: reinstall {row.distribution}")
         settled.append(row)
@@ -334,15 +343,14 @@ def _importable(target: str) -> bool:
 
 
 def _probe() -> None:
-    """Describe each `id target` of the command line and print why it fails, or nothing (in a process of its own)."""
-    stdout = sys.stdout
-    for id, target in zip(sys.argv[1::2], sys.argv[2::2], strict=True):
-        try:
-            with contextlib.redirect_stdout(io.StringIO()):
-                reason = check_manifest(id, resolve(target))
-        except _FAULTS as error:
-            reason = f"import of {target}: {first_line(error)}"
-        print(_MARK + json.dumps(reason), file=stdout, flush=True)
+    """Describe the `id target` of the command line and print why it fails, or nothing (in a process of its own)."""
+    stdout, (id, target) = sys.stdout, sys.argv[1:]
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            reason = check_manifest(id, resolve(target))
+    except _FAULTS as error:
+        reason = f"import of {target}: {first_line(error)}"
+    print("\n" + _MARK + json.dumps(reason), file=stdout, flush=True)
 
 
 def rows_as_json(rows: Sequence[Found]) -> str:

@@ -537,7 +537,10 @@ def test_an_id_is_taken_until_it_is_replaced(local):
 
 def test_what_is_registered_wins_over_a_stranger(site, local):
     site.plugin("alpha")
-    modality = local(Modality(id="alpha", title="Mine", plugin="json:JSONDecoder"))
+    mine = Modality(id="alpha", title="Mine", plugin="json:JSONDecoder")
+    with pytest.raises(PluginError, match="replace=True"):
+        local(mine)
+    modality = local(mine, replace=True)
     assert registry.describe("alpha") is modality
     assert {row.distribution: row.status for row in registry.found() if row.id == "alpha"} == {
         "genkit-alpha": "conflict",
@@ -545,13 +548,12 @@ def test_what_is_registered_wins_over_a_stranger(site, local):
     }
 
 
-def test_registering_an_id_of_ours_is_refused_or_works(local):
-    """What it may not do is succeed and change nothing."""
+def test_registering_an_id_of_ours_takes_a_replace(local):
+    """Refused, unless it is said to be meant."""
     modality = Modality(id="image", title="My own pictures", plugin="json:JSONDecoder")
-    try:
+    with pytest.raises(PluginError, match="replace=True"):
         local(modality)
-    except PluginError:
-        return
+    local(modality, replace=True)
     assert registry.describe("image") is modality
 
 
