@@ -1,4 +1,4 @@
-"""How the site is built: `make docs`. Tutorials and guides are notebooks that run while it is built, without network."""
+"""How the site is built: `make docs`. Tutorials and guides are notebooks that run meanwhile, without network."""
 
 import atexit
 import os

@@ -213,13 +213,13 @@ def info(
 @plugins_app.command("list", cls=_Command)
 def plugins_list(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
     """All plugins, with the reason where one cannot be used. Imports none of them here."""
-    from genkit.registry import probed, rows_as_json
+    from genkit.registry import own_distributions, probed, rows_as_json
 
     rows = probed()
     if as_json:
         print(rows_as_json(rows))
     elif not rows:
-        print("No plugins are installed. Pictures: pip install genkit-gan-image", file=sys.stderr)
+        print(f"No plugins are installed: pip install {' '.join(own_distributions().values())}", file=sys.stderr)
     else:
         _print_table(rows)
 

@@ -16,10 +16,10 @@ from torch import nn
 
 import genkit
 from genkit.errors import ConfigError, DataError, Interrupted, PluginError, RunError, TrainingError
+from genkit.game import impose, make_optimizer, pack, unpack
 from genkit.plugin import Critique, Modality, ModalityPlugin, Networks, Noise, Preset, Sample
 from genkit.recipe import Constraint, Player
 from genkit.testing.toys import duet, language, ring, step_language
-from genkit.training import impose, make_optimizer, pack, unpack
 
 
 def weights(out):

@@ -4,6 +4,8 @@
     .. commands::                           `--help` of every command
     docstrings                              the house's plain style, made safe for reStructuredText
     the map                                 a room of genkit/ that docs/architecture.md does not name is a warning
+
+Knows Sphinx; conf.py turns it on.
 """
 
 from __future__ import annotations
@@ -181,7 +183,8 @@ def check_map(app: Any) -> None:
     """Warn of each room that the map does not name."""
     rooms = Path(app.srcdir).parent / "genkit"
     text = (Path(app.srcdir) / "architecture.md").read_text(encoding="utf-8")
-    names = {path.name for path in rooms.glob("*.py")} | {f"{path.parent.name}/" for path in rooms.glob("*/__init__.py")}
+    names = {path.name for path in rooms.glob("*.py")}
+    names |= {f"{path.parent.name}/" for path in rooms.glob("*/__init__.py")}
     for name in sorted(names):
         if f"`{name}`" not in text:
             logging.getLogger(__name__).warning("docs/architecture.md does not name the room genkit/%s", name)

@@ -34,10 +34,13 @@ def main() -> None:
             counts += torch.bincount(classifier(chunk.x).argmax(1), minlength=len(names))
     for name, count in zip(names, counts.tolist(), strict=True):
         print(f"  {name:<12}{count / arguments.samples:6.1%}")
-    print(f"kinds that hold at least 2 % of {arguments.samples} samples: {(counts >= 0.02 * arguments.samples).sum()} of 10")
+    held = int((counts >= 0.02 * arguments.samples).sum())
+    print(f"kinds that hold at least 2 % of {arguments.samples} samples: {held} of 10")
 
 
-def train_classifier(model: genkit.Model, size: tuple[int, int], epochs: int = 12) -> tuple[nn.Module, float, list[str]]:
+def train_classifier(
+    model: genkit.Model, size: tuple[int, int], epochs: int = 12
+) -> tuple[nn.Module, float, list[str]]:
     """(classifier, accuracy on held-out pictures, names of the kinds), at the model's own resolution."""
     cls = load(model.modality)
     options = model.plugin.options.model_copy(update={"size": size, "conditional": True})

@@ -16,10 +16,11 @@ import torch
 from torch.nn.functional import relu, softplus
 
 from genkit import config
+from genkit.game import Game, make_optimizer
 from genkit.plugin import Sample
 from genkit.registry import load
 from genkit.runtime import Runtime
-from genkit.training import Game, make_optimizer, play_round
+from genkit.training import play_round
 
 
 def main() -> None:
@@ -49,7 +50,8 @@ def main() -> None:
         for step in order:
             times[step].append(run(step, arguments.steps))
         ratios.append(times[engine][-1] / times[by_hand][-1])
-    title = f"{arguments.preset} {arguments.size}x{arguments.size} batch {arguments.batch}, {torch.get_num_threads()} threads"
+    size, threads = arguments.size, torch.get_num_threads()
+    title = f"{arguments.preset} {size}x{size} batch {arguments.batch}, {threads} threads"
     engine_ms, hand_ms = (1e3 * statistics.median(times[step]) / arguments.steps for step in (engine, by_hand))
     print(f"{title}: engine {engine_ms:.1f} ms, loop {hand_ms:.1f} ms a step")
     print(f"ratio engine / loop: median {statistics.median(ratios):.3f} (of {len(ratios)} pairs)")
