@@ -276,7 +276,7 @@ class _reporter:  # noqa: N801  # used as a context manager only
 
     def _on_terminal(self, progress: Progress) -> None:
         if not self.bar.tasks:
-            self.bar.add_task("", total=1)
+            self.bar.add_task("", total=1, text="")
         total = progress.total_items or (progress.seconds + (progress.seconds_left or 0)) or 1
         done = progress.items if progress.total_items else progress.seconds
         self.bar.update(

@@ -140,3 +140,53 @@ def test_a_reader_that_leaves_early_is_no_error():
     shell = f"{sys.executable} -m genkit train image --print-config | head -1"
     done = subprocess.run(shell, shell=True, capture_output=True, text=True, check=False)
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pseudo-terminals are POSIX")
+def test_a_terminal_gets_a_bar_and_nothing_else_does(tmp_path):
+    import pty
+
+    command = [
+        sys.executable,
+        "-m",
+        "genkit",
+        "train",
+        "image",
+        "--items",
+        "320",
+        "--out",
+        str(tmp_path / "run"),
+        *SMALL,
+    ]
+    master, slave = pty.openpty()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=slave, text=True) as process:
+        os.close(slave)
+        shown = b""
+        while True:
+            try:
+                piece = os.read(master, 4096)
+            except OSError:  # the other end has closed
+                break
+            if not piece:
+                break
+            shown += piece
+        assert process.stdout.read().strip() == str(tmp_path / "run" / "model")
+    os.close(master)
+    assert process.returncode == 0, shown.decode()
+    assert b"items/s" in shown
+    assert "320/320" in shown.decode()
+    assert b"\x1b[" in shown  # it moves the cursor: a bar
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits of file sizes are POSIX")
+def test_a_disk_that_takes_no_more_is_one_sentence_and_loses_nothing(tmp_path):
+    out = tmp_path / "run"
+    assert genkit("train", "image", "--items", 160, "--out", out, *SMALL).returncode == 0
+    before = sorted(path.name for path in (out / "checkpoints").iterdir())
+    words = f"{sys.executable} -m genkit train image --resume --items 320 --out {out} -q"
+    done = subprocess.run(["bash", "-c", f"ulimit -f 4; {words}"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("genkit: cannot write")
+    assert done.stderr.count("\n") == 1
+    assert sorted(path.name for path in (out / "checkpoints").iterdir()) == before
+    assert genkit("train", "image", "--resume", "--items", 320, "--out", out).returncode == 0
