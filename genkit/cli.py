@@ -149,14 +149,16 @@ def generate(
     as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
 ) -> None:
     """Draw samples: one file each into a folder, or one joint file."""
+    from genkit import artifact, sampling
     from genkit import config as configuration
-    from genkit import sampling
 
     if n < 1 or start < 0:
         raise ConfigError(f"-n {n} --start {start}: at least one sample, of an index of at least 0, is needed")
     controls = configuration.parse_overrides(settings or [])
     opened = sampling.open_model(model, device)
     path = Path(out)
+    if out.endswith(("/", os.sep)):
+        artifact.make_folder(path)
     if path.suffix and not path.is_dir() and out != "-":
         sampling.check_sheet(opened.modality, path)  # before the work, not after it
     chunks = opened.stream(n, seed, start, label=label, controls=controls)

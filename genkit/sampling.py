@@ -232,8 +232,9 @@ def open_model(path: str | Path, device: str = "auto", modality: Modality | None
     try:
         with global_seeds("open"):  # building networks draws their first weights from the global generators
             plugin = registry.load(manifest)(options, Facts(info["facts"], assets))
+            _check_shapes(plugin, tensors, folder)
             generator = plugin.networks().generator
-    except (PluginError, ConfigError):
+    except (ModelError, PluginError, ConfigError):
         raise
     except Exception as error:  # whatever a plugin makes of facts that are not its own
         why = f"{registry.origin(manifest)} cannot build a network from it ({first_line(error)})"
@@ -241,6 +242,26 @@ def open_model(path: str | Path, device: str = "auto", modality: Modality | None
     artifact.load_state(generator, tensors, folder / "model.safetensors")
     where = pick_device(device)
     return Model(manifest, plugin, generator.to(where).eval().requires_grad_(False), info, where, folder)
+
+
+def _check_shapes(plugin: ModalityPlugin, tensors: Mapping[str, Tensor], folder: Path) -> None:
+    """Compare the weights with the network before it is allocated: no configuration can ask for any amount of memory.
+
+    Raises:
+        ModelError: if names or shapes differ.
+    """
+    try:
+        with torch.device("meta"):
+            wanted = plugin.networks().generator.state_dict()
+    except Exception:  # a network that cannot be built without memory is compared when it is loaded
+        return
+    for name in sorted({*wanted, *tensors}):
+        here, there = (tuple(found[name].shape) if name in found else None for found in (wanted, tensors))
+        if here != there:
+            raise ModelError(
+                f"{folder / 'model.safetensors'} does not fit the network that its configuration describes: {name} is "
+                f"{there or 'missing'} in the file and {here or 'not there'} in the network"
+            )
 
 
 def _manifest_for(info: Mapping[str, Any], folder: Path) -> Modality:

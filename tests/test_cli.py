@@ -49,6 +49,8 @@ def test_generate_writes_files_or_a_grid_and_prints_where(trained, tmp_path):
     assert sorted(path.name for path in (tmp_path / "s").iterdir()) == [
         "000000.png", "000001.png", "000002.png", "samples.json",
     ]  # fmt: skip
+    assert genkit("generate", trained, "-n", 2, "--out", f"{tmp_path}/v1.0/").returncode == 0
+    assert (tmp_path / "v1.0" / "samples.json").exists()
     done = genkit("generate", trained, "-n", 20, "--out", tmp_path / "grid.png", "--json")
     assert json.loads(done.stdout)["files"] == [str(tmp_path / "grid.png")]
     assert (tmp_path / "grid.png").read_bytes()[:4] == b"\x89PNG"

@@ -149,6 +149,7 @@ DAMAGE = {
     "a list": lambda folder: (folder / "config.json").write_text("[]"),
     "deep JSON": lambda folder: (folder / "config.json").write_text("[" * 100_000),
     "a newer layout": lambda folder: change(folder, schema=99),
+    "options that ask for all memory": lambda folder: change(folder, options={"width": 10**9}),
     "options of another size": lambda folder: change(folder, options={"width": 77}),
     "options that do not exist": lambda folder: change(folder, options={"widht": 77}),
     "facts of the wrong kind": lambda folder: change(folder, facts={"labels": 3}),

@@ -1,7 +1,7 @@
 """Three toy modalities whose truth is known, as the engine's test partners.
 
     ring       points of a mixture of Gaussians on a circle: continuous, 8 modes
-    language   a tiny language of variable length whose 40 sentences can be enumerated: discrete, masked
+    language   a tiny language of variable length whose 39 sentences can be enumerated: discrete, masked
     duet       a conditional point with two critics and an extra term
 
 They enter by the same door as anybody's modality: pass one to `genkit.train` or `genkit.register` it.
