@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SETUP := pyproject.toml plugins/image/pyproject.toml constraints.txt Makefile
 DEMO_MINUTES ?= 2.5
 
-.PHONY: install demo test slow check lint types floors bench docs gallery clean
+.PHONY: install demo test slow check lint types floors bench docs clean
 
 # The stamp's name is a hash of everything that decides what is installed, so a change of any sets up anew.
 STAMP := $(VENV)/.installed-$(shell cat $(SETUP) | cksum | cut -d' ' -f1)-$(shell $(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])')

@@ -21,15 +21,15 @@ import yaml
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from genkit.errors import GenkitError, ModelError, RunError, first_line
+from genkit.errors import ModelError, RunError, StorageError, first_line
 
 SCHEMA = 1
 LOCK = ".genkit.lock"
+MARK = "genkit_run"
+"""The key by which config.yaml is known to be a run's own."""
+OWNED = ("config.yaml", "latest", "metrics.jsonl", "checkpoints", "samples", "model")
+"""What a run writes, and all that is ever deleted of a run folder."""
 Tensors = Mapping[str, Tensor]
-
-
-class StorageError(GenkitError):
-    """The disk does not take what must be written; what was there before is whole."""
 
 
 def write_whole(path: Path, content: bytes, durable: bool = True) -> None:
@@ -135,7 +135,7 @@ class RunFolder:
     Args:
         path: of the folder.
         resume: go on with what is there, if anything.
-        overwrite: delete what an earlier run left.
+        overwrite: let `begin` delete what an earlier run left.
 
     Raises:
         RunError: if the folder is in use, holds a run and neither was asked for, or holds something else.
@@ -146,7 +146,7 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise RunError(f"{self.path} is a file; a run needs a folder")
         names = {entry.name for entry in self.path.iterdir()} if self.path.exists() else set()
-        if names and not (LOCK in names or self._is_ours()):
+        if names - {LOCK} and not self._is_ours():
             raise RunError(f"{self.path} is not empty and no run of genkit's: choose another folder")
         make_folder(self.path)
         self._lock = FileLock(self.path / LOCK)
@@ -159,28 +159,36 @@ class RunFolder:
         except OSError as error:
             raise StorageError(f"cannot write to {self.path}: {error.strerror or error}") from error
         try:
-            if (self.path / "config.yaml").exists() and not resume:
-                if not overwrite:
-                    raise RunError(
-                        f"{self.path} holds a run already: --resume goes on with it, --overwrite starts anew, "
-                        "--out chooses another folder"
-                    )
-                self._clear()
+            if (self.path / "config.yaml").exists() and not (resume or overwrite):
+                raise RunError(
+                    f"{self.path} holds a run already: --resume goes on with it, --overwrite starts anew, "
+                    "--out chooses another folder"
+                )
             self._tidy()
         except BaseException:
             self.close()
             raise
 
     def _is_ours(self) -> bool:
-        try:
-            config = self.config
-        except RunError:
-            return False
-        return config is not None and {"modality", "recipe"} <= set(config)
+        return MARK in (self.config or {})
+
+    def begin(self, config: Mapping[str, Any]) -> None:
+        """Start a run here: delete what an earlier one left, write down the configuration."""
+        for name in OWNED:  # config.yaml first: without it nothing of the rest is taken for a run
+            entry = self.path / name
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink(missing_ok=True)
+        self.config = config
 
     def close(self) -> None:
-        """Let others have the folder."""
+        """Let others have the folder; one in which nothing was begun is left as it was found."""
         self._lock.release()
+        if not (self.path / "config.yaml").exists():
+            with contextlib.suppress(OSError):
+                (self.path / LOCK).unlink()
+                self.path.rmdir()
 
     @property
     def config(self) -> dict[str, Any] | None:
@@ -196,7 +204,7 @@ class RunFolder:
 
     @config.setter
     def config(self, plain: Mapping[str, Any]) -> None:
-        write_whole(self.path / "config.yaml", yaml.safe_dump(dict(plain), sort_keys=False).encode())
+        write_whole(self.path / "config.yaml", yaml.safe_dump({MARK: SCHEMA, **plain}, sort_keys=False).encode())
 
     # Checkpoints -------------------------------------------------------------------------------------------------
 
@@ -219,6 +227,7 @@ class RunFolder:
             for stem, tensors in groups.items():
                 write_tensors(temporary / f"{stem}.safetensors", tensors)
             write_json(temporary / "state.json", {"schema": SCHEMA, **state})
+            _sync_folder(temporary)
             temporary.replace(folder / name)
             _sync_folder(folder)
         except BaseException as error:
@@ -267,13 +276,6 @@ class RunFolder:
         if self.log_size() > size:
             os.truncate(self.path / "metrics.jsonl", size)
 
-    def _clear(self) -> None:
-        (self.path / "config.yaml").unlink()
-        (self.path / "latest").unlink(missing_ok=True)
-        for entry in list(self.path.iterdir()):
-            if entry.name != LOCK:
-                shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
-
     def _tidy(self) -> None:
         """Remove what a killed process left half-written."""
         for folder in (self.path, self.path / "checkpoints", self.path / "model", self.path / "samples"):
@@ -300,18 +302,36 @@ def save_model(
     """Write a model folder: config.json, model.safetensors, assets/, README.md.
 
     In a folder that holds the same model at an earlier time only the weights change, in one atomic step.
+
+    Raises:
+        ModelError: if the folder holds something else.
     """
+    if path.exists() and (not path.is_dir() or (any(path.iterdir()) and not _is_model(path))):
+        raise ModelError(f"{path} is not empty and no model folder of genkit's: choose another path")
     for name in assets:
         _plain_name(name)
+    make_folder(path)
+    write_tensors(path / "model.safetensors", tensors, metadata)
     make_folder(path / "assets" if assets else path)
     for stale in (path / "assets").iterdir() if (path / "assets").is_dir() else ():
         if stale.is_file() and stale.name not in assets:
             stale.unlink()
     for name, content in assets.items():
-        write_whole(path / "assets" / _plain_name(name), content)
-    write_tensors(path / "model.safetensors", tensors, metadata)
+        write_whole(path / "assets" / name, content)
     write_json(path / "config.json", {"schema": SCHEMA, **config})
     write_whole(path / "README.md", _model_card(config).encode())
+
+
+def _is_model(path: Path) -> bool:
+    """Whether a folder is a model's, or what a killed process left of its first writing."""
+    names = {entry.name for entry in path.iterdir()}
+    if "config.json" not in names:
+        return "model.safetensors" in names or all(name.endswith(".tmp") for name in names)
+    try:
+        read_model_config(path)
+    except ModelError:
+        return False
+    return True
 
 
 def find_model(path: str | Path) -> Path:
@@ -331,26 +351,34 @@ def find_model(path: str | Path) -> Path:
     raise ModelError(f"{path} is neither a model folder (config.json, model.safetensors) nor a run folder")
 
 
+def read_model_config(path: Path) -> dict[str, Any]:
+    """A model folder's configuration.
+
+    Raises:
+        ModelError: if it is missing, damaged, not genkit's, or of a newer layout.
+    """
+    config = read_json(path / "config.json")
+    if not isinstance(config, dict):
+        raise ModelError(f"{path / 'config.json'} is not genkit's: it holds a {type(config).__name__}")
+    if isinstance(config.get("schema"), int) and config["schema"] != SCHEMA:
+        raise ModelError(f"{path} has layout {config['schema']!r}, this genkit reads {SCHEMA}: upgrade genkit")
+    needed = {"schema": int, "modality": str, "plugin": dict, "options": dict, "facts": dict, "items": int}
+    wrong = [key for key, kind in needed.items() if not isinstance(config.get(key), kind)]
+    if wrong:
+        raise ModelError(f"{path / 'config.json'} is not genkit's: {', '.join(wrong)} missing or of the wrong kind")
+    return config
+
+
 def read_model(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, bytes]]:
     """A model folder's configuration, tensors and assets.
 
     Raises:
         ModelError: if a part is missing, damaged, or of a newer layout.
     """
-    config = read_json(path / "config.json")
-    if isinstance(config, dict) and isinstance(config.get("schema"), int) and config["schema"] > SCHEMA:
-        raise ModelError(f"{path} has layout {config.get('schema')!r}, this genkit reads {SCHEMA}: upgrade genkit")
-    needed = {"modality": str, "plugin": dict, "options": dict, "facts": dict}
-    wrong = [
-        key for key, kind in needed.items() if not isinstance(config, dict) or not isinstance(config.get(key), kind)
-    ]
-    if wrong:
-        raise ModelError(f"{path / 'config.json'} is not genkit's: {', '.join(wrong)} missing")
-    if config.get("schema") != SCHEMA:
-        raise ModelError(f"{path} has layout {config.get('schema')!r}, this genkit reads {SCHEMA}: upgrade genkit")
+    config = read_model_config(path)
     folder = path / "assets"
     entries = sorted(folder.iterdir()) if folder.is_dir() else []
-    assets = {e.name: e.read_bytes() for e in entries if e.is_file() and not e.name.startswith(".")}
+    assets = {entry.name: entry.read_bytes() for entry in entries if entry.is_file() and not entry.name.startswith(".")}
     return config, read_tensors(path / "model.safetensors"), assets
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from genkit.errors import ConfigError, GenkitError, Interrupted, RunError
+from genkit.errors import ConfigError, GenkitError, Interrupted
 
 if TYPE_CHECKING:
     from genkit.registry import Found
@@ -61,9 +61,14 @@ app.add_typer(plugins_app, name="plugins")
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        app(None if arguments is None else list(arguments))
+        app(words)
     except GenkitError as error:
+        if {"-v", "--verbose"} & set(words):
+            import traceback
+
+            traceback.print_exc()
         print(f"genkit: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except BrokenPipeError:  # the reader of our output has left
@@ -102,12 +107,13 @@ def train(
         bool, typer.Option("--print-config", help="Print the whole configuration and stop.")
     ] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Errors only.")] = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show where an error came from.")] = False,
 ) -> None:
     """Train a model; the result is OUT/model."""
     from genkit import config as configuration
 
-    if resume and overwrite:
-        raise RunError("--resume and --overwrite exclude each other: go on with the run, or delete it")
+    sys.path.append(os.getcwd())  # for `module:attribute` of a file beside the data; behind everything installed
+    del verbose  # `main` has seen it
     if items is not None and minutes is not None:
         raise ConfigError("--items and --minutes exclude each other: a run is as long as one of them says")
     layers: list[dict[str, Any]] = []
@@ -127,7 +133,8 @@ def train(
 
         print(yaml.safe_dump(configuration.build(modality, preset, data, layers).plain(), sort_keys=False), end="")
         return
-    configuration.build(modality, preset, data, layers)  # every naming error before torch is imported
+    if not resume:  # else the run itself says what is missing here
+        configuration.build(modality, preset, data, layers)  # every naming error before torch is imported
     from genkit.training import train as run
 
     out = out or Path("runs") / modality
@@ -149,18 +156,15 @@ def generate(
     as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
 ) -> None:
     """Draw samples: one file each into a folder, or one joint file."""
-    from genkit import artifact, sampling
     from genkit import config as configuration
+    from genkit import sampling
 
     if n < 1 or start < 0:
         raise ConfigError(f"-n {n} --start {start}: at least one sample, of an index of at least 0, is needed")
     controls = configuration.parse_overrides(settings or [])
     opened = sampling.open_model(model, device)
-    path = Path(out)
-    if out.endswith(("/", os.sep)):
-        artifact.make_folder(path)
-    if path.suffix and not path.is_dir() and out != "-":
-        sampling.check_sheet(opened.modality, path)  # before the work, not after it
+    if out != "-":
+        sampling.is_joint(opened.modality, out)  # before the work, not after it
     chunks = opened.stream(n, seed, start, label=label, controls=controls)
     if out == "-":
         if not opened.modality.media_type.startswith("text/"):
@@ -170,7 +174,7 @@ def generate(
         for chunk in chunks:
             sys.stdout.buffer.writelines(line + b"\n" for line in chunk.encode())
         return
-    written = sampling.save(chunks, path)
+    written = sampling.save(chunks, out)
     if as_json:
         import json
 
@@ -178,7 +182,7 @@ def generate(
             json.dumps({"files": [str(file) for file in written], "model": sampling.describe_model(opened)}, indent=1)
         )
     else:
-        print(written[0] if len(written) == 1 else path)
+        print(written[0] if len(written) == 1 else Path(out))
 
 
 @app.command(cls=_Command)
@@ -192,7 +196,7 @@ def info(
     from genkit import artifact
 
     folder = artifact.find_model(model)
-    known = artifact.read_json(folder / "config.json")
+    known = artifact.read_model_config(folder)
     size = (folder / "model.safetensors").stat().st_size if (folder / "model.safetensors").exists() else 0
     known |= {"path": str(folder), "bytes": size}
     if as_json:
@@ -209,7 +213,8 @@ def info(
         **{f"facts.{key}": value for key, value in known.get("facts", {}).items()},
     }
     for key, value in lines.items():
-        print(f"{key + ':':<24}{value}")
+        shown = "".join(character if character.isprintable() else "?" for character in str(value))
+        print(f"{key + ':':<24}{shown}")
 
 
 @plugins_app.command("list", cls=_Command)

@@ -112,7 +112,7 @@ def build(
     for layer in settings:
         for key in layer:
             if key not in SECTIONS:
-                raise ConfigError(f"{key}: no such setting.{did_you_mean(str(key), SECTIONS)}")
+                raise ConfigError(f"{key}: no such setting.{_hint(str(key), manifest)}")
         layer = {key: value or {} for key, value in layer.items()}
         for key, value in layer.items():
             if not isinstance(value, Mapping):
@@ -195,7 +195,7 @@ def read_file(path: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: holds a {type(content).__name__}, not a mapping with the keys {', '.join(allowed)}")
     for key in content:
-        if key not in (*allowed, "plugin"):  # `plugin` is what a run's own config.yaml records
+        if key not in (*allowed, "plugin", "genkit_run"):  # the latter two are what a run's own config.yaml records
             raise ConfigError(f"{path}: {key}: no such setting.{did_you_mean(str(key), allowed)}")
     return content
 
@@ -239,16 +239,32 @@ def validate(cls: Any, values: Any, where: str) -> Any:
     try:
         return cls.model_validate(values)
     except ValidationError as error:
-        raise ConfigError("; ".join(_explain(cls, one, where) for one in error.errors())) from error
+        said: dict[str, list[str]] = {}  # a union answers once for each of its members
+        for one in error.errors():
+            path, message = _explain(cls, one, values, where)
+            said.setdefault(path, []).append(message)
+        raise ConfigError(
+            "; ".join(f"{path}: {' or '.join(dict.fromkeys(all))}" for path, all in said.items())
+        ) from error
 
 
-def _explain(cls: type[BaseModel], error: Any, where: str) -> str:
-    path = ".".join(str(part) for part in (where, *error["loc"]) if part != "")
+def _explain(cls: type[BaseModel], error: Any, values: Any, where: str) -> tuple[str, str]:
+    """(the path as the user wrote it with the value found there, what is wrong)."""
+    path = [where] if where else []
+    node = values
+    for part in error["loc"]:  # pydantic's path also names members of unions, which nobody has written
+        if (isinstance(node, Mapping) and part in node) or (isinstance(node, list | tuple) and isinstance(part, int)):
+            node = node[part]
+            path.append(str(part))
+    name, message = ".".join(path), error["msg"].removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
-        return f"{path}: no such setting.{did_you_mean(str(error['loc'][-1]), _keys_at(cls, error['loc'][:-1]))}"
-    message = error["msg"].removeprefix("Value error, ")
-    shown = f" = {error['input']!r}" if error["loc"] else ""
-    return f"{path}{shown}: {message}"
+        return name, f"no such setting.{did_you_mean(str(error['loc'][-1]), _keys_at(cls, error['loc'][:-1]))}"
+    if error["type"] == "missing":
+        return f"{name}.{error['loc'][-1]}", "must be given"
+    if error["type"].startswith("model_"):
+        keys = ", ".join(sorted(_keys_at(cls, error["loc"])))
+        return f"{name} = {node!r}", f"must be settings of its own, written {name}.NAME=value, NAME out of {keys}"
+    return f"{name} = {node!r}" if error["loc"] else name, message
 
 
 def _keys_at(cls: Any, path: Sequence[Any]) -> set[str]:
@@ -277,6 +293,15 @@ def _leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         return
     for key, value in children:
         yield from _leaves(value, f"{path}.{key}" if path else str(key))
+
+
+def _hint(key: str, manifest: Modality) -> str:
+    """Where a key without its section belongs, or the nearest section."""
+    sections = {"options": registry.named_class(manifest, "options"), "recipe": Recipe, "run": RunSettings}
+    for section, cls in sections.items():
+        if cls is not None and key in cls.model_fields:
+            return f" Did you mean '{section}.{key}'?"
+    return did_you_mean(key, SECTIONS)
 
 
 def _check_names(recipe: Recipe) -> None:

@@ -46,11 +46,6 @@ class Batches:
         with global_seeds(self.seed, "items", position):
             return self._fetch([self._index(place) for place in range(position, position + count)], position)
 
-    def first(self, count: int) -> Sample:
-        """The first items of the data set itself, in its own order, repeated if they are too few."""
-        with global_seeds(self.seed, "first", count):
-            return self._fetch([place % len(self) for place in range(count)], 0)
-
     def _fetch(self, indices: list[int], position: int) -> Sample:
         if isinstance(self.dataset, torch.Tensor | np.ndarray):
             return Sample(_tensor(self.dataset[indices]))
@@ -123,6 +118,8 @@ def seed_everything(*words: str | int) -> None:
     _seed_cpu(*words)
     if _cuda_is_in_use():
         torch.cuda.manual_seed_all(torch_seed(*words))
+    if torch.backends.mps.is_available():
+        torch.mps.manual_seed(torch_seed(*words))
 
 
 @contextmanager

@@ -8,6 +8,8 @@
     │  ├─ ModelError               a model folder that is missing, foreign, damaged or unsafe
     │  └─ UnknownModality          no installed plugin provides it
     ├─ PluginError                 a plugin that fails; names the plugin, its version and the call
+    ├─ StorageError                a disk that does not take what must be written
+    ├─ NativePartMissing           (in genkit.compat) what only a compiled library could do
     ├─ TrainingError               a game that cannot go on
     └─ Interrupted                 stopped by Ctrl-C (exit code 130) or SIGTERM (143), with everything saved
 
@@ -65,6 +67,10 @@ class PluginError(GenkitError):
         self.plugin, self.call, self.reason = plugin, call, reason
 
 
+class StorageError(GenkitError):
+    """The disk does not take what must be written; what was there before is whole."""
+
+
 class TrainingError(GenkitError):
     """A game that cannot go on; the last whole checkpoint is kept."""
 
@@ -94,6 +100,7 @@ def did_you_mean(word: str, allowed: Iterable[str]) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The kind of an error and the first line of what it says."""
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
+    """The kind of an error and the first line of what it says, with the next one where that ends in a colon."""
+    lines = [line.strip() for line in str(error).strip().splitlines()]
+    said = " ".join(lines[:2] if lines[0].endswith(":") else lines[:1]) if lines else ""
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__

@@ -1,12 +1,13 @@
 """A game: the players, what they have learned, how far it is. They take turns here; `training` says when.
 
 Everything random in a turn comes from (seed, stage, round, player, turn), so a game that is restored goes on bit for
-bit. Knows no files, no clock and no modality.
+bit. Knows no files and no modality.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -17,11 +18,11 @@ from genkit import registry
 from genkit.config import RunConfig
 from genkit.data import Batches, global_seeds, parts, seed_everything
 from genkit.errors import ConfigError, PluginError, TrainingError, did_you_mean
-from genkit.players import Average, CriticPlayer, GeneratorPlayer, batch_norms, recalibrated
+from genkit.players import Average, CriticPlayer, GeneratorPlayer, couples_samples, recalibrated
 from genkit.plugin import ModalityPlugin, Sample, capabilities_of, missing_capabilities
 from genkit.recipe import Constraint, Player, Stage, value_at
 from genkit.runtime import Runtime
-from genkit.sampling import Model, draw_chunk, noise_for
+from genkit.sampling import CHUNK, Model, draw_chunk, noise_for
 
 RECALIBRATION_ROWS = 1024
 _COUNTERS = ("items", "stage", "stage_items", "round", "averaged_at", "seconds")
@@ -44,7 +45,8 @@ class Game:
         self.config, self.plugin, self.runtime = config, plugin, runtime
         self.batches = Batches(dataset, config.run.seed)
         seed_everything("networks", config.run.seed)
-        self.networks = _to(plugin.networks(), runtime.device)
+        with registry.asking(config.modality, "networks"):
+            self.networks = _to(plugin.networks(), runtime.device)
         self.capabilities = _checked(config, plugin, self.networks)
         arguments = config.recipe, plugin, self.capabilities
         self.generator = GeneratorPlayer(self.networks.generator, *arguments).to(runtime.device)
@@ -63,7 +65,6 @@ class Game:
         self.tally: dict[str, tuple[Tensor, int]] = {}
         self.finite = torch.ones((), dtype=torch.bool, device=runtime.device)
         self._stage_begun = -1
-        self._conditions: Tensor | None = None
 
     # How far -----------------------------------------------------------------------------------------------------
 
@@ -134,7 +135,7 @@ class Game:
             if self.turns[name] % penalty.interval == 0
         }
         count = recipe.accumulate
-        counts = _valid_steps(real, count), _valid_steps(fake, count)
+        counts = _valid_steps(real, fake, player.loss.paired, count)
         for part_real, part_fake in zip(parts(real, count), parts(fake, count), strict=True):
             loss, statistics = player(part_real, part_fake, penalties, self._term_weights(), self.networks, counts)
             (loss / count).backward()
@@ -144,9 +145,10 @@ class Game:
     def generator_turn(self, kind: str, real: Sample, turn: int) -> None:
         """One update of the generator."""
         self._begin_turn("generator", turn)
-        train = getattr(self.generator.estimator, "critics_train", True)
         for critic in self.networks.critics.values():
-            critic.train(train)  # a critic that scores for a policy gradient drops nothing out
+            critic.train(
+                self.generator.estimator.critics_train
+            )  # a critic that scores for a policy gradient drops nothing out
         count = self.config.recipe.accumulate
         for number, part in enumerate(parts(real, count)):
             noises = self._noises(turn, number, len(part))
@@ -217,17 +219,19 @@ class Game:
         Raises:
             TrainingError: if a loss was not finite.
         """
-        self.check_finite()
+        if not self.finite:
+            self.check_finite()
         means = {name: float(total / count) for name, (total, count) in self.tally.items()}
         self.tally.clear()
         return means
 
     def check_finite(self) -> None:
-        """Raise TrainingError if a loss was not finite."""
-        if not self.finite:
+        """Raise TrainingError if a loss was not finite, or a weight is not."""
+        weights = [*self.average.weights.values(), *(weight for player in self.trainable.values() for weight in player)]
+        if not (self.finite & torch.stack([weight.detach().isfinite().all() for weight in weights]).all()):
             raise TrainingError(
-                f"a loss was not finite before {self.items:,} items; the last whole checkpoint is kept. Lower the "
-                "learning rates, add a penalty (recipe.penalties.r1.weight=1), or clip gradients, and --resume"
+                f"a loss or a weight was not finite before {self.items:,} items; the last whole checkpoint is kept. "
+                "Lower the learning rates, add a penalty (recipe.penalties.r1.weight=1) or clip gradients: start anew"
             )
 
     # What others need ------------------------------------------------------------------------------------------
@@ -237,11 +241,11 @@ class Game:
         device = self.runtime.device
 
         def draw(module: nn.Module, number: int) -> Sample:
-            rows = range(number * 64, (number + 1) * 64)
+            rows = range(number * CHUNK, (number + 1) * CHUNK)
             return draw_chunk(module, rows, "recalibration", self._data_conditions(rows), self.controls, device)
 
         with global_seeds("model"):
-            module = recalibrated(self.average.module(), draw, RECALIBRATION_ROWS // 64)
+            module = recalibrated(self.average.module(), draw, RECALIBRATION_ROWS // CHUNK)
         return Model(self.config.modality, self.plugin, module, self._info(), device)
 
     def state(self) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
@@ -287,6 +291,7 @@ class Game:
             "preset": self.config.preset,
             "options": plain["options"],
             "facts": dict(self.plugin.facts.values),
+            "conditional": self.conditions is not None,
             "items": self.items,
         }
 
@@ -296,13 +301,15 @@ class Game:
         return self._data_conditions(indices) if default is None else default
 
     def _data_conditions(self, indices: Sequence[int]) -> Tensor | None:
-        """Conditions of the data's first items, in turn; None for unconditional data."""
-        if self.batches.first(1).condition is None:
+        """The conditions of real items, in turn; None for unconditional data."""
+        return None if self.conditions is None else self.conditions[[index % len(self.conditions) for index in indices]]
+
+    @cached_property
+    def conditions(self) -> Tensor | None:
+        """Conditions of real items, mixed as the data are: the first of the training order, not of the files'."""
+        if self.batches.take(0, 1).condition is None:
             return None
-        if self._conditions is None:
-            self._conditions = self.batches.first(min(RECALIBRATION_ROWS, len(self.batches))).condition
-        assert self._conditions is not None
-        return self._conditions[[index % len(self._conditions) for index in indices]]
+        return self.batches.take(0, RECALIBRATION_ROWS).condition
 
 
 # Parts of a turn -------------------------------------------------------------------------------------------------
@@ -351,9 +358,13 @@ def unpack(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> N
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def _valid_steps(sample: Sample, count: int) -> Tensor | None:
-    """Valid steps of a whole batch per part of it, so that parts add up to the mean over all of them."""
-    return None if sample.mask is None else sample.mask.sum() / count
+def _valid_steps(real: Sample, fake: Sample, paired: bool, count: int) -> tuple[Tensor | None, Tensor | None]:
+    """Valid steps of whole batches per part of them, so that parts add up to the mean over all of them."""
+    if paired and real.mask is not None and fake.mask is not None:
+        both = (real.mask & fake.mask).sum() / count
+        return both, both
+    of_real, of_fake = (None if sample.mask is None else sample.mask.sum() / count for sample in (real, fake))
+    return of_real, of_fake
 
 
 def _under(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -376,11 +387,16 @@ def _checked(config: RunConfig, plugin: ModalityPlugin, networks: Any) -> frozen
             raise ConfigError(f"{asker} needs the capability {capability!r}, which {who} lacks")
     if not isinstance(getattr(networks.generator, "noise", None), Mapping):
         raise PluginError(who, "networks", "its generator has no `noise` mapping (part -> genkit.plugin.Noise)")
+    if not networks.critics and any(stage.kind != "pretrain" for stage in recipe.stages):
+        raise PluginError(who, "networks", "it has no critics, and a game needs at least one")
     for name in recipe.critics:
         if name not in networks.critics:
             raise ConfigError(f"recipe.critics.{name}: no such critic.{did_you_mean(name, networks.critics)}")
+    for name, module in {"generator": networks.generator, **networks.critics}.items():
+        if not any(parameter.requires_grad for parameter in module.parameters()):
+            raise PluginError(who, "networks", f"{name!r} has no parameters that could learn")
     for name, critic in networks.critics.items():
-        if recipe.penalties and batch_norms(critic):
+        if recipe.penalties and couples_samples(critic):
             raise ConfigError(
                 f"recipe.penalties ({', '.join(recipe.penalties)}) need a critic without batch statistics, but the "
                 f"critic {name!r} has BatchNorm: a penalty is per sample. Choose another normalisation, or no penalty"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from genkit.errors import ConfigError
 from genkit.plugin import Critique, ModalityPlugin, Networks, Sample
 from genkit.recipe import Pathwise, Recipe, ScoreFunction
 
+Kind = TypeVar("Kind")
 Statistics = dict[str, Tensor]
 Noises = Callable[[str, int], Mapping[str, Tensor]]
 """(purpose, rows) -> the generator's noise for so many rows; equal purposes of one step give equal noise."""
@@ -31,21 +32,30 @@ ROLLOUT_ROWS = 4096
 
 def loss_named(name: str) -> AdversarialLoss:
     """A built-in loss, or `module:attribute`."""
-    loss: AdversarialLoss = LOSSES.get(name) or registry.resolve(name)
-    return loss
+    return _checked(name, LOSSES.get(name) or registry.resolve(name), AdversarialLoss)
 
 
 def penalty_named(name: str) -> Penalty:
     """A built-in penalty, or `module:attribute`."""
-    penalty: Penalty = PENALTIES.get(name) or registry.resolve(name)
-    return penalty
+    return _checked(name, PENALTIES.get(name) or registry.resolve(name), Penalty)
+
+
+def _checked(name: str, value: Any, kind: type[Kind]) -> Kind:
+    if not isinstance(value, kind):
+        raise ConfigError(f"{name} is a {type(value).__name__}; a genkit.adversarial.{kind.__name__} was expected")
+    return value
 
 
 def masked_mean(values: Tensor, mask: Tensor | None, count: Tensor | None = None) -> Tensor:
     """Mean of [B, ...] values over the valid steps [B, L]; `count` replaces the number of them in this batch."""
     if mask is None:
         return values.mean()
-    return (values * mask).sum() / (mask.sum() if count is None else count)
+    return masked(values, mask).sum() / (mask.sum() if count is None else count)
+
+
+def masked(values: Tensor, mask: Tensor) -> Tensor:
+    """Values with 0 at every step that is not valid, whatever stands there (a padding may hold an infinity)."""
+    return values.where(mask, 0.0)
 
 
 class CriticPlayer(nn.Module):
@@ -98,9 +108,9 @@ class CriticPlayer(nn.Module):
         for name, weight in penalties.items():
             penalty = self.penalties[name]
             where, verdict = points[penalty.at]
-            logits = torch.cat(
-                [logits.flatten(1) if logits.ndim > 1 else logits[:, None] for logits in verdict.logits], 1
-            )
+            mask = _step_mask(fake if penalty.at == "fake" else real, verdict)
+            heads = verdict.logits if mask is None else [masked(logits, mask) for logits in verdict.logits]
+            logits = torch.cat([head.flatten(1) if head.ndim > 1 else head[:, None] for head in heads], 1)
             value = penalty.value(where, logits).mean()
             loss = loss + weight * value
             statistics[name] = value.detach()
@@ -131,7 +141,6 @@ class CriticPlayer(nn.Module):
         real_mask, fake_mask = _step_mask(real, real_verdict), _step_mask(fake, fake_verdict)
         if self.loss.paired and real_mask is not None and fake_mask is not None:
             real_mask = fake_mask = real_mask & fake_mask
-            counts = (None, None)
         loss = torch.zeros((), device=real.x.device)
         for real_logits, fake_logits in zip(real_verdict.logits, fake_verdict.logits, strict=True):
             at_real, at_fake = self.loss.critic(real_logits, fake_logits)
@@ -187,17 +196,18 @@ class GeneratorPlayer(nn.Module):
             return loss, {"loss": loss.detach()}
         critiques: dict[str, Critique] = {}
 
-        def judge(sample: Sample) -> list[tuple[float, Critique, Critique | None]]:
+        def judge(sample: Sample, rows: Tensor | None = None) -> list[Verdict]:
             verdicts = []
             for name, critic in networks.critics.items():
-                verdict = critic(sample if self.augment is None else self.augment(sample))
-                critiques.setdefault(name, verdict)  # of the fakes themselves; completions of prefixes come later
-                beside = None
+                critique = critic(sample if self.augment is None else self.augment(sample))
+                critiques.setdefault(name, critique)  # of the fakes themselves; completions of prefixes come later
+                mask, beside = _step_mask(sample, critique), None
                 if self.loss.paired:
+                    pairs = real if rows is None else real[rows]
                     with torch.no_grad():
-                        rows = real if len(real) == len(sample) else real[torch.arange(len(sample)) % len(real)]
-                        beside = critic(rows if self.augment is None else self.augment(rows))
-                verdicts.append((self.weights.get(name, self.default_weight), verdict, beside))
+                        beside = critic(pairs if self.augment is None else self.augment(pairs))
+                    mask = mask & pairs.mask if mask is not None and pairs.mask is not None else mask
+                verdicts.append(Verdict(self.weights.get(name, self.default_weight), critique, beside, mask))
             return verdicts
 
         loss, statistics, fake = self.estimator(self.module, real.condition, len(real), noises, controls, judge)
@@ -209,8 +219,29 @@ class GeneratorPlayer(nn.Module):
 
 # How the verdict reaches the generator ---------------------------------------------------------------------------
 
-Judge = Callable[[Sample], list[tuple[float, Critique, Critique | None]]]
-"""A sample -> per critic: its weight, its critique, and its critique of reals where the loss is paired."""
+
+class Verdict(NamedTuple):
+    """What one critic says of a batch of fakes.
+
+    Args:
+        weight: of the critic.
+        critique: of the fakes.
+        beside: its critique of the reals in the same rows, where the loss is paired.
+        mask: valid steps, where it scores steps; in both samples where the loss is paired.
+    """
+
+    weight: float
+    critique: Critique
+    beside: Critique | None
+    mask: Tensor | None
+
+
+class Judge(Protocol):
+    """(a batch, which rows of the reals it belongs to; None: the same) -> one verdict per critic."""
+
+    def __call__(self, sample: Sample, rows: Tensor | None = None) -> list[Verdict]:
+        """See the class."""
+        ...
 
 
 class PathwiseEstimator(nn.Module):
@@ -228,10 +259,9 @@ class PathwiseEstimator(nn.Module):
         """(the generator's loss, statistics, the fakes)."""
         fake: Sample = generator(noises("generator", count), condition, controls)
         loss = torch.zeros((), device=fake.x.device)
-        for weight, verdict, beside in judge(fake):
-            mask = _step_mask(fake, verdict)
-            for values in _generator_losses(self.loss, verdict, beside):
-                loss = loss + weight * masked_mean(values, mask)
+        for verdict in judge(fake):
+            for values in _generator_losses(self.loss, verdict):
+                loss = loss + verdict.weight * masked_mean(values, verdict.mask)
         return loss, {"adversarial": loss.detach()}, fake
 
 
@@ -257,7 +287,13 @@ class ScoreFunctionEstimator(nn.Module):
     def forward(
         self, generator: Any, condition: Tensor | None, count: int, noises: Noises, controls: Any, judge: Judge
     ) -> tuple[Tensor, Statistics, Sample]:
-        """(a loss whose gradient is the estimate, statistics, the fakes)."""
+        """(a loss whose gradient is the estimate, statistics, the fakes).
+
+        Dropout layers rest: what scores a sample must be the policy that drew it.
+        """
+        for layer in generator.modules():
+            if isinstance(layer, nn.modules.dropout._DropoutNd):
+                layer.eval()
         with torch.no_grad():
             fake: Sample = generator(noises("generator", count), condition, controls)
             valid = (
@@ -269,37 +305,37 @@ class ScoreFunctionEstimator(nn.Module):
                 rewards, counted = self.sample_rewards(fake, judge(fake))[:, None], valid[:, :1].new_ones(count, 1)
             else:
                 rewards, counted = self.completed_rewards(generator, fake, valid, noises, judge), valid
-            advantages = (rewards - self.baseline(rewards, counted)) * counted
+            advantages = masked(rewards - self.baseline(rewards, counted), counted)
             if self.settings.credit == "per_step":
                 advantages = discounted_returns(advantages, self.settings.discount)
         log_prob = generator.log_prob(fake)
-        loss = -(advantages * log_prob * valid).sum(1).mean()
+        loss = -masked(advantages * log_prob, valid).sum(1).mean()
         with torch.no_grad():
             entropy = -masked_mean(log_prob.detach(), valid)
         return loss, {"reward": masked_mean(rewards, counted), "entropy": entropy}, fake
 
-    def sample_rewards(self, sample: Sample, verdicts: list[tuple[float, Critique, Critique | None]]) -> Tensor:
+    def sample_rewards(self, sample: Sample, verdicts: list[Verdict]) -> Tensor:
         """[B]: one reward per sample; steps, patches and heads are averaged, critics are weighed and summed."""
         total = torch.zeros(len(sample), device=sample.x.device)
-        for weight, verdict, beside in verdicts:
-            mask = _step_mask(sample, verdict)
-            for values in self._rewards(verdict, beside):
-                if mask is not None:
-                    values = (values * mask).sum(1) / mask.sum(1)
-                total = total + weight * values.flatten(1).mean(1) if values.ndim > 1 else total + weight * values
+        for verdict in verdicts:
+            for values in self._rewards(verdict):
+                if verdict.mask is not None:
+                    values = masked(values, verdict.mask).sum(1) / verdict.mask.sum(1).clamp(min=1)
+                total = total + verdict.weight * (values.flatten(1).mean(1) if values.ndim > 1 else values)
         return total
 
-    def step_rewards(self, sample: Sample, verdicts: list[tuple[float, Critique, Critique | None]]) -> Tensor:
+    def step_rewards(self, sample: Sample, verdicts: list[Verdict]) -> Tensor:
         """[B, L]: one reward per step.
 
         Raises:
             ConfigError: if a critic does not score steps.
         """
         total = torch.zeros(sample.x.shape[:2], device=sample.x.device)
-        for weight, verdict, beside in verdicts:
-            if not verdict.per_step:
+        for verdict in verdicts:
+            if not verdict.critique.per_step:
                 raise ConfigError("recipe.estimator.credit = 'per_step' needs critics that score every step (per_step)")
-            total = total + weight * sum(self._rewards(verdict, beside))
+            for values in self._rewards(verdict):
+                total = total + verdict.weight * (values if verdict.mask is None else masked(values, verdict.mask))
         return total
 
     def completed_rewards(self, generator: Any, sample: Sample, valid: Tensor, noises: Noises, judge: Judge) -> Tensor:
@@ -319,7 +355,7 @@ class ScoreFunctionEstimator(nn.Module):
             part = slice(start, start + ROLLOUT_ROWS)
             noise = noises(f"rollout {start}", len(which[part]))
             completed = generator.complete(sample[which[part]], keep[part], noise)
-            scores.append(self.sample_rewards(completed, judge(completed)))
+            scores.append(self.sample_rewards(completed, judge(completed, which[part])))
         values = whole[:, None].expand(count, length).clone()
         if scores:
             means = torch.cat(scores).view(len(ends), count, self.settings.rollouts).mean(2)
@@ -341,10 +377,10 @@ class ScoreFunctionEstimator(nn.Module):
             return torch.where(before.isnan(), _leave_one_out(rewards, counted), before)
         return _leave_one_out(rewards, counted)
 
-    def _rewards(self, verdict: Critique, beside: Critique | None) -> list[Tensor]:
+    def _rewards(self, verdict: Verdict) -> list[Tensor]:
         if self.reward is None:
-            return [-values for values in _generator_losses(self.loss, verdict, beside)]
-        return [self.reward(logits) for logits in verdict.logits]
+            return [-values for values in _generator_losses(self.loss, verdict)]
+        return [self.reward(logits) for logits in verdict.critique.logits]
 
 
 def make_estimator(recipe: Recipe, loss: AdversarialLoss) -> nn.Module:
@@ -379,13 +415,14 @@ def _leave_one_out(rewards: Tensor, counted: Tensor) -> Tensor:
     """[B, 1]: for each row the mean of all other rows' rewards (Kool et al. 2019)."""
     if len(rewards) < 2:
         raise ConfigError("the leave-one-out baseline needs at least 2 samples in each (part of a) batch")
-    sums, counts = (rewards * counted).sum(1, keepdim=True), counted.sum(1, keepdim=True)
+    sums, counts = masked(rewards, counted).sum(1, keepdim=True), counted.sum(1, keepdim=True)
     return (sums.sum() - sums) / (counts.sum() - counts).clamp(min=1)
 
 
-def _generator_losses(loss: AdversarialLoss, verdict: Critique, beside: Critique | None) -> list[Tensor]:
-    reals = verdict.logits if beside is None else beside.logits
-    return [loss.generator(fake, real) for fake, real in zip(verdict.logits, reals, strict=True)]
+def _generator_losses(loss: AdversarialLoss, verdict: Verdict) -> list[Tensor]:
+    fakes = verdict.critique.logits
+    reals = fakes if verdict.beside is None else verdict.beside.logits
+    return [loss.generator(fake, real) for fake, real in zip(fakes, reals, strict=True)]
 
 
 def _step_mask(sample: Sample, verdict: Critique) -> Tensor | None:
@@ -464,10 +501,12 @@ def recalibrated(module: nn.Module, draw: Callable[[nn.Module, int], object], ba
     return module
 
 
+def couples_samples(module: nn.Module) -> bool:
+    """Whether a layer's output for one sample depends on the other samples of a batch."""
+    return any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in module.modules())
+
+
 def batch_norms(module: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
-    """The layers of a module that couple the samples of a batch."""
-    return [
-        layer
-        for layer in module.modules()
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.track_running_stats
-    ]
+    """The layers of a module that keep statistics of the batches that they have seen."""
+    layers = [layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+    return [layer for layer in layers if layer.track_running_stats]

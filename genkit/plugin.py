@@ -168,7 +168,8 @@ class Sample:
 
     def to(self, device: torch.device | str) -> Sample:
         """Every part on a device."""
-        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+        blocking = str(device) == "cpu"  # a copy to the CPU that does not wait may be read before it has arrived
+        return self._each(lambda tensor: tensor.to(device, non_blocking=not blocking))
 
     def detach(self) -> Sample:
         """Every part cut from its graph."""

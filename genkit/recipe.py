@@ -150,7 +150,7 @@ class ScoreFunction(Settings):
     baseline: Literal["none", "moving_average", "leave_one_out"] = "leave_one_out"
     """What rewards are centred on, BEFORE they are summed over steps, so that a constant reward says nothing."""
     baseline_decay: Share = 0.9
-    """Of the moving average, per step of the generator."""
+    """Of the moving average, per (part of a) batch."""
 
 
 Estimator = Annotated[Pathwise | ScoreFunction, Field(discriminator="kind")]
@@ -174,7 +174,8 @@ class Recipe(Settings):
 
     batch_size: PositiveInt = 64
     accumulate: PositiveInt = 1
-    """Parts into which a batch is cut to save memory; the gradient is that of the whole batch."""
+    """Parts into which a batch is cut to save memory. The gradient is that of the whole batch, but for what looks
+    across its rows: batch statistics, and the baselines of a score function, which see one part at a time."""
     loss: str = "non_saturating"
     """non_saturating, hinge, wasserstein, least_squares, relativistic, or `module:attribute`
     (a `genkit.adversarial.AdversarialLoss`)."""
@@ -220,6 +221,8 @@ class Recipe(Settings):
             )
         if not self.stages or any(stage.items is None for stage in self.stages[:-1]):
             raise ValueError("every stage but the last needs items")
+        if self.stages[-1].items is not None:
+            raise ValueError("the last stage lasts until the end of the run: leave its items out, set run.items")
         return self
 
     def critic_named(self, name: str) -> Critic:

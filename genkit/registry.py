@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import Any, cast
 
-from genkit.errors import PluginError, UnknownModality, did_you_mean, first_line
+from genkit.errors import GenkitError, PluginError, UnknownModality, did_you_mean, first_line
 from genkit.plugin import API, Modality, ModalityPlugin
 
 CORE = "genkit-gan"
@@ -182,6 +182,17 @@ def named_class(modality: Modality, part: str) -> Any:
         return resolve(target)
     except _FAULTS as error:
         raise PluginError(origin(modality), f"import of its {part} {target}", first_line(error)) from error
+
+
+@contextlib.contextmanager
+def asking(modality: Modality, call: str) -> Iterator[None]:
+    """A plugin at work: what it raises, other than on purpose, becomes a PluginError that names it and the call."""
+    try:
+        yield
+    except GenkitError:
+        raise
+    except Exception as error:
+        raise PluginError(origin(modality), call, f"{first_line(error)} (-v shows where)") from error
 
 
 def resolve(target: str) -> Any:

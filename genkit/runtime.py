@@ -1,7 +1,7 @@
 """The machine under a run: its device, its threads, and what decides the bits of a result.
 
-One process for now. Everything that many processes will change goes through here: which share of a batch is mine,
-who writes, how a player is wrapped. Knows nothing of games, data or files.
+One process for now; what many processes will need to know of one another belongs here. Knows nothing of games, data
+or files.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import platform
 from typing import Any
 
+import numpy as np
 import torch
 
 from genkit.errors import ConfigError
@@ -35,6 +36,7 @@ class Runtime:
         """What the bits of a result depend on beyond the configuration."""
         return {
             "torch": torch.__version__,
+            "numpy": np.__version__,
             "threads": self.threads,
             "cpu": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
             "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else str(self.device),

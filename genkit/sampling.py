@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -57,22 +58,30 @@ class Samples:
         return [(self.seed, index) for index in self.indices]
 
     def __len__(self) -> int:
+        """How many."""
         return len(self.indices)
 
+    def __repr__(self) -> str:
+        event = "x".join(map(str, self.x.shape[1:]))
+        return f"<{len(self)} samples of {self.model.modality.id} [{event}], seed {self.seed}>"
+
     def __getitem__(self, row: int | slice) -> Samples:
+        """One of them, or some."""
         rows = range(len(self))[row]
         rows = rows if isinstance(rows, range) else range(rows, rows + 1)
         picked = tuple(self.indices[place] for place in rows)
         return Samples(self.sample[list(rows)], self.seed, picked, self.label, self.model, self.controls)
 
     def __iter__(self) -> Iterator[Samples]:
+        """One at a time."""
         return (self[row] for row in range(len(self)))
 
     def encode(self, format: str | None = None) -> list[bytes]:
         """Each sample as the bytes of an ordinary file."""
         format = format or self.model.modality.formats[0]
         plugin = self.model.plugin
-        return [plugin.encode(self.sample[row], format, self.controls) for row in range(len(self))]
+        with registry.asking(self.model.modality, "encode"):
+            return [plugin.encode(self.sample[row], format, self.controls) for row in range(len(self))]
 
     def save(self, path: str | Path) -> list[Path]:
         """Write them: into a folder, one file each and `samples.json`; or as one joint file, by the path's ending."""
@@ -95,6 +104,7 @@ class Model:
         info: what is known of it, as plain data (`config.json`).
         device: where it computes.
         path: the model folder; None: it was never written.
+        sha256: of the weights as they were read, in hexadecimal; None: they never were.
     """
 
     modality: Modality
@@ -103,6 +113,10 @@ class Model:
     info: Mapping[str, Any]
     device: torch.device
     path: Path | None = None
+    sha256: str | None = None
+
+    def __repr__(self) -> str:
+        return f"<model of {self.modality.id}, {self.info.get('items', 0):,} items seen, {self.path or 'not saved'}>"
 
     def generate(
         self,
@@ -124,7 +138,7 @@ class Model:
         Raises:
             ConfigError: for a control, label or count that the model does not take.
         """
-        chosen: Sequence[int] = range(start, start + n) if indices is None else indices
+        chosen: Sequence[int] = range(start, start + n) if indices is None else [int(index) for index in indices]
         if not len(chosen) or min(chosen) < 0:
             raise ConfigError(f"n = {n}, start = {start}: at least one sample, of an index of at least 0, is needed")
         settings = config.controls(self.modality, controls or {})
@@ -155,9 +169,11 @@ class Model:
         ask = conditions or self._asker(label)
         pieces: list[Sample] = []
         order: list[int] = []
-        for chunk in sorted({index // CHUNK for index in indices}):
+        chunks: dict[int, list[int]] = {}
+        for place, index in enumerate(indices):
+            chunks.setdefault(index // CHUNK, []).append(place)
+        for chunk, wanted in sorted(chunks.items()):
             whole = range(chunk * CHUNK, (chunk + 1) * CHUNK)
-            wanted = [place for place, index in enumerate(indices) if index // CHUNK == chunk]
             rows = [indices[place] - whole.start for place in wanted]
             pieces.append(draw_chunk(self.generator, whole, seed, ask(whole), controls, self.device)[rows].to("cpu"))
             order += wanted
@@ -177,10 +193,17 @@ class Model:
         return path
 
     def _asker(self, label: str | None) -> Callable[[Sequence[int]], Tensor | None]:
-        conditional = "condition" in capabilities_of(self.plugin, self.generator)
-        if not conditional and label is not None:
+        can = "condition" in capabilities_of(self.plugin, self.generator)
+        if not can and label is not None:
             raise ConfigError(f"label {label!r}: this model is unconditional")
-        return lambda indices: self.plugin.condition(label, indices) if conditional else None
+
+        def ask(indices: Sequence[int]) -> Tensor | None:
+            condition = self.plugin.condition(label, indices) if can else None
+            if condition is None and self.info.get("conditional"):
+                raise ConfigError("this model is conditional and has no default: say what to draw with --label")
+            return condition
+
+        return ask
 
 
 def draw_chunk(
@@ -223,6 +246,7 @@ def open_model(path: str | Path, device: str = "auto", modality: Modality | None
     """
     folder = artifact.find_model(path)
     info, tensors, assets = artifact.read_model(folder)
+    digest = artifact.file_hash(folder / "model.safetensors")
     manifest = modality or _manifest_for(info, folder)
     options_class = registry.named_class(manifest, "options")
     try:
@@ -241,7 +265,7 @@ def open_model(path: str | Path, device: str = "auto", modality: Modality | None
         raise ModelError(f"{folder / 'config.json'}: {why}") from error
     artifact.load_state(generator, tensors, folder / "model.safetensors")
     where = pick_device(device)
-    return Model(manifest, plugin, generator.to(where).eval().requires_grad_(False), info, where, folder)
+    return Model(manifest, plugin, generator.to(where).eval().requires_grad_(False), info, where, folder, digest)
 
 
 def _check_shapes(plugin: ModalityPlugin, tensors: Mapping[str, Tensor], folder: Path) -> None:
@@ -268,8 +292,10 @@ def _manifest_for(info: Mapping[str, Any], folder: Path) -> Modality:
     maker = info["plugin"]
     try:
         row = registry.provider(info["modality"])
-    except UnknownModality as error:
+    except UnknownModality:
         made = f"{maker.get('distribution')} {maker.get('version')} ({info['modality']})"
+        if maker.get("distribution") == "local":
+            error = UnknownModality("genkit.register its modality first, or pass it as modality=")
         raise ModelError(f"{folder} was made with {made}, which is not installed here: {error}") from error
     if row.distribution != maker.get("distribution"):
         raise ModelError(
@@ -295,41 +321,66 @@ def save(chunks: Iterable[Samples], path: str | Path) -> list[Path]:
     Raises:
         ConfigError: if the modality cannot write such a file.
     """
-    path = Path(path)
     chunks = iter(chunks)
     first = next(chunks)
     model, modality = first.model, first.model.modality
-    if path.suffix and not path.is_dir():
+    joint, path = is_joint(modality, path), Path(path)
+    if joint:
         ending = path.suffix[1:].lower()
-        check_sheet(modality, path)
         whole = join([first.sample, *(chunk.sample for chunk in chunks)])
         artifact.make_folder(path.parent)
-        artifact.write_whole(path, model.plugin.sheet(whole, ending, first.controls))
+        with registry.asking(modality, "sheet"):
+            content = model.plugin.sheet(whole, ending, first.controls)
+        artifact.write_whole(path, content)
         return [path]
     rows: list[dict[str, Any]] = []
     format = modality.formats[0]
     for chunk in itertools.chain([first], chunks):
         names = [f"{index:06d}.{format}" for index in chunk.indices]
         artifact.write_files(path, zip(names, chunk.encode(format), strict=True))
-        for name, index in zip(names, chunk.indices, strict=True):
+        conditions = chunk.sample.condition
+        for row, (name, index) in enumerate(zip(names, chunk.indices, strict=True)):
             rows.append({"file": name, "seed": chunk.seed, "index": index, "label": chunk.label})
+            if conditions is not None and conditions.ndim == 1:  # a class, where the label was left to the default
+                rows[-1]["condition"] = conditions[row].item()
     document = {"schema": 1, "model": describe_model(model), "controls": _plain(first.controls), "samples": rows}
+    rows[:0] = _rows_beside(path / "samples.json", document)
     artifact.write_whole(path / "samples.json", (json.dumps(document, indent=1) + "\n").encode())
     return [*(path / row["file"] for row in rows), path / "samples.json"]
 
 
-def check_sheet(modality: Modality, path: Path) -> None:
-    """Raise ConfigError unless the modality can write one joint file of this ending."""
-    if path.suffix[1:].lower() not in modality.sheets:
+def is_joint(modality: Modality, path: str | Path) -> bool:
+    """Whether a path means one joint file: it has an ending, and neither a slash behind it nor a folder of its name.
+
+    Raises:
+        ConfigError: if the modality cannot write a joint file of that ending.
+    """
+    if str(path).endswith(("/", os.sep)) or not Path(path).suffix or Path(path).is_dir():
+        return False
+    if Path(path).suffix[1:].lower() not in modality.sheets:
         can = ", ".join(f".{ending}" for ending in modality.sheets) or "no joint file"
-        raise ConfigError(f"{path}: {modality.id} writes {can} for many samples; a path without ending is a folder")
+        raise ConfigError(f"{path}: {modality.id} writes {can} for many samples; a path that ends in / is a folder")
+    return True
+
+
+def _rows_beside(path: Path, document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Rows of an earlier samples.json of the same model and controls, of files that were not written again."""
+    written = {row["file"] for row in document["samples"]}
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+        same = all(before[key] == document[key] for key in ("schema", "controls"))
+        if not same or before["model"]["sha256"] != document["model"]["sha256"]:
+            return []
+        return [row for row in before["samples"] if row["file"] not in written]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
 
 
 def describe_model(model: Model) -> dict[str, Any]:
     """What a sidecar says of a model."""
     return {
         "path": None if model.path is None else str(model.path),
-        "sha256": None if model.path is None else artifact.file_hash(model.path / "model.safetensors"),
+        "sha256": model.sha256,
         "modality": model.modality.id,
         "plugin": model.info.get("plugin"),
         "genkit": model.info.get("genkit"),

@@ -9,15 +9,20 @@ bit as if it had not been. Knows no modality, no layout on disk and no terminal.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
+import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from genkit import artifact, registry
 from genkit import config as configuration
@@ -108,16 +113,22 @@ def train(
     manifest = registry.describe(modality) if isinstance(modality, str) else modality
     report = progress or (lambda _: None)
     layers = [*settings, given]
-    fresh = configuration.build(manifest, preset, data, layers)  # every naming error, before anything is touched
+    if resume and overwrite:
+        raise RunError("resume and overwrite exclude each other: go on with the run, or delete it")
     folder = RunFolder(out or Path("runs") / name, resume=resume, overwrite=overwrite)
+    threads_before = torch.get_num_threads()
     try:
-        saved = folder.config
-        chosen = fresh if saved is None else _resumed(manifest, preset, data, layers, saved)
+        saved = folder.config if resume else None
+        if saved is None:
+            chosen = configuration.build(manifest, preset, data, layers)
+        else:
+            chosen = _resumed(manifest, preset, data, layers, saved)
         with global_seeds("training", chosen.run.seed):
-            game, note = _set_up(chosen, folder, saved)
+            game, note = _set_up(chosen, folder, resume=saved is not None)
             with _stop_signals() as stop:
                 play(game, folder, report, stop, note)
     finally:
+        torch.set_num_threads(threads_before)
         folder.close()
     return open_model(folder.path, device=str(game.runtime.device), modality=manifest)
 
@@ -134,6 +145,7 @@ def play(
     every = run.sample_items or math.ceil((run.items or 0) / 10)
     clock = _Clock(game, report)
     clock.tell(note=note)
+    looked = game.items
     while not game.over():
         before = game.items
         play_round(game)
@@ -142,6 +154,7 @@ def play(
         clock.tick()
         if every and game.items // every > before // every:
             _look(game, folder, clock)
+            looked = game.items
         if clock.log_is_due() or stop.asked:
             clock.log(folder)
         if clock.save_is_due(run.checkpoint_seconds) or stop.asked:
@@ -150,7 +163,7 @@ def play(
             how = f"stopped at {game.items:,} items; everything is saved in {folder.path}. Go on with --resume"
             raise Interrupted(how, stop.exit_code)
     clock.log(folder)
-    if run.items is None:
+    if looked < game.items:
         _look(game, folder, clock)
     _save(game, folder, clock)
 
@@ -184,26 +197,34 @@ def play_round(game: Game) -> None:
 # Setting up ------------------------------------------------------------------------------------------------------
 
 
-def _set_up(config: RunConfig, folder: RunFolder, saved: Mapping[str, Any] | None) -> tuple[Game, str | None]:
-    """A game, at its start or as a checkpoint left it, and what is to be said of it."""
+def _set_up(config: RunConfig, folder: RunFolder, resume: bool) -> tuple[Game, str | None]:
+    """A game, at its start or as a checkpoint left it, and what is to be said of it.
+
+    Nothing in the folder is touched before data, device and networks have been found to work.
+    """
     runtime = Runtime(config.run.device, config.run.threads)
-    settled = config.run.model_copy(update={"threads": runtime.threads})
-    config = RunConfig(config.modality, config.preset, config.data, config.options, config.recipe, settled)
+    config = replace(config, run=config.run.model_copy(update={"threads": runtime.threads}))
     cls = registry.load(config.modality)
-    facts = cls.inspect(config.data, config.options)
-    plugin = cls(config.options, facts)
-    game = Game(config, plugin, plugin.dataset(config.data), runtime)
+    with registry.asking(config.modality, "inspect"):
+        facts = cls.inspect(config.data, config.options)
+    with registry.asking(config.modality, "dataset"):
+        plugin = cls(config.options, facts)
+        dataset = plugin.dataset(config.data)
+    game = Game(config, plugin, dataset, runtime)
     notes = []
     if config.run.items is None:
         notes.append(
             "the run is given in minutes: schedules count items all the same, and it cannot be repeated exactly"
         )
-    checkpoint = folder.latest() if saved is not None else None
+    stages = config.recipe.stages
+    if config.run.items is not None and sum(stage.items or 0 for stage in stages[:-1]) >= config.run.items:
+        notes.append(f"the run ends before its last stage ({stages[-1].kind}) begins: give it more items")
+    checkpoint = folder.latest() if resume else None
     if checkpoint is None:
-        folder.cut_log(0)
+        folder.begin(config.plain())
     else:
         notes += _restore(game, folder, checkpoint)
-    folder.config = config.plain()
+        folder.config = config.plain()
     return game, "; ".join(notes) or None
 
 
@@ -218,9 +239,13 @@ def _resumed(
     old = {key: saved.get(key) or {} for key in configuration.SECTIONS}
     if saved.get("modality") != modality.id:
         raise RunError(f"the run was of modality {saved.get('modality')!r}, not {modality.id!r}: choose another --out")
-    config = configuration.build(
-        modality, preset or saved.get("preset"), saved.get("data") if data is None else data, [old, *layers]
-    )
+    if data is None and str(saved.get("data")).startswith("<"):
+        raise RunError(f"the run's data were a Python object ({saved['data']}): pass them again as data=")
+    data = saved.get("data") if data is None else data
+    if isinstance(data, str | Path) and os.path.abspath(data) == os.path.abspath(str(saved.get("data"))):
+        data = saved.get("data")  # another way to write the same path
+    before = configuration.build(modality, saved.get("preset"), saved.get("data"), [old])
+    config = configuration.build(modality, preset or saved.get("preset"), data, [old, *layers])
     free = (
         "run.device",
         "run.threads",
@@ -229,9 +254,8 @@ def _resumed(
         "run.keep",
         "run.items",
         "run.minutes",
-        "plugin",
     )
-    changed = configuration.differences(dict(saved), config.plain())
+    changed = configuration.differences(before.plain(), config.plain())
     refused = {path: pair for path, pair in changed.items() if not path.startswith(free)}
     if refused:
         listed = "; ".join(f"{path}: {was!r} -> {now!r}" for path, (was, now) in refused.items())
@@ -249,8 +273,9 @@ def _look(game: Game, folder: RunFolder, clock: _Clock) -> None:
     modality, run = game.config.modality, game.config.run
     if "sheet" not in game.capabilities or not modality.sheets:
         return
+    game.check_finite()
     model = game.model()
-    with global_seeds("look"):
+    with global_seeds("look"), registry.asking(modality, "sheet"):
         sample = model.draw(range(run.samples), run.seed, controls=game.controls, conditions=game.look_conditions)
         content = game.plugin.sheet(sample, modality.sheets[0], game.controls)
     path = folder.path / "samples" / f"{game.items:012d}.{modality.sheets[0]}"
@@ -263,9 +288,10 @@ def _save(game: Game, folder: RunFolder, clock: _Clock) -> None:
     """Write a checkpoint and the model as it is now; never what is not finite."""
     game.check_finite()
     clock.tick()
-    state, groups = game.state()
-    state |= {"log_bytes": folder.log_size(), "machine": game.runtime.fingerprint()}
-    folder.save_checkpoint(game.items, state, groups, game.config.run.keep_checkpoints)
+    if game.items > clock.items_before or folder.latest() is None:  # else nothing has happened since
+        state, groups = game.state()
+        state |= {"log_bytes": folder.log_size(), "machine": _about_machine(game), "data": _about_data(game)}
+        folder.save_checkpoint(game.items, state, groups, game.config.run.keep_checkpoints)
     game.model().save(folder.path / "model")
     clock.saved()
 
@@ -277,18 +303,37 @@ def _restore(game: Game, folder: RunFolder, checkpoint: Path) -> list[str]:
         ModelError: if it is damaged or of other networks.
     """
     state = artifact.read_json(checkpoint / "state.json")
+    changed = configuration.differences(state.get("data", {}), _about_data(game))
+    if changed:
+        listed = "; ".join(f"{path}: {was!r} -> {now!r}" for path, (was, now) in changed.items())
+        raise RunError(f"the data have changed since the run began ({listed}): bring them back, or start a new run")
     groups = {name: artifact.read_tensors(checkpoint / f"{name}.safetensors") for name in game.state()[1]}
     try:
         game.restore(state, groups)
         folder.cut_log(state["log_bytes"])
     except (KeyError, ValueError, RuntimeError, TypeError) as error:
         raise ModelError(f"{checkpoint} does not fit the game of its configuration ({first_line(error)})") from error
-    now = game.runtime.fingerprint()
-    changed = [f"{key} {was} -> {now.get(key)}" for key, was in state["machine"].items() if was != now.get(key)]
+    now = _about_machine(game)
+    moved = [f"{key} {was} -> {now.get(key)}" for key, was in state["machine"].items() if was != now.get(key)]
     notes = [f"resumed at {game.items:,} items"]
-    if changed:
-        notes.append(f"the machine differs ({', '.join(changed)}): the run goes on, but not bit for bit")
+    if moved:
+        notes.append(f"the machine or its software differs ({', '.join(moved)}): the run goes on, but not bit for bit")
+    if game.over():
+        notes.append("the run is as long as was asked for: more --items go on with it")
     return notes
+
+
+def _about_machine(game: Game) -> dict[str, Any]:
+    """What the bits of a run depend on beyond its configuration and data."""
+    plugin = registry.origin(game.config.modality)
+    return {**game.runtime.fingerprint(), "genkit": registry.core_version(), "plugin": plugin}
+
+
+def _about_data(game: Game) -> dict[str, Any]:
+    """What a resumed run must find as it was."""
+    facts = game.plugin.facts
+    files = {name: hashlib.sha256(content).hexdigest() for name, content in facts.files.items()}
+    return {"items": len(game.batches), "facts": json.loads(json.dumps(dict(facts.values))), "files": files}
 
 
 # Time and signals ------------------------------------------------------------------------------------------------
@@ -322,8 +367,9 @@ class _Clock:
         self.logged = time.monotonic()
         statistics = self.game.statistics()
         stage = self._stage()
-        row = {"items": self.game.items, "seconds": round(self.worked(), 3), "stage": stage, **statistics}
-        folder.log(row)
+        if statistics:  # else nothing has happened since the last row
+            row = {"items": self.game.items, "seconds": round(self.worked(), 3), "stage": stage, **statistics}
+            folder.log(row)
         self.tell(statistics)
 
     def tell(self, statistics: Mapping[str, float] | None = None, note: str | None = None) -> None:

@@ -84,8 +84,12 @@ def build(*words, preset=None, modality=thing, layers=()):
         ("recipe.critic.wieght=1", "recipe.critic.wieght", "weight"),
         ("recipe.critics.wide.stesp=1", "recipe.critics.wide.stesp", "steps"),
         ("recipe.penalties.r1.intervall=1", "recipe.penalties.r1.intervall", "interval"),
-        ("recipe.estimator.rolouts=1", "recipe.estimator.score_function.rolouts", "rollouts"),
-        ("recipe.generator.learning_rate={start: 1, end: 0, items: 5, shap: linear}", "Schedule.shap", "shape"),
+        ("recipe.estimator.rolouts=1", "recipe.estimator.rolouts", "rollouts"),
+        (
+            "recipe.generator.learning_rate={start: 1, end: 0, items: 5, shap: linear}",
+            "recipe.generator.learning_rate.shap",
+            "shape",
+        ),
         ("recipe.generator.constraint={kind: weight_clip, bonud: 1}", "recipe.generator.constraint.bonud", "bound"),
         ("recipe.stages=[{itmes: 5}]", "recipe.stages.0.itmes", "items"),
         ("recipe.stages.0.generator.stepz=5", "recipe.stages.0.generator.stepz", "steps"),
@@ -259,12 +263,12 @@ def test_a_digit_that_is_no_decimal_addresses_nothing():
 
 def test_the_elements_of_a_default_can_be_addressed_as_well():
     """`--print-config` shows the stages and betas of every recipe, so their paths must work in every recipe."""
-    assert build("recipe.stages.0.items=5", preset="bare").recipe.stages[0].items == 5
+    assert build("recipe.stages.0.kind=critics", preset="bare").recipe.stages[0].kind == "critics"
     assert build("recipe.generator.betas.0=0.1", preset="bare").recipe.generator.betas == (0.1, 0.999)
 
 
 def test_a_list_is_replaced_whole():
-    assert len(build("recipe.stages=[{items: 7}]").recipe.stages) == 1
+    assert len(build("recipe.stages=[{kind: critics}]").recipe.stages) == 1
 
 
 # Precedence ------------------------------------------------------------------------------------------------------

@@ -74,7 +74,6 @@ def test_the_position_alone_decides_whatever_was_taken_before(size, seed, before
     batches = Batches(torch.arange(size), seed)
     for other, many in before:
         batches.take(other, many)
-    batches.first(3)
     assert numbers(batches, position, count) == numbers(Batches(torch.arange(size), seed), position, count)
 
 
@@ -96,12 +95,6 @@ def test_every_place_of_an_order_is_equally_likely():
 
 def test_the_order_is_what_it_was_in_the_first_release():
     assert numbers(Batches(torch.arange(8), 0), 0, 8) == FIRST_ORDER
-
-
-@laws
-@given(sizes, counts)
-def test_the_first_items_come_in_the_data_sets_own_order(size, count):
-    assert Batches(torch.arange(size), 1).first(count).x.tolist() == [place % size for place in range(count)]
 
 
 def test_the_length_is_that_of_the_data_set():
@@ -145,7 +138,6 @@ def test_every_kind_of_data_set_gives_the_same_batches(dataset):
     assert batch.x.dtype == torch.float32
     assert batch.condition is None
     assert batch.mask is None
-    assert torch.equal(Batches(dataset, 5).first(13).x, X[[*range(11), 0, 1]])
 
 
 @pytest.mark.parametrize("dataset", PAIRS.values(), ids=PAIRS)
@@ -283,7 +275,6 @@ def test_taking_leaves_the_global_generators_as_they_were(dataset):
     torch.rand(1), np.random.randn(1), random.gauss(0, 1)  # also half-used pairs of normals are part of a state
     before = states()
     batches.take(3, 4)
-    batches.first(2)
     assert same(before, states())
 
 

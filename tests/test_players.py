@@ -13,6 +13,7 @@ from genkit.players import (
     Average,
     GeneratorPlayer,
     ScoreFunctionEstimator,
+    Verdict,
     batch_norms,
     discounted_returns,
     masked_mean,
@@ -47,7 +48,11 @@ class Script(nn.Module):
 
 
 def judge_of(critic):
-    return lambda sample: [(1.0, critic(sample), None)]
+    return lambda sample, rows=None: [verdict(critic(sample), sample)]
+
+
+def verdict(critique, sample):
+    return Verdict(1.0, critique, None, sample.mask if critique.per_step else None)
 
 
 def noises(generator):
@@ -181,9 +186,9 @@ def test_a_constant_reward_says_nothing_even_where_the_length_varies(credit, bas
     generator, _, _every = world(LONG["variable"], per_step=False)
     per_step = credit == "per_step"
 
-    def judge(sample):
+    def judge(sample, rows=None):
         shape = sample.x.shape if per_step else sample.x.shape[:1]
-        return [(1.0, Critique((torch.full(shape, 1.7),), per_step=per_step), None)]
+        return [verdict(Critique((torch.full(shape, 1.7),), per_step=per_step), sample)]
 
     chosen = estimator(credit=credit, baseline=baseline, reward="logit", rollouts=2)
     for _ in range(3):  # the moving average takes a step to know the constant
@@ -213,10 +218,10 @@ def test_what_the_critic_prefers_becomes_more_likely(credit):
     options = LONG["fixed"]
     generator, _, every = world(options, per_step=False)
 
-    def judge(sample):
+    def judge(sample, rows=None):
         likes = (sample.x == 0).float()
         per_step = credit == "per_step"
-        return [(1.0, Critique((likes if per_step else likes.mean(1),), per_step=per_step), None)]
+        return [verdict(Critique((likes if per_step else likes.mean(1),), per_step=per_step), sample)]
 
     def share():
         chance = generator.log_prob(every).detach().sum(1).exp()
@@ -316,3 +321,108 @@ def test_recalibrated_statistics_are_those_of_the_weights_which_stay_as_they_are
     assert module[1].momentum == 0.1
     assert all(torch.equal(value, before[name]) for name, value in module.named_parameters())
     assert len(batch_norms(module)) == 1
+
+
+def masked_pair(per_step=True):
+    options = LONG["variable"]
+    words, mask = sentences(options)
+    return options, Sample(words, mask=mask)
+
+
+class Steps(nn.Module):
+    """A critic of steps whose logits at padding are whatever it is told."""
+
+    def __init__(self, at_padding):
+        super().__init__()
+        self.at_padding = at_padding
+
+    def forward(self, sample):
+        logits = torch.where(sample.mask, sample.x.float(), self.at_padding)
+        return Critique((logits,), per_step=True)
+
+
+@pytest.mark.parametrize("loss", ["non_saturating", "relativistic"])
+@pytest.mark.parametrize("kind", ["pathwise", "score_function"])
+def test_what_stands_at_padding_never_matters(loss, kind):
+    options, every = masked_pair()
+    order = torch.randperm(len(every), generator=torch.Generator().manual_seed(0))
+    estimator = {"kind": kind} if kind == "pathwise" else {"kind": kind, "credit": "per_step"}
+    losses = []
+    for at_padding in (0.0, 50.0, torch.inf):
+        generator = world(options, False)[0]
+        player = GeneratorPlayer(
+            Script(generator, every), Recipe(loss=loss, estimator=estimator), Nobody(), frozenset()
+        )
+        critics = {"critic": Steps(at_padding)}
+        with torch.no_grad():
+            value, _ = player("game", every[order], noises(generator), None, {}, Networks(generator, critics))
+        losses.append(value.item())
+    assert losses[0] == pytest.approx(losses[1]) == pytest.approx(losses[2])
+    assert math.isfinite(losses[0])
+
+
+def test_completions_are_paired_with_the_reals_of_their_own_row():
+    """A critic that sees conditions; real and completion of one row share theirs, or the reward would differ."""
+    seen = []
+
+    class Conditions(nn.Module):
+        def forward(self, sample):
+            seen.append(sample.condition.clone())
+            return Critique((sample.condition.float(),))
+
+    generator, _, _ = world(LONG["fixed"], False)
+    recipe = Recipe(loss="relativistic", estimator={"kind": "score_function", "credit": "monte_carlo", "rollouts": 3})
+
+    class Conditional(nn.Module):
+        noise = generator.noise
+
+        def forward(self, noise, condition, controls):
+            sample = generator(noise)
+            return Sample(sample.x, condition, sample.mask)
+
+        def complete(self, sample, length, noise):
+            done = generator.complete(sample, length, noise)
+            return Sample(done.x, sample.condition, done.mask)
+
+        def log_prob(self, sample):
+            return generator.log_prob(sample)
+
+    real = Sample(torch.zeros(4, 3, dtype=torch.long), torch.arange(4), torch.ones(4, 3, dtype=torch.bool))
+    player = GeneratorPlayer(Conditional(), recipe, Nobody(), frozenset())
+    player("game", real, noises(generator), None, {}, Networks(generator, {"critic": Conditions()}))
+    assert len(seen) == 4  # fakes, their reals, completions, their reals
+    assert torch.equal(seen[0], seen[1])
+    assert torch.equal(seen[2], seen[3])
+    assert len(seen[2]) == 2 * 4 * 3
+
+
+def test_dropout_rests_while_a_policy_draws_and_scores():
+    generator, critic, _ = world(LONG["fixed"], per_step=False)
+    generator.body = nn.Sequential(nn.Dropout(0.5), generator.body)
+    torch.manual_seed(0)
+    generator.train()
+    one = estimator()(generator, None, 64, noises(generator), None, judge_of(critic))[0]
+    two = estimator()(generator, None, 64, noises(generator), None, judge_of(critic))[0]
+    assert one.item() == two.item()
+
+
+@pytest.mark.parametrize("kind", ["r1", "r2"])
+def test_a_penalty_does_not_see_padding(kind):
+    from genkit.players import CriticPlayer
+
+    class Prefix(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(1))
+
+        def forward(self, sample):
+            return Critique((self.weight * sample.x.square(),), per_step=True)
+
+    mask = torch.tensor([[True, True, False]])
+    values = []
+    for padding in (0.0, 100.0):
+        sample = Sample(torch.tensor([[1.0, 2.0, padding]]), mask=mask)
+        player = CriticPlayer("critic", Prefix(), Recipe(penalties={kind: {"weight": 1}}), Nobody(), frozenset())
+        _, statistics = player(sample, sample, {kind: 1.0}, {}, None)
+        values.append(statistics[kind].item())
+    assert values == [20.0, 20.0]

@@ -108,10 +108,10 @@ def test_a_batch_is_cut_into_equal_parts_or_refused(batch_size, accumulate):
 @given(st.lists(st.one_of(st.none(), st.integers(1, 100)), max_size=4))
 def test_only_the_last_stage_may_be_without_end(lengths):
     stages = tuple(Stage(items=items) for items in lengths)
-    if lengths and None not in lengths[:-1]:
+    if lengths and None not in lengths[:-1] and lengths[-1] is None:
         assert Recipe(stages=stages).stages == stages
     else:
-        with pytest.raises(ValidationError, match="every stage but the last needs items"):
+        with pytest.raises(ValidationError, match=r"every stage but the last needs items|leave its items out"):
             Recipe(stages=stages)
 
 
@@ -204,7 +204,7 @@ recipes = st.builds(
     critics=st.dictionaries(st.text("xyz", min_size=1, max_size=3), critics, max_size=2),
     stages=st.lists(
         st.builds(Stage, items=st.integers(1, 99), generator=st.none() | players), min_size=1, max_size=3
-    ).map(tuple),
+    ).map(lambda stages: (*stages, Stage())),
     ema_rampup=st.none() | st.floats(0.01, 1),
 )
 

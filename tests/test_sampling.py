@@ -98,7 +98,7 @@ def test_the_sidecar_tells_who_each_file_is(models, tmp_path):
     written = model.generate(3, seed=9, start=5, label="class2", controls={"scale": 0.5}).save(tmp_path / "out")
     assert [path.name for path in written] == ["000005.npy", "000006.npy", "000007.npy", "samples.json"]
     told = json.loads((tmp_path / "out" / "samples.json").read_text())
-    assert told["samples"][1] == {"file": "000006.npy", "seed": 9, "index": 6, "label": "class2"}
+    assert told["samples"][1] == {"file": "000006.npy", "seed": 9, "index": 6, "label": "class2", "condition": 2}
     assert told["controls"] == {"scale": 0.5}
     weights = (model.path / "model.safetensors").read_bytes()
     assert told["model"]["sha256"] == hashlib.sha256(weights).hexdigest()
@@ -193,3 +193,28 @@ def test_what_is_no_model_says_so(tmp_path):
 def test_import_genkit_and_help_import_no_torch():
     code = "import sys, genkit, genkit.cli; genkit.plugins(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_saving_refuses_a_folder_of_something_else(models, tmp_path):
+    site = tmp_path / "site"
+    (site / "assets").mkdir(parents=True)
+    (site / "assets" / "logo.svg").write_text("mine")
+    with pytest.raises(ModelError, match="no model folder"):
+        models["duet"].save(site)
+    assert (site / "assets" / "logo.svg").read_text() == "mine"
+    models["duet"].save(tmp_path / "model")
+    models["duet"].save(tmp_path / "model")  # over a model it may be
+
+
+def test_generating_more_into_a_folder_keeps_the_rows_that_are_still_true(models, tmp_path):
+    models["duet"].generate(4, seed=1).save(tmp_path)
+    models["duet"].generate(2, seed=2, start=2).save(tmp_path)
+    rows = json.loads((tmp_path / "samples.json").read_text())["samples"]
+    assert {row["file"]: row["seed"] for row in rows} == {
+        "000000.npy": 1, "000001.npy": 1, "000002.npy": 2, "000003.npy": 2,
+    }  # fmt: skip
+
+
+def test_a_path_that_ends_in_a_slash_is_a_folder(models, tmp_path):
+    models["ring"].generate(2).save(f"{tmp_path}/v1.0/")
+    assert (tmp_path / "v1.0" / "samples.json").exists()

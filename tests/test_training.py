@@ -77,7 +77,7 @@ def test_looking_does_not_touch(train):
     _, never = train(duet, 640, "never", run={"sample_items": 10**9})
     assert_same(often, never)
     assert len(list((often / "samples").iterdir())) == 10  # a round is 64 items: the wide critic takes two turns
-    assert not (never / "samples").exists()
+    assert [path.name for path in (never / "samples").iterdir()] == ["000000000640.txt"]  # the end is always shown
 
 
 def test_the_global_generators_are_given_back(train):
@@ -363,3 +363,156 @@ def test_a_killed_run_can_always_go_on(train, tmp_path):
     assert killed >= 1
     assert process.returncode == 0
     assert_same(whole, out)
+
+
+# What may not be lost --------------------------------------------------------------------------------------------
+
+
+def test_a_mistake_never_costs_an_earlier_run(train):
+    _, out = train(duet, 256)
+    before = weights(out)
+    points = Modality(id="points", title="Points", plugin=Points)
+    for arguments, error in [({"device": "cuda:99"}, ConfigError), ({"recipe": {"critics": {"no": {}}}}, ConfigError)]:
+        with pytest.raises(error):
+            train(duet, 256, overwrite=True, **arguments)
+    with pytest.raises(DataError):
+        train(points, 256, overwrite=True, data="no/such/path")
+    assert all(torch.equal(value, before[name]) for name, value in weights(out).items())
+    with pytest.raises(RunError, match="exclude"):
+        train(duet, 256, overwrite=True, resume=True)
+
+
+def test_overwriting_deletes_what_runs_write_and_nothing_else(train):
+    _, out = train(duet, 256)
+    (out / "thesis.tex").write_text("mine")
+    train(duet, 128, overwrite=True)
+    assert (out / "thesis.tex").read_text() == "mine"
+    assert [path.name for path in (out / "checkpoints").iterdir()] == ["000000000128"]
+
+
+def test_a_folder_with_a_configuration_file_is_no_run(tmp_path):
+    done = genkit.train(duet, out=tmp_path / "run", items=64, threads=1)
+    assert done.path is not None
+    project = tmp_path / "project"
+    project.mkdir()
+    saved = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    del saved["genkit_run"]
+    (project / "config.yaml").write_text(yaml.safe_dump(saved))
+    with pytest.raises(RunError, match="no run of genkit's"):
+        genkit.train(duet, out=project, items=64, overwrite=True)
+
+
+def test_a_start_that_fails_leaves_nothing_behind(tmp_path):
+    with pytest.raises(DataError):
+        genkit.train(Modality(id="points", title="Points", plugin=Points), "no/such/path", out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+class Poisoned(Points):
+    """Its loss stays finite while a gradient is not: the root of zero has no slope."""
+
+    def networks(self):
+        networks = super().networks()
+
+        class Critic(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.weight = nn.Parameter(torch.zeros(1))
+
+            def forward(self, sample):
+                return Critique((self.weight.square().sqrt() * sample.x.sum(1),))
+
+        return replace(networks, critics={"critic": Critic()})
+
+
+def test_weights_that_are_not_finite_are_never_saved(train, tmp_path):
+    poisoned = Modality(id="poisoned", title="Poisoned", plugin=Poisoned)
+    with pytest.raises(TrainingError, match="not finite"):
+        train(poisoned, 64, data=torch.randn(100, 2), recipe={"loss": "wasserstein"})
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_resuming_with_changed_data_is_refused(train):
+    points = Modality(id="points", title="Points", plugin=Points)
+    train(points, 64, data=torch.randn(100, 2))
+    with pytest.raises(RunError, match="items: 100 -> 7"):
+        train(points, 128, data=torch.randn(7, 2), resume=True)
+    with pytest.raises(RunError, match="pass them again"):
+        train(points, 128, resume=True)
+    train(points, 128, data=torch.randn(100, 2), resume=True)
+
+
+def test_a_finished_run_resumed_writes_no_second_checkpoint_and_says_so(train):
+    notes = []
+    _, out = train(ring, 256)
+    train(ring, 256, resume=True, progress=lambda progress: notes.append(progress.note or ""))
+    assert [path.name for path in (out / "checkpoints").iterdir()] == ["000000000256"]
+    assert any("more --items" in note for note in notes)
+
+
+def test_a_run_that_never_reaches_its_game_says_so(train):
+    notes = []
+    stages = [{"kind": "pretrain", "items": 1000}, {"kind": "game"}]
+    train(language, 256, recipe={"stages": stages}, progress=lambda progress: notes.append(progress.note or ""))
+    assert any("before its last stage (game) begins" in note for note in notes)
+
+
+class Sorted(Points):
+    """Labelled data in the order of a folder: all of class 0, then all of class 1."""
+
+    def dataset(self, source):
+        labels = torch.arange(4000) // 2000
+        return [Sample(torch.full((2,), float(label)), label) for label in labels]
+
+    def networks(self):
+        networks = super().networks()
+
+        class Generator(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.noise = {"z": Noise((2,))}
+                self.norm = nn.BatchNorm1d(1)
+                self.out = nn.Linear(1, 2)
+
+            def forward(self, noise, condition=None, controls=None):
+                return Sample(self.out(self.norm(10.0 * condition[:, None].float())), condition)
+
+        return replace(networks, generator=Generator())
+
+
+def test_statistics_are_recalibrated_under_the_conditions_of_all_the_data(train):
+    model, _ = train(Modality(id="sorted", title="Sorted", plugin=Sorted), 64)
+    assert model.generator.norm.running_mean.item() == pytest.approx(5, abs=0.5)
+    with pytest.raises(ConfigError, match="--label"):
+        model.generate(2)
+
+
+class Broken(Points):
+    @classmethod
+    def inspect(cls, source, options):
+        return {}["vocabulary"]
+
+
+def test_what_a_plugin_raises_names_the_plugin_and_the_call(train):
+    with pytest.raises(PluginError, match=r"local 0 \(broken\) failed at inspect: KeyError: 'vocabulary'"):
+        train(Modality(id="broken", title="Broken", plugin=Broken), 64, data=torch.randn(10, 2))
+
+
+def test_a_game_needs_a_critic(train):
+    class Lonely(Points):
+        def networks(self):
+            return replace(super().networks(), critics={})
+
+    with pytest.raises(PluginError, match="no critics"):
+        train(Modality(id="lonely", title="Lonely", plugin=Lonely), 64, data=torch.randn(10, 2))
+
+
+def test_a_loss_that_is_none_is_refused(train):
+    with pytest.raises(ConfigError, match="AdversarialLoss was expected"):
+        train(ring, 64, recipe={"loss": "genkit.adversarial:hinge_critic"})
+
+
+def test_threads_are_given_back(train):
+    before = torch.get_num_threads()
+    genkit.train(ring, out=train(ring, 64)[1].parent / "other", items=64, threads=2)
+    assert torch.get_num_threads() == before

@@ -301,3 +301,28 @@ def test_pictures_train_resume_and_generate(tmp_path, colours):
     with Image.open(files[0]) as picture:
         assert picture.size == (16, 16)
     assert sorted(path.name for path in (tmp_path / "a" / "samples").iterdir())[-1] == "000000000040.png"
+
+
+def test_sixteen_bits_are_scaled_and_never_clipped(tmp_path):
+    ramp = np.linspace(0, 65535, 256, dtype=np.uint16).reshape(16, 16)
+    Image.fromarray(ramp).save(tmp_path / "a.png")
+    item = plugin_for(str(tmp_path)).dataset(str(tmp_path))[0]
+    torch.testing.assert_close(item.x[0].flatten(), torch.linspace(-1, 1, 256), rtol=0, atol=0.01)
+
+
+def test_what_is_transparent_is_white(tmp_path):
+    Image.new("RGBA", (16, 16), (255, 0, 0, 0)).save(tmp_path / "a.png")
+    assert (plugin_for(str(tmp_path)).dataset(str(tmp_path))[0].x == 1).all()
+
+
+def test_hidden_folders_are_no_classes(tmp_path, colours):
+    paint(colours / ".ipynb_checkpoints" / "x.png", (0, 0, 0))
+    paint(colours / "__MACOSX" / "x.png", (0, 0, 0))
+    assert open_source(str(colours)).names == ("blue", "red")
+
+
+def test_one_coloured_picture_makes_all_of_them_colour(tmp_path):
+    for number in range(150):
+        paint(tmp_path / f"{number:03d}.png", 100, (16, 16), mode="L")
+    paint(tmp_path / "099.png", (255, 0, 0), (16, 16))
+    assert open_source(str(tmp_path)).channels() == 3

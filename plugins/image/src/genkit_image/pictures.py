@@ -68,8 +68,7 @@ class Source:
         """1 if all pictures are grey, else 3."""
         if self.arrays is not None:
             return 1 if self.arrays.ndim == 3 or self.arrays.shape[3] == 1 else 3
-        sampled = (self.files or ())[:: max(1, len(self) // 64)]
-        return 1 if all(_is_grey(path) for path in sampled) else 3
+        return 1 if all(_is_grey(path) for path in self.files or ()) else 3
 
     def picture(self, index: int) -> Image.Image:
         """One picture.
@@ -130,7 +129,7 @@ def read_picture(path: Path) -> Image.Image:
         with _strict(), Image.open(path) as picture:
             upright = ImageOps.exif_transpose(picture)
             upright.load()
-            return upright
+            return _eight_bits(upright)
     except _UNREADABLE as error:
         raise DataError(f"{path} cannot be read as a picture ({error}): remove or repair it") from error
 
@@ -208,6 +207,28 @@ def to_picture(pixels: Tensor) -> Image.Image:
     return Image.fromarray(array[..., 0] if array.shape[2] == 1 else np.ascontiguousarray(array))
 
 
+def _is_hidden(path: Path) -> bool:
+    """What a file manager or a notebook leaves behind is no picture and no class."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
+
+
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    """16-bit grey scaled to 8 bits; what is transparent on white.
+
+    Raises:
+        ValueError: for numbers without a known range (32-bit integers beyond 16 bits, floats).
+    """
+    if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
+        values = np.asarray(picture)
+        if picture.mode == "F" or values.min() < 0 or values.max() > 65535:
+            raise ValueError(f"mode {picture.mode} has no known range")
+        return Image.fromarray((values.astype(np.uint16) >> 8).astype(np.uint8))
+    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+        rgba = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), rgba).convert("RGB")
+    return picture
+
+
 @contextmanager
 def _strict() -> Iterator[None]:
     """A picture that may be a decompression bomb is an error, not a warning."""
@@ -219,7 +240,7 @@ def _strict() -> Iterator[None]:
 def _is_grey(path: Path) -> bool:
     try:
         with _strict(), Image.open(path) as picture:
-            return picture.mode in ("1", "L", "I", "I;16", "F")
+            return picture.mode in ("1", "L", "LA", "I", "F") or picture.mode.startswith("I;16")
     except _UNREADABLE:
         return True  # a damaged file says nothing about colour; it is named when it is read
 
@@ -234,7 +255,7 @@ def _from_array(array: NDArray[Any]) -> Source:
 
 
 def _from_folder(path: Path) -> Source:
-    every = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
+    every = sorted(file for file in path.rglob("*") if file.is_file() and not _is_hidden(file.relative_to(path)))
     pictures = tuple(file for file in every if file.suffix.lower() in ENDINGS)
     if not pictures:
         kinds = ", ".join(f"{count} {ending or 'without ending'}" for ending, count in _endings(every)) or "nothing"

@@ -55,7 +55,9 @@ class ImagePlugin(ModalityPlugin):
         labels = self.facts["labels"]
         if not labels:
             if value is not None:
-                raise ConfigError(f"label {value!r}: this model was trained without labels (options.conditional=true)")
+                raise ConfigError(
+                    f"label {value!r}: this model knows no labels; train one with options.conditional=true"
+                )
             return None
         if value is None:
             return torch.tensor([index % len(labels) for index in indices])
