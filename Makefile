@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SETUP := pyproject.toml plugins/image/pyproject.toml constraints.txt Makefile
-DEMO_ITEMS ?= 200000
+DEMO_ITEMS ?= 160000
 
 .PHONY: install demo test slow check lint types floors bench docs clean
 

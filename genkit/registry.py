@@ -16,13 +16,17 @@ import io
 import json
 import re
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from genkit.errors import GenkitError, PluginError, UnknownModality, did_you_mean, first_line
 from genkit.plugin import API, Modality, ModalityPlugin
+
+if TYPE_CHECKING:
+    import subprocess
 
 CORE = "genkit-gan"
 PROBE_SECONDS = 20
@@ -91,27 +95,36 @@ def probed() -> list[Found]:
 
     A plugin that raises, exits, prints, hangs or crashes at import becomes a broken row, and nothing worse.
     """
-    from concurrent.futures import ThreadPoolExecutor
-
     rows = found()
-    todo = [row for row in rows if row.status == "ok" and row.distribution != "local"]
-    with ThreadPoolExecutor(4) as pool:
-        reasons = dict(zip(todo, pool.map(_fault, todo), strict=True))
+    todo = {row: _start_probe(row) for row in rows if row.status == "ok" and row.distribution != "local"}
+    deadline = time.monotonic() + PROBE_SECONDS
+    reasons = {row: _end_probe(process, deadline) for row, process in todo.items()}
     return [replace(row, status="broken", reason=reason) if (reason := reasons.get(row)) else row for row in rows]
 
 
-def _fault(row: Found) -> str:
-    """Why a plugin cannot be described, or nothing."""
+def _start_probe(row: Found) -> subprocess.Popen[bytes]:
     import subprocess
 
     # -P: a file of the user's that is named like a module of the standard library must not be what is imported.
     command = [sys.executable, "-P", "-c", "from genkit.registry import _probe; _probe()", row.id, row.target]
-    quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    null = subprocess.DEVNULL
+    return subprocess.Popen(command, stdin=null, stdout=subprocess.PIPE, stderr=null)
+
+
+def _end_probe(process: subprocess.Popen[bytes], deadline: float) -> str:
+    """Why a plugin cannot be described, or nothing."""
+    import subprocess
+
     try:
-        done = subprocess.run(command, **quiet, timeout=PROBE_SECONDS, check=False)  # type: ignore[call-overload]
-        output, end = done.stdout, f"it ended the process at import (exit code {done.returncode})"
+        output, _ = process.communicate(timeout=max(deadline - time.monotonic(), 0.5))
+        end = f"it ended the process at import (exit code {process.returncode})"
     except subprocess.TimeoutExpired as error:
+        process.kill()
+        process.wait()
         output, end = error.stdout or b"", f"its import did not end within {PROBE_SECONDS} s"
+    finally:
+        if process.stdout is not None:
+            process.stdout.close()
     lines = output.decode(errors="replace").splitlines()
     answers: list[str] = [json.loads(line.removeprefix(_MARK)) for line in lines if line.startswith(_MARK)]
     return answers[-1] if answers else end
