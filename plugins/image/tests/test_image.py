@@ -326,3 +326,15 @@ def test_one_coloured_picture_makes_all_of_them_colour(tmp_path):
         paint(tmp_path / f"{number:03d}.png", 100, (16, 16), mode="L")
     paint(tmp_path / "099.png", (255, 0, 0), (16, 16))
     assert open_source(str(tmp_path)).channels() == 3
+
+
+def test_picture_files_are_byte_equal_alone_in_batches_and_shuffled(tmp_path):
+    recipe = {"batch_size": 16}
+    model = genkit.train("image", out=tmp_path / "run", items=64, options=TINY, recipe=recipe, threads=1)
+    model.generate(100, seed=3).save(tmp_path / "all")
+    model.generate(3, seed=3, start=30).save(tmp_path / "few")
+    genkit.load(tmp_path / "run").generate(seed=3, indices=[99, 7, 64, 63, 0]).save(tmp_path / "shuffled")
+    for folder, indices in (("few", (30, 31, 32)), ("shuffled", (0, 7, 63, 64, 99))):
+        for index in indices:
+            name = f"{index:06d}.png"
+            assert (tmp_path / folder / name).read_bytes() == (tmp_path / "all" / name).read_bytes()
