@@ -292,11 +292,11 @@ def _manifest_for(info: Mapping[str, Any], folder: Path) -> Modality:
     maker = info["plugin"]
     try:
         row = registry.provider(info["modality"])
-    except UnknownModality:
+    except UnknownModality as error:
         made = f"{maker.get('distribution')} {maker.get('version')} ({info['modality']})"
-        if maker.get("distribution") == "local":
-            error = UnknownModality("genkit.register its modality first, or pass it as modality=")
-        raise ModelError(f"{folder} was made with {made}, which is not installed here: {error}") from error
+        local = maker.get("distribution") == "local"
+        cure = "genkit.register its modality first, or pass it as modality=" if local else error
+        raise ModelError(f"{folder} was made with {made}, which is not installed here: {cure}") from error
     if row.distribution != maker.get("distribution"):
         raise ModelError(
             f"{folder} was made with {maker.get('distribution')} ({info['modality']}); here that modality is {row}"
@@ -344,7 +344,7 @@ def save(chunks: Iterable[Samples], path: str | Path) -> list[Path]:
             if conditions is not None and conditions.ndim == 1:  # a class, where the label was left to the default
                 rows[-1]["condition"] = conditions[row].item()
     document = {"schema": 1, "model": describe_model(model), "controls": _plain(first.controls), "samples": rows}
-    rows[:0] = _rows_beside(path / "samples.json", document)
+    document["samples"] = _rows_beside(path / "samples.json", document) + rows
     artifact.write_whole(path / "samples.json", (json.dumps(document, indent=1) + "\n").encode())
     return [*(path / row["file"] for row in rows), path / "samples.json"]
 

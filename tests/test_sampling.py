@@ -183,6 +183,13 @@ def test_a_model_whose_plugin_is_not_installed_names_it(models):
         genkit.load(models["ring"].path)
 
 
+def test_a_model_of_a_strangers_plugin_that_is_missing_names_its_distribution(models, tmp_path):
+    shutil.copytree(models["ring"].path, tmp_path / "model")
+    change(tmp_path / "model", modality="hologram", plugin={"distribution": "genkit-hologram", "version": "2.1"})
+    with pytest.raises(ModelError, match=r"made with genkit-hologram 2\.1 \(hologram\), which is not installed here"):
+        genkit.load(tmp_path / "model")
+
+
 def test_what_is_no_model_says_so(tmp_path):
     with pytest.raises(ModelError, match="does not exist"):
         genkit.load(tmp_path / "nothing")
@@ -208,7 +215,8 @@ def test_saving_refuses_a_folder_of_something_else(models, tmp_path):
 
 def test_generating_more_into_a_folder_keeps_the_rows_that_are_still_true(models, tmp_path):
     models["duet"].generate(4, seed=1).save(tmp_path)
-    models["duet"].generate(2, seed=2, start=2).save(tmp_path)
+    written = models["duet"].generate(2, seed=2, start=2).save(tmp_path)
+    assert [path.name for path in written] == ["000002.npy", "000003.npy", "samples.json"]
     rows = json.loads((tmp_path / "samples.json").read_text())["samples"]
     assert {row["file"]: row["seed"] for row in rows} == {
         "000000.npy": 1, "000001.npy": 1, "000002.npy": 2, "000003.npy": 2,
