@@ -124,6 +124,27 @@ def load_state(module: Any, tensors: Tensors, where: Path) -> None:
         ) from error
 
 
+def recall(name: str) -> dict[str, Any]:
+    """What was remembered on this machine; {} where nothing can be read."""
+    try:
+        content = json.loads((_cache() / name).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def remember(name: str, facts: Mapping[str, Any]) -> None:
+    """Add to what is remembered on this machine, where that is possible."""
+    with contextlib.suppress(OSError, StorageError):
+        _cache().mkdir(parents=True, exist_ok=True)
+        write_json(_cache() / name, {**recall(name), **facts})
+
+
+def _cache() -> Path:
+    """Where this user's programs keep what can be found out anew (XDG Base Directory Specification)."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "genkit"
+
+
 # The run folder --------------------------------------------------------------------------------------------------
 
 
@@ -136,13 +157,16 @@ class RunFolder:
         path: of the folder.
         resume: go on with what is there, if anything.
         overwrite: let `begin` delete what an earlier run left.
+        leads: False in a process that only reads along, beside the one that writes.
 
     Raises:
         RunError: if the folder is in use, holds a run and neither was asked for, or holds something else.
     """
 
-    def __init__(self, path: str | Path, resume: bool = False, overwrite: bool = False) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path, resume: bool = False, overwrite: bool = False, leads: bool = True) -> None:
+        self.path, self._lock = Path(path), None
+        if not leads:
+            return
         if self.path.exists() and not self.path.is_dir():
             raise RunError(f"{self.path} is a file; a run needs a folder")
         names = {entry.name for entry in self.path.iterdir()} if self.path.exists() else set()
@@ -184,6 +208,8 @@ class RunFolder:
 
     def close(self) -> None:
         """Let others have the folder; one in which nothing was begun is left as it was found."""
+        if self._lock is None:
+            return
         self._lock.release()
         if not (self.path / "config.yaml").exists():
             with contextlib.suppress(OSError):

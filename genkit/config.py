@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, model_validator
 
@@ -32,7 +32,10 @@ class RunSettings(Settings):
     device: str = "auto"
     """auto (cuda, else mps, else cpu), or a torch device."""
     threads: PositiveInt | None = None
-    """CPU threads; None: torch's choice, which is then written down."""
+    """CPU threads; None: chosen with the plan, and then written down."""
+    plan: Literal["auto", "fp32", "fp32-channels-last", "bf16", "bf16-channels-last"] = "auto"
+    """Precision (penalties are always fp32) and memory format; auto: what is fastest, measured at the start, remembered
+    for this machine and game, and then written down."""
     sample_items: PositiveInt | None = None
     """A sample sheet at every so-many-th item; None: ten in a run."""
     samples: PositiveInt = 64
@@ -41,6 +44,8 @@ class RunSettings(Settings):
     """Work between two checkpoints, at most."""
     keep_checkpoints: PositiveInt = 3
     """The newest so many are kept."""
+    track: str | None = None
+    """Report to this tracker too, by accelerate's name: tensorboard, wandb, mlflow ..."""
 
     @model_validator(mode="after")
     def _has_one_length(self) -> RunSettings:

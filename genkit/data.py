@@ -18,6 +18,9 @@ from genkit.errors import DataError
 from genkit.noise import stream_key, torch_seed
 from genkit.plugin import Sample
 
+PARTS = ("x", "condition", "mask", "relaxed")
+"""Of a Sample."""
+
 
 class Batches:
     """An endless shuffled stream over a map-style data set.
@@ -99,7 +102,7 @@ def collate(items: Sequence[Sample]) -> Sample:
         DataError: if their shapes differ or only some have a condition, a mask or a relaxed part.
     """
     stacked: dict[str, torch.Tensor] = {}
-    for name in ("x", "condition", "mask", "relaxed"):
+    for name in PARTS:
         tensors = [getattr(item, name) for item in items]
         present = [tensor for tensor in tensors if tensor is not None]
         if present and len(present) != len(tensors):
@@ -111,6 +114,27 @@ def collate(items: Sequence[Sample]) -> Sample:
             shapes = sorted({tuple(tensor.shape) for tensor in present})
             raise DataError(f"items of one data set must have one shape; found {shapes[:4]} for {name}") from error
     return Sample(**stacked)
+
+
+def join(pieces: Sequence[Sample]) -> Sample:
+    """Batches, one after the other; `are_alike` says whether that can be."""
+    if len(pieces) == 1:
+        return pieces[0]
+    joined = {name: torch.cat([getattr(piece, name) for piece in pieces]) for name in _present(pieces[0])}
+    return Sample(**joined)
+
+
+def are_alike(pieces: Sequence[Sample]) -> bool:
+    """Whether batches have the same parts, of the same shapes and kinds."""
+
+    def kind(piece: Sample) -> list[tuple[Any, ...]]:
+        return [(name, getattr(piece, name).shape[1:], getattr(piece, name).dtype) for name in _present(piece)]
+
+    return all(kind(piece) == kind(pieces[0]) for piece in pieces[1:])
+
+
+def _present(piece: Sample) -> list[str]:
+    return [name for name in PARTS if getattr(piece, name) is not None]
 
 
 def seed_everything(*words: str | int) -> None:

@@ -16,16 +16,19 @@ from torch import Tensor, nn
 from genkit import config as configuration
 from genkit import registry
 from genkit.config import RunConfig
-from genkit.data import Batches, global_seeds, parts, seed_everything
+from genkit.data import Batches, global_seeds, join, parts, seed_everything
+from genkit.diagnosis import REALS, Reference
 from genkit.errors import ConfigError, PluginError, TrainingError, did_you_mean
-from genkit.players import Average, CriticPlayer, GeneratorPlayer, couples_samples, recalibrated
-from genkit.plugin import ModalityPlugin, Sample, capabilities_of, missing_capabilities
+from genkit.players import Average, CriticPlayer, GeneratorPlayer, couples_samples, recalibrated, sees_other_rows
+from genkit.plugin import ModalityPlugin, Sample, capabilities_of, full_precision, missing_capabilities
 from genkit.recipe import Constraint, Player, Stage, value_at
 from genkit.runtime import Runtime
 from genkit.sampling import CHUNK, Model, draw_chunk, noise_for
 
 RECALIBRATION_ROWS = 1024
-_COUNTERS = ("items", "stage", "stage_items", "round", "averaged_at", "seconds")
+LOST_TURNS = 20
+"""So many turns in a row without a finite gradient, and the game is lost."""
+_COUNTERS = ("items", "stage", "stage_items", "round", "averaged_at", "seconds", "retry")
 
 
 class Game:
@@ -43,10 +46,18 @@ class Game:
 
     def __init__(self, config: RunConfig, plugin: ModalityPlugin, dataset: Any, runtime: Runtime) -> None:
         self.config, self.plugin, self.runtime = config, plugin, runtime
+        if config.recipe.batch_size % (runtime.processes * config.recipe.accumulate):
+            raise ConfigError(
+                f"recipe.batch_size = {config.recipe.batch_size} cannot be shared by {runtime.processes} processes in "
+                f"{config.recipe.accumulate} parts (recipe.accumulate): choose a multiple of their product"
+            )
         self.batches = Batches(dataset, config.run.seed)
         seed_everything("networks", config.run.seed)
         with registry.asking(config.modality, "networks"):
-            self.networks = _to(plugin.networks(), runtime.device)
+            self.networks = plugin.networks()
+            self.lay_out()
+            for module in self.networks.frozen.values():
+                module.requires_grad_(False).eval()
         self.capabilities = _checked(config, plugin, self.networks)
         arguments = config.recipe, plugin, self.capabilities
         self.generator = GeneratorPlayer(self.networks.generator, *arguments).to(runtime.device)
@@ -59,11 +70,21 @@ class Game:
         self.average = Average(self.networks.generator)
         self.controls = configuration.controls(config.modality, {})
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
-        self.items = self.stage = self.stage_items = self.round = self.averaged_at = 0
+        self.items = self.stage = self.stage_items = self.round = self.averaged_at = self.retry = 0
         self.seconds = 0.0
         self.turns = dict.fromkeys(self.players, 0)
-        self.tally: dict[str, tuple[Tensor, int]] = {}
-        self.finite = torch.ones((), dtype=torch.bool, device=runtime.device)
+        self.tally: dict[str, tuple[Tensor, Tensor]] = {}
+        self.skipped = torch.zeros(2, dtype=torch.long, device=runtime.device)  # in a row, and since last told
+        self._stage_begun = -1
+        first = self.batches.take(0, min(8, len(self.batches))).to(runtime.device)
+        for name, player in self.critics.items():
+            with registry.asking(config.modality, f"the critic {name!r}"), global_seeds("rows"):
+                player.together = len(first) > 1 and not sees_other_rows(player.module, first)
+
+    def lay_out(self) -> None:
+        """Bring all networks into the runtime's plan; optimisers begin anew."""
+        for module in (self.networks.generator, *self.networks.critics.values(), *self.networks.frozen.values()):
+            self.runtime.lay_out(module)
         self._stage_begun = -1
 
     # How far -----------------------------------------------------------------------------------------------------
@@ -103,25 +124,29 @@ class Game:
     # Batches -----------------------------------------------------------------------------------------------------
 
     def next_batch(self) -> Sample:
-        """Reals that no player has seen yet; they count as items."""
-        batch = self.batches.take(self.items, self.config.recipe.batch_size).to(self.runtime.device)
-        self.items += len(batch)
-        self.stage_items += len(batch)
+        """This process's share of reals that no player has seen yet; all shares count as items."""
+        size = self.config.recipe.batch_size
+        batch = self._reals(self.items)
+        self.items += size
+        self.stage_items += size
         return batch
 
     def last_batch(self) -> Sample:
         """The reals that were taken last."""
-        size = self.config.recipe.batch_size
-        return self.batches.take(max(self.items - size, 0), size).to(self.runtime.device)
+        return self._reals(max(self.items - self.config.recipe.batch_size, 0))
+
+    def _reals(self, position: int) -> Sample:
+        rows = self.runtime.share_of(self.config.recipe.batch_size)
+        return self.batches.take(position + rows.start, len(rows)).to(self.runtime.device)
 
     def fakes(self, real: Sample, turn: int) -> Sample:
         """As many samples of the generator as it is, under the reals' conditions."""
         self._seed("fakes", turn)
         self.networks.generator.train()
-        with torch.no_grad():
-            noise = noise_for(self.networks.generator, self._key("fakes", turn), range(len(real)), self.runtime.device)
+        with torch.no_grad(), self.runtime.computing():
+            noise = self._noise(self._key("fakes", turn), self.runtime.share_of(self.config.recipe.batch_size))
             sample: Sample = self.networks.generator(noise, real.condition, self.controls)
-        return sample
+        return full_precision(sample)
 
     # Turns -------------------------------------------------------------------------------------------------------
 
@@ -135,9 +160,10 @@ class Game:
             if self.turns[name] % penalty.interval == 0
         }
         count = recipe.accumulate
-        counts = _valid_steps(real, fake, player.loss.paired, count)
+        counts = self._valid_steps(real, fake, player.loss.paired)
         for part_real, part_fake in zip(parts(real, count), parts(fake, count), strict=True):
-            loss, statistics = player(part_real, part_fake, penalties, self._term_weights(), self.networks, counts)
+            with self.runtime.computing(exactly=bool(penalties)):
+                loss, statistics = player(part_real, part_fake, penalties, self._term_weights(), self.networks, counts)
             (loss / count).backward()
             self._tally(name, statistics)
         self._end_turn(name, settings)
@@ -146,13 +172,13 @@ class Game:
         """One update of the generator."""
         self._begin_turn("generator", turn)
         for critic in self.networks.critics.values():
-            critic.train(
-                self.generator.estimator.critics_train
-            )  # a critic that scores for a policy gradient drops nothing out
+            critic.train(bool(self.generator.estimator.critics_train))  # one that scores for a policy drops nothing out
         count = self.config.recipe.accumulate
         for number, part in enumerate(parts(real, count)):
             noises = self._noises(turn, number, len(part))
-            loss, statistics = self.generator(kind, part, noises, self.controls, self._term_weights(), self.networks)
+            weights = self._term_weights()
+            with self.runtime.computing():
+                loss, statistics = self.generator(kind, part, noises, self.controls, weights, self.networks)
             (loss / count).backward()
             self._tally("generator", statistics)
         self._end_turn("generator", self.generator_settings)
@@ -175,26 +201,49 @@ class Game:
         self.optimizers[name].zero_grad(set_to_none=True)
 
     def _end_turn(self, name: str, settings: Player) -> None:
+        """Step, unless the gradient is not finite: then the turn is skipped and counted, without asking the device."""
         optimizer = self.optimizers[name]
         for group in optimizer.param_groups:
-            group["lr"] = value_at(settings.learning_rate, self.items)
+            group["lr"] = value_at(settings.learning_rate, self.items) / 2**self.retry
+        gradients = [parameter.grad for parameter in self.trainable[name] if parameter.grad is not None]
+        self.runtime.average(gradients)
+        norm = torch.nn.utils.get_total_norm(gradients)
+        finite = norm.isfinite()
         if settings.gradient_clip is not None:
-            norm = torch.nn.utils.clip_grad_norm_(self.trainable[name], settings.gradient_clip)
-            self._tally(name, {"gradient_norm": norm.detach()})
-        optimizer.step()
+            torch.nn.utils.clip_grads_with_norm_(self.trainable[name], settings.gradient_clip, norm)
+        if isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW) and optimizer.defaults["fused"]:
+            optimizer.grad_scale, optimizer.found_inf = None, (~finite).float()  # type: ignore[attr-defined]
+            optimizer.step()
+        elif finite:
+            optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        self._tally(name, {"gradient_norm": norm})
+        self.skipped = torch.where(finite, self.skipped * self.skipped.new_tensor([0, 1]), self.skipped + 1)
         self.turns[name] += 1
         if settings.constraint is not None and self.turns[name] % settings.constraint.interval == 0:
             impose(settings.constraint, self.trainable[name])
+        self.runtime.average([buffer for buffer in self.players[name].buffers() if buffer.is_floating_point()])
 
     def _term_weights(self) -> dict[str, float]:
         return {name: value_at(weight, self.items) for name, weight in self.config.recipe.terms.items()}
 
+    def _valid_steps(self, real: Sample, fake: Sample, paired: bool) -> tuple[Tensor | None, Tensor | None]:
+        """Valid steps of whole batches per part of them, so that parts add up to the mean over all of them."""
+        shares = self.config.recipe.accumulate * self.runtime.processes
+        if paired and real.mask is not None and fake.mask is not None:
+            both = self.runtime.total((real.mask & fake.mask).sum()) / shares
+            return both, both
+        masks = real.mask, fake.mask
+        of_real, of_fake = (None if mask is None else self.runtime.total(mask.sum()) / shares for mask in masks)
+        return of_real, of_fake
+
     def _noises(self, turn: int, part: int, rows: int) -> Callable[[str, int], dict[str, Tensor]]:
+        first = self.runtime.rank * self.config.recipe.accumulate + part  # of all parts in all processes
+
         def noises(purpose: str, count: int) -> dict[str, Tensor]:
             if purpose == "generator":  # rows of one batch, however it is cut
-                return self._noise(self._key("generator", turn), range(part * rows, part * rows + count))
-            return self._noise(self._key(f"generator {part} {purpose}", turn), range(count))
+                return self._noise(self._key("generator", turn), range(first * rows, first * rows + count))
+            return self._noise(self._key(f"generator {first} {purpose}", turn), range(count))
 
         return noises
 
@@ -202,37 +251,37 @@ class Game:
         return noise_for(self.networks.generator, key, indices, self.runtime.device)
 
     def _key(self, who: str, turn: int) -> str:
-        return f"{self.config.run.seed}/{self.stage}/{self.round}/{who}/{turn}"
+        """Of all that is random in a turn; after a rollback another one."""
+        again = f"/again {self.retry}" if self.retry else ""
+        return f"{self.config.run.seed}/{self.stage}/{self.round}/{who}/{turn}{again}"
 
     def _seed(self, who: str, turn: int) -> None:
-        seed_everything("turn", self._key(who, turn))
+        seed_everything("turn", self._key(who, turn) + (f"/{self.runtime.rank}" if self.runtime.rank else ""))
 
     def _tally(self, player: str, statistics: Mapping[str, Tensor]) -> None:
         for name, value in statistics.items():
-            total, count = self.tally.get(f"{player}.{name}", (torch.zeros_like(value), 0))
-            self.tally[f"{player}.{name}"] = total + value, count + 1
-        self.finite &= statistics["loss"].isfinite() if "loss" in statistics else self.finite
+            finite = value.isfinite()
+            total, count = self.tally.get(f"{player}.{name}", (torch.zeros_like(value), torch.zeros_like(value)))
+            self.tally[f"{player}.{name}"] = total + value.where(finite, 0), count + finite
 
     def statistics(self) -> dict[str, float]:
-        """Means since the last call.
-
-        Raises:
-            TrainingError: if a loss was not finite.
-        """
-        if not self.finite:
-            self.check_finite()
-        means = {name: float(total / count) for name, (total, count) in self.tally.items()}
+        """Means of what was finite since the last call, and how many turns were skipped, if any."""
+        means = {name: total / count.clamp(min=1) for name, (total, count) in self.tally.items()}
+        self.runtime.average(list(means.values()))
         self.tally.clear()
-        return means
+        skipped = int(self.skipped[1])
+        self.skipped[1] = 0
+        return {name: float(mean) for name, mean in means.items()} | ({"skipped": skipped} if skipped else {})
+
+    def is_lost(self) -> bool:
+        """Whether no gradient has been finite for many turns."""
+        return bool(self.skipped[0] >= LOST_TURNS)
 
     def check_finite(self) -> None:
-        """Raise TrainingError if a loss was not finite, or a weight is not."""
+        """Raise TrainingError if a weight is not finite."""
         weights = [*self.average.weights.values(), *(weight for player in self.trainable.values() for weight in player)]
-        if not (self.finite & torch.stack([weight.detach().isfinite().all() for weight in weights]).all()):
-            raise TrainingError(
-                f"a loss or a weight was not finite before {self.items:,} items; the last whole checkpoint is kept. "
-                "Lower the learning rates, add a penalty (recipe.penalties.r1.weight=1) or clip gradients: start anew"
-            )
+        if not torch.stack([weight.detach().isfinite().all() for weight in weights]).all():
+            raise diverged(self.items, "a weight was not finite")
 
     # What others need ------------------------------------------------------------------------------------------
 
@@ -266,7 +315,9 @@ class Game:
             KeyError, ValueError, RuntimeError: if it is of other networks.
         """
         for name in _COUNTERS:
-            setattr(self, name, plain[name])
+            setattr(self, name, plain.get(name, 0))
+        self.skipped.zero_()
+        self.tally.clear()
         self.turns = {name: plain["turns"][name] for name in self.players}
         for name, module in self._modules():
             module.load_state_dict(_under(name, tensors["players"]))
@@ -274,6 +325,12 @@ class Game:
         self._make_optimizers()
         for name, optimizer in self.optimizers.items():
             unpack(optimizer, _under(name, tensors["optimizers"]))
+
+    def snapshot(self) -> Callable[[], None]:
+        """A function that brings the game back to where it is now."""
+        plain, tensors = self.state()
+        kept = {group: {name: value.clone() for name, value in values.items()} for group, values in tensors.items()}
+        return lambda: self.restore(plain, kept)
 
     def _modules(self) -> Iterator[tuple[str, nn.Module]]:
         yield "generator", self.generator
@@ -303,6 +360,13 @@ class Game:
     def _data_conditions(self, indices: Sequence[int]) -> Tensor | None:
         """The conditions of real items, in turn; None for unconditional data."""
         return None if self.conditions is None else self.conditions[[index % len(self.conditions) for index in indices]]
+
+    @cached_property
+    def reference(self) -> Reference:
+        """Real samples that generated ones are compared with."""
+        count, size = min(REALS, len(self.batches)), 64
+        batches = [self.batches.take(start, min(size, count - start)) for start in range(0, count, size)]
+        return Reference(join([Sample(batch.x) for batch in batches]))
 
     @cached_property
     def conditions(self) -> Tensor | None:
@@ -350,21 +414,27 @@ def pack(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
 
 
 def unpack(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Load an optimiser's state from named tensors; its settings stay as they are."""
+    """Load an optimiser's state from named tensors; its settings stay as they are.
+
+    Moments take the memory format of their parameters: fused steps run through memory and would mix them up.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         number, _, key = name.partition(".")
+        like = parameters[int(number)]
+        if value.shape == like.shape:
+            value = torch.empty_like(like, dtype=value.dtype).copy_(value)
         state.setdefault(int(number), {})[key] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def _valid_steps(real: Sample, fake: Sample, paired: bool, count: int) -> tuple[Tensor | None, Tensor | None]:
-    """Valid steps of whole batches per part of them, so that parts add up to the mean over all of them."""
-    if paired and real.mask is not None and fake.mask is not None:
-        both = (real.mask & fake.mask).sum() / count
-        return both, both
-    of_real, of_fake = (None if sample.mask is None else sample.mask.sum() / count for sample in (real, fake))
-    return of_real, of_fake
+def diverged(items: int, what: str) -> TrainingError:
+    """What is said when a game cannot go on."""
+    return TrainingError(
+        f"{what} before {items:,} items; the last whole checkpoint is kept. "
+        "Lower the learning rates, add a penalty (recipe.penalties.r1.weight=1) or clip gradients: start anew"
+    )
 
 
 def _under(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -402,11 +472,3 @@ def _checked(config: RunConfig, plugin: ModalityPlugin, networks: Any) -> frozen
                 f"critic {name!r} has BatchNorm: a penalty is per sample. Choose another normalisation, or no penalty"
             )
     return real if announced is None else frozenset(announced)
-
-
-def _to(networks: Any, device: torch.device) -> Any:
-    for module in (networks.generator, *networks.critics.values(), *networks.frozen.values()):
-        module.to(device)
-    for module in networks.frozen.values():
-        module.requires_grad_(False).eval()
-    return networks

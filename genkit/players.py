@@ -8,6 +8,7 @@ come in as numbers.
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
@@ -17,8 +18,9 @@ from torch import Tensor, nn
 
 from genkit import registry
 from genkit.adversarial import LOSSES, PENALTIES, AdversarialLoss, Penalty, interpolate
+from genkit.data import are_alike, join
 from genkit.errors import ConfigError
-from genkit.plugin import Critique, ModalityPlugin, Networks, Sample
+from genkit.plugin import Critique, ModalityPlugin, Networks, Sample, full_precision
 from genkit.recipe import Pathwise, Recipe, ScoreFunction
 
 Kind = TypeVar("Kind")
@@ -59,7 +61,7 @@ def masked(values: Tensor, mask: Tensor) -> Tensor:
 
 
 class CriticPlayer(nn.Module):
-    """A critic's turn: real high, fake low, smooth.
+    """A critic's turn: real high, fake low, smooth. Its `together`: reals and fakes may share one pass.
 
     Args:
         name: of the critic.
@@ -78,6 +80,7 @@ class CriticPlayer(nn.Module):
         self.penalties = {name: penalty_named(name) for name in recipe.penalties}
         self.terms = plugin.terms if "terms" in capabilities else None
         self.augment = plugin.augment if "augment" in capabilities else None
+        self.together = False
 
     def forward(
         self,
@@ -97,38 +100,54 @@ class CriticPlayer(nn.Module):
             networks: all bare modules, for the modality's own terms.
             counts: valid steps to divide by, for reals and fakes, where the batch is a part of a larger one.
         """
-        probed = {self.penalties[name].at for name in penalties}
-        real_points, real_verdict = self._judge(real, "real" in probed)
-        fake_points, fake_verdict = self._judge(fake, "fake" in probed)
-        loss, statistics = self._adversarial(real, real_verdict, fake, fake_verdict, counts)
-        points = {"real": (real_points, real_verdict), "fake": (fake_points, fake_verdict)}
+        acting = {name: self.penalties[name] for name in penalties}
+        probed = {penalty.at for penalty in acting.values()}
+        asked = {"real": real, "fake": fake}
         if "between" in probed:
             share = torch.rand(len(real), device=real.x.device)
-            points["between"] = self._judge(real.with_x(interpolate(real.x, fake.x, share)), True)
-        for name, weight in penalties.items():
-            penalty = self.penalties[name]
-            where, verdict = points[penalty.at]
-            mask = _step_mask(fake if penalty.at == "fake" else real, verdict)
-            heads = verdict.logits if mask is None else [masked(logits, mask) for logits in verdict.logits]
-            logits = torch.cat([head.flatten(1) if head.ndim > 1 else head[:, None] for head in heads], 1)
-            value = penalty.value(where, logits).mean()
-            loss = loss + weight * value
+            asked["between"] = real.with_x(interpolate(real.x, fake.x, share))
+        if probed and not all(asked[at].x.is_floating_point() for at in probed):
+            raise ConfigError(f"a gradient penalty needs continuous samples; {self.name} sees {real.x.dtype}")
+        for penalty in acting.values():
+            if penalty.step is not None:
+                point = asked[penalty.at]
+                asked[_moved(penalty)] = point.with_x(point.x + penalty.step * torch.randn_like(point.x))
+        points, verdicts = self._judge(asked, {penalty.at for penalty in acting.values() if penalty.step is None})
+        loss, statistics = self._adversarial(real, verdicts["real"], fake, verdicts["fake"], counts)
+        for name, penalty in acting.items():
+            mask = _step_mask(fake if penalty.at == "fake" else real, verdicts[penalty.at])
+            logits = _columns(verdicts[penalty.at], mask)
+            if penalty.step is not None:
+                logits = (_columns(verdicts[_moved(penalty)], mask) - logits) / penalty.step
+            value = penalty.value(points[penalty.at], logits).mean()
+            loss = loss + penalties[name] * value
             statistics[name] = value.detach()
         if self.terms is not None:
-            critiques = {"real": real_verdict, "fake": fake_verdict}
+            critiques = {"real": verdicts["real"], "fake": verdicts["fake"]}
             loss = _add_terms(loss, statistics, self.terms(self.name, networks, real, fake, critiques), term_weights)
         statistics["loss"] = loss.detach()
         return loss, statistics
 
-    def _judge(self, sample: Sample, probed: bool) -> tuple[Tensor, Critique]:
-        """(what it saw, its critique), the former with a gradient if a penalty probes there."""
-        x = sample.x
-        if probed:
-            if not x.is_floating_point():
-                raise ConfigError(f"a gradient penalty needs continuous samples; {self.name} sees {x.dtype}")
-            x = x.detach().requires_grad_()
-        sample = sample.with_x(x)
-        return x, self.module(sample if self.augment is None else self.augment(sample))
+    def _judge(self, asked: Mapping[str, Sample], probed: set[str]) -> tuple[dict[str, Tensor], dict[str, Critique]]:
+        """(what it saw, its critique) by name; the former with a gradient where it is probed.
+
+        One pass over all of them where rows do not see each other; a gradient is cheaper in a pass of its own.
+        """
+        samples = {
+            name: sample.with_x(sample.x.detach().requires_grad_()) if name in probed else sample
+            for name, sample in asked.items()
+        }
+        points = {name: sample.x for name, sample in samples.items()}
+        if self.together and not probed and are_alike(list(samples.values())):
+            whole = self._critique(join(list(samples.values())))
+            ends = list(itertools.accumulate(len(sample) for sample in samples.values()))
+            return points, {
+                name: whole[end - len(sample) : end] for (name, sample), end in zip(samples.items(), ends, strict=True)
+            }
+        return points, {name: self._critique(sample) for name, sample in samples.items()}
+
+    def _critique(self, sample: Sample) -> Critique:
+        return full_precision(self.module(sample if self.augment is None else self.augment(sample)))
 
     def _adversarial(
         self,
@@ -146,9 +165,12 @@ class CriticPlayer(nn.Module):
             at_real, at_fake = self.loss.critic(real_logits, fake_logits)
             loss = loss + masked_mean(at_real, real_mask, counts[0]) + masked_mean(at_fake, fake_mask, counts[1])
         with torch.no_grad():
+            at_real, at_fake = real_verdict.logits[0].detach(), fake_verdict.logits[0].detach()
+            both = real_mask if real_mask is None or fake_mask is None else real_mask & fake_mask
             statistics = {
-                "real": masked_mean(real_verdict.logits[0].detach(), real_mask),
-                "fake": masked_mean(fake_verdict.logits[0].detach(), fake_mask),
+                "real": masked_mean(at_real, real_mask),
+                "fake": masked_mean(at_fake, fake_mask),
+                "separation": masked_mean((at_real > at_fake).float(), both),
             }
         return loss, statistics
 
@@ -199,13 +221,13 @@ class GeneratorPlayer(nn.Module):
         def judge(sample: Sample, rows: Tensor | None = None) -> list[Verdict]:
             verdicts = []
             for name, critic in networks.critics.items():
-                critique = critic(sample if self.augment is None else self.augment(sample))
+                critique = full_precision(critic(sample if self.augment is None else self.augment(sample)))
                 critiques.setdefault(name, critique)  # of the fakes themselves; completions of prefixes come later
                 mask, beside = _step_mask(sample, critique), None
                 if self.loss.paired:
                     pairs = real if rows is None else real[rows]
                     with torch.no_grad():
-                        beside = critic(pairs if self.augment is None else self.augment(pairs))
+                        beside = full_precision(critic(pairs if self.augment is None else self.augment(pairs)))
                     mask = mask & pairs.mask if mask is not None and pairs.mask is not None else mask
                 verdicts.append(Verdict(self.weights.get(name, self.default_weight), critique, beside, mask))
             return verdicts
@@ -257,7 +279,7 @@ class PathwiseEstimator(nn.Module):
         self, generator: Any, condition: Tensor | None, count: int, noises: Noises, controls: Any, judge: Judge
     ) -> tuple[Tensor, Statistics, Sample]:
         """(the generator's loss, statistics, the fakes)."""
-        fake: Sample = generator(noises("generator", count), condition, controls)
+        fake: Sample = full_precision(generator(noises("generator", count), condition, controls))
         loss = torch.zeros((), device=fake.x.device)
         for verdict in judge(fake):
             for values in _generator_losses(self.loss, verdict):
@@ -295,7 +317,7 @@ class ScoreFunctionEstimator(nn.Module):
             if isinstance(layer, nn.modules.dropout._DropoutNd):
                 layer.eval()
         with torch.no_grad():
-            fake: Sample = generator(noises("generator", count), condition, controls)
+            fake: Sample = full_precision(generator(noises("generator", count), condition, controls))
             valid = (
                 torch.ones(fake.x.shape[:2], dtype=torch.bool, device=fake.x.device) if fake.mask is None else fake.mask
             )
@@ -425,6 +447,16 @@ def _generator_losses(loss: AdversarialLoss, verdict: Verdict) -> list[Tensor]:
     return [loss.generator(fake, real) for fake, real in zip(fakes, reals, strict=True)]
 
 
+def _moved(penalty: Penalty) -> str:
+    return f"{penalty.at} + {penalty.step}"
+
+
+def _columns(verdict: Critique, mask: Tensor | None) -> Tensor:
+    """[B, P]: all logits of all heads, 0 at steps that are not valid."""
+    heads = verdict.logits if mask is None else [masked(logits, mask) for logits in verdict.logits]
+    return torch.cat([head.flatten(1) if head.ndim > 1 else head[:, None] for head in heads], 1)
+
+
 def _step_mask(sample: Sample, verdict: Critique) -> Tensor | None:
     return sample.mask if verdict.per_step else None
 
@@ -499,6 +531,25 @@ def recalibrated(module: nn.Module, draw: Callable[[nn.Module, int], object], ba
             norm.momentum = momentum
         module.eval()
     return module
+
+
+@torch.no_grad()
+def sees_other_rows(critic: nn.Module, sample: Sample) -> bool:
+    """Whether a critic's word on one sample depends on the others of its batch: asked of it, not declared.
+
+    Args:
+        sample: a batch of samples, of which at least two differ.
+    """
+    if couples_samples(critic):
+        return True
+    was_training = critic.training
+    critic.eval()
+    alone, among = critic(sample[torch.zeros(len(sample), dtype=torch.long)]), critic(sample)
+    critic.train(was_training)
+    return not all(
+        torch.allclose(one[0], other[0], rtol=1e-3, atol=1e-4)
+        for one, other in zip(alone.logits, among.logits, strict=True)
+    )
 
 
 def couples_samples(module: nn.Module) -> bool:

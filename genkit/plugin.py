@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from genkit.errors import ConfigError, DataError
 
@@ -179,7 +179,7 @@ class Sample:
         """The same sample with another `x`."""
         return replace(self, x=x)
 
-    def _each(self, change: Any) -> Sample:
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Sample:
         present = {f.name: part for f in fields(self) if (part := getattr(self, f.name)) is not None}
         return replace(self, **{name: change(part) for name, part in present.items()})
 
@@ -190,8 +190,8 @@ class Critique:
 
     Args:
         logits: one entry per head or scale, each [B] or [B, P]; high means real.
-        features: for feature matching, any shapes.
-        outputs: auxiliary heads by name (a class, a category code).
+        features: for feature matching, [B, ...] each.
+        outputs: auxiliary heads by name (a class, a category code), [B, ...] each.
         per_step: True if P are the steps of `x`, to be read under its mask.
     """
 
@@ -199,6 +199,22 @@ class Critique:
     features: tuple[Tensor, ...] = ()
     outputs: Mapping[str, Tensor] = field(default_factory=dict)
     per_step: bool = False
+
+    def __getitem__(self, rows: Any) -> Critique:
+        """The same rows of every part."""
+        return self._each(lambda tensor: tensor[rows])
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Critique:
+        logits, features = tuple(map(change, self.logits)), tuple(map(change, self.features))
+        return Critique(logits, features, {name: change(part) for name, part in self.outputs.items()}, self.per_step)
+
+
+Parts = TypeVar("Parts", Sample, Critique)
+
+
+def full_precision(parts: Parts) -> Parts:
+    """A Sample or a Critique whose half-precision parts are float32: what is compared and summed is never half."""
+    return parts._each(lambda tensor: tensor.float() if tensor.is_floating_point() and tensor.itemsize < 4 else tensor)
 
 
 class Generator(Protocol):

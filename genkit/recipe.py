@@ -20,7 +20,9 @@ from pydantic import (
 )
 
 LOSSES = ("non_saturating", "hinge", "wasserstein", "least_squares", "relativistic")
-PENALTIES = ("r1", "r2", "wgan_gp")
+PENALTIES = ("r1", "r2", "wgan_gp", "r1_approx", "r2_approx")
+PLANS = ("fp32", "fp32-channels-last", "bf16", "bf16-channels-last")
+"""Ways to compute the same game: precision (penalties are always float32), and the memory format of weights."""
 REWARDS = ("negative_loss", "probability", "signed_probability", "logit")
 """The built-in names; what they mean is in `adversarial` and `players`, which import torch. Wherever one is taken,
 `module:attribute` is too."""
@@ -180,7 +182,8 @@ class Recipe(Settings):
     """non_saturating, hinge, wasserstein, least_squares, relativistic, or `module:attribute`
     (a `genkit.adversarial.AdversarialLoss`)."""
     penalties: dict[str, PenaltySettings] = Field(default_factory=dict)
-    """By name: r1, r2, wgan_gp, or `module:attribute` (a `genkit.adversarial.Penalty`)."""
+    """By name: r1, r2, wgan_gp, r1_approx, r2_approx (by finite differences, without a second backward), or
+    `module:attribute` (a `genkit.adversarial.Penalty`)."""
     terms: dict[str, Scheduled] = Field(default_factory=dict)
     """Weights of the modality's extra loss terms; a term that is not named here weighs 1."""
     estimator: Estimator = Pathwise()

@@ -1,36 +1,62 @@
-"""The machine under a run: its device, its threads, and what decides the bits of a result.
+"""The machine under a run: its device, its threads, its processes, and how numbers are computed on it.
 
-One process for now; what many processes will need to know of one another belongs here. Knows nothing of games, data
-or files.
+Many processes are torchrun's to start; accelerate joins them, and it lives here and nowhere else. Knows nothing of
+games, data or files.
 """
 
 from __future__ import annotations
 
+import atexit
+import os
 import platform
-from typing import Any
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
-from genkit.errors import ConfigError
+from genkit.errors import ConfigError, did_you_mean
+
+Value = TypeVar("Value")
+_LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 class Runtime:
-    """Where a run computes.
+    """Where a run computes, and how.
 
     Args:
         device: auto (cuda, else mps, else cpu), or a torch device.
         threads: CPU threads; None leaves torch's choice.
+        plan: memory format and precision, out of `genkit.recipe.PLANS`.
 
     Raises:
         ConfigError: if the device does not exist here.
     """
 
-    def __init__(self, device: str = "auto", threads: int | None = None) -> None:
+    def __init__(self, device: str = "auto", threads: int | None = None, plan: str = "fp32") -> None:
+        self.rank, self.processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         self.device = pick_device(device)
-        if threads is not None:
-            torch.set_num_threads(threads)
-        self.threads = torch.get_num_threads()
+        if self.processes > 1:
+            from accelerate import PartialState
+
+            state = PartialState(cpu=self.device.type == "cpu")
+            self.device = state.device
+            atexit.register(state.destroy_process_group)
+        self.plan = plan
+        self.threads = torch.get_num_threads() if threads is None else threads
+
+    @property
+    def threads(self) -> int:
+        """CPU threads of torch."""
+        return torch.get_num_threads()
+
+    @threads.setter
+    def threads(self, count: int) -> None:
+        if count != torch.get_num_threads():
+            torch.set_num_threads(count)
 
     def fingerprint(self) -> dict[str, Any]:
         """What the bits of a result depend on beyond the configuration."""
@@ -40,7 +66,114 @@ class Runtime:
             "threads": self.threads,
             "cpu": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
             "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else str(self.device),
+            "processes": self.processes,
         }
+
+    # How numbers are computed ------------------------------------------------------------------------------------
+
+    def computing(self, exactly: bool = False) -> AbstractContextManager[Any]:
+        """The plan's precision; `exactly`: float32 whatever the plan.
+
+        Weights are cast anew in every pass: a cache filled without gradients would cut those of the next pass off
+        (pytorch#65766).
+        """
+        half = self.plan.startswith("bf16") and not exactly
+        return torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False) if half else nullcontext()
+
+    def lay_out(self, module: nn.Module) -> None:
+        """Move a module to the device and its weights into the plan's memory format, in place."""
+        module.to(self.device)
+        for parameter in module.parameters():
+            if parameter.ndim in _LAYOUTS:
+                last = self.plan.endswith("channels-last")
+                layout = _LAYOUTS[parameter.ndim] if last else torch.contiguous_format
+                parameter.data = parameter.data.contiguous(memory_format=layout)
+
+    def wait(self) -> None:
+        """Until the device has done what it was asked to do."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        elif self.device.type == "mps":
+            torch.mps.synchronize()
+
+    # Many processes ----------------------------------------------------------------------------------------------
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process is the one that writes and speaks."""
+        return leads()
+
+    def share_of(self, count: int) -> range:
+        """This process's rows of a batch of `count`."""
+        own = count // self.processes
+        return range(self.rank * own, (self.rank + 1) * own)
+
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        """Replace tensors by their means over all processes, in one exchange."""
+        if self.processes == 1 or not tensors:
+            return
+        from accelerate.utils import reduce
+
+        flat = torch.cat([tensor.flatten() for tensor in tensors])
+        parts = reduce(flat, "mean").split([tensor.numel() for tensor in tensors])
+        for tensor, part in zip(tensors, parts, strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+    def total(self, number: Tensor) -> Tensor:
+        """A number summed over all processes."""
+        if self.processes == 1:
+            return number
+        from accelerate.utils import reduce
+
+        summed: Tensor = reduce(number, "sum")
+        return summed
+
+    def agreed(self, value: Value) -> Value:
+        """The leader's value, in all processes."""
+        if self.processes == 1:
+            return value
+        from accelerate.utils import broadcast_object_list
+
+        shared: list[Value] = broadcast_object_list([value])
+        return shared[0]
+
+    def meet(self) -> None:
+        """Wait until all processes are here."""
+        if self.processes > 1:
+            torch.distributed.barrier()
+
+
+def open_trackers(name: str | None, folder: Path, settings: Mapping[str, Any]) -> list[Any]:
+    """What follows a run beside its own log, by accelerate's name (tensorboard, wandb, mlflow ...), ready to log.
+
+    Args:
+        folder: where those that write files write them.
+        settings: of the run.
+
+    Raises:
+        ConfigError: for an unknown name, or one whose package is not installed.
+    """
+    if name is None:
+        return []
+    from accelerate.state import PartialState
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+
+    known = sorted(map(str, LOGGER_TYPE_TO_CLASS))
+    if name not in known:
+        raise ConfigError(f"run.track = {name!r}: no such tracker.{did_you_mean(name, known)}")
+    if name not in map(str, get_available_trackers()):
+        raise ConfigError(f"run.track = {name!r}: its package is not installed: pip install {name}")
+    PartialState()
+    cls = LOGGER_TYPE_TO_CLASS[name]
+    tracker = cls("track", folder) if cls.requires_logging_directory else cls(folder.name)
+    tracker.start()
+    tracker.store_init_configuration(dict(settings))
+    return [tracker]
+
+
+def leads() -> bool:
+    """Whether this process is alone, or the first of those that torchrun started."""
+    return int(os.environ.get("RANK", 0)) == 0
 
 
 def pick_device(name: str) -> torch.device:

@@ -10,7 +10,7 @@ import itertools
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from genkit import artifact, config, registry
-from genkit.data import global_seeds
+from genkit.data import global_seeds, join
 from genkit.errors import ConfigError, ModelError, PluginError, UnknownModality, first_line
 from genkit.noise import draw as draw_noise
 from genkit.plugin import Facts, Generator, Modality, ModalityPlugin, Sample, capabilities_of
@@ -220,15 +220,6 @@ def noise_for(generator: nn.Module, seed: int | str, indices: Sequence[int], dev
     """All parts of a generator's noise for some identities."""
     parts: Mapping[str, Any] = cast(Generator, generator).noise
     return {part: torch.from_numpy(draw_noise(spec, part, seed, indices)).to(device) for part, spec in parts.items()}
-
-
-def join(pieces: Sequence[Sample]) -> Sample:
-    """Batches, one after the other."""
-    if len(pieces) == 1:
-        return pieces[0]
-    first = pieces[0]
-    present = [name for name in ("x", "condition", "mask", "relaxed") if getattr(first, name) is not None]
-    return replace(first, **{name: torch.cat([getattr(piece, name) for piece in pieces]) for name in present})
 
 
 def open_model(path: str | Path, device: str = "auto", modality: Modality | None = None) -> Model:

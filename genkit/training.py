@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -29,13 +29,20 @@ from genkit import config as configuration
 from genkit.artifact import RunFolder
 from genkit.config import RunConfig
 from genkit.data import global_seeds
+from genkit.diagnosis import saturated
 from genkit.errors import Interrupted, ModelError, RunError, first_line
-from genkit.game import Game
+from genkit.game import LOST_TURNS, Game, diverged
+from genkit.plan import choose
 from genkit.plugin import Modality, Sample
-from genkit.runtime import Runtime
+from genkit.recipe import PLANS
+from genkit.runtime import Runtime, leads, open_trackers
 from genkit.sampling import Model, open_model
 
 LOG_SECONDS = 1.0
+PULSE = 16
+"""Rounds between two questions that cost the device, or other processes, a wait."""
+RETRIES = 3
+LOST = f"the gradients of {LOST_TURNS} turns in a row were not finite"
 
 
 @dataclass(frozen=True)
@@ -111,11 +118,11 @@ def train(
     }
     name = modality if isinstance(modality, str) else modality.id
     manifest = registry.describe(modality) if isinstance(modality, str) else modality
-    report = progress or (lambda _: None)
+    report = progress if progress and leads() else lambda _: None
     layers = [*settings, given]
     if resume and overwrite:
         raise RunError("resume and overwrite exclude each other: go on with the run, or delete it")
-    folder = RunFolder(out or Path("runs") / name, resume=resume, overwrite=overwrite)
+    folder = RunFolder(out or Path("runs") / name, resume=resume, overwrite=overwrite, leads=leads())
     threads_before = torch.get_num_threads()
     try:
         saved = folder.config if resume else None
@@ -124,9 +131,10 @@ def train(
         else:
             chosen = _resumed(manifest, preset, data, layers, saved)
         with global_seeds("training", chosen.run.seed):
-            game, note = _set_up(chosen, folder, resume=saved is not None)
+            game, notes = _set_up(chosen, folder, resume=saved is not None)
             with _stop_signals() as stop:
-                play(game, folder, report, stop, note)
+                play(game, folder, report, stop, notes)
+            game.runtime.meet()  # the leader has written what the others are about to read
     finally:
         torch.set_num_threads(threads_before)
         folder.close()
@@ -134,7 +142,7 @@ def train(
 
 
 def play(
-    game: Game, folder: RunFolder, report: Callable[[Progress], None], stop: _Stop, note: str | None = None
+    game: Game, folder: RunFolder, report: Callable[[Progress], None], stop: _Stop, notes: Sequence[str] = ()
 ) -> None:
     """Let the players take turns until the run is over; look, log and save on the way.
 
@@ -143,29 +151,39 @@ def play(
     """
     run = game.config.run
     every = run.sample_items or math.ceil((run.items or 0) / 10)
-    clock = _Clock(game, report)
-    clock.tell(note=note)
+    clock = _Clock(game, report, _trackers(game, folder))
+    for note in notes:
+        clock.tell(note=note)
+    to_the_start = game.snapshot() if folder.latest() is None else None
     looked = game.items
-    while not game.over():
+    while not (due := clock.due(stop)).over:
         before = game.items
         play_round(game)
+        if game.round % PULSE == 0 and game.is_lost():
+            _go_back(game, folder, clock, to_the_start)
+            continue
 
         # None of this touches the game.
         clock.tick()
         if every and game.items // every > before // every:
             _look(game, folder, clock)
             looked = game.items
-        if clock.log_is_due() or stop.asked:
+        due = clock.due(stop)
+        if due.log or due.stop:
             clock.log(folder)
-        if clock.save_is_due(run.checkpoint_seconds) or stop.asked:
+        if due.save or due.stop:
             _save(game, folder, clock)
-        if stop.asked:
+            to_the_start = None
+        if due.stop:
             how = f"stopped at {game.items:,} items; everything is saved in {folder.path}. Go on with --resume"
             raise Interrupted(how, stop.exit_code)
+    if game.is_lost():
+        raise diverged(game.items, LOST)
     clock.log(folder)
     if looked < game.items:
         _look(game, folder, clock)
     _save(game, folder, clock)
+    clock.finish()
 
 
 def play_round(game: Game) -> None:
@@ -197,13 +215,12 @@ def play_round(game: Game) -> None:
 # Setting up ------------------------------------------------------------------------------------------------------
 
 
-def _set_up(config: RunConfig, folder: RunFolder, resume: bool) -> tuple[Game, str | None]:
+def _set_up(config: RunConfig, folder: RunFolder, resume: bool) -> tuple[Game, list[str]]:
     """A game, at its start or as a checkpoint left it, and what is to be said of it.
 
     Nothing in the folder is touched before data, device and networks have been found to work.
     """
-    runtime = Runtime(config.run.device, config.run.threads)
-    config = replace(config, run=config.run.model_copy(update={"threads": runtime.threads}))
+    runtime = Runtime(config.run.device, config.run.threads, PLANS[0] if config.run.plan == "auto" else config.run.plan)
     cls = registry.load(config.modality)
     with registry.asking(config.modality, "inspect"):
         facts = cls.inspect(config.data, config.options)
@@ -211,7 +228,10 @@ def _set_up(config: RunConfig, folder: RunFolder, resume: bool) -> tuple[Game, s
         plugin = cls(config.options, facts)
         dataset = plugin.dataset(config.data)
     game = Game(config, plugin, dataset, runtime)
-    notes = []
+    notes = [choose(game, play_round)] if config.run.plan == "auto" else []
+    game.config = config = replace(
+        config, run=config.run.model_copy(update={"threads": runtime.threads, "plan": runtime.plan})
+    )
     if config.run.items is None:
         notes.append(
             "the run is given in minutes: schedules count items all the same, and it cannot be repeated exactly"
@@ -220,12 +240,16 @@ def _set_up(config: RunConfig, folder: RunFolder, resume: bool) -> tuple[Game, s
     if config.run.items is not None and sum(stage.items or 0 for stage in stages[:-1]) >= config.run.items:
         notes.append(f"the run ends before its last stage ({stages[-1].kind}) begins: give it more items")
     checkpoint = folder.latest() if resume else None
-    if checkpoint is None:
-        folder.begin(config.plain())
-    else:
+    runtime.meet()  # nobody reads what the leader is about to write
+    if checkpoint is not None:
         notes += _restore(game, folder, checkpoint)
-        folder.config = config.plain()
-    return game, "; ".join(notes) or None
+    if runtime.leads:
+        if checkpoint is None:
+            folder.begin(config.plain())
+        else:
+            folder.config = config.plain()
+    runtime.meet()
+    return game, notes
 
 
 def _resumed(
@@ -249,6 +273,8 @@ def _resumed(
     free = (
         "run.device",
         "run.threads",
+        "run.plan",
+        "run.track",
         "run.sample",
         "run.checkpoint",
         "run.keep",
@@ -265,19 +291,37 @@ def _resumed(
     return config
 
 
+def _trackers(game: Game, folder: RunFolder) -> list[Any]:
+    """What the run reports to beside its own log."""
+    if not game.runtime.leads:
+        return []
+    leaves = configuration.differences({}, game.config.plain())
+    settings = {path: value for path, (_, value) in leaves.items() if isinstance(value, str | int | float)}
+    return open_trackers(game.config.run.track, folder.path, settings)
+
+
 # Looking and saving: none of it touches the game ------------------------------------------------------------------
 
 
 def _look(game: Game, folder: RunFolder, clock: _Clock) -> None:
-    """Write a sheet of samples of fixed identities."""
+    """Draw samples of fixed identities: say what is wrong with them, and write a sheet of them."""
     modality, run = game.config.modality, game.config.run
-    if "sheet" not in game.capabilities or not modality.sheets:
+    if not game.runtime.leads:
         return
     game.check_finite()
-    model = game.model()
-    with global_seeds("look"), registry.asking(modality, "sheet"):
-        sample = model.draw(range(run.samples), run.seed, controls=game.controls, conditions=game.look_conditions)
-        content = game.plugin.sheet(sample, modality.sheets[0], game.controls)
+    with global_seeds("look"):
+        sample = game.model().draw(
+            range(run.samples), run.seed, controls=game.controls, conditions=game.look_conditions
+        )
+        numbers, said = game.reference.findings(sample)
+        clock.looked(numbers)
+        for note in [*said, *saturated(clock.history)]:
+            clock.tell(note=note)
+        clock.history.clear()
+        if "sheet" not in game.capabilities or not modality.sheets:
+            return
+        with registry.asking(modality, "sheet"):
+            content = game.plugin.sheet(sample, modality.sheets[0], game.controls)
     path = folder.path / "samples" / f"{game.items:012d}.{modality.sheets[0]}"
     artifact.make_folder(path.parent)
     artifact.write_whole(path, content, durable=False)
@@ -288,12 +332,39 @@ def _save(game: Game, folder: RunFolder, clock: _Clock) -> None:
     """Write a checkpoint and the model as it is now; never what is not finite."""
     game.check_finite()
     clock.tick()
-    if game.items > clock.items_before or folder.latest() is None:  # else nothing has happened since
-        state, groups = game.state()
-        state |= {"log_bytes": folder.log_size(), "machine": _about_machine(game), "data": _about_data(game)}
-        folder.save_checkpoint(game.items, state, groups, game.config.run.keep_checkpoints)
-    game.model().save(folder.path / "model")
+    if game.runtime.leads:
+        latest = folder.latest()
+        if latest is None or game.items != clock.items_saved:  # else nothing has happened since
+            state, groups = game.state()
+            state |= {"log_bytes": folder.log_size(), "machine": _about_machine(game), "data": _about_data(game)}
+            folder.save_checkpoint(game.items, state, groups, game.config.run.keep_checkpoints)
+        game.model().save(folder.path / "model")
     clock.saved()
+
+
+def _go_back(game: Game, folder: RunFolder, clock: _Clock, to_the_start: Callable[[], None] | None) -> None:
+    """Undo what led to a game that is lost, and go on with half the learning rates and other random numbers.
+
+    Raises:
+        TrainingError: after RETRIES times.
+    """
+    if game.retry >= RETRIES:
+        raise diverged(game.items, LOST)
+    retry, lost_at = game.retry + 1, game.items
+    if to_the_start is not None:
+        to_the_start()
+        if game.runtime.leads:
+            folder.cut_log(0)
+    else:
+        checkpoint = folder.latest()
+        assert checkpoint is not None
+        _restore(game, folder, checkpoint)
+    game.retry = retry
+    clock.items_before = min(clock.items_before, game.items)
+    clock.tell(
+        note=f"{LOST} at {lost_at:,} items: back to {game.items:,} items, with half the learning rates "
+        f"(time {retry} of {RETRIES})"
+    )
 
 
 def _restore(game: Game, folder: RunFolder, checkpoint: Path) -> list[str]:
@@ -310,7 +381,8 @@ def _restore(game: Game, folder: RunFolder, checkpoint: Path) -> list[str]:
     groups = {name: artifact.read_tensors(checkpoint / f"{name}.safetensors") for name in game.state()[1]}
     try:
         game.restore(state, groups)
-        folder.cut_log(state["log_bytes"])
+        if game.runtime.leads:
+            folder.cut_log(state["log_bytes"])
     except (KeyError, ValueError, RuntimeError, TypeError) as error:
         raise ModelError(f"{checkpoint} does not fit the game of its configuration ({first_line(error)})") from error
     now = _about_machine(game)
@@ -339,13 +411,23 @@ def _about_data(game: Game) -> dict[str, Any]:
 # Time and signals ------------------------------------------------------------------------------------------------
 
 
+class _Due(NamedTuple):
+    stop: bool
+    log: bool
+    save: bool
+    over: bool
+
+
 class _Clock:
     """When to report, log and save; how long the run has worked."""
 
-    def __init__(self, game: Game, report: Callable[[Progress], None]) -> None:
-        self.game, self.report = game, report
+    def __init__(self, game: Game, report: Callable[[Progress], None], trackers: Sequence[Any]) -> None:
+        self.game, self.report, self.trackers = game, report, trackers
         self.began = self.logged = self.saved_at = time.monotonic()
         self.items_before, self.seconds_before = game.items, game.seconds
+        self.items_saved = game.items if game.items else -1
+        self.history: list[Mapping[str, float]] = []
+        self._found: Mapping[str, float] = {}
 
     def worked(self) -> float:
         """Seconds of work over all sessions."""
@@ -354,23 +436,37 @@ class _Clock:
     def tick(self) -> None:
         self.game.seconds = self.worked()
 
-    def log_is_due(self) -> bool:
-        return time.monotonic() - self.logged >= LOG_SECONDS
-
-    def save_is_due(self, seconds: float) -> bool:
-        return time.monotonic() - self.saved_at >= seconds
+    def due(self, stop: _Stop) -> _Due:
+        """What is to be done now. What depends on time and signals, the leader decides for all, now and then."""
+        runtime, run, now = self.game.runtime, self.game.config.run, time.monotonic()
+        over = self.game.over()
+        if runtime.processes > 1 and self.game.round % PULSE:
+            return _Due(False, False, False, over and run.items is not None)
+        log, save = now - self.logged >= LOG_SECONDS, now - self.saved_at >= run.checkpoint_seconds
+        return runtime.agreed(_Due(stop.asked, log, save, over))
 
     def saved(self) -> None:
-        self.saved_at = time.monotonic()
+        self.saved_at, self.items_saved = time.monotonic(), self.game.items
+
+    def looked(self, numbers: Mapping[str, float]) -> None:
+        self._found = {f"samples.{name}": value for name, value in numbers.items()}
 
     def log(self, folder: RunFolder) -> None:
         self.logged = time.monotonic()
         statistics = self.game.statistics()
-        stage = self._stage()
-        if statistics:  # else nothing has happened since the last row
-            row = {"items": self.game.items, "seconds": round(self.worked(), 3), "stage": stage, **statistics}
-            folder.log(row)
+        if statistics and self.game.runtime.leads:  # else nothing has happened since the last row
+            self.history.append(statistics)
+            row = {"items": self.game.items, "seconds": round(self.worked(), 3), "stage": self._stage()}
+            numbers = {**statistics, **self._found}
+            folder.log({**row, **numbers})
+            for tracker in self.trackers:
+                tracker.log(numbers, step=self.game.items)
+            self._found = {}
         self.tell(statistics)
+
+    def finish(self) -> None:
+        for tracker in self.trackers:
+            tracker.finish()
 
     def tell(self, statistics: Mapping[str, float] | None = None, note: str | None = None) -> None:
         run, items = self.game.config.run, self.game.items

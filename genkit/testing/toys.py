@@ -89,6 +89,7 @@ class Ring(ModalityPlugin):
         )
 
 
+_RUN = {"plan": "fp32"}  # toys have exact answers
 _FALLING = {"start": 3e-3, "end": 1e-5, "items": 3_000_000, "shape": "cosine"}
 
 ring = Modality(
@@ -106,7 +107,7 @@ ring = Modality(
                 "critic": {"learning_rate": _FALLING, "betas": (0.5, 0.9)},
                 "ema_halflife_items": 50_000,
             },
-            run={"items": 3_000_000},
+            run={"items": 3_000_000, **_RUN},
             capabilities=frozenset(),
         )
     },
@@ -293,12 +294,13 @@ language = Modality(
     plugin="genkit.testing.toys:Language",
     options="genkit.testing.toys:LanguageOptions",
     presets={
-        "default": Preset(recipe=_LANGUAGE_RECIPE, capabilities=_CAN),
+        "default": Preset(recipe=_LANGUAGE_RECIPE, run=_RUN, capabilities=_CAN),
         "rollouts": Preset(
             recipe={
                 **_LANGUAGE_RECIPE,
                 "estimator": {"kind": "score_function", "credit": "monte_carlo", "rollouts": 4},
             },
+            run=_RUN,
             capabilities=_CAN,
         ),
     },
@@ -311,6 +313,7 @@ step_language = Modality(
     presets={
         "default": Preset(
             recipe={**_LANGUAGE_RECIPE, "estimator": {"kind": "score_function", "credit": "per_step"}},
+            run=_RUN,
             capabilities=_CAN,
         )
     },
@@ -450,6 +453,7 @@ duet = Modality(
                 "terms": {"spread": 0.1},
                 "critics": {"wide": {"weight": 0.5, "steps": 2, "learning_rate": 1e-3}},
             },
+            run=_RUN,
             capabilities=frozenset({"condition", "terms", "sheet"}),
         )
     },
