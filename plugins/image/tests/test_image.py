@@ -13,9 +13,10 @@ from pydantic import ValidationError
 from torch import nn
 
 import genkit
+from genkit.blocks import Residual
 from genkit.errors import ConfigError, DataError, GenkitError
-from genkit.plugin import Sample
-from genkit_image import modality
+from genkit.plugin import Facts, Sample
+from genkit_image import dcgan, modality, modern
 from genkit_image.dcgan import Critic, Generator, halvings
 from genkit_image.options import Options
 from genkit_image.pictures import open_source, read_idx
@@ -209,14 +210,18 @@ def test_a_damaged_idx_file_is_refused(tmp_path, content):
 
 
 @pytest.mark.parametrize(("height", "width"), [(16, 16), (28, 28), (32, 32), (48, 64), (64, 64), (36, 20), (128, 128)])
-@pytest.mark.parametrize(("channels", "classes"), [(1, 0), (3, 5)])
-@pytest.mark.parametrize("norm", ["batch", "spectral", "none"])
-def test_networks_fit_any_multiple_of_four(height, width, channels, classes, norm):
+@pytest.mark.parametrize(("channels", "classes"), [(1, 0), (3, 5), (4, 0)])
+@pytest.mark.parametrize(
+    ("kind", "norm"),
+    [(dcgan, "batch"), (dcgan, "spectral"), (dcgan, "none"), (modern, "spectral"), (modern, "none")],
+    ids=lambda value: value if isinstance(value, str) else value.__name__.rpartition(".")[2],
+)
+def test_networks_fit_any_multiple_of_four(height, width, channels, classes, kind, norm):
     options = Options(size=(height, width), features=2, latent=5, critic_norm=norm)
     labels = torch.arange(3) % classes if classes else None
-    sample = Generator(options, channels, classes)({"z": torch.randn(3, 5)}, labels)
+    sample = kind.Generator(options, channels, classes)({"z": torch.randn(3, 5)}, labels)
     assert sample.x.shape == (3, channels, height, width)
-    critique = Critic(options, channels, classes)(sample)
+    critique = kind.Critic(options, channels, classes)(sample)
     assert [tuple(logits.shape) for logits in critique.logits] == [(3,)]
 
 
@@ -241,8 +246,10 @@ def test_dcgan_is_the_published_one_layer_for_layer():
 @pytest.mark.parametrize("preset", modality.presets)
 def test_a_label_changes_both_what_is_made_and_what_is_judged(preset):
     options = Options(**{**modality.presets[preset].options, "features": 4})
+    plugin = ImagePlugin(options, Facts({"channels": 1, "labels": list("abcd")}))
     torch.manual_seed(0)
-    generator, critic = Generator(options, 1, 4).eval(), Critic(options, 1, 4).eval()
+    networks = plugin.networks()
+    generator, critic = networks.generator.eval(), networks.critics["critic"].eval()
     nn.init.normal_(critic.labels.weight) if preset == "dcgan" else None
     z = {"z": torch.randn(1, options.latent).expand(4, -1)}
     made = generator(z, torch.arange(4)).x
@@ -256,6 +263,94 @@ def test_a_label_changes_both_what_is_made_and_what_is_judged(preset):
 def test_sizes_that_do_not_work_are_refused(size):
     with pytest.raises(ValidationError):
         Options(size=size)
+
+
+RESIDUAL = {**TINY, "architecture": "residual", "latent": 8, "critic_norm": "none"}
+
+
+def test_options_choose_the_networks():
+    for options, kind in ((TINY, dcgan), (RESIDUAL, modern)):
+        networks = plugin_for("builtin:fashion", **options).networks()
+        assert type(networks.generator) is kind.Generator
+        assert type(networks.critics["critic"]) is kind.Critic
+    with pytest.raises(ValidationError, match=r'critic_norm "batch" is not for residual networks: choose "none"'):
+        Options(architecture="residual")
+
+
+@pytest.mark.parametrize("kind", [dcgan, modern])
+def test_the_number_of_maps_doubles_up_to_its_bound(kind):
+    options = Options(size=64, features=8, features_max=20, critic_norm="none")
+    assert dcgan.layout(options) == ([8, 16, 20, 20], (4, 4))
+    assert kind.Critic(options, 1, 0)(kind.Generator(options, 1, 0)({"z": torch.randn(2, 100)})).features[0].shape == (
+        (2, 20, 4, 4)
+    )
+
+
+def test_a_residual_network_has_as_many_blocks_as_asked_for_and_starts_as_identities():
+    options = Options(**{**RESIDUAL, "size": 32, "depth": 3, "expansion": 0.5})
+    for network in (modern.Generator(options, 3, 0), modern.Critic(options, 3, 0)):
+        blocks = [layer for layer in network.modules() if isinstance(layer, Residual)]
+        assert len(blocks) == 9
+        for block in blocks:
+            assert block.body[0].out_channels == block.body[0].in_channels // 2
+            x = torch.randn(2, block.body[0].in_channels, 4, 4)
+            assert torch.equal(block(x), x)
+
+
+def test_residual_networks_neither_fade_nor_explode_at_any_depth():
+    torch.manual_seed(0)
+    options = Options(**{**RESIDUAL, "size": 128, "features": 16, "latent": 64, "depth": 8})
+    generator, critic = modern.Generator(options, 3, 0), modern.Critic(options, 3, 0)
+    sample = generator({"z": torch.randn(16, 64)})
+    critique = critic(sample)
+    for values in (sample.x, critique.features[0], critic.basis(critique.features[0])):
+        assert 1 / 3 < values.std() < 3
+
+
+def test_every_residual_parameter_learns_and_no_picture_tells_of_another():
+    torch.manual_seed(0)
+    options = Options(**RESIDUAL)
+    generator, critic = modern.Generator(options, 3, 4), modern.Critic(options, 3, 4)
+    z, labels = {"z": torch.randn(5, 8)}, torch.arange(5) % 4
+    both = nn.ModuleList([generator, critic])
+    optimizer = torch.optim.Adam(both.parameters(), 1e-2)
+    for _ in range(2):  # in the first step a branch's last weights are zero, and nothing before them learns
+        optimizer.zero_grad()
+        critic(generator(z, labels)).logits[0].square().mean().backward()
+        optimizer.step()
+    assert all(parameter.grad.any() for parameter in both.parameters())
+    x = generator(z, labels).x.detach().requires_grad_()
+    logits = critic(Sample(x, labels)).logits[0]
+    (gradient,) = torch.autograd.grad(logits[1], x, create_graph=True)
+    assert (gradient[[0, 2, 3, 4]] == 0).all()
+    weights = [parameter for name, parameter in critic.named_parameters() if name.endswith("weight")]
+    for slope in torch.autograd.grad(gradient.square().sum(), weights):
+        assert slope.isfinite().all()
+        assert slope.any()
+    torch.testing.assert_close(generator({"z": z["z"][1:2]}, labels[1:2]).x, x[1:2])
+
+
+def test_a_spectral_residual_critic_has_norms_of_one():
+    torch.manual_seed(0)
+    critic = modern.Critic(Options(**{**RESIDUAL, "critic_norm": "spectral"}), 1, 4).eval()
+    layers = [layer for layer in critic.modules() if isinstance(layer, nn.Conv2d | nn.Linear | nn.Embedding)]
+    for layer in layers:
+        assert torch.linalg.matrix_norm(layer.weight.flatten(1), 2).item() == pytest.approx(1, rel=1e-3)
+    assert len(layers) == 1 + 2 * 3 + 1 + 1 + 1 + 1  # stem, two blocks, one change of resolution, basis, head, labels
+
+
+def test_residual_networks_run_in_bfloat16_and_channels_last():
+    options = Options(**RESIDUAL)
+    generator, critic = modern.Generator(options, 3, 0), modern.Critic(options, 3, 0)
+    z = {"z": torch.randn(2, 8)}
+    expected = critic(generator(z)).logits[0]
+    for network in (generator, critic):
+        network.to(memory_format=torch.channels_last)
+    torch.testing.assert_close(critic(generator(z)).logits[0], expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = critic(generator(z)).logits[0]
+    logits.sum().backward()
+    torch.testing.assert_close(logits.float(), expected, rtol=0.1, atol=0.05)
 
 
 # Files and the whole path ----------------------------------------------------------------------------------------
@@ -301,6 +396,19 @@ def test_pictures_train_resume_and_generate(tmp_path, colours):
     with Image.open(files[0]) as picture:
         assert picture.size == (16, 16)
     assert sorted(path.name for path in (tmp_path / "a" / "samples").iterdir())[-1] == "000000000040.png"
+
+
+def test_the_modern_preset_trains_resumes_and_loads(tmp_path, colours):
+    options = {"size": [16, 20], "features": 4, "latent": 8, "conditional": True}
+    settings = {"preset": "modern", "options": options, "recipe": {"batch_size": 4}, "threads": 1}
+    whole = genkit.train("image", str(colours), out=tmp_path / "a", items=16, **settings)
+    genkit.train("image", str(colours), out=tmp_path / "b", items=8, **settings)
+    parts = genkit.train("image", out=tmp_path / "b", items=16, resume=True)
+    assert isinstance(whole.generator, modern.Generator)
+    made = genkit.load(tmp_path / "a").generate(6)
+    assert made.x.shape == (6, 3, 16, 20)
+    assert torch.equal(made.x, whole.generate(6).x)
+    assert torch.equal(made.x, parts.generate(6).x)
 
 
 def test_sixteen_bits_are_scaled_and_never_clipped(tmp_path):

@@ -27,13 +27,21 @@ def halvings(height: int, width: int) -> int:
     return count
 
 
+def layout(options: Options) -> tuple[list[int], tuple[int, int]]:
+    """(feature maps at each halving of the resolution, the first first; height and width after the last)."""
+    height, width = options.shape
+    steps = halvings(height, width)
+    maps = [options.features * 2**step for step in range(steps)]
+    return [min(count, options.features_max or count) for count in maps], (height >> steps, width >> steps)
+
+
 class Generator(nn.Module):
     """Normal noise [B, Z] (and a class [B]) -> pictures [B, C, H, W] in [-1, 1].
 
     A class enters as a one-hot code beside the noise (Mirza and Osindero 2014, arXiv:1411.1784).
 
     Args:
-        options: size, latent, features.
+        options: size, latent, features, features_max.
         channels: C.
         classes: K; 0: unconditional.
     """
@@ -42,22 +50,19 @@ class Generator(nn.Module):
         super().__init__()
         self.noise = {"z": Noise((options.latent,))}
         self.classes = classes
-        height, width = options.shape
-        steps = halvings(height, width)
-        maps = [options.features * 2**step for step in reversed(range(steps))]
-        base = (height >> steps, width >> steps)
+        maps, base = layout(options)
         layers: list[nn.Module] = [
-            nn.ConvTranspose2d(options.latent + classes, maps[0], base, bias=False),
-            nn.BatchNorm2d(maps[0]),
+            nn.ConvTranspose2d(options.latent + classes, maps[-1], base, bias=False),
+            nn.BatchNorm2d(maps[-1]),
             nn.ReLU(inplace=True),
         ]
-        for below, above in itertools.pairwise(maps):
+        for below, above in itertools.pairwise(reversed(maps)):
             layers += [
                 nn.ConvTranspose2d(below, above, 4, 2, 1, bias=False),
                 nn.BatchNorm2d(above),
                 nn.ReLU(inplace=True),
             ]
-        layers += [nn.ConvTranspose2d(maps[-1], channels, 4, 2, 1, bias=False), nn.Tanh()]
+        layers += [nn.ConvTranspose2d(maps[0], channels, 4, 2, 1, bias=False), nn.Tanh()]
         self.body = nn.Sequential(*layers)
         self.apply(initialise)
 
@@ -74,17 +79,14 @@ class Critic(nn.Module):
     A class enters by projection (Miyato and Koyama 2018, arXiv:1802.05637).
 
     Args:
-        options: size, features, critic_norm.
+        options: size, features, features_max, critic_norm.
         channels: C.
         classes: K; 0: unconditional.
     """
 
     def __init__(self, options: Options, channels: int, classes: int) -> None:
         super().__init__()
-        height, width = options.shape
-        steps = halvings(height, width)
-        maps = [options.features * 2**step for step in range(steps)]
-        base = (height >> steps, width >> steps)
+        maps, base = layout(options)
         bare = options.critic_norm != "batch"
         layers: list[nn.Module] = [nn.Conv2d(channels, maps[0], 4, 2, 1, bias=bare), nn.LeakyReLU(0.2, inplace=True)]
         for below, above in itertools.pairwise(maps):

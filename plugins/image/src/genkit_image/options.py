@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from genkit.recipe import Settings
 
@@ -20,11 +20,19 @@ class Options(Settings):
     """Learn each class by its label: sub-folders, or the labels beside IDX files."""
     latent: Annotated[int, Field(ge=1)] = 100
     """Numbers of noise behind a picture."""
+    architecture: Literal["dcgan", "residual"] = "dcgan"
+    """The two networks: DCGAN's (Radford et al. 2015), or norm-free residual ones (Huang et al. 2024)."""
     features: Annotated[int, Field(ge=1)] = 64
     """Feature maps next to the picture; they double with every halving of the resolution."""
+    features_max: Annotated[int, Field(ge=1)] | None = None
+    """Where that doubling ends; None: nowhere."""
+    depth: Annotated[int, Field(ge=1)] = 1
+    """Blocks at each resolution, for residual networks."""
+    expansion: Annotated[float, Field(gt=0)] = 1.0
+    """Feature maps within a block over those around it, for residual networks."""
     critic_norm: Literal["batch", "spectral", "none"] = "batch"
     """What keeps the critic in bounds: BatchNorm (Radford et al. 2015), spectral norm (Miyato et al. 2018), or neither
-    (for recipes with a gradient penalty)."""
+    (for recipes with a gradient penalty). A residual critic takes spectral or none."""
 
     @field_validator("size")
     @classmethod
@@ -33,6 +41,14 @@ class Options(Settings):
             if side % 4:
                 raise ValueError(f"{side} must be a multiple of 4: choose {side // 4 * 4} or {side // 4 * 4 + 4}")
         return size
+
+    @model_validator(mode="after")
+    def _has_a_norm_that_fits(self) -> Options:
+        if self.architecture == "residual" and self.critic_norm == "batch":
+            raise ValueError(
+                'critic_norm "batch" is not for residual networks: choose "none" (with penalties) or "spectral"'
+            )
+        return self
 
     @property
     def shape(self) -> tuple[int, int]:

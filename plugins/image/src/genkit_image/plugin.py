@@ -12,7 +12,7 @@ from torch import Tensor
 
 from genkit.errors import ConfigError, DataError, GenkitError, did_you_mean
 from genkit.plugin import Facts, ModalityPlugin, Networks, Sample
-from genkit_image.dcgan import Critic, Generator
+from genkit_image import dcgan, modern
 from genkit_image.options import Options
 from genkit_image.pictures import Pictures, grid, open_source, to_picture
 
@@ -42,9 +42,10 @@ class ImagePlugin(ModalityPlugin):
         return Pictures(open_source(source), self.options.shape, self.facts["channels"], self.options.conditional)
 
     def networks(self) -> Networks:
-        """DCGAN's two networks."""
-        channels, classes = self.facts["channels"], len(self.facts["labels"])
-        return Networks(Generator(self.options, channels, classes), {"critic": Critic(self.options, channels, classes)})
+        """The two networks that the options name."""
+        kind = modern if self.options.architecture == "residual" else dcgan
+        given = self.options, self.facts["channels"], len(self.facts["labels"])
+        return Networks(kind.Generator(*given), {"critic": kind.Critic(*given)})
 
     def condition(self, value: str | None, indices: Sequence[int]) -> Tensor | None:
         """[B]: class numbers; without a label, sample i is of class i modulo K.
