@@ -27,7 +27,7 @@ from genkit.sampling import CHUNK, Model, draw_chunk, noise_for
 
 RECALIBRATION_ROWS = 1024
 LOST_TURNS = 20
-"""So many turns in a row without a finite gradient, and the game is lost."""
+"""So many turns of a player in a row without a finite gradient, and the game is lost."""
 _COUNTERS = ("items", "stage", "stage_items", "round", "averaged_at", "seconds", "retry")
 
 
@@ -74,7 +74,7 @@ class Game:
         self.seconds = 0.0
         self.turns = dict.fromkeys(self.players, 0)
         self.tally: dict[str, tuple[Tensor, Tensor]] = {}
-        self.skipped = torch.zeros(2, dtype=torch.long, device=runtime.device)  # in a row, and since last told
+        self.skipped = {name: torch.zeros((), device=runtime.device) for name in self.players}  # turns in a row
         self._stage_begun = -1
         first = self.batches.take(0, min(8, len(self.batches))).to(runtime.device)
         for name, player in self.critics.items():
@@ -217,8 +217,8 @@ class Game:
         elif finite:
             optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        self._tally(name, {"gradient_norm": norm})
-        self.skipped = torch.where(finite, self.skipped * self.skipped.new_tensor([0, 1]), self.skipped + 1)
+        self._tally(name, {"gradient_norm": norm, "skipped": (~finite).float()})
+        self.skipped[name] = (self.skipped[name] + 1).where(~finite, 0.0)
         self.turns[name] += 1
         if settings.constraint is not None and self.turns[name] % settings.constraint.interval == 0:
             impose(settings.constraint, self.trainable[name])
@@ -265,17 +265,15 @@ class Game:
             self.tally[f"{player}.{name}"] = total + value.where(finite, 0), count + finite
 
     def statistics(self) -> dict[str, float]:
-        """Means of what was finite since the last call, and how many turns were skipped, if any."""
+        """Means of what was finite since the last call; `skipped` is the share of a player's turns that were not."""
         means = {name: total / count.clamp(min=1) for name, (total, count) in self.tally.items()}
         self.runtime.average(list(means.values()))
         self.tally.clear()
-        skipped = int(self.skipped[1])
-        self.skipped[1] = 0
-        return {name: float(mean) for name, mean in means.items()} | ({"skipped": skipped} if skipped else {})
+        return {name: float(mean) for name, mean in means.items()}
 
     def is_lost(self) -> bool:
-        """Whether no gradient has been finite for many turns."""
-        return bool(self.skipped[0] >= LOST_TURNS)
+        """Whether a player's gradient has not been finite for many turns."""
+        return bool(torch.stack([*self.skipped.values()]).max() >= LOST_TURNS)
 
     def check_finite(self) -> None:
         """Raise TrainingError if a weight is not finite."""
@@ -316,7 +314,8 @@ class Game:
         """
         for name in _COUNTERS:
             setattr(self, name, plain.get(name, 0))
-        self.skipped.zero_()
+        for skipped in self.skipped.values():
+            skipped.zero_()
         self.tally.clear()
         self.turns = {name: plain["turns"][name] for name in self.players}
         for name, module in self._modules():

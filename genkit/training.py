@@ -42,7 +42,7 @@ LOG_SECONDS = 1.0
 PULSE = 16
 """Rounds between two questions that cost the device, or other processes, a wait."""
 RETRIES = 3
-LOST = f"the gradients of {LOST_TURNS} turns in a row were not finite"
+LOST = f"a player's gradient was not finite in {LOST_TURNS} turns in a row"
 
 
 @dataclass(frozen=True)

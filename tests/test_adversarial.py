@@ -15,6 +15,7 @@ from genkit.adversarial import (
     r1_penalty,
     r2_penalty,
     squared_gradient_norm,
+    squared_slope,
     wgan_gp_penalty,
 )
 
@@ -163,7 +164,7 @@ def slow_norms(critic, x):
 
 
 EXPECTED = {"r1": lambda norm: norm**2, "r2": lambda norm: norm**2, "wgan_gp": lambda norm: (norm - 1) ** 2}
-kinds = pytest.mark.parametrize("kind", sorted(PENALTIES))
+kinds = pytest.mark.parametrize("kind", sorted(EXPECTED))
 
 
 def penalty(kind, critic, x):
@@ -244,7 +245,25 @@ def test_where_a_penalty_is_taken_is_said_beside_it():
         "r1": "real",
         "r2": "fake",
         "wgan_gp": "between",
+        "r1_approx": "real",
+        "r2_approx": "fake",
     }
+
+
+@events
+@heads
+def test_a_squared_slope_has_the_squared_gradient_norm_as_its_mean(event, logits):
+    """Over the directions sqrt(D) e_i, whose mean outer product is the identity as that of N(0, I) is."""
+    critic, x, step = SmoothCritic(event, logits), points(event), 1e-4
+    size = x[0].numel()
+    slopes = []
+    with torch.no_grad():
+        for place in range(size):
+            move = torch.zeros(size, dtype=x.dtype)
+            move[place] = step * size**0.5
+            slopes.append((critic(x + move.view(x.shape[1:])) - critic(x - move.view(x.shape[1:]))) / (2 * step))
+    mean = torch.stack([squared_slope(x, slope.reshape(len(x), -1)) for slope in slopes]).mean(0)
+    torch.testing.assert_close(mean, slow_norms(critic, x) ** 2, rtol=1e-4, atol=1e-7)
 
 
 # Interpolation ---------------------------------------------------------------------------------------------------

@@ -287,7 +287,7 @@ class Bomb(Points):
 def test_a_loss_that_is_not_finite_stops_with_advice_and_saves_nothing(train):
     bomb = Modality(id="bomb", title="Bomb", plugin=Bomb)
     with pytest.raises(TrainingError, match=r"not finite.*Lower the learning rates"):
-        train(bomb, 640, data=torch.randn(100, 2))
+        train(bomb, 6400, data=torch.randn(100, 2))
 
 
 def test_a_penalty_refuses_a_critic_with_batch_statistics(train):
@@ -425,11 +425,18 @@ class Poisoned(Points):
         return replace(networks, critics={"critic": Critic()})
 
 
-def test_weights_that_are_not_finite_are_never_saved(train, tmp_path):
-    poisoned = Modality(id="poisoned", title="Poisoned", plugin=Poisoned)
+def test_turns_without_a_finite_gradient_are_skipped_counted_and_in_the_end_given_up(train, tmp_path):
+    poisoned, notes = Modality(id="poisoned", title="Poisoned", plugin=Poisoned), []
+    settings = {"data": torch.randn(100, 2), "recipe": {"loss": "wasserstein"}}
+    train(poisoned, 640, **settings)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["critic.skipped"] == 1.0
+    assert rows[-1]["generator.skipped"] == 0.0
+    assert all(value.isfinite().all() for value in weights(tmp_path / "run").values())
     with pytest.raises(TrainingError, match="not finite"):
-        train(poisoned, 64, data=torch.randn(100, 2), recipe={"loss": "wasserstein"})
-    assert not (tmp_path / "run" / "checkpoints").exists()
+        train(poisoned, 64_000, "other", **settings, progress=lambda p: notes.append(p.note))
+    assert len([note for note in notes if note and "half the learning rates" in note]) == 3
+    assert not (tmp_path / "other" / "checkpoints").exists()
 
 
 def test_resuming_with_changed_data_is_refused(train):
