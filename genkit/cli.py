@@ -101,6 +101,9 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, mps ...")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+    plan: Annotated[str | None, typer.Option(help="auto, fp32, fp32-channels-last, bf16, bf16-channels-last.")] = None,
+    init: Annotated[Path | None, typer.Option(help="Begin with the weights of this model or run.")] = None,
+    track: Annotated[str | None, typer.Option(help="Report to a tracker too: tensorboard, wandb, mlflow ...")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, or start it.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete the run in --out first.")] = False,
     print_config: Annotated[
@@ -125,6 +128,7 @@ def train(
         layers.append({key: file[key] for key in configuration.SECTIONS if key in file})
     layers.append(configuration.parse_overrides(settings or []))
     short = {"items": items, "minutes": minutes, "seed": seed, "device": device, "threads": threads}
+    short |= {"plan": plan, "track": track}
     layers.append({"run": {key: value for key, value in short.items() if value is not None}})
     if batch_size is not None:
         layers.append({"recipe": {"batch_size": batch_size}})
@@ -135,12 +139,17 @@ def train(
         return
     if not resume:  # else the run itself says what is missing here
         configuration.build(modality, preset, data, layers)  # every naming error before torch is imported
+    from genkit.runtime import leads
     from genkit.training import train as run
 
     out = out or Path("runs") / modality
     with _reporter(quiet) as progress:
-        run(modality, data, preset, out, settings=layers, resume=resume, overwrite=overwrite, progress=progress)
-    print(out / "model")
+        run(
+            modality, data, preset, out, settings=layers, init=init, resume=resume, overwrite=overwrite,
+            progress=progress,
+        )  # fmt: skip
+    if leads():
+        print(out / "model")
 
 
 @app.command(cls=_Command)

@@ -44,6 +44,8 @@ class RunSettings(Settings):
     """Work between two checkpoints, at most."""
     keep_checkpoints: PositiveInt = 3
     """The newest so many are kept."""
+    init: str | None = None
+    """Begin with the weights of this model or run (fine-tuning); everything else is new."""
     track: str | None = None
     """Report to this tracker too, by accelerate's name: tensorboard, wandb, mlflow ..."""
 

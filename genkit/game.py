@@ -319,11 +319,11 @@ class Game:
         self.tally.clear()
         self.turns = {name: plain["turns"][name] for name in self.players}
         for name, module in self._modules():
-            module.load_state_dict(_under(name, tensors["players"]))
+            module.load_state_dict(under(name, tensors["players"]))
         self.average.load(tensors["averages"])
         self._make_optimizers()
         for name, optimizer in self.optimizers.items():
-            unpack(optimizer, _under(name, tensors["optimizers"]))
+            unpack(optimizer, under(name, tensors["optimizers"]))
 
     def snapshot(self) -> Callable[[], None]:
         """A function that brings the game back to where it is now."""
@@ -436,7 +436,7 @@ def diverged(items: int, what: str) -> TrainingError:
     )
 
 
-def _under(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def under(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of one module, without its name."""
     return {key[len(name) + 1 :]: value for key, value in tensors.items() if key.startswith(f"{name}.")}
 

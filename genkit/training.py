@@ -31,7 +31,7 @@ from genkit.config import RunConfig
 from genkit.data import global_seeds
 from genkit.diagnosis import saturated
 from genkit.errors import Interrupted, ModelError, RunError, first_line
-from genkit.game import LOST_TURNS, Game, diverged
+from genkit.game import LOST_TURNS, Game, diverged, under
 from genkit.plan import choose
 from genkit.plugin import Modality, Sample
 from genkit.recipe import PLANS
@@ -80,6 +80,7 @@ def train(
     seed: int | None = None,
     device: str | None = None,
     threads: int | None = None,
+    init: str | Path | None = None,
     options: Mapping[str, Any] | None = None,
     recipe: Mapping[str, Any] | None = None,
     run: Mapping[str, Any] | None = None,
@@ -96,6 +97,7 @@ def train(
         preset: None: the modality's first.
         out: the run folder; None: `runs/<modality>`.
         items, minutes, batch_size, seed, device, threads: short for `run` and `recipe` settings of that name.
+        init: a model or run folder to begin from: its weights, and its preset and options unless others are given.
         options, recipe, run: settings over the preset's, as nested mappings.
         settings: further mappings with the keys options, recipe and run, below all of these.
         resume: go on with the run in `out`, or start if there is none.
@@ -111,6 +113,7 @@ def train(
         TrainingError: if the game diverges; the last whole checkpoint is kept.
     """
     short = {"items": items, "minutes": minutes, "seed": seed, "device": device, "threads": threads}
+    short["init"] = None if init is None else str(init)
     given = {
         "options": dict(options or {}),
         "recipe": {**(recipe or {}), **({} if batch_size is None else {"batch_size": batch_size})},
@@ -120,6 +123,10 @@ def train(
     manifest = registry.describe(modality) if isinstance(modality, str) else modality
     report = progress if progress and leads() else lambda _: None
     layers = [*settings, given]
+    if init is not None and not resume:
+        known = artifact.read_model_config(artifact.find_model(init))
+        layers = [{"options": known["options"]}, *layers]
+        preset = preset or (known.get("preset") if known.get("preset") in manifest.presets else None)
     if resume and overwrite:
         raise RunError("resume and overwrite exclude each other: go on with the run, or delete it")
     folder = RunFolder(out or Path("runs") / name, resume=resume, overwrite=overwrite, leads=leads())
@@ -228,6 +235,9 @@ def _set_up(config: RunConfig, folder: RunFolder, resume: bool) -> tuple[Game, l
         plugin = cls(config.options, facts)
         dataset = plugin.dataset(config.data)
     game = Game(config, plugin, dataset, runtime)
+    checkpoint = folder.latest() if resume else None
+    if config.run.init is not None and checkpoint is None:
+        _take_over(game, config.run.init)
     notes = [choose(game, play_round)] if config.run.plan == "auto" else []
     game.config = config = replace(
         config, run=config.run.model_copy(update={"threads": runtime.threads, "plan": runtime.plan})
@@ -239,7 +249,6 @@ def _set_up(config: RunConfig, folder: RunFolder, resume: bool) -> tuple[Game, l
     stages = config.recipe.stages
     if config.run.items is not None and sum(stage.items or 0 for stage in stages[:-1]) >= config.run.items:
         notes.append(f"the run ends before its last stage ({stages[-1].kind}) begins: give it more items")
-    checkpoint = folder.latest() if resume else None
     runtime.meet()  # nobody reads what the leader is about to write
     if checkpoint is not None:
         notes += _restore(game, folder, checkpoint)
@@ -289,6 +298,26 @@ def _resumed(
             f"the run was started with another configuration ({listed}): leave that out, or choose another --out"
         )
     return config
+
+
+def _take_over(game: Game, init: str) -> None:
+    """Begin with the weights of another model: its averaged generator, and its critics where its run is still there.
+
+    Raises:
+        ModelError: if it is of another modality or other networks.
+    """
+    folder = artifact.find_model(init)
+    info, tensors, _ = artifact.read_model(folder)
+    if info["modality"] != game.config.modality.id:
+        raise ModelError(f"{init} is a model of {info['modality']!r}, not of {game.config.modality.id!r}")
+    artifact.load_state(game.networks.generator, tensors, folder / "model.safetensors")
+    game.average.load(dict(game.networks.generator.named_parameters()))
+    checkpoint = RunFolder(folder.parent, leads=False).latest()
+    if checkpoint is not None:
+        file = checkpoint / "players.safetensors"
+        players = artifact.read_tensors(file)
+        for name, critic in game.critics.items():
+            artifact.load_state(critic, under(f"critics.{name}", players), file)
 
 
 def _trackers(game: Game, folder: RunFolder) -> list[Any]:

@@ -1,0 +1,111 @@
+"""Several processes play the game of one: equal weights, and the same order of data on any number of them.
+
+Run as a program by torchrun, this file is one of those processes. It holds where nothing looks across a batch or draws
+from the global generator, in float64: float32 sums of other groupings differ, and Adam's first steps are signs.
+"""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import genkit
+from genkit.errors import ConfigError
+from genkit.plugin import Modality, Networks
+from genkit.testing.toys import LanguageOptions, Ring, StepLanguage, language, ring
+
+
+class ExactRing(Ring):
+    """Points on a ring in float64."""
+
+    def dataset(self, source):
+        return super().dataset(source).double()
+
+    def networks(self):
+        return in_double(super().networks())
+
+
+class ExactLanguage(StepLanguage):
+    """The tiny language of variable length, its critic scoring every step, in float64."""
+
+    def networks(self):
+        return in_double(super().networks())
+
+
+def in_double(networks: Networks) -> Networks:
+    generator = networks.generator.double()
+    generator.noise = {part: replace(spec, dtype="float64") for part, spec in generator.noise.items()}
+    return Networks(generator, {name: critic.double() for name, critic in networks.critics.items()})
+
+
+exact_ring = Modality(id="exact_ring", title="Ring", plugin=ExactRing, options=ring.options, presets=ring.presets)
+exact_language = Modality(
+    id="exact_language", title="Language", plugin=ExactLanguage, options=LanguageOptions, presets=language.presets
+)
+SMALL = {"batch_size": 8, "ema_halflife_items": 50}
+GAMES = {
+    "penalties, Adam": (exact_ring, SMALL | {"penalties": {"r1": {"weight": 0.1, "interval": 2}}}),
+    "parts, SGD": (exact_ring, SMALL | {"accumulate": 2, "generator": {"optimizer": "sgd"}}),
+    "masked steps": (exact_language, SMALL | {"estimator": {"kind": "score_function", "baseline": "none"}}),
+}
+
+
+def play(folder: Path, name: str, items: int, **arguments) -> None:
+    modality, recipe = GAMES[name]
+    genkit.train(modality, out=folder / name, items=items, recipe=recipe, device="cpu", threads=1, **arguments)
+
+
+def main(folder: Path) -> None:
+    """What each of the two processes does."""
+    for name in GAMES:
+        play(folder, name, 160)
+    play(folder, "masked steps", 240, resume=True)
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    folder = run / "checkpoints" / (run / "latest").read_text().strip()
+    return load_file(folder / "players.safetensors") | load_file(folder / "averages.safetensors")
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """What two processes left."""
+    folder = tmp_path_factory.mktemp("two")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", __file__, folder]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return folder
+
+
+@pytest.mark.parametrize("name", GAMES)
+def test_two_processes_play_the_game_of_one(two, tmp_path, name):
+    play(tmp_path, name, 240 if name == "masked steps" else 160)
+    one, other = weights(tmp_path / name), weights(two / name)
+    assert one.keys() == other.keys()
+    for key, value in one.items():
+        torch.testing.assert_close(other[key], value, rtol=1e-9, atol=1e-11, msg=key)
+
+
+def test_a_run_of_two_processes_goes_on_in_one(two, tmp_path):
+    play(two, "parts, SGD", 320, resume=True)
+    play(tmp_path, "parts, SGD", 320)
+    one, other = weights(tmp_path / "parts, SGD"), weights(two / "parts, SGD")
+    for key, value in one.items():
+        torch.testing.assert_close(other[key], value, rtol=1e-9, atol=1e-11, msg=key)
+
+
+def test_a_batch_that_processes_cannot_share_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("genkit.runtime.Runtime.processes", 3, raising=False)
+    with pytest.raises(ConfigError, match="cannot be shared by 3 processes"):
+        genkit.train(ring, out=tmp_path / "run", items=64, recipe={"batch_size": 8}, threads=1)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
