@@ -15,6 +15,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "train": ("genkit.training", "train"),
     "Progress": ("genkit.training", "Progress"),
+    "check_data": ("genkit.data", "check_data"),
+    "DataReport": ("genkit.data", "DataReport"),
     "load": ("genkit.sampling", "open_model"),
     "Model": ("genkit.sampling", "Model"),
     "Samples": ("genkit.sampling", "Samples"),
@@ -27,6 +29,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "DataReport",
     "GenkitError",
     "Interrupted",
     "Model",
@@ -34,6 +37,7 @@ __all__ = [
     "Samples",
     "UserError",
     "__version__",
+    "check_data",
     "load",
     "plugins",
     "register",
@@ -42,6 +46,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from genkit.data import DataReport, check_data
     from genkit.errors import GenkitError, Interrupted, UserError
     from genkit.registry import found as plugins
     from genkit.registry import register, unregister

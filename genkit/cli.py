@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from genkit.training import Progress
 
 PLAIN_SECONDS = 10
+SHOWN = 20
+"""Items that `data check` names in plain text."""
 
 
 class _QuickHelp:
@@ -56,7 +58,11 @@ app = typer.Typer(
 plugins_app = typer.Typer(
     cls=_Commands, no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="What is installed."
 )
+data_app = typer.Typer(
+    cls=_Commands, no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="What there is to train on."
+)
 app.add_typer(plugins_app, name="plugins")
+app.add_typer(data_app, name="data")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -106,6 +112,7 @@ def train(
     track: Annotated[str | None, typer.Option(help="Report to a tracker too: tensorboard, wandb, mlflow ...")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, or start it.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete the run in --out first.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop if any item of the data cannot be used.")] = False,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print the whole configuration and stop.")
     ] = False,
@@ -132,6 +139,8 @@ def train(
     layers.append({"run": {key: value for key, value in short.items() if value is not None}})
     if batch_size is not None:
         layers.append({"recipe": {"batch_size": batch_size}})
+    if strict:
+        layers.append({"run": {"strict": True}})
     if print_config:
         import yaml
 
@@ -221,9 +230,60 @@ def info(
         **{f"options.{key}": value for key, value in known.get("options", {}).items()},
         **{f"facts.{key}": value for key, value in known.get("facts", {}).items()},
     }
-    for key, value in lines.items():
-        shown = "".join(character if character.isprintable() else "?" for character in str(value))
-        print(f"{key + ':':<24}{shown}")
+    _print_lines(lines.items())
+
+
+@data_app.command("check", cls=_Command)
+def data_check(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="A path, or whatever --data of `train` takes.")],
+    settings: Annotated[list[str] | None, typer.Argument(help="Overrides: options.size=64 ...")] = None,
+    modality: Annotated[str | None, typer.Option(help="What it holds [default: the one that is installed].")] = None,
+    preset: Annotated[str | None, typer.Option(help="A preset: see `genkit plugins show MODALITY`.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit code 2 if any item cannot be used.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, with every item that cannot be used.")] = False,
+) -> None:
+    """Read data as training would, and tell what can be used and what cannot."""
+    import json
+
+    from genkit import config as configuration
+
+    modality, layers = modality or _only_modality(), [configuration.parse_overrides(settings or [])]
+    configuration.build(modality, preset, source, layers)  # every naming error before torch is imported
+    from genkit.data import check_data, refuse
+
+    report = check_data(modality, source, preset, settings=layers)
+    if as_json:
+        print(json.dumps(report.to_json(), indent=2))
+    else:
+        facts = {f"facts.{key}": _shortened(str(value)) for key, value in report.facts.items()}
+        shape = " x ".join(map(str, report.shape or ())) or "one number"
+        usable = f"{report.items:,} of {report.items + len(report.skipped):,} items"
+        shapes = {} if report.shape is None else {"shape of an item": shape}
+        _print_lines({"source": source, "usable": usable, **shapes, **facts}.items())
+        _print_lines((f"cannot be used: {name}", reason) for name, reason in report.skipped[:SHOWN])
+        if len(report.skipped) > SHOWN:
+            print(f"and {len(report.skipped) - SHOWN:,} more; --json lists them all")
+    refuse(report.items, report.skipped, report.source, strict)
+
+
+def _only_modality() -> str:
+    from genkit import registry
+
+    ids = [row.id for row in registry.found() if row.status == "ok"]
+    if len(ids) != 1:
+        raise ConfigError(f"--modality must say what the data are; installed: {', '.join(ids) or 'none'}")
+    return ids[0]
+
+
+def _shortened(text: str, limit: int = 80) -> str:
+    return text if len(text) <= limit else f"{text[: limit - 4]} ..."
+
+
+def _print_lines(lines: Iterable[tuple[str, Any]]) -> None:
+    """Keys beside values; what a terminal might obey is not shown."""
+    for key, value in lines:
+        line = f"{key + ':':<23} {value}"
+        print("".join(character if character.isprintable() else "?" for character in line))
 
 
 @plugins_app.command("list", cls=_Command)

@@ -44,6 +44,8 @@ class RunSettings(Settings):
     """Work between two checkpoints, at most."""
     keep_checkpoints: PositiveInt = 3
     """The newest so many are kept."""
+    strict: bool = False
+    """Stop if any item of the data cannot be used, instead of going on without it."""
     init: str | None = None
     """Begin with the weights of this model or run (fine-tuning); everything else is new."""
     track: str | None = None
@@ -75,14 +77,20 @@ class RunConfig:
     recipe: Recipe
     run: RunSettings
 
+    @property
+    def data_name(self) -> str | None:
+        """The data as the user wrote them; an object by its type, None where there are none."""
+        if self.data is None or isinstance(self.data, str | Path):
+            return None if self.data is None else str(self.data)
+        return f"<{type(self.data).__name__}>"
+
     def plain(self) -> dict[str, Any]:
-        """As YAML or JSON data; a data object is shown by its type."""
-        data = self.data
+        """As YAML or JSON data."""
         return {
             "modality": self.modality.id,
             "plugin": registry.origin(self.modality),
             "preset": self.preset,
-            "data": str(data) if isinstance(data, str | Path) else None if data is None else f"<{type(data).__name__}>",
+            "data": self.data_name,
             "options": self.options.model_dump(mode="json") if self.options is not None else {},
             "recipe": self.recipe.model_dump(mode="json"),
             "run": self.run.model_dump(mode="json"),

@@ -1,22 +1,130 @@
-"""Endless seeded batches whose position is one number: the items taken so far.
+"""The data: opened and judged at the door, then endless seeded batches whose position is one number.
 
-The order is a function of (seed, epoch), so a run can go on anywhere, on any number of processes. An item's own
-randomness (a random crop, say) finds every global generator seeded by (seed, position). Knows no modality.
+The position is the items taken so far. The order is a function of (seed, epoch), so a run can go on anywhere, on any
+number of processes. An item's own randomness (a random cut, say) comes from (seed, position) too: as a word that the
+data set is given, or from the global generators, which it finds seeded. Knows no modality.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
+from genkit import config as configuration
+from genkit import registry
+from genkit.config import RunConfig
 from genkit.errors import DataError
-from genkit.noise import stream_key, torch_seed
-from genkit.plugin import Sample
+from genkit.noise import stream_key, torch_seed, words
+from genkit.plugin import Modality, ModalityPlugin, Sample, Skipped
+
+NAMED = 3
+"""Items that a sentence names; the others it counts."""
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """What was found in a data source.
+
+    Args:
+        source: what the user called it.
+        items: how many can be used.
+        skipped: all that cannot.
+        shape: of one item; None where there is none.
+        facts: what the modality found out about the data.
+    """
+
+    source: str
+    items: int
+    skipped: tuple[Skipped, ...]
+    shape: tuple[int, ...] | None
+    facts: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON data."""
+        skipped = [one._asdict() for one in self.skipped]
+        return {"schema": 1, **asdict(self), "skipped": skipped, "facts": dict(self.facts)}
+
+
+def check_data(
+    modality: str | Modality,
+    data: Any = None,
+    preset: str | None = None,
+    *,
+    options: Mapping[str, Any] | None = None,
+    settings: Sequence[Mapping[str, Any]] = (),
+) -> DataReport:
+    """Read the data as a run would, and tell what was found.
+
+    Args:
+        modality, data, preset, options, settings: as those of `genkit.train`.
+
+    Raises:
+        UserError: if there is no such data; not because of single items.
+    """
+    config = configuration.build(modality, preset, data, [*settings, {"options": dict(options or {})}])
+    plugin, dataset, skipped = _open(config)
+    count = len(dataset)
+    with registry.asking(config.modality, "an item"):
+        shape = tuple(Batches(dataset, config.run.seed).take(0, 1).x.shape[1:]) if count else None
+    return DataReport(config.data_name or "the data", count, skipped, shape, plugin.facts.values)
+
+
+def open_data(config: RunConfig) -> tuple[ModalityPlugin, Any, str | None]:
+    """The plugin with the facts of the data, the data set, and what is to be said of items that are left out.
+
+    Raises:
+        DataError: if nothing can be used; or anything cannot, and `run.strict` is set.
+    """
+    plugin, dataset, skipped = _open(config)
+    refuse(len(dataset), skipped, config.data_name or "the data", config.run.strict)
+    if not skipped:
+        return plugin, dataset, None
+    return plugin, dataset, f"{_counted(len(dataset), skipped, config.data_name)} and are left out: {_named(skipped)}"
+
+
+def refuse(items: int, skipped: Sequence[Skipped], source: str, strict: bool) -> None:
+    """Nothing, for data that a run may have.
+
+    Raises:
+        DataError: if nothing of the source can be used; or anything cannot, and the user is strict.
+    """
+    if skipped and not items:
+        raise DataError(f"none of the {len(skipped):,} items of {source} can be used: {_named(skipped)}")
+    if not items:
+        raise DataError(f"{source} is empty")
+    if skipped and strict:
+        what = f"{_counted(items, skipped, source)}: {_named(skipped)}"
+        raise DataError(f"{what}. Repair or remove them, or leave strict out to go on without them")
+
+
+def _open(config: RunConfig) -> tuple[ModalityPlugin, Any, tuple[Skipped, ...]]:
+    modality, cls = config.modality, registry.load(config.modality)
+    with registry.asking(modality, "open"):
+        source = cls.open(config.data, config.options)
+    with registry.asking(modality, "inspect"):
+        facts = cls.inspect(source, config.options)
+    with registry.asking(modality, "dataset"):
+        plugin = cls(config.options, facts)
+        dataset = plugin.dataset(source)
+        skipped = tuple(Skipped(*one) for one in getattr(dataset, "skipped", ()))
+    return plugin, dataset, skipped
+
+
+def _counted(items: int, skipped: Sequence[Skipped], source: str | None) -> str:
+    return f"{len(skipped):,} of {items + len(skipped):,} items of {source or 'the data'} cannot be used"
+
+
+def _named(skipped: Sequence[Skipped]) -> str:
+    named = [f"{one.name} ({one.reason})" for one in skipped[:NAMED]]
+    more = [f"and {len(skipped) - NAMED:,} more"] if len(skipped) > NAMED else []
+    said = "; ".join([*named, *more])
+    return "".join(character if character.isprintable() else "?" for character in said)
 
 PARTS = ("x", "condition", "mask", "relaxed")
 """Of a Sample."""
@@ -28,7 +136,9 @@ class Batches:
     Args:
         dataset: a tensor or array [N, *event]; or `len()` and `[index]` -> a Sample without batch axis, or its `x`.
             Where it has `__getitems__(indices)` -> a batch (or the items), that is called instead, once per batch;
-            a data set whose items are random should not have it.
+            a data set whose items are random should not have it. Where it has
+            `batch(indices: list[int], words: NDArray[np.uint64]) -> Sample`, that is called instead of either: each
+            item has a word [B] of 64 random bits, for all that is random about it; no global generator may be touched.
         seed: of the order.
 
     Raises:
@@ -46,6 +156,10 @@ class Batches:
 
     def take(self, position: int, count: int) -> Sample:
         """The `count` items that follow the first `position` ones, as a batch."""
+        if hasattr(self.dataset, "batch"):
+            indices = [self._index(place) for place in range(position, position + count)]
+            batch: Sample = self.dataset.batch(indices, words(stream_key("words", self.seed), position, count))
+            return batch
         with global_seeds(self.seed, "items", position):
             return self._fetch([self._index(place) for place in range(position, position + count)], position)
 

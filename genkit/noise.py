@@ -63,6 +63,11 @@ def draw(spec: Noise, part: str, seed: int | str, indices: Sequence[int], start:
     return values.reshape(shape).astype(spec.dtype)
 
 
+def words(key: int, start: int, count: int) -> NDArray[np.uint64]:
+    """[count] random words of 64 bits, from place `start` of a stream: equal places, equal words."""
+    return _words(key, 0, start, count)
+
+
 def uniforms(words: NDArray[np.uint64]) -> NDArray[np.float64]:
     """The upper 53 bits of each word as a number in (0, 1), never 0 or 1: (k + 1/2) / 2^53, capped below 1."""
     return np.minimum((np.right_shift(words, np.uint64(11)) + 0.5) * 2.0**-53, 1 - 2.0**-53)

@@ -16,7 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from genkit.errors import ConfigError, DataError
 
@@ -121,6 +121,18 @@ class Facts:
 
     def __getitem__(self, name: str) -> Any:
         return self.values[name]
+
+
+class Skipped(NamedTuple):
+    """One item of a data source that cannot be used.
+
+    Args:
+        name: of the item, as the user knows it: a path within the source, say.
+        reason: in a few words.
+    """
+
+    name: str
+    reason: str
 
 
 # What passes between the plugin's networks and the engine --------------------------------------------------------
@@ -264,12 +276,23 @@ class ModalityPlugin(ABC):
         self.facts = facts or Facts()
 
     @classmethod
+    def open(cls, source: Any, options: Any) -> Any:
+        """What `inspect` and `dataset` are given as their source; the default: the source itself.
+
+        For a source that is costly to read: read it here, once for both. What it gives may be opened again.
+        """
+        return source
+
+    @classmethod
     def inspect(cls, source: Any, options: Any) -> Facts:
         """What the data decide. The default: nothing."""
         return Facts()
 
     def dataset(self, source: Any) -> Any:
         """A map-style data set whose items are Samples without the batch axis (`[*event]`).
+
+        It may have `skipped`, a sequence of `Skipped`: what the source holds and cannot be used. It may be empty then.
+        `genkit.data.Batches` tells what methods it may have to be faster.
 
         The default takes a tensor or array [N, *event], or a map-style data set of tensors or Samples.
 

@@ -28,7 +28,7 @@ from genkit import artifact, registry
 from genkit import config as configuration
 from genkit.artifact import RunFolder
 from genkit.config import RunConfig
-from genkit.data import global_seeds
+from genkit.data import global_seeds, open_data
 from genkit.diagnosis import saturated
 from genkit.errors import Interrupted, ModelError, RunError, first_line
 from genkit.game import LOST_TURNS, Game, diverged, under
@@ -228,17 +228,14 @@ def _set_up(config: RunConfig, folder: RunFolder, resume: bool) -> tuple[Game, l
     Nothing in the folder is touched before data, device and networks have been found to work.
     """
     runtime = Runtime(config.run.device, config.run.threads, PLANS[0] if config.run.plan == "auto" else config.run.plan)
-    cls = registry.load(config.modality)
-    with registry.asking(config.modality, "inspect"):
-        facts = cls.inspect(config.data, config.options)
-    with registry.asking(config.modality, "dataset"):
-        plugin = cls(config.options, facts)
-        dataset = plugin.dataset(config.data)
+    plugin, dataset, left_out = open_data(config)
     game = Game(config, plugin, dataset, runtime)
     checkpoint = folder.latest() if resume else None
     if config.run.init is not None and checkpoint is None:
         _take_over(game, config.run.init)
-    notes = [choose(game, play_round)] if config.run.plan == "auto" else []
+    notes = [left_out] if left_out else []
+    if config.run.plan == "auto":
+        notes.append(choose(game, play_round))
     game.config = config = replace(
         config, run=config.run.model_copy(update={"threads": runtime.threads, "plan": runtime.plan})
     )
@@ -289,6 +286,7 @@ def _resumed(
         "run.keep",
         "run.items",
         "run.minutes",
+        "run.strict",
     )
     changed = configuration.differences(before.plain(), config.plain())
     refused = {path: pair for path, pair in changed.items() if not path.startswith(free)}

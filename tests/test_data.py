@@ -9,9 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import Subset, TensorDataset
 
-from genkit.data import Batches, as_sample, collate, global_seeds, parts, seed_everything
+import genkit
+from genkit.data import Batches, as_sample, collate, global_seeds, open_data, parts, seed_everything
 from genkit.errors import DataError
-from genkit.plugin import Sample
+from genkit.plugin import Facts, Modality, Sample, Skipped
+from genkit.testing.toys import Ring, RingOptions, duet
 
 laws = settings(max_examples=50, deadline=None, derandomize=True)
 sizes, seeds, positions, counts = st.integers(1, 13), st.integers(0, 99), st.integers(0, 200), st.integers(1, 30)
@@ -327,6 +329,96 @@ def test_seeds_lend_the_global_generators_and_give_them_back():
     assert all(a != b for a, b in zip(first, inner, strict=True))
 
 
+class Worded(Items):
+    """Items whose randomness comes from words; it must neither be asked for items nor find generators seeded."""
+
+    def batch(self, indices, words):
+        assert words.dtype == np.uint64
+        self.state = torch.get_rng_state()
+        return Sample(
+            torch.tensor(
+                [[self.items[index], *divmod(int(word), 2**32)] for index, word in zip(indices, words, strict=True)]
+            )
+        )
+
+    def __getitems__(self, indices):
+        raise AssertionError("batch goes first")
+
+
+@laws
+@given(seeds, positions, counts)
+def test_words_depend_on_seed_and_position_not_on_the_batch(seed, position, count):
+    worded = Worded(range(7))
+    batch = Batches(worded, seed).take(position, count).x
+    alone = [Batches(worded, seed).take(place, 1).x[0] for place in range(position, position + count)]
+    assert torch.equal(batch, torch.stack(alone))
+    assert batch[:, 0].tolist() == numbers(Batches(torch.arange(7), seed), position, count)
+
+
+def test_words_differ_from_place_to_place_and_seed_to_seed_and_no_generator_is_touched():
+    worded = Worded([0])
+    before = torch.get_rng_state()
+    assert len(torch.cat([Batches(worded, seed).take(0, 40).x[:, 1:] for seed in (0, 1)]).unique(dim=0)) == 80
+    assert torch.equal(worded.state, before)
+    assert Batches(worded, 0).take(0, 1).x[0, 1:].tolist() == FIRST_WORD
+
+
+# At the door -----------------------------------------------------------------------------------------------------
+
+
+ASKED = []
+
+
+class Holed(Ring):
+    """A ring of which some points cannot be used."""
+
+    @classmethod
+    def open(cls, source, options):
+        ASKED.append(source)
+        return [source]
+
+    @classmethod
+    def inspect(cls, source, options):
+        return Facts({"opened": source})
+
+    def dataset(self, source):
+        good, bad = source[0]
+        data = Items(super().dataset(source)[:good])
+        data.skipped = [Skipped(f"point {number}", "it is too far\x1b[2J") for number in range(bad)]
+        return data
+
+
+holed = Modality(id="holed", title="A ring with holes", plugin=Holed, options=RingOptions)
+
+
+def test_what_cannot_be_used_is_named_and_left_out():
+    def note(good, bad, **run):
+        return open_data(genkit.config.build(holed, data=(good, bad), settings=[{"run": run}]))[2]
+
+    assert note(5, 0) is None
+    assert note(5, 0, strict=True) is None
+    far = "it is too far?[2J"
+    assert note(3, 1) == f"1 of 4 items of <tuple> cannot be used and are left out: point 0 ({far})"
+    assert note(1996, 4).endswith(f"point 2 ({far}); and 1 more")
+    with pytest.raises(DataError, match=r"1 of 4 items of <tuple> cannot be used: point 0.*leave strict out"):
+        note(3, 1, strict=True)
+    with pytest.raises(DataError, match="none of the 2 items of <tuple> can be used: point 0"):
+        note(0, 2)
+    with pytest.raises(DataError, match="<tuple> is empty"):
+        note(0, 0)
+
+
+def test_a_check_tells_what_a_run_would_find_and_opens_once():
+    ASKED.clear()
+    report = genkit.check_data(holed, (5, 2))
+    assert ASKED == [(5, 2)]
+    assert (report.items, report.shape, report.facts) == (5, (2,), {"opened": [(5, 2)]})
+    assert [one.name for one in report.skipped] == ["point 0", "point 1"]
+    assert report.to_json()["skipped"][1]["name"] == "point 1"
+    assert genkit.check_data(holed, (0, 2)).shape is None
+    assert genkit.check_data(duet).items == 500
+
+
 # Parts -----------------------------------------------------------------------------------------------------------
 
 
@@ -340,4 +432,5 @@ def test_parts_are_the_batch_in_order(count, rows):
     assert torch.equal(torch.cat([piece.condition for piece in pieces]), x + 1)
 
 
+FIRST_WORD = [177575718, 4077615254]
 FIRST_ORDER = [2, 4, 6, 1, 5, 0, 7, 3]
