@@ -22,6 +22,8 @@ def genkit(*words, cwd=None, timeout=120):
     )
 
 
+PICTURE = b"P5 2 2 255\n\x00\x01\x02\x03"
+
 SMALL = ["options.features=4", "options.size=16", "recipe.batch_size=16", "--threads", "1"]
 
 
@@ -89,6 +91,10 @@ def test_print_config_is_a_config_file(tmp_path):
         (["train", "image", "--config", "no.yaml"], "no.yaml"),
         (["train", "image", "--items", "x"], "items"),
         (["train", "image", "--items", "-5"], "run.items"),
+        (["data", "check", "no/such/folder"], "there is no such file or folder"),
+        (["data", "check", ".", "options.sise=32"], "Did you mean 'size'"),
+        (["data", "check", ".", "--modality", "imagee"], "Did you mean 'image'"),
+        (["data", "check", "torchvision:FashionMNIST"], "download them once"),
         (["generate", "no/model"], "does not exist"),
         (["generate", "RUN", "--out", "x.mp4"], ".png"),
         (["generate", "RUN", "--out", "-"], "not text"),
@@ -109,6 +115,65 @@ def test_the_users_mistakes_are_one_sentence_and_exit_code_2(trained, tmp_path, 
     assert done.stdout == ""
     if done.stderr.startswith("genkit:"):
         assert done.stderr.count("\n") == 1
+
+
+@pytest.fixture
+def half_good(tmp_path):
+    for number in range(25):
+        (tmp_path / f"bad{number:02d}.png").write_text("no picture")
+    for number in range(3):
+        grid = tmp_path / f"good{number}.png"
+        grid.write_bytes(PICTURE)
+    return tmp_path
+
+
+def test_data_check_tells_what_can_be_used(half_good):
+    done = genkit("data", "check", half_good, "options.size=16")
+    assert done.returncode == 0, done.stderr
+    assert "3 of 28 items" in done.stdout
+    assert "1 x 16 x 16" in done.stdout
+    assert done.stdout.count("cannot be used: bad") == 20
+    assert "and 5 more" in done.stdout
+    report = json.loads(genkit("data", "check", half_good, "--modality", "image", "--json").stdout)
+    assert report["items"] == 3
+    assert len(report["skipped"]) == 25
+    assert report["skipped"][0]["name"] == "bad00.png"
+
+
+def test_strict_is_exit_code_2_after_the_report_and_before_a_run(half_good):
+    done = genkit("data", "check", half_good, "--strict", "--json")
+    assert done.returncode == 2
+    assert json.loads(done.stdout)["items"] == 3
+    assert done.stderr.startswith("genkit: 25 of 28 items")
+    done = genkit("train", "image", "--data", half_good, "--strict", "--out", half_good / "run", *SMALL)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("genkit: 25 of 28 items")
+    for path in half_good.glob("good*"):
+        path.unlink()
+    for words in (["data", "check", half_good], ["train", "image", "--data", half_good, "--out", half_good / "run"]):
+        done = genkit(*words)
+        assert done.returncode == 2
+        assert "genkit: none of the 25 items" in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+def test_data_check_takes_any_modality_and_asks_which_if_there_are_several(capsys):
+    from genkit import register, unregister
+    from genkit.cli import main
+    from genkit.testing.toys import ring
+
+    register(ring)
+    try:
+        with pytest.raises(SystemExit) as end:
+            main(["data", "check", "anything", "--modality", "ring", "--json"])
+        assert end.value.code == 0
+        assert json.loads(capsys.readouterr().out)["shape"] == [2]
+        with pytest.raises(SystemExit) as end:
+            main(["data", "check", "anything"])
+        assert end.value.code == 2
+        assert "--modality must say what the data are; installed: image, ring" in capsys.readouterr().err
+    finally:
+        unregister("ring")
 
 
 def test_ctrl_c_saves_and_resume_goes_on(tmp_path):
@@ -133,7 +198,7 @@ def test_ctrl_c_saves_and_resume_goes_on(tmp_path):
 
 def test_version_and_help():
     assert genkit("--version").stdout.startswith("genkit-gan ")
-    for words in ([], ["train"], ["generate"], ["info"], ["plugins"], ["plugins", "list"]):
+    for words in ([], ["train"], ["generate"], ["info"], ["plugins"], ["plugins", "list"], ["data", "check"]):
         done = genkit(*words, "--help")
         assert (done.returncode, "Usage:" in done.stdout) == (0, True)
 

@@ -17,7 +17,14 @@ class Options(Settings):
     size: Side | tuple[Side, Side] = 64
     """Height and width in pixels, or one number for both; multiples of 4. Pictures are scaled and cropped to it."""
     conditional: bool = False
-    """Learn each class by its label: sub-folders, or the labels beside IDX files."""
+    """Learn each class by its label: sub-folders, or the labels of IDX files and data sets."""
+    channels: Literal["auto", 1, 3, 4] = "auto"
+    """1 grey, 3 colour, 4 colour and transparency. auto: 4 if every picture has transparent pixels, 1 if all are grey,
+    else 3, with what is transparent on white."""
+    flip: bool = False
+    """Show the critics every picture as it is or mirrored left to right, at random."""
+    crop: Annotated[int, Field(ge=0, le=15)] = 0
+    """Show the critics every picture moved at random by up to so many pixels each way; the edges are reflected."""
     latent: Annotated[int, Field(ge=1)] = 100
     """Numbers of noise behind a picture."""
     architecture: Literal["dcgan", "residual"] = "dcgan"

@@ -1,195 +1,277 @@
-"""Where pictures come from: folders, IDX files, arrays, the built-in set. Knows no network.
+"""Pictures checked, scaled and kept: each is decoded once at the start, and only what can be used is trained on.
 
-Shape letters: N pictures, C channels, H W pixels. In memory pictures are uint8 [N, C, H, W].
+In memory pictures are uint8; floats are made last. Knows no network and no source by its kind.
+
+Shape letters: B batch, N pictures, C channels (1 grey, 3 colour, 4 colour and alpha), H W pixels.
 """
 
 from __future__ import annotations
 
-import gzip
 import math
+import os
+import threading
 import warnings
-import zlib
-from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
-from importlib.resources import as_file, files
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
 from genkit import compat
-from genkit.errors import ConfigError, DataError, did_you_mean
-from genkit.plugin import Sample
-
-BUILTIN = {
-    "fashion": (
-        "t10k-images-idx3-ubyte.gz",
-        ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
-    )
-}
-"""name -> (file in this package, label names). fashion: the 10,000 test pictures of Fashion-MNIST (Zalando SE, MIT)."""
-
-ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
-_UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning)
-"""What Pillow raises at a damaged or hostile file."""
+from genkit.errors import DataError
+from genkit.plugin import Sample, Skipped
+from genkit_image.options import Options
+from genkit_image.sources import Content, Source, reason
 
 CACHE_BYTES = 512 * 2**20
-"""Folders whose pictures fit in so much memory are decoded once, at the start."""
+"""Scaled pictures that fit in so much memory are kept; others are decoded again whenever they are needed."""
+
+THREADS = min(4, os.cpu_count() or 1)
+BLOCK = 64
+"""Pictures that one thread takes on at a time."""
+
+Pixels = NDArray[np.uint8]
 
 
-@dataclass(frozen=True)
-class Source:
-    """Pictures before they are scaled.
-
-    Args:
-        arrays: uint8 [N, H, W] or [N, H, W, C] in memory; None: they are in files.
-        files: their paths; None: they are in memory.
-        labels: a class for each; None: they have none.
-        names: of the classes.
-        title: what to call the source in messages.
-    """
-
-    title: str
-    arrays: NDArray[np.uint8] | None = None
-    files: tuple[Path, ...] | None = None
-    labels: tuple[int, ...] | None = None
-    names: tuple[str, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.arrays if self.arrays is not None else self.files or ())
-
-    def channels(self) -> int:
-        """1 if all pictures are grey, else 3."""
-        if self.arrays is not None:
-            return 1 if self.arrays.ndim == 3 or self.arrays.shape[3] == 1 else 3
-        return 1 if all(_is_grey(path) for path in self.files or ()) else 3
-
-    def picture(self, index: int) -> Image.Image:
-        """One picture.
-
-        Raises:
-            DataError: if its file cannot be read.
-        """
-        if self.arrays is not None:
-            array = self.arrays[index]
-            return Image.fromarray(array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array)
-        assert self.files is not None
-        return read_picture(self.files[index])
-
-
-def open_source(source: Any) -> Source:
-    """Pictures from a path, a `builtin:` name or an array.
-
-    Args:
-        source: a folder of pictures (sub-folders are classes), a folder with IDX files, an IDX image file, plain or
-            gzipped, `builtin:fashion`, or a uint8 array [N, H, W] or [N, H, W, C].
-
-    Raises:
-        ConfigError: for an unknown built-in set.
-        DataError: if there is nothing to train on.
-    """
-    if isinstance(source, np.ndarray | Tensor):
-        return _from_array(np.asarray(source))
-    if not isinstance(source, str | Path):
-        raise DataError(
-            f"pictures cannot be read from a {type(source).__name__}: pass a path, builtin:fashion or an array"
-        )
-    text = str(source)
-    if text.startswith("builtin:"):
-        name = text.removeprefix("builtin:")
-        if name not in BUILTIN:
-            raise ConfigError(f"data = {text!r}: no such built-in set.{did_you_mean(name, BUILTIN)}")
-        file, names = BUILTIN[name]
-        with as_file(files("genkit_image") / "data") as folder:
-            return _from_idx(folder / file, names, text)
-    path = Path(source)
-    if not path.exists():
-        raise DataError(f"data = {text!r}: there is no such file or folder")
-    if path.is_file():
-        return _from_idx(path, (), text)
-    packed = sorted(path.glob("*images-idx3-ubyte*"))
-    if packed:
-        return _from_idx(next((file for file in packed if file.name.startswith("train")), packed[0]), (), text)
-    return _from_folder(path)
-
-
-def read_picture(path: Path) -> Image.Image:
-    """A picture file, upright.
-
-    Raises:
-        DataError: if it is damaged, or no picture.
-    """
-    try:
-        with _strict(), Image.open(path) as picture:
-            upright = ImageOps.exif_transpose(picture)
-            upright.load()
-            return _eight_bits(upright)
-    except _UNREADABLE as error:
-        raise DataError(f"{path} cannot be read as a picture ({error}): remove or repair it") from error
-
-
-class Pictures:
-    """Scaled pictures as a map-style data set of Samples in [-1, 1].
+class Checked:
+    """A source whose pictures have all been decoded once.
 
     Args:
         source: of the pictures.
-        shape: (H, W).
-        channels: 1 or 3.
-        conditional: give each its label as the condition.
+        options: size and channels.
 
-    Raises:
-        DataError: if there are none, or some cannot be read.
+    Attributes:
+        kept: [N] int64, indices of the pictures that can be used.
+        skipped: the others, with reasons.
+        channels: as the options say, or 4 if every picture has transparent pixels, 1 if all are grey, else 3.
+        names: of the classes that are left; none if any picture has no class.
+        labels: [N] int64, places in `names`; None without classes.
     """
 
-    def __init__(self, source: Source, shape: tuple[int, int], channels: int, conditional: bool) -> None:
-        if len(source) == 0:
-            raise DataError(f"{source.title} holds no pictures")
-        self.source, self.shape, self.channels = source, shape, channels
-        self.labels = torch.tensor(source.labels) if conditional and source.labels is not None else None
-        self.cache: Tensor | None = None
-        if len(source) * channels * math.prod(shape) <= CACHE_BYTES:
-            self.cache = self._all()
+    def __init__(self, source: Source, options: Options) -> None:
+        self.source, self.shape = source, options.shape
+        count = len(source.items)
+        self._bands = np.zeros(count, np.uint8)  # of each picture as it was decoded; 0: it cannot be used
+        self._grey = np.zeros(count, np.bool_)
+        self._labels = np.full(count, -1)
+        self._cache: _Cache | None = _Cache(count, self.shape)
+        blocks = [range(start, min(start + BLOCK, count)) for start in range(0, count, BLOCK)]
+        self.skipped = source.skipped + tuple(one for found in self._in_threads(self._check, blocks) for one in found)
+        self.kept = np.flatnonzero(self._bands)
+        self.channels = self._found_channels() if options.channels == "auto" else options.channels
+        if self._cache.planes:
+            self._cache.settle(self._bands, self.channels)
+        else:
+            self._cache = None
+        found, labels = np.unique(self._labels[self.kept], return_inverse=True)
+        classes = len(found) > 0 and found[0] >= 0
+        self.labels = labels if classes else None
+        self.names = tuple(_name(source, number) for number in found) if classes else ()
+
+    def pixels(self, indices: Sequence[int], channels: int) -> Pixels:
+        """[B, C, H, W]: some of the pictures that can be used.
+
+        Raises:
+            DataError: if one can no longer be read.
+        """
+        rows = self.kept[indices]
+        if self._cache is not None:
+            return with_channels(self._cache.rows(rows), channels)
+        blocks = [rows[start : start + BLOCK // THREADS] for start in range(0, len(rows), BLOCK // THREADS)]
+        return np.concatenate(self._in_threads(lambda block: self._again(block, channels), blocks))
+
+    def _in_threads(self, do: Any, blocks: Sequence[Any]) -> list[Any]:
+        with _quiet():
+            if not self.source.parallel or len(blocks) < 2:
+                return [do(block) for block in blocks]
+            with ThreadPoolExecutor(THREADS) as pool:
+                return list(pool.map(do, blocks))
+
+    def _check(self, block: range) -> list[Skipped]:
+        """Decode some pictures, keep what can be used, and name the rest."""
+        skipped = []
+        for index in block:
+            try:
+                content, label = self.source.read(index)
+                bands = scaled(content, self.shape)
+                self._labels[index] = -1 if label is None else label
+            except Exception as error:  # whatever parsers and other people's data sets raise at damaged items
+                skipped.append(Skipped(self.source.items[index], reason(error)))
+                continue
+            self._bands[index] = len(bands)
+            self._grey[index] = len(bands) == 1 or (len(bands) == 4 and _is_grey(with_channels(bands[None], 3)[0]))
+            assert self._cache is not None
+            self._cache.put(index, bands)
+        return skipped
+
+    def _again(self, rows: NDArray[np.int64], channels: int) -> Pixels:
+        pictures = []
+        for row in rows:
+            try:
+                bands = scaled(self.source.read(int(row))[0], self.shape)
+            except Exception as error:  # as at the first time, but now the run has counted on it
+                raise DataError(
+                    f"{self.source.items[row]} of {self.source.title} could be read at the start and no longer can "
+                    f"({reason(error)}): bring it back, and go on with --resume"
+                ) from error
+            pictures.append(with_channels(bands[None], channels))
+        return np.concatenate(pictures)
+
+    def _found_channels(self) -> int:
+        if len(self.kept) and (self._bands[self.kept] == 4).all():
+            return 4
+        return 1 if self._grey[self.kept].all() else 3
+
+
+class _Cache:
+    """Scaled pictures in memory, one array [N, H, W] per band, made when the first picture needs it.
+
+    So a grey set takes a third of a colour set, and nothing is ever held twice. Too many pictures: `planes` is None.
+    """
+
+    def __init__(self, count: int, shape: tuple[int, int]) -> None:
+        self.planes: list[Pixels] | None = []
+        self._shape, self._lock = (count, *shape), threading.Lock()
+
+    def put(self, row: int, bands: Pixels) -> None:
+        with self._lock:
+            if self.planes is not None and len(self.planes) < len(bands):
+                if len(bands) * math.prod(self._shape) > CACHE_BYTES:
+                    self.planes = None
+                else:
+                    self.planes += [np.empty(self._shape, np.uint8) for _ in range(len(bands) - len(self.planes))]
+            planes = self.planes or ()
+        for plane, band in zip(planes, bands, strict=False):
+            plane[row] = band
+
+    def settle(self, bands: NDArray[np.uint8], channels: int) -> None:
+        """Give all pictures, of so many bands each, the same ones: not more than are needed for the channels."""
+        assert self.planes
+        width = len(self.planes)
+        if channels < width or (bands[bands > 0] != width).any():
+            for start in range(0, len(bands), BLOCK):
+                rows = slice(start, start + BLOCK)
+                block, kinds = self.rows(rows), bands[rows]
+                block[kinds == 1, 1:3] = block[kinds == 1, :1]
+                block[(kinds == 1) | (kinds == 3), 3:] = 255
+                for plane, band in zip(
+                    self.planes, with_channels(block, min(channels, width)).swapaxes(0, 1), strict=False
+                ):
+                    plane[rows] = band
+        del self.planes[channels:]
+
+    def rows(self, rows: Any) -> Pixels:
+        """[B, bands, H, W], a copy."""
+        return np.stack([plane[rows] for plane in self.planes or ()], 1)
+
+
+class Pictures:
+    """Pictures that can be used, as a map-style data set of Samples in [-1, 1].
+
+    Args:
+        checked: the pictures.
+        options: what is random about them (flip, crop).
+        channels: C.
+        labels: names of the classes whose numbers are the conditions; empty: there are no conditions.
+
+    Raises:
+        DataError: if a picture is of another class.
+    """
+
+    def __init__(self, checked: Checked, options: Options, channels: int, labels: Sequence[str] = ()) -> None:
+        self.checked, self.options, self.channels, self.skipped = checked, options, channels, checked.skipped
+        unknown = sorted(set(checked.names or ("no class",)) - set(labels)) if labels else []
+        if unknown:
+            has, knows = ", ".join(unknown), ", ".join(labels)
+            raise DataError(f"{checked.source.title} holds pictures of {has}; the classes of the model are {knows}")
+        numbers = np.array([labels.index(name) for name in checked.names]) if labels else None
+        self.labels = None if numbers is None else torch.from_numpy(numbers[checked.labels])
 
     def __len__(self) -> int:
-        return len(self.source)
+        return len(self.checked.kept)
 
     def __getitem__(self, index: int) -> Sample:
+        """One picture, unchanged."""
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: list[int]) -> Sample:
-        """A batch: x [B, C, H, W] in [-1, 1], condition [B] or None."""
-        if self.cache is not None:
-            pixels = self.cache[indices]
-        else:
-            pixels = torch.stack([self._scaled(self.source.picture(index)) for index in indices])
+        """Pictures unchanged: x [B, C, H, W] in [-1, 1], condition [B] or None."""
+        return self._sample(self.checked.pixels(indices, self.channels), indices)
+
+    def batch(self, indices: list[int], words: NDArray[np.uint64]) -> Sample:
+        """Pictures flipped and cropped by their random words."""
+        pixels = self.checked.pixels(indices, self.channels)
+        return self._sample(augmented(pixels, words, self.options.flip, self.options.crop), indices)
+
+    def _sample(self, pixels: Pixels, indices: list[int]) -> Sample:
         condition = None if self.labels is None else self.labels[indices]
-        return Sample(pixels.float() / 127.5 - 1, condition)
+        return Sample(torch.from_numpy(pixels).float() / 127.5 - 1, condition)
 
-    def _all(self) -> Tensor:
-        pixels, faults = [], []
-        for index in range(len(self)):
-            try:
-                pixels.append(self._scaled(self.source.picture(index)))
-            except DataError as error:
-                faults.append(str(error))
-        if faults:
-            raise DataError(f"{len(faults)} of {len(self)} pictures cannot be used; the first: {faults[0]}")
-        return torch.stack(pixels)
 
-    def _scaled(self, picture: Image.Image) -> Tensor:
-        """uint8 [C, H, W]: scaled to cover the shape, then cropped around the middle."""
-        picture = picture.convert("L" if self.channels == 1 else "RGB")
-        height, width = self.shape
-        if picture.size != (width, height):
-            picture = ImageOps.fit(picture, (width, height), Image.Resampling.BILINEAR)
-        array = np.asarray(picture)
-        return torch.from_numpy(array[None].copy() if array.ndim == 2 else array.transpose(2, 0, 1).copy())
+# Pixels ----------------------------------------------------------------------------------------------------------
+
+
+def scaled(content: Content, shape: tuple[int, int]) -> Pixels:
+    """[C, H, W]: scaled to cover the shape, then cropped around the middle; without bands that say nothing.
+
+    Transparency that hides nothing is no fourth band, and colours that are all grey are one.
+    """
+    size = content.size if isinstance(content, Image.Image) else content.shape[1::-1]
+    if 0 in size:
+        raise ValueError("it has no pixels")
+    if size != shape[::-1]:
+        if not isinstance(content, Image.Image):
+            content = Image.fromarray(content[..., 0] if content.shape[2:] == (1,) else np.ascontiguousarray(content))
+        content = ImageOps.fit(content, shape[::-1], Image.Resampling.BILINEAR)
+    array = np.asarray(content)
+    bands = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
+    if len(bands) == 4 and bands[3].min() == 255:
+        bands = bands[:3]
+    return bands[:1] if len(bands) == 3 and _is_grey(bands) else bands
+
+
+def with_channels(pixels: Pixels, channels: int) -> Pixels:
+    """Pictures [B, 1 | 3 | 4, H, W] with so many channels: what was transparent on white, colour as its luma.
+
+    Source: ITU-R BT.601 for luma, in Pillow's fixed-point numbers.
+    """
+    if channels == 4 and pixels.shape[1] < 4:
+        colour = with_channels(pixels, 3)
+        return np.concatenate([colour, np.full_like(colour[:, :1], 255)], 1)
+    if pixels.shape[1] == 4 and channels < 4:
+        alpha = pixels[:, 3:].astype(np.uint16)
+        pixels = ((pixels[:, :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+    if pixels.shape[1] == 3 and channels == 1:
+        weighted = pixels * np.array([19595, 38470, 7471], np.uint32)[:, None, None]
+        return ((weighted.sum(1, keepdims=True) + 32768) >> 16).astype(np.uint8)
+    return pixels.repeat(3, 1) if pixels.shape[1] == 1 and channels == 3 else pixels
+
+
+def augmented(pixels: Pixels, words: NDArray[np.uint64], flip: bool, crop: int) -> Pixels:
+    """Pictures [B, C, H, W], each changed by its own random word [B].
+
+    Args:
+        flip: mirror every second one, left to right.
+        crop: move each by up to so many pixels each way; what comes in at the edges is their reflection.
+    """
+    if crop:
+        edges = (0, 0), (0, 0), (crop, crop), (crop, crop)
+        windows = sliding_window_view(np.pad(pixels, edges, "reflect"), pixels.shape[2:], (2, 3))
+        down, right = (
+            (words >> np.uint64(shift) & np.uint64(0xFFFFFF)) * np.uint64(2 * crop + 1) >> np.uint64(24)
+            for shift in (8, 32)
+        )
+        pixels = windows[np.arange(len(pixels)), :, down.astype(np.int64), right.astype(np.int64)]
+    if flip:
+        mirrored = (words & np.uint64(1)).astype(np.bool_)
+        pixels[mirrored] = pixels[mirrored, :, :, ::-1]
+    return pixels
 
 
 def grid(pixels: Tensor, columns: int) -> Image.Image:
@@ -207,101 +289,18 @@ def to_picture(pixels: Tensor) -> Image.Image:
     return Image.fromarray(array[..., 0] if array.shape[2] == 1 else np.ascontiguousarray(array))
 
 
-def _is_hidden(path: Path) -> bool:
-    """What a file manager or a notebook leaves behind is no picture and no class."""
-    return any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
+def _is_grey(bands: Pixels) -> bool:
+    return bool((bands[0] == bands[1]).all() and (bands[0] == bands[2]).all())
 
 
-def _eight_bits(picture: Image.Image) -> Image.Image:
-    """16-bit grey scaled to 8 bits; what is transparent on white.
-
-    Raises:
-        ValueError: for numbers without a known range (32-bit integers beyond 16 bits, floats).
-    """
-    if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
-        values = np.asarray(picture)
-        if picture.mode == "F" or values.min() < 0 or values.max() > 65535:
-            raise ValueError(f"mode {picture.mode} has no known range")
-        return Image.fromarray((values.astype(np.uint16) >> 8).astype(np.uint8))
-    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-        rgba = picture.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), rgba).convert("RGB")
-    return picture
+def _name(source: Source, number: int) -> str:
+    return source.names[number] if number < len(source.names) else str(number)
 
 
 @contextmanager
-def _strict() -> Iterator[None]:
-    """A picture that may be a decompression bomb is an error, not a warning."""
-    with warnings.catch_warnings():
+def _quiet() -> Iterator[None]:
+    """No warning about odd pictures, which are judged by what comes out; one that may be a bomb is an error."""
+    with warnings.catch_warnings():  # before any thread starts: filters belong to the process
+        warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         yield
-
-
-def _is_grey(path: Path) -> bool:
-    try:
-        with _strict(), Image.open(path) as picture:
-            return picture.mode in ("1", "L", "LA", "I", "F") or picture.mode.startswith("I;16")
-    except _UNREADABLE:
-        return True  # a damaged file says nothing about colour; it is named when it is read
-
-
-def _from_array(array: NDArray[Any]) -> Source:
-    colours = array.ndim == 4 and array.shape[3] in (1, 3)
-    if array.dtype != np.uint8 or not (array.ndim == 3 or colours):
-        raise DataError(
-            f"an array of type {array.dtype} and shape {array.shape}: pictures are uint8 [N, H, W] or [N, H, W, 1 or 3]"
-        )
-    return Source("the array", arrays=array)
-
-
-def _from_folder(path: Path) -> Source:
-    every = sorted(file for file in path.rglob("*") if file.is_file() and not _is_hidden(file.relative_to(path)))
-    pictures = tuple(file for file in every if file.suffix.lower() in ENDINGS)
-    if not pictures:
-        kinds = ", ".join(f"{count} {ending or 'without ending'}" for ending, count in _endings(every)) or "nothing"
-        raise DataError(f"{path} holds no pictures ({' '.join(sorted(ENDINGS))}); found: {kinds}")
-    classes = [file.relative_to(path).parts[0] if len(file.relative_to(path).parts) > 1 else "" for file in pictures]
-    names = tuple(sorted(set(classes)))
-    labels = tuple(names.index(name) for name in classes) if "" not in names else None
-    return Source(str(path), files=pictures, labels=labels, names=names if labels else ())
-
-
-def _endings(every: Sequence[Path]) -> list[tuple[str, int]]:
-    return Counter(file.suffix.lower() for file in every).most_common(4)
-
-
-def _from_idx(path: Path, names: tuple[str, ...], title: str) -> Source:
-    """Pictures of an IDX file; labels from the file beside it that is named alike."""
-    arrays = read_idx(path)
-    if arrays.ndim != 3:
-        raise DataError(f"{path} holds an IDX array of {arrays.ndim} axes; pictures have 3: number, height, width")
-    beside = path.with_name(path.name.replace("images-idx3", "labels-idx1"))
-    if beside == path or not beside.exists():
-        return Source(title, arrays=arrays)
-    found = read_idx(beside)
-    if found.shape != (len(arrays),):
-        raise DataError(f"{beside} holds {found.shape} labels for {len(arrays)} pictures")
-    count = int(found.max(initial=0)) + 1
-    names = names or tuple(str(number) for number in range(count))
-    return Source(title, arrays=arrays, labels=tuple(found.tolist()), names=names)
-
-
-def read_idx(path: Path) -> NDArray[np.uint8]:
-    """An IDX file of unsigned bytes (the format of MNIST), plain or gzipped.
-
-    Raises:
-        DataError: if it is not one, or its size is not what its header says.
-    """
-    try:
-        raw = path.read_bytes()
-        data = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} cannot be read ({error})") from error
-    axes = data[3] if len(data) >= 4 else 0
-    if data[:3] != b"\0\0\x08" or not 1 <= axes <= 4 or len(data) < 4 + 4 * axes:
-        raise DataError(f"{path} is no IDX file of unsigned bytes (MNIST's format), and no folder of pictures")
-    shape = tuple(int(size) for size in np.frombuffer(data, ">u4", axes, 4))
-    body = np.frombuffer(data, np.uint8, offset=4 + 4 * axes)
-    if math.prod(shape) != len(body):
-        raise DataError(f"{path} is damaged: its header promises {shape}, it holds {len(body)} bytes")
-    return body.reshape(shape)

@@ -14,7 +14,8 @@ from genkit.errors import ConfigError, DataError, GenkitError, did_you_mean
 from genkit.plugin import Facts, ModalityPlugin, Networks, Sample
 from genkit_image import dcgan, modern
 from genkit_image.options import Options
-from genkit_image.pictures import Pictures, grid, open_source, to_picture
+from genkit_image.pictures import Checked, Pictures, grid, to_picture
+from genkit_image.sources import open_source
 
 
 class ImagePlugin(ModalityPlugin):
@@ -23,23 +24,29 @@ class ImagePlugin(ModalityPlugin):
     options: Options
 
     @classmethod
+    def open(cls, source: Any, options: Options) -> Checked:
+        """The pictures, each decoded once."""
+        return source if isinstance(source, Checked) else Checked(open_source(source), options)
+
+    @classmethod
     def inspect(cls, source: Any, options: Options) -> Facts:
-        """Channels (1 if all are grey, else 3), and the names of the classes if they are to be learned.
+        """Channels (1, 3 or 4), and the names of the classes if they are to be learned.
 
         Raises:
             DataError: if there is nothing to train on, or classes are asked for and there are none.
         """
-        pictures = open_source(source)
-        if options.conditional and len(pictures.names) < 2:
+        pictures = cls.open(source, options)
+        if options.conditional and len(pictures.names) < 2 and len(pictures.kept):
             raise DataError(
-                f"options.conditional is set, but {pictures.title} has no classes: put the pictures into one "
-                "sub-folder per class, or an IDX label file beside them"
+                f"options.conditional is set, but {pictures.source.title} has no classes: put the pictures into one "
+                "sub-folder per class, or an IDX label file beside them, or pass (picture, label) items"
             )
-        return Facts({"channels": pictures.channels(), "labels": list(pictures.names) if options.conditional else []})
+        return Facts({"channels": pictures.channels, "labels": list(pictures.names) if options.conditional else []})
 
     def dataset(self, source: Any) -> Pictures:
         """Scaled pictures."""
-        return Pictures(open_source(source), self.options.shape, self.facts["channels"], self.options.conditional)
+        checked = self.open(source, self.options)
+        return Pictures(checked, self.options, self.facts["channels"], self.facts["labels"])
 
     def networks(self) -> Networks:
         """The two networks that the options name."""

@@ -1,0 +1,542 @@
+"""Sources of pictures and what is wrong with them: nothing hostile gets through, nothing good is lost."""
+
+import gzip
+import io
+import os
+import random
+import struct
+import zipfile
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from pydantic import ValidationError
+
+import genkit
+from genkit.data import Batches, open_data
+from genkit.errors import ConfigError, DataError
+from genkit_image import sources
+from genkit_image.options import Options
+from genkit_image.pictures import augmented, with_channels
+from genkit_image.plugin import ImagePlugin
+
+TINY = {"size": 16, "features": 4}
+laws = settings(max_examples=40, deadline=None, derandomize=True)
+
+
+def opened(source, **options):
+    return ImagePlugin.open(source, Options(**{**TINY, **options}))
+
+
+def data_for(source, **options):
+    chosen = Options(**{**TINY, **options})
+    checked = ImagePlugin.open(source, chosen)
+    return ImagePlugin(chosen, ImagePlugin.inspect(checked, chosen)).dataset(checked)
+
+
+def noise(number, size=(24, 20), mode="RGB"):
+    bands = len(Image.new(mode, (1, 1)).getbands())
+    pixels = np.random.default_rng(number).integers(0, 256, (*size[::-1], bands), np.uint8)
+    return Image.fromarray(pixels[..., 0] if bands == 1 else pixels, mode)
+
+
+def encoded(picture, format, **keywords):
+    buffer = io.BytesIO()
+    picture.save(buffer, format, **keywords)
+    return buffer.getvalue()
+
+
+def put(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+ENDINGS = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp", "BMP": "bmp", "GIF": "gif", "TIFF": "tif", "PPM": "ppm"}
+
+
+def good(folder, count=12):
+    names = []
+    for number, (format, ending) in zip(range(count), list(ENDINGS.items()) * 4, strict=False):
+        names.append(f"good{number:02d}.{ending}")
+        put(folder / names[-1], encoded(noise(number), format))
+    return names
+
+
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png(width, height, rows=b"", depth=8, kind=2):
+    header = struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0)
+    parts = chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+# What is wrong with pictures -------------------------------------------------------------------------------------
+
+HOPELESS = {
+    "empty.png": b"",
+    "text.png": b"I am a picture, believe me.",
+    "zeros.jpg": bytes(1000),
+    "bomb.png": png(40_000, 40_000),
+    "half_bomb.png": png(10_000, 10_000),  # where Pillow only warns
+    "giant.png": png(2**31 - 1, 2**31 - 1),
+    "flat.png": png(0, 10),
+    "rows_missing.png": png(64, 64, bytes(50)),
+    "bomb.bmp": b"BM" + struct.pack("<IHHIIiiHHIIiiII", 0, 0, 0, 54, 40, 30_000, 30_000, 1, 24, 0, 0, 0, 0, 0, 0),
+    "bomb.gif": b"GIF89a" + struct.pack("<HHBBB", 65_535, 65_535, 0, 0, 0) + b",",
+    "bomb.ppm": b"P6 100000 100000 255\n",
+    "postscript.png": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\nshowpage\n",
+    "floats.tif": encoded(Image.fromarray(np.full((20, 20), 0.5, np.float32)), "TIFF"),
+}
+
+
+def test_two_hundred_damaged_pictures_are_named_and_the_good_ones_used(tmp_path, capfd):
+    names, bad, odd = good(tmp_path), list(HOPELESS), []
+    for name, content in HOPELESS.items():
+        put(tmp_path / name, content)
+    for format, ending in ENDINGS.items():
+        whole = encoded(noise(99, (40, 40)), format)
+        for part in range(12):  # at every kind of place, the header included
+            length = len(whole) * part // 12 if part > 5 else 1 + 9 * part
+            bad.append(f"cut{part}.{ending}")
+            put(tmp_path / bad[-1], whole[:length])
+        for seed in range(16):  # noise in the header, where sizes, offsets and counts stand
+            draw, changed = random.Random(f"{format}{seed}"), bytearray(whole)
+            for _ in range(1 + seed % 5):
+                changed[draw.randrange(min(len(changed), 80 if seed % 2 else len(changed)))] = draw.randrange(256)
+            odd.append(f"odd{seed}.{ending}")
+            put(tmp_path / odd[-1], bytes(changed))
+    assert len(bad) + len(odd) >= 200
+    capfd.readouterr()
+    checked = opened(str(tmp_path))
+    assert capfd.readouterr() == ("", "")  # nor do the libraries below speak
+    skipped = {one.name for one in checked.skipped}
+    assert set(bad) <= skipped <= {*bad, *odd}
+    assert len(checked.kept) + len(skipped) == len(names) + len(bad) + len(odd)
+    assert all(one.reason and len(one.reason) < 200 for one in checked.skipped)
+    kept = [checked.source.items[index] for index in checked.kept]
+    clean = put(tmp_path / "clean" / names[0], (tmp_path / names[0]).read_bytes()).parent
+    for name in names[1:]:
+        put(clean / name, (tmp_path / name).read_bytes())
+    mine = checked.pixels([kept.index(name) for name in names], 3)
+    assert np.array_equal(mine, opened(str(clean)).pixels(range(len(names)), 3))
+
+
+def test_what_the_file_system_does_not_give_is_named(tmp_path, monkeypatch):
+    names = good(tmp_path / "set", 3)
+    (tmp_path / "set" / "folder.png").mkdir()
+    (tmp_path / "set" / "lost.png").symlink_to(tmp_path / "gone.png")
+    os.mkfifo(tmp_path / "set" / "pipe.png")
+    put(tmp_path / "set" / "secret.png", b"x").chmod(0)
+    checked = opened(str(tmp_path / "set"))
+    reasons = dict(checked.skipped)
+    assert set(reasons) == {"lost.png", "pipe.png", "secret.png"}
+    assert "No such file" in reasons["lost.png"]
+    assert "ordinary" in reasons["pipe.png"]
+    assert len(checked.kept) == len(names)
+
+    def refuse(path, onerror):
+        onerror(PermissionError(13, "Permission denied", os.path.join(path, "locked")))
+        yield str(path), [], names
+
+    monkeypatch.setattr(sources.os, "walk", refuse)
+    assert opened(str(tmp_path / "set")).skipped == (("locked", "the folder: Permission denied"),)
+
+
+MODES = {
+    "1": Image.new("1", (20, 20), 1),
+    "16-bit grey": Image.fromarray(np.full((20, 20), 51 * 257, np.uint16)),
+    "grey with alpha": Image.new("LA", (20, 20), (51, 255)),
+    "CMYK": Image.new("CMYK", (20, 20), (0, 255, 255, 0)),
+    "palette": Image.new("RGB", (20, 20), (255, 0, 0)).convert("P"),
+    "alpha": Image.new("RGBA", (20, 20), (255, 0, 0, 0)),
+    "CMYK in a TIFF": Image.new("CMYK", (20, 20), (255, 0, 255, 0)),
+    "grey as colour": Image.new("RGB", (20, 20), (51, 51, 51)),
+}
+SEEN = {
+    "1": (255, 255, 255),
+    "16-bit grey": (51, 51, 51),
+    "grey with alpha": (51, 51, 51),
+    "CMYK": (255, 0, 0),
+    "palette": (255, 0, 0),
+    "alpha": (255, 255, 255),
+    "CMYK in a TIFF": (0, 255, 0),
+    "grey as colour": (51, 51, 51),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_is_seen_as_it_looks(tmp_path, mode):
+    format = {"CMYK": "JPEG", "CMYK in a TIFF": "TIFF"}.get(mode, "PNG")
+    put(tmp_path / f"a.{ENDINGS[format]}", encoded(MODES[mode], format))
+    pixels = opened(str(tmp_path), channels=3).pixels([0], 3)[0]
+    assert np.abs(pixels.mean((1, 2)) - SEEN[mode]).max() < 3
+
+
+def test_a_palette_with_transparency_and_the_first_frame_of_a_film(tmp_path):
+    clear = Image.new("P", (20, 20), 0)
+    clear.putpalette([255, 0, 0, 0, 0, 255])
+    clear.paste(1, (0, 0, 20, 10))
+    put(tmp_path / "a.png", encoded(clear, "PNG", transparency=b"\x00\xff"))
+    frames = [Image.new("RGB", (20, 20), colour) for colour in ((0, 0, 255), (255, 0, 0))]
+    put(tmp_path / "b.gif", encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]))
+    checked = opened(str(tmp_path))
+    assert checked.skipped == ()
+    assert checked.channels == 3
+    above, below = checked.pixels([0], 3)[0, :, 2, 2], checked.pixels([0], 3)[0, :, 14, 2]
+    assert (above.tolist(), below.tolist()) == ([0, 0, 255], [255, 255, 255])
+    assert checked.pixels([1], 3)[0, :, 5, 5].tolist() == [0, 0, 255]
+
+
+# Channels --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("modes", "channels"),
+    [(["L", "L"], 1), (["L", "RGB"], 3), (["RGBA", "RGBA"], 4), (["RGBA", "RGB"], 3), (["RGBA", "L"], 3)],
+)
+@pytest.mark.parametrize("cache", [2**20, 0])
+def test_channels_are_found_from_what_is_seen_and_can_be_forced(tmp_path, monkeypatch, modes, channels, cache):
+    monkeypatch.setattr("genkit_image.pictures.CACHE_BYTES", cache)
+    for number, mode in enumerate(modes):
+        put(tmp_path / f"{number}.png", encoded(noise(number, mode=mode), "PNG"))
+    assert opened(str(tmp_path)).channels == channels
+    native = opened(str(tmp_path), channels=4).pixels([0, 1], 4)
+    for forced in (1, 3, 4):
+        item = data_for(str(tmp_path), channels=forced)
+        assert item[1].x.shape == (forced, 16, 16)
+        found = opened(str(tmp_path), channels=forced).pixels([0, 1], forced)
+        assert np.array_equal(found, with_channels(native, forced))
+
+
+def test_opaque_pictures_with_an_alpha_band_have_no_fourth_channel(tmp_path):
+    for number in range(2):
+        put(tmp_path / f"{number}.png", encoded(noise(number).convert("RGBA"), "PNG"))
+    assert opened(str(tmp_path)).channels == 3
+
+
+def test_luma_is_pillows():
+    picture = noise(3)
+    mine = with_channels(np.asarray(picture).transpose(2, 0, 1)[None], 1)[0, 0]
+    assert np.array_equal(mine, np.asarray(picture.convert("L")))
+
+
+def test_a_mixed_set_is_the_same_in_memory_and_on_demand(tmp_path, monkeypatch):
+    for number in range(150):
+        put(tmp_path / f"{number:03d}.png", encoded(noise(number, mode=("L", "RGB", "RGBA")[number % 3]), "PNG"))
+    whole = opened(str(tmp_path))
+    for cache in (0, 2 * 150 * 256):  # too small from the start; too small once colour comes
+        monkeypatch.setattr("genkit_image.pictures.CACHE_BYTES", cache)
+        again = opened(str(tmp_path))
+        assert again.channels == whole.channels
+        assert np.array_equal(again.pixels(range(150), 3), whole.pixels(range(150), 3))
+
+
+def test_a_model_of_transparent_pictures_writes_transparent_pictures(tmp_path):
+    for number in range(4):
+        put(tmp_path / "set" / f"{number}.png", encoded(noise(number, mode="RGBA"), "PNG"))
+    recipe = {"batch_size": 4}
+    model = genkit.train(
+        "image", str(tmp_path / "set"), out=tmp_path / "run", items=8, options=TINY, recipe=recipe, threads=1
+    )
+    files = [model.generate(2).save(tmp_path / "out")[0], *(tmp_path / "run" / "samples").glob("*8.png")]
+    for file in files:
+        with Image.open(file) as picture:
+            assert picture.mode == "RGBA"
+
+
+# Sources ---------------------------------------------------------------------------------------------------------
+
+
+def zipped(path, folder, prefix=""):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted(folder.rglob("*")):
+            archive.write(file, prefix + file.relative_to(folder).as_posix())
+    return path
+
+
+@pytest.mark.parametrize("prefix", ["", "photos/", "/a/b/"])
+def test_a_zip_file_is_its_folder(tmp_path, prefix):
+    for name in ("red", "blue"):
+        good(tmp_path / "set" / name, 5)
+    put(tmp_path / "set" / "red" / "bad.png", HOPELESS["rows_missing.png"])
+    put(tmp_path / "set" / "__MACOSX" / "x.png", b"")
+    folder, packed = opened(str(tmp_path / "set")), opened(str(zipped(tmp_path / "set.zip", tmp_path / "set", prefix)))
+    if prefix:
+        packed = opened(str(zipped(tmp_path / "clean.zip", tmp_path / "set", prefix)))
+    assert packed.skipped == folder.skipped
+    assert packed.names == folder.names == ("blue", "red")
+    assert np.array_equal(packed.labels, folder.labels)
+    assert np.array_equal(packed.pixels(range(10), 3), folder.pixels(range(10), 3))
+
+
+def test_hostile_entries_of_zip_files_are_skipped(tmp_path, monkeypatch):
+    path = tmp_path / "set.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("fine.png", encoded(noise(0), "PNG"))
+        archive.writestr("large.png", bytes(5000))
+        archive.writestr("liar.png", bytes(3_000_000))
+        archive.writestr("locked.png", encoded(noise(1), "PNG"))
+        archive.writestr("../../outside.png", encoded(noise(1), "PNG"))
+    raw = bytearray(path.read_bytes())
+    raw[raw.rindex(b"locked.png") - 46 + 8] |= 1  # the flag of encryption
+    raw[raw.rindex(b"liar.png") - 46 + 24 : raw.rindex(b"liar.png") - 46 + 28] = struct.pack("<I", 100)
+    path.write_bytes(raw)
+    monkeypatch.setattr("genkit_image.sources.ENTRY_BYTES", 4000)
+    checked = opened(str(path))
+    reasons = dict(checked.skipped)
+    assert set(reasons) == {"large.png", "liar.png", "locked.png"}
+    assert "encrypted" in reasons["locked.png"]
+    assert "claims to hold 5,000 bytes" in reasons["large.png"]
+    assert not (tmp_path.parent.parent / "outside.png").exists()
+
+
+def test_a_damaged_zip_file_is_one_error_or_skips(tmp_path):
+    good(tmp_path / "set", 7)
+    whole, said = zipped(tmp_path / "set.zip", tmp_path / "set").read_bytes(), []
+    for seed in range(60):
+        draw, changed = random.Random(seed), bytearray(whole)
+        start = 0 if seed % 2 else len(whole) - 600  # the directory of entries is at the end
+        for _ in range(10):
+            changed[draw.randrange(start, len(whole))] = draw.randrange(256)
+        put(tmp_path / "odd.zip", bytes(changed[: len(whole) - (seed % 3) * 40]))
+        try:
+            opened(str(tmp_path / "odd.zip"))
+        except DataError as error:
+            said.append(str(error))
+    assert said
+    assert all("odd.zip" in one for one in said)
+
+
+def write_idx(path, array):
+    header = b"\0\0\x08" + bytes([array.ndim]) + b"".join(int(n).to_bytes(4, "big") for n in array.shape)
+    put(path, header + array.tobytes())
+
+
+@pytest.fixture
+def fashion(tmp_path):
+    """Fashion-MNIST as torchvision keeps it, five pictures long."""
+    pictures = np.random.default_rng(0).integers(0, 256, (5, 28, 28), np.uint8)
+    for part in ("train", "t10k"):
+        raw = tmp_path / "data" / "FashionMNIST" / "raw"
+        write_idx(raw / f"{part}-images-idx3-ubyte", pictures if part == "train" else pictures[:2])
+        write_idx(raw / f"{part}-labels-idx1-ubyte", np.array([0, 1, 2, 0, 9], np.uint8)[: 5 if part == "train" else 2])
+    return tmp_path / "data", pictures
+
+
+def test_torchvision_sets_are_read_where_they_lie(fashion):
+    root, pictures = fashion
+    checked = opened(f"torchvision:FashionMNIST:{root}", size=28)
+    assert np.array_equal(checked.pixels(range(5), 1)[:, 0], pictures)
+    assert checked.names == ("T-shirt/top", "Trouser", "Pullover", "Ankle boot")
+    assert checked.labels.tolist() == [0, 1, 2, 0, 3]
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "said"),
+    [
+        ("FashionMNIST:nowhere", DataError, r'datasets.FashionMNIST\("nowhere", download=True\)'),
+        ("CIFAR10", DataError, r'datasets.CIFAR10\("data", download=True\)'),
+        ("FashionMnist", ConfigError, "Did you mean 'FashionMNIST'"),
+        ("os", ConfigError, "no such data set"),
+        ("DatasetFolder:x", DataError, "make the data set in Python"),
+    ],
+)
+def test_torchvision_sets_that_are_not_there_are_one_sentence(tmp_path, monkeypatch, name, error, said):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error, match=said):
+        opened(f"torchvision:{name}")
+
+
+GREY = np.random.default_rng(0).integers(0, 256, (6, 16, 16), np.uint8)
+FOUR = np.random.default_rng(1).integers(0, 255, (6, 16, 16, 4), np.uint8)
+
+
+def objects():
+    """name -> (source, the same pictures as [N, C, H, W])"""
+    for channels in (1, 3, 4):
+        last = FOUR[..., :channels]
+        first = np.ascontiguousarray(last.transpose(0, 3, 1, 2))
+        yield f"array of {channels}, last", last, first
+        yield f"array of {channels}, first", first, first
+        yield f"tensor of {channels}, last", torch.from_numpy(last.copy()), first
+        yield f"tensor of {channels}, first", torch.from_numpy(first), first
+        yield f"items of {channels}: arrays", list(last), first
+        yield f"items of {channels}: tensors", list(torch.from_numpy(first)), first
+        yield f"items of {channels}: floats", [row.float() / 255 for row in torch.from_numpy(first)], first
+        pillows = [Image.fromarray(row[..., 0] if channels == 1 else row) for row in last]
+        yield f"items of {channels}: Pillow's, with labels", [(row, 7) for row in pillows], first
+    yield "array without channels", GREY, GREY[:, None]
+    yield "tensor without channels", torch.from_numpy(GREY), GREY[:, None]
+
+
+@pytest.mark.parametrize(("source", "expected"), [rest for _, *rest in objects()], ids=[name for name, *_ in objects()])
+def test_objects_of_python_are_the_same_pictures(source, expected):
+    checked = opened(source)
+    assert checked.skipped == ()
+    assert checked.channels == expected.shape[1]
+    assert np.array_equal(checked.pixels(range(6), checked.channels), expected)
+
+
+def test_where_both_ends_could_be_channels_tensors_have_them_first_and_arrays_last():
+    both = np.zeros((2, 3, 16, 4), np.uint8)
+    assert opened(both).source.read(0)[0].shape == (3, 16, 4)
+    assert opened(torch.from_numpy(both)).source.read(0)[0].shape == (16, 4, 3)
+
+
+class Labelled:
+    """A map-style data set with named classes and one picture that fails."""
+
+    classes = ("cat", "dog", "owl")
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, index):
+        if index == 1:
+            raise KeyError("the archive is broken here")
+        return noise(index), [0, 0, 2, 2, 0, 2][index]
+
+
+def test_labels_stay_with_their_pictures_and_classes_without_any_are_left_out():
+    data = data_for(Labelled(), conditional=True)
+    assert [one.name for one in data.skipped] == ["item 1"]
+    assert data.checked.names == ("cat", "owl")
+    assert [data[index].condition.item() for index in range(5)] == [0, 1, 1, 0, 1]
+    expected = data_for([noise(index) for index in (0, 2, 3, 4, 5)])
+    assert torch.equal(data.__getitems__(range(5)).x, expected.__getitems__(range(5)).x)
+
+
+@pytest.mark.parametrize(
+    "item", [None, "x", {"picture": 1}, np.zeros((3, 16, 16, 1)), np.zeros((16, 16)) - 1, np.full((16, 16), np.nan)]
+)
+def test_items_that_are_no_pictures_are_skipped(item):
+    checked = opened([noise(0), item])
+    assert [one.name for one in checked.skipped] == ["item 1"]
+
+
+# From the source to the run --------------------------------------------------------------------------------------
+
+
+def test_every_picture_is_decoded_once(tmp_path, monkeypatch):
+    good(tmp_path / "set", 9)
+    calls = []
+    original = sources.decode
+    monkeypatch.setattr(sources, "decode", lambda file: calls.append(1) or original(file))
+    config = genkit.config.build("image", data=str(tmp_path / "set"), settings=[{"options": TINY}])
+    _, dataset, _ = open_data(config)
+    Batches(dataset, 0).take(0, 30)
+    assert len(calls) == 9
+
+
+def test_a_run_goes_on_without_what_cannot_be_used_and_says_so(tmp_path):
+    good(tmp_path / "set", 6)
+    for name in list(HOPELESS)[:4]:
+        put(tmp_path / "set" / name, HOPELESS[name])
+    put(tmp_path / "set" / "bell\x07.png", b"")
+    notes = []
+    arguments = {"options": TINY, "recipe": {"batch_size": 4}, "threads": 1}
+    arguments |= {"progress": lambda progress: notes.append(progress.note)}
+    genkit.train("image", str(tmp_path / "set"), out=tmp_path / "run", items=8, **arguments)
+    assert notes[0].startswith(f"5 of 11 items of {tmp_path / 'set'} cannot be used and are left out: bell?.png (")
+    assert notes[0].endswith("; and 2 more")
+    with pytest.raises(DataError, match=r"5 of 11 items.*cannot be used: bell.*without them"):
+        genkit.train("image", out=tmp_path / "run", items=12, resume=True, run={"strict": True}, **arguments)
+    genkit.train("image", out=tmp_path / "run", items=12, resume=True, run={"strict": False}, **arguments)
+
+
+def test_a_source_with_nothing_usable_is_the_users_mistake(tmp_path):
+    for name in list(HOPELESS)[:2]:
+        put(tmp_path / name, HOPELESS[name])
+    with pytest.raises(DataError, match=r"none of the 2 items of .* can be used: empty.png"):
+        genkit.train("image", str(tmp_path), out=tmp_path / "run", items=8, options={**TINY, "conditional": True})
+    report = genkit.check_data("image", str(tmp_path))
+    assert (report.items, report.shape, len(report.skipped)) == (0, None, 2)
+
+
+def test_a_picture_that_is_gone_later_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr("genkit_image.pictures.CACHE_BYTES", 0)
+    names = good(tmp_path, 3)
+    data = data_for(str(tmp_path))
+    (tmp_path / names[1]).unlink()
+    with pytest.raises(DataError, match=f"{names[1]}.*no longer can"):
+        data[1]
+
+
+def test_a_model_gives_its_own_numbers_to_the_classes_of_other_data(tmp_path):
+    for name in ("a", "b", "c"):
+        good(tmp_path / "all" / name, 2)
+    good(tmp_path / "some" / "c", 1), good(tmp_path / "some" / "b", 1), good(tmp_path / "other" / "z", 1)
+    good(tmp_path / "other" / "a", 1)
+    options = Options(**TINY, conditional=True)
+    plugin = ImagePlugin(options, ImagePlugin.inspect(str(tmp_path / "all"), options))
+    some = plugin.dataset(str(tmp_path / "some"))
+    assert [some[index].condition.item() for index in range(2)] == [1, 2]
+    with pytest.raises(DataError, match="pictures of z; the classes of the model are a, b, c"):
+        plugin.dataset(str(tmp_path / "other"))
+
+
+# Augmentation ----------------------------------------------------------------------------------------------------
+
+
+@laws
+@given(st.integers(0, 2**64 - 1), st.integers(0, 5), st.booleans())
+def test_augmentation_is_a_mirror_and_a_move_of_the_reflected_picture(word, crop, flip):
+    pixels = np.arange(2 * 3 * 8 * 10, dtype=np.uint8).reshape(2, 3, 8, 10)
+    words = np.array([word, word ^ 1], np.uint64)
+    mine = augmented(pixels.copy(), words, flip, crop)
+    assert mine.dtype == np.uint8
+    for row in range(2):
+        wide = np.pad(pixels[row], ((0, 0), (crop, crop), (crop, crop)), "reflect")
+        views = [wide[:, y : y + 8, x : x + 10] for y in range(2 * crop + 1) for x in range(2 * crop + 1)]
+        if flip and (word ^ row) & 1:
+            views = [view[:, :, ::-1] for view in views]
+        assert any(np.array_equal(mine[row], view) for view in views)
+
+
+def test_moves_and_mirrors_are_equally_likely():
+    words = np.random.Philox(key=1).random_raw(18_000)
+    for flip, crop, column, places in ((False, 1, 3, 9), (True, 1, 3, 9), (True, 0, 1, 2)):
+        pixels = np.zeros((18_000, 1, 7, 7), np.uint8)
+        pixels[:, 0, 3, column] = 1
+        counts = np.bincount(augmented(pixels, words, flip, crop).reshape(18_000, 49).argmax(1))
+        found = counts[counts > 0]
+        assert len(found) == places
+        assert ((found - 18_000 / places) ** 2 / (18_000 / places)).sum() < 26.1  # chi-square, one in a thousand
+
+
+def test_randomness_is_a_matter_of_the_place_alone_and_touches_no_generator(tmp_path):
+    arrays = np.random.default_rng(0).integers(0, 256, (7, 16, 16, 3), np.uint8)
+    data = data_for(arrays, flip=True, crop=3)
+    before = torch.get_rng_state()
+    whole = Batches(data, 5).take(0, 40).x
+    for start, count in ((0, 1), (3, 9), (39, 1)):
+        assert torch.equal(Batches(data, 5).take(start, count).x, whole[start : start + count])
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not torch.equal(whole, Batches(data_for(arrays), 5).take(0, 40).x)
+    assert torch.equal(data[2].x, data_for(arrays)[2].x)
+
+
+def test_an_augmented_run_resumes_bit_for_bit(tmp_path):
+    arrays = np.random.default_rng(0).integers(0, 256, (9, 16, 16, 3), np.uint8)
+    arguments = {"options": {**TINY, "flip": True, "crop": 2}, "recipe": {"batch_size": 4}, "threads": 1}
+    whole = genkit.train("image", arrays, out=tmp_path / "a", items=40, **arguments)
+    genkit.train("image", arrays, out=tmp_path / "b", items=16, **arguments)
+    parts = genkit.train("image", arrays, out=tmp_path / "b", items=40, resume=True)
+    assert torch.equal(parts.generate(6).x, whole.generate(6).x)
+
+
+def test_a_crop_cannot_be_larger_than_the_smallest_picture():
+    with pytest.raises(ValidationError):
+        Options(crop=16)
+
+
+def test_a_gzipped_picture_is_no_idx_file(tmp_path):
+    with pytest.raises(DataError, match="no IDX file"):
+        opened(str(put(tmp_path / "a.gz", gzip.compress(b"hello"))))
