@@ -126,6 +126,7 @@ def _named(skipped: Sequence[Skipped]) -> str:
     said = "; ".join([*named, *more])
     return "".join(character if character.isprintable() else "?" for character in said)
 
+
 PARTS = ("x", "condition", "mask", "relaxed")
 """Of a Sample."""
 
