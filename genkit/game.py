@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from genkit import config as configuration
 from genkit import registry
+from genkit.averages import Average, couples_samples, recalibrated
 from genkit.config import RunConfig
 from genkit.data import Batches, global_seeds, join, parts, seed_everything
 from genkit.diagnosis import REALS, Reference
 from genkit.errors import ConfigError, PluginError, TrainingError, did_you_mean
-from genkit.players import Average, CriticPlayer, GeneratorPlayer, couples_samples, recalibrated, sees_other_rows
+from genkit.players import CriticPlayer, GeneratorPlayer, sees_other_rows
 from genkit.plugin import ModalityPlugin, Sample, capabilities_of, full_precision, missing_capabilities
 from genkit.recipe import Constraint, Player, Stage, value_at
 from genkit.runtime import Runtime

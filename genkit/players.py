@@ -1,4 +1,4 @@
-"""One module per player whose forward is the whole loss of its turn; how verdicts reach the generator; averages.
+"""One module per player whose forward is the whole loss of its turn; how verdicts reach the generator.
 
 A forward computes real, fake and penalty, or the policy gradient, in one call, so that one wrapped forward answers
 for one backward. Opponents enter as arguments, bare and frozen. Knows no data, no files and no schedule: weights
@@ -7,7 +7,6 @@ come in as numbers.
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
 from collections.abc import Callable, Mapping
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from genkit import registry
 from genkit.adversarial import LOSSES, PENALTIES, AdversarialLoss, Penalty, interpolate
+from genkit.averages import couples_samples
 from genkit.data import are_alike, join
 from genkit.errors import ConfigError
 from genkit.plugin import Critique, ModalityPlugin, Networks, Sample, full_precision
@@ -470,69 +470,6 @@ def _add_terms(
     return loss
 
 
-# Averaged weights ------------------------------------------------------------------------------------------------
-
-
-class Average:
-    """The exponential moving average of a generator's weights.
-
-    Args:
-        generator: whose weights are averaged; they are copied.
-    """
-
-    def __init__(self, generator: nn.Module) -> None:
-        self._generator = generator
-        self._theirs = dict(generator.named_parameters())
-        self.weights = {name: parameter.detach().clone() for name, parameter in self._theirs.items()}
-
-    def update(self, halflife_items: float, items: int) -> None:
-        """Move towards the current weights by the share that belongs to `items` items; half-life 0: all the way."""
-        share = 1.0 if halflife_items <= 0 else 1 - 0.5 ** (items / halflife_items)
-        theirs = [parameter.detach() for parameter in self._theirs.values()]
-        torch._foreach_lerp_(list(self.weights.values()), theirs, share)
-
-    def load(self, weights: Mapping[str, Tensor]) -> None:
-        """Take over weights that were saved.
-
-        Raises:
-            KeyError, RuntimeError: if names or shapes differ.
-        """
-        for name, mine in self.weights.items():
-            mine.copy_(weights[name])
-
-    def module(self) -> nn.Module:
-        """A copy of the generator with these weights, and its own buffers as they are now; in eval mode."""
-        module = copy.deepcopy(self._generator).requires_grad_(False).eval()
-        module.load_state_dict(self.weights, strict=False)
-        return module
-
-
-def recalibrated(module: nn.Module, draw: Callable[[nn.Module, int], object], batches: int = 16) -> nn.Module:
-    """The module in eval mode with BatchNorm statistics that are those of its own weights.
-
-    Averaged weights come without activations of their own: the statistics are the plain mean over `batches` batches.
-
-    Args:
-        module: changed in place.
-        draw: (module, batch number) -> anything; runs the module forward.
-    """
-    module.eval()
-    norms = batch_norms(module)
-    if norms:
-        momenta = [norm.momentum for norm in norms]
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # a cumulative mean instead of an exponential one
-            norm.train()
-        with torch.no_grad():
-            for number in range(batches):
-                draw(module, number)
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-        module.eval()
-    return module
-
-
 @torch.no_grad()
 def sees_other_rows(critic: nn.Module, sample: Sample) -> bool:
     """Whether a critic's word on one sample depends on the others of its batch: asked of it, not declared.
@@ -550,14 +487,3 @@ def sees_other_rows(critic: nn.Module, sample: Sample) -> bool:
         torch.allclose(one[0], other[0], rtol=1e-3, atol=1e-4)
         for one, other in zip(alone.logits, among.logits, strict=True)
     )
-
-
-def couples_samples(module: nn.Module) -> bool:
-    """Whether a layer's output for one sample depends on the other samples of a batch."""
-    return any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in module.modules())
-
-
-def batch_norms(module: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
-    """The layers of a module that keep statistics of the batches that they have seen."""
-    layers = [layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
-    return [layer for layer in layers if layer.track_running_stats]

@@ -1,4 +1,4 @@
-"""The estimators against the enumerated exact gradient of the tiny language; the players; the averages."""
+"""The estimators against the enumerated exact gradient of the tiny language; the players."""
 
 import math
 
@@ -10,14 +10,11 @@ from genkit.adversarial import LOSSES
 from genkit.errors import ConfigError
 from genkit.noise import draw
 from genkit.players import (
-    Average,
     GeneratorPlayer,
     ScoreFunctionEstimator,
     Verdict,
-    batch_norms,
     discounted_returns,
     masked_mean,
-    recalibrated,
 )
 from genkit.plugin import Critique, Networks, Sample
 from genkit.recipe import Recipe, ScoreFunction
@@ -294,33 +291,6 @@ def test_in_its_turn_every_generator_parameter_gets_a_gradient_and_no_critic_one
         loss.backward()
         assert all(parameter.grad is not None for parameter in generator.parameters())
         assert all(parameter.grad is None for parameter in critic.parameters())
-
-
-def test_average_forgets_half_after_its_halflife():
-    layer = nn.Linear(1, 1, bias=False)
-    layer.weight.data.fill_(0.0)
-    average = Average(layer)
-    layer.weight.data.fill_(1.0)
-    for _ in range(10):
-        average.update(100, 10)
-    assert average.module().weight.item() == pytest.approx(0.5)
-    average.update(0, 10)
-    assert average.module().weight.item() == 1.0
-
-
-def test_recalibrated_statistics_are_those_of_the_weights_which_stay_as_they_are():
-    torch.manual_seed(0)
-    module = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
-    data = torch.randn(16, 64, 3)
-    before = {name: value.clone() for name, value in module.named_parameters()}
-    recalibrated(module, lambda net, number: net(data[number]))
-    hidden = module[0](data).detach()
-    torch.testing.assert_close(module[1].running_mean, hidden.mean((0, 1)), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(module[1].running_var, hidden.var(1).mean(0), rtol=1e-4, atol=1e-5)
-    assert not module[1].training
-    assert module[1].momentum == 0.1
-    assert all(torch.equal(value, before[name]) for name, value in module.named_parameters())
-    assert len(batch_norms(module)) == 1
 
 
 def masked_pair(per_step=True):
