@@ -1,6 +1,7 @@
-"""Adversarial losses and gradient penalties: pure functions of tensors of any rank, usable without the rest.
+"""Adversarial losses, gradient penalties and relaxations: pure functions of tensors, usable without the rest.
 
-Knows only tensors. Logits are a critic's raw outputs, high for real; nothing here is reduced over the batch.
+Knows only tensors; of any rank, but for the relaxations, whose letter V is that of symbols. Logits are a critic's raw
+outputs, high for real, or a generator's for symbols; nothing here is reduced over the batch.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import relu, softplus
+from torch.nn.functional import one_hot, relu, softplus
 
 
 class AdversarialLoss(NamedTuple):
@@ -185,3 +186,50 @@ PENALTIES: dict[str, Penalty] = {
     "r1_approx": Penalty(squared_slope, "real", step=0.01),
     "r2_approx": Penalty(squared_slope, "fake", step=0.01),
 }
+
+
+# Relaxations of a discrete choice --------------------------------------------------------------------------------
+
+
+def straight_through(soft: Tensor, symbol: Tensor) -> Tensor:
+    """The one-hot of a symbol, exactly, with the gradient of something soft.
+
+    Args:
+        soft: [B, V], for example the probabilities that the symbol was drawn from.
+        symbol: [B], of 0 to V - 1.
+
+    Returns:
+        [B, V].
+
+    Source: Bengio et al. 2013, arXiv:1308.3432, section 4; with probabilities its mean gradient is exact where what
+    follows is linear in the one-hot.
+    """
+    return one_hot(symbol, soft.shape[1]).to(soft.dtype) + (soft - soft.detach())
+
+
+def gumbel_softmax(logits: Tensor, symbol: Tensor, temperature: float) -> Tensor:
+    """A softened one-hot around a symbol that was drawn from `logits` before, with a gradient.
+
+    Its Gumbel numbers are drawn given the symbol, from torch's global generator: that of the largest sum with a logit
+    as it is, the others truncated below. Over symbols and numbers, value and gradient have the law of the plain
+    definition softmax((logits + Gumbel) / temperature), for the gradient holds the Gumbel numbers fixed as it does.
+
+    Args:
+        logits: [B, V]; -inf where a symbol is impossible.
+        symbol: [B], drawn with the probabilities softmax(logits), by whatever means.
+        temperature: above 0.
+
+    Returns:
+        [B, V]; rows sum to 1 and are largest at the symbol.
+
+    Source: Jang et al. 2017, arXiv:1611.01144, eq. 2; Maddison et al. 2017, arXiv:1611.00712, eq. 10; the conditional
+    numbers Maddison et al. 2014, arXiv:1411.0030, section 3.2, and the fixed ones Paulus et al. 2021, arXiv:2010.04838.
+    """
+    with torch.no_grad():
+        gumbel = -torch.empty_like(logits).exponential_().log()
+        largest = logits.logsumexp(1, keepdim=True) + gumbel.gather(1, symbol[:, None])
+        # How far each sum lies below the largest; at least so far that no rounding makes another symbol its equal.
+        below = (softplus(largest - logits - gumbel) / temperature).clamp(min=8 * torch.finfo(logits.dtype).eps)
+        below = below.masked_fill(one_hot(symbol, logits.shape[1]).bool(), 0.0)
+    slope = logits.masked_fill(logits.isinf(), 0.0)  # an impossible symbol has none, and infinity - infinity is no zero
+    return ((slope - slope.detach()) / temperature - below).softmax(1)

@@ -16,7 +16,7 @@ from pydantic import BaseModel, NonNegativeInt, PositiveFloat, PositiveInt, Vali
 from genkit import registry
 from genkit.errors import ConfigError, did_you_mean, first_line
 from genkit.plugin import Modality, Preset
-from genkit.recipe import LOSSES, PENALTIES, REWARDS, Recipe, ScoreFunction, Settings
+from genkit.recipe import LOSSES, PENALTIES, REWARDS, GumbelSoftmax, Recipe, ScoreFunction, Settings, StraightThrough
 
 SECTIONS = ("options", "recipe", "run")
 
@@ -359,6 +359,8 @@ def required_capabilities(recipe: Recipe) -> dict[str, str]:
         needs["log_prob"] = "recipe.estimator.kind = 'score_function'"
         if recipe.estimator.credit == "monte_carlo":
             needs["complete"] = "recipe.estimator.credit = 'monte_carlo'"
+    if isinstance(recipe.estimator, StraightThrough | GumbelSoftmax):
+        needs["relaxed"] = f"recipe.estimator.kind = {recipe.estimator.kind!r}"
     if recipe.terms:
         needs["terms"] = "recipe.terms"
     return needs

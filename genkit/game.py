@@ -22,7 +22,7 @@ from genkit.diagnosis import REALS, Reference
 from genkit.errors import ConfigError, PluginError, TrainingError, did_you_mean
 from genkit.players import CriticPlayer, GeneratorPlayer, sees_other_rows
 from genkit.plugin import ModalityPlugin, Sample, capabilities_of, full_precision, missing_capabilities
-from genkit.recipe import Constraint, Player, Stage, value_at
+from genkit.recipe import Constraint, GumbelSoftmax, Player, Stage, value_at
 from genkit.runtime import Runtime
 from genkit.sampling import CHUNK, Model, draw_chunk, noise_for
 
@@ -177,9 +177,9 @@ class Game:
         count = self.config.recipe.accumulate
         for number, part in enumerate(parts(real, count)):
             noises = self._noises(turn, number, len(part))
-            weights = self._term_weights()
+            arguments = kind, part, noises, self.controls, self._term_weights(), self.networks, self._temperature()
             with self.runtime.computing():
-                loss, statistics = self.generator(kind, part, noises, self.controls, weights, self.networks)
+                loss, statistics = self.generator(*arguments)
             (loss / count).backward()
             self._tally("generator", statistics)
         self._end_turn("generator", self.generator_settings)
@@ -227,6 +227,11 @@ class Game:
 
     def _term_weights(self) -> dict[str, float]:
         return {name: value_at(weight, self.items) for name, weight in self.config.recipe.terms.items()}
+
+    def _temperature(self) -> float:
+        """Of relaxed samples, now; 1 where the estimator has none."""
+        estimator = self.config.recipe.estimator
+        return value_at(estimator.temperature, self.items) if isinstance(estimator, GumbelSoftmax) else 1.0
 
     def _valid_steps(self, real: Sample, fake: Sample, paired: bool) -> tuple[Tensor | None, Tensor | None]:
         """Valid steps of whole batches per part of them, so that parts add up to the mean over all of them."""

@@ -30,7 +30,7 @@ API = (1, 0)
 ENTRY_POINT_GROUP = f"genkit.modality.v{API[0]}"
 
 PLUGIN_CAPABILITIES = frozenset({"condition", "terms", "augment", "sheet"})
-GENERATOR_CAPABILITIES = frozenset({"pretrain_loss", "log_prob", "complete"})
+GENERATOR_CAPABILITIES = frozenset({"pretrain_loss", "log_prob", "complete", "relaxed"})
 CAPABILITIES = PLUGIN_CAPABILITIES | GENERATOR_CAPABILITIES
 """What a preset may announce beyond the musts. Each is the name of a method: of the plugin, or of its generator."""
 
@@ -163,7 +163,8 @@ class Sample:
         x: [B, *event].
         condition: [B, ...], what a conditional model is told; None for others.
         mask: [B, L] bool, valid steps; ONE mask for critics, log-probabilities and metrics. None: all are valid.
-        relaxed: [B, L, V], a differentiable stand-in of a discrete `x`.
+        relaxed: [B, L, V], a differentiable stand-in of a discrete `x`, largest at its symbols. A critic reads it
+            where it is given, and the one-hot of `x` otherwise. The engine gives it in the generator's turn alone.
     """
 
     x: Tensor
@@ -236,6 +237,11 @@ class Generator(Protocol):
         `pretrain_loss(real) -> Tensor`: a scalar to minimise before the game (maximum likelihood, reconstruction).
         `log_prob(sample) -> [B, L]`: log-probability of each step of `sample.x`, at the temperature of sampling.
         `complete(sample, length, noise) -> Sample`: keeps the first `length` steps of each row and draws the rest.
+        `relaxed(noise, condition, controls, relax) -> Sample`: as `forward`, with the very same `x` and `mask`, and
+            with `Sample.relaxed`. At each step `relax(logits [B, V], symbol [B]) -> [B, V]` makes it of the logits at
+            the temperature of sampling and the symbol that was drawn from them; steps that are masked out hold the
+            one-hot of the padding, without a gradient. What later steps are told of a symbol may carry its gradient
+            as `genkit.adversarial.straight_through(relaxed, symbol)`, whose value is the one-hot that `forward` sees.
     """
 
     noise: Mapping[str, Noise]

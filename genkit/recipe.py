@@ -61,14 +61,27 @@ Scheduled = Finite | Schedule
 """A number, or a number that changes with the items seen."""
 
 
+def _lowest(number: Scheduled) -> float:
+    return min(number.start, number.end) if isinstance(number, Schedule) else number
+
+
 def _is_a_rate(rate: Scheduled) -> Scheduled:
-    if min((rate.start, rate.end) if isinstance(rate, Schedule) else (rate,)) < 0:
+    if _lowest(rate) < 0:
         raise ValueError("a learning rate is at least 0")
     return rate
 
 
+def _is_a_temperature(temperature: Scheduled) -> Scheduled:
+    if _lowest(temperature) <= 0:
+        raise ValueError("a temperature is above 0")
+    return temperature
+
+
 Rate = Annotated[Scheduled, AfterValidator(_is_a_rate)]
 """A learning rate: at least 0."""
+
+Temperature = Annotated[Scheduled, AfterValidator(_is_a_temperature)]
+"""Of a relaxation: above 0."""
 
 
 def value_at(number: Scheduled, items: int) -> float:
@@ -155,7 +168,23 @@ class ScoreFunction(Settings):
     """Of the moving average, per (part of a) batch."""
 
 
-Estimator = Annotated[Pathwise | ScoreFunction, Field(discriminator="kind")]
+class StraightThrough(Settings):
+    """The gradient flows through a discrete sample as if each symbol were its probabilities (Bengio et al. 2013)."""
+
+    kind: Literal["straight_through"]
+
+
+class GumbelSoftmax(Settings):
+    """The gradient flows through softened symbols (Jang et al. 2017, Maddison et al. 2017): for discrete samples."""
+
+    kind: Literal["gumbel_softmax"]
+    temperature: Temperature = 1.0
+    """Towards 0 the softened symbols become the symbols: less bias, more variance."""
+    hard: bool = False
+    """The critics are asked about the symbols themselves, and the gradient is that of the softened ones."""
+
+
+Estimator = Annotated[Pathwise | ScoreFunction | StraightThrough | GumbelSoftmax, Field(discriminator="kind")]
 """How the critics' verdict reaches the generator."""
 
 

@@ -1,4 +1,7 @@
-"""Losses equal their formulas written out in NumPy; penalties equal finite differences of a smooth critic."""
+"""Losses equal their formulas written out in NumPy; penalties equal finite differences of a smooth critic.
+
+Relaxations keep their symbol and have the law of their definition.
+"""
 
 import numpy as np
 import pytest
@@ -11,11 +14,13 @@ from genkit import recipe
 from genkit.adversarial import (
     LOSSES,
     PENALTIES,
+    gumbel_softmax,
     interpolate,
     r1_penalty,
     r2_penalty,
     squared_gradient_norm,
     squared_slope,
+    straight_through,
     wgan_gp_penalty,
 )
 
@@ -282,3 +287,88 @@ def test_interpolation_takes_each_sample_its_own_share_of_the_way(rows, event, s
         np.testing.assert_allclose(between[row].numpy(), expected, rtol=1e-12, atol=1e-12)
     assert torch.equal(interpolate(real, fake, torch.ones(rows, dtype=torch.float64)), real)
     assert torch.equal(interpolate(real, fake, torch.zeros(rows, dtype=torch.float64)), fake)
+
+
+# Relaxations -----------------------------------------------------------------------------------------------------
+
+LOGITS = torch.tensor([0.5, -1.0, 1.5], dtype=torch.float64)
+ROWS = 200_000
+
+
+def drawn(logits, rows=ROWS):
+    """Symbols with the probabilities softmax(logits)."""
+    return torch.multinomial(logits.softmax(0), rows, replacement=True)
+
+
+def plain_gumbel_softmax(logits, temperature):
+    uniform = torch.rand_like(logits)
+    return ((logits - (-uniform.log()).log()) / temperature).softmax(1)
+
+
+def leaves(logits, rows=ROWS):
+    return logits.detach().expand(rows, -1).clone().requires_grad_()
+
+
+def assert_same_mean(one, other):
+    """Two clouds [N, K] have one mean: their difference is within 4.5 of its standard errors."""
+    error = (one.var(0) / len(one) + other.var(0) / len(other)).sqrt()
+    assert ((one.mean(0) - other.mean(0)).abs() <= 4.5 * error + 1e-12).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("temperature", [0.01, 0.5, 100.0])
+def test_a_relaxed_row_is_finite_sums_to_one_and_is_largest_at_its_symbol(temperature, dtype):
+    torch.manual_seed(0)
+    logits = torch.randn(ROWS // 4, 5, dtype=dtype) * 5
+    logits[::2, 1] = -torch.inf
+    symbol = logits.softmax(1).multinomial(1)[:, 0]
+    unlikely = logits.argmin(1).where(logits.amin(1).isfinite(), symbol)
+    for chosen in (symbol, unlikely):
+        logits.requires_grad_()
+        soft = gumbel_softmax(logits, chosen, temperature)
+        (gradient,) = torch.autograd.grad((soft * torch.randn_like(soft)).sum(), logits)
+        assert soft.isfinite().all()
+        assert gradient.isfinite().all()
+        assert (gradient[::2, 1] == 0).all()
+        torch.testing.assert_close(soft.sum(1), torch.ones_like(soft[:, 0]))
+        rest = soft.scatter(1, chosen[:, None], -1.0).amax(1)
+        assert (soft.gather(1, chosen[:, None])[:, 0] > rest).all()  # strictly: a tie has no largest
+
+
+def test_straight_through_is_the_one_hot_with_the_gradient_of_what_is_soft():
+    logits = torch.tensor([[0.3, -torch.inf, 2.0], [1.0, 0.0, -1.0]], requires_grad=True)
+    weights = torch.tensor([[1.0, 2.0, 3.0], [-1.0, 0.5, 4.0]])
+    found = straight_through(logits.softmax(1), torch.tensor([2, 0]))
+    assert found.tolist() == [[0, 0, 1], [1, 0, 0]]
+    (gradient,) = torch.autograd.grad((found * weights).sum(), logits, retain_graph=True)
+    (expected,) = torch.autograd.grad((logits.softmax(1) * weights).sum(), logits)
+    assert torch.equal(gradient, expected)
+    assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 3.0])
+def test_numbers_drawn_given_the_symbol_leave_the_law_of_the_plain_definition(temperature):
+    """First and second moments of the value, and of the gradient of a curved function of it."""
+    torch.manual_seed(1)
+    clouds = []
+    for relax in (
+        lambda logits: gumbel_softmax(logits, drawn(LOGITS), temperature),
+        lambda logits: plain_gumbel_softmax(logits, temperature),
+    ):
+        logits = leaves(LOGITS)
+        soft = relax(logits)
+        (gradient,) = torch.autograd.grad((soft @ LOGITS).square().sum(), logits)
+        soft = soft.detach()
+        products = (soft[:, :, None] * soft[:, None]).flatten(1)
+        clouds.append(torch.cat([soft, products, gradient, gradient.square(), gradient * soft], 1))
+    assert_same_mean(*clouds)
+
+
+def test_the_symbol_is_all_that_is_known_of_the_numbers():
+    """Given the symbol, the plain definition's rows that have it are distributed as ours."""
+    torch.manual_seed(2)
+    plain = plain_gumbel_softmax(LOGITS.expand(ROWS, -1), 0.7)
+    for symbol in range(3):
+        theirs = plain[plain.argmax(1) == symbol]
+        ours = gumbel_softmax(LOGITS.expand(ROWS, -1), torch.full((ROWS,), symbol), 0.7)
+        assert_same_mean(torch.cat([ours, ours.square()], 1), torch.cat([theirs, theirs.square()], 1))

@@ -485,6 +485,8 @@ NEEDS = {
     "recipe.stages=[{kind: pretrain, items: 5}, {kind: game}]": {"pretrain_loss"},
     "recipe.estimator.kind=score_function": {"log_prob"},
     "recipe.estimator={kind: score_function, credit: monte_carlo}": {"log_prob", "complete"},
+    "recipe.estimator.kind=straight_through": {"relaxed"},
+    "recipe.estimator={kind: gumbel_softmax, hard: true}": {"relaxed"},
     "recipe.terms.spread=1": {"terms"},
     "recipe.loss=hinge": set(),
 }

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from genkit.recipe import (
     Constraint,
     Critic,
+    GumbelSoftmax,
     Pathwise,
     PenaltySettings,
     Player,
@@ -20,6 +21,7 @@ from genkit.recipe import (
     Schedule,
     ScoreFunction,
     Stage,
+    StraightThrough,
     value_at,
 )
 
@@ -77,13 +79,28 @@ def test_a_number_is_the_schedule_that_never_changes():
 
 
 @pytest.mark.parametrize(
-    "cls", [Recipe, Player, Critic, Stage, Constraint, PenaltySettings, Pathwise, ScoreFunction, Schedule]
+    "cls",
+    [
+        Recipe,
+        Player,
+        Critic,
+        Stage,
+        Constraint,
+        PenaltySettings,
+        Pathwise,
+        ScoreFunction,
+        StraightThrough,
+        GumbelSoftmax,
+        Schedule,
+    ],
 )
 def test_settings_are_frozen_and_refuse_unknown_keys(cls):
     whole = {
         Constraint: {"kind": "weight_clip"},
         PenaltySettings: {"weight": 1},
         ScoreFunction: {"kind": "score_function"},
+        StraightThrough: {"kind": "straight_through"},
+        GumbelSoftmax: {"kind": "gumbel_softmax"},
         Schedule: {"start": 0, "end": 1, "items": 1},
     }.get(cls, {})
     made = cls(**whole)
@@ -126,6 +143,9 @@ def test_only_the_last_stage_may_be_without_end(lengths):
         {"estimator": {"kind": "score_function", "baseline_decay": 1.0}},
         {"estimator": {"kind": "score_function", "rollouts": 0}},
         {"estimator": {"kind": "magic"}},
+        {"estimator": {"kind": "straight_through", "temperature": 1.0}},
+        {"estimator": {"kind": "gumbel_softmax", "temperature": 0.0}},
+        {"estimator": {"kind": "gumbel_softmax", "temperature": {"start": 1, "end": 0, "items": 9}}},
         {"stages": [{"items": 0}]},
         {"generator": {"steps": 0}},
         {"generator": {"interval": 0}},
@@ -183,6 +203,9 @@ rates = st.one_of(
     st.floats(1e-6, 1),
     st.builds(Schedule, start=st.floats(1e-6, 1), end=st.floats(0, 1), items=lengths, shape=shapes),
 )
+temperatures = st.floats(1e-3, 9) | st.builds(
+    Schedule, start=st.floats(0.1, 9), end=st.floats(0.1, 9), items=lengths, shape=shapes
+)
 constraints = st.builds(
     Constraint,
     kind=st.sampled_from(["weight_clip", "singular_values"]),
@@ -198,7 +221,10 @@ recipes = st.builds(
     penalties=st.dictionaries(st.sampled_from(["r1", "r2", "mine:own"]), st.builds(PenaltySettings, weight=rates)),
     terms=st.dictionaries(st.text("abc", min_size=1, max_size=3), rates, max_size=2),
     estimator=st.one_of(
-        st.just(Pathwise()), st.builds(ScoreFunction, kind=st.just("score_function"), discount=st.floats(0, 1))
+        st.just(Pathwise()),
+        st.builds(ScoreFunction, kind=st.just("score_function"), discount=st.floats(0, 1)),
+        st.just(StraightThrough(kind="straight_through")),
+        st.builds(GumbelSoftmax, kind=st.just("gumbel_softmax"), temperature=temperatures, hard=st.booleans()),
     ),
     generator=players,
     critics=st.dictionaries(st.text("xyz", min_size=1, max_size=3), critics, max_size=2),

@@ -49,6 +49,11 @@ GAMES = {
     "moving average": (language, {"estimator": {"kind": "score_function", "baseline": "moving_average"}}),
     "rollouts": (language, {"estimator": {"kind": "score_function", "credit": "monte_carlo", "rollouts": 2}}),
     "steps": (step_language, {}),
+    "straight-through": (step_language, {"estimator": {"kind": "straight_through"}}),
+    "Gumbel-softmax, a falling temperature": (
+        language,
+        {"estimator": {"kind": "gumbel_softmax", "temperature": {"start": 2.0, "end": 0.5, "items": 2000}}},
+    ),
     "rmsprop, clipping, constraint": (
         ring,
         {
@@ -70,6 +75,18 @@ def test_a_resumed_run_equals_one_that_never_stopped(train, game):
         _, parts = train(modality, stop, "parts", recipe=recipe, overwrite=True)
         train(modality, 2048, "parts", recipe=recipe, resume=True)
         assert_same(whole, parts)
+
+
+def test_the_temperature_is_that_of_the_items_seen(train):
+    """Before the first turn of the generator 64 items have been seen."""
+    temperatures = {"scheduled": {"start": 9.0, "end": 0.5, "items": 64}, "number": 0.5, "other": 1.0}
+    folders = {}
+    for name, temperature in temperatures.items():
+        estimator = {"kind": "gumbel_softmax", "temperature": temperature}
+        _, folders[name] = train(language, 256, name, recipe={"batch_size": 64, "estimator": estimator})
+    assert_same(folders["scheduled"], folders["number"])
+    with pytest.raises(AssertionError):
+        assert_same(folders["number"], folders["other"])
 
 
 def test_looking_does_not_touch(train):

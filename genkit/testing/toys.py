@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax, one_hot
 
+from genkit.adversarial import straight_through
 from genkit.plugin import Critique, Facts, Modality, ModalityPlugin, Networks, Noise, Preset, Sample
 from genkit.recipe import Settings
 
@@ -172,27 +173,32 @@ class LanguageGenerator(nn.Module):
         self.noise = {"symbols": Noise((), law="uniform", steps=options.length, dtype="float64")}
         self.body = perceptron(options.length * self.alphabet + options.length, self.alphabet, options.width, 1)
 
-    def logits(self, words: Tensor, step: int) -> Tensor:
-        """[B, V]: of the symbol at a step, given those before it."""
-        seen = one_hot(words, self.alphabet).float()
+    def logits(self, seen: Tensor, step: int) -> Tensor:
+        """[B, V]: of the symbol at a step, given the one-hots [B, L, V] of those before it."""
+        where = one_hot(torch.full((len(seen),), step, device=seen.device), self.options.length).float()
         seen = torch.cat([seen[:, :step], torch.zeros_like(seen[:, step:])], 1).flatten(1)
-        where = one_hot(torch.full((len(words),), step, device=words.device), self.options.length).float()
         logits = self.body(torch.cat([seen, where], 1))
         if self.options.variable and step == 0:  # no empty sentence
             logits = torch.cat([torch.full_like(logits[:, :1], -torch.inf), logits[:, 1:]], 1)
         return logits
 
     def forward(self, noise: Mapping[str, Tensor], condition: Tensor | None = None, controls: Any = None) -> Sample:
-        uniform = noise["symbols"]
-        return self._roll(torch.zeros(uniform.shape, dtype=torch.long, device=uniform.device), None, uniform)
+        return self._roll(torch.zeros_like(noise["symbols"], dtype=torch.long), None, noise["symbols"])
 
     def complete(self, sample: Sample, length: Tensor, noise: Mapping[str, Tensor]) -> Sample:
         """Keeps the first length[b] steps of row b and draws the rest."""
         return self._roll(sample.x.clone(), length, noise["symbols"])
 
+    def relaxed(
+        self, noise: Mapping[str, Tensor], condition: Tensor | None, controls: Any, relax: Callable[..., Tensor]
+    ) -> Sample:
+        """As `forward`, with the stand-in; later steps see the same one-hots, with its gradient."""
+        return self._roll(torch.zeros_like(noise["symbols"], dtype=torch.long), None, noise["symbols"], relax)
+
     def log_prob(self, sample: Sample) -> Tensor:
         """[B, L]; 0 where a step is masked out."""
-        steps = [log_softmax(self.logits(sample.x, step), 1) for step in range(self.options.length)]
+        seen = one_hot(sample.x, self.alphabet).float()
+        steps = [log_softmax(self.logits(seen, step), 1) for step in range(self.options.length)]
         chosen = torch.stack(steps, 1).gather(2, sample.x[..., None])[..., 0]
         return chosen if sample.mask is None else chosen.where(sample.mask, 0.0)
 
@@ -200,20 +206,29 @@ class LanguageGenerator(nn.Module):
         """Negative log-likelihood per sentence."""
         return -self.log_prob(real).sum(1).mean()
 
-    def _roll(self, words: Tensor, keep: Tensor | None, uniform: Tensor) -> Sample:
+    def _roll(
+        self, words: Tensor, keep: Tensor | None, uniform: Tensor, relax: Callable[..., Tensor] | None = None
+    ) -> Sample:
         alive = torch.ones(len(words), dtype=torch.bool, device=words.device)
-        masks = []
+        seen = torch.zeros(*words.shape, self.alphabet, device=words.device)
+        masks, relaxed = [], []
         for step in range(self.options.length):
-            cumulative = self.logits(words, step).double().softmax(1).cumsum(1)
+            logits = self.logits(seen, step)
+            cumulative = logits.detach().double().softmax(1).cumsum(1)
             cumulative = cumulative / cumulative[:, -1:]
             drawn = (uniform[:, step, None] >= cumulative[:, :-1]).sum(1)
             if keep is not None:
                 drawn = torch.where(step < keep, words[:, step], drawn)
             words[:, step] = torch.where(alive, drawn, 0)
+            shown = one_hot(words[:, step], self.alphabet).float()
+            if relax is not None:
+                relaxed.append(torch.where(alive[:, None], relax(logits, words[:, step]), shown))
+                shown = straight_through(relaxed[-1], words[:, step])
+            seen = torch.cat([seen[:, :step], shown[:, None], seen[:, step + 1 :]], 1)
             masks.append(alive)
             if self.options.variable:
                 alive = alive & (words[:, step] != 0)
-        return Sample(words, mask=torch.stack(masks, 1))
+        return Sample(words, mask=torch.stack(masks, 1), relaxed=torch.stack(relaxed, 1) if relaxed else None)
 
 
 class LanguageCritic(nn.Module):
@@ -235,8 +250,8 @@ class LanguageCritic(nn.Module):
         assert sample.mask is not None
         valid = sample.mask.clone()
         valid[:, steps:] = False
-        words = one_hot(sample.x, self.alphabet).float() * valid[..., None]
-        return self.body(torch.cat([words, valid[..., None].float()], 2).flatten(1))[:, 0]
+        words = one_hot(sample.x, self.alphabet).float() if sample.relaxed is None else sample.relaxed
+        return self.body(torch.cat([words * valid[..., None], valid[..., None].float()], 2).flatten(1))[:, 0]
 
 
 class _Drawn:
@@ -286,7 +301,7 @@ _LANGUAGE_RECIPE: dict[str, Any] = {
     "critic": {"learning_rate": 3e-3, "betas": (0.0, 0.99)},
     "ema_halflife_items": 200_000,
 }
-_CAN = frozenset({"log_prob", "complete", "pretrain_loss"})
+_CAN = frozenset({"log_prob", "complete", "pretrain_loss", "relaxed"})
 
 language = Modality(
     id="language",
