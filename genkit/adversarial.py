@@ -201,8 +201,8 @@ def straight_through(soft: Tensor, symbol: Tensor) -> Tensor:
     Returns:
         [B, V].
 
-    Source: Bengio et al. 2013, arXiv:1308.3432, section 4; with probabilities its mean gradient is exact where what
-    follows is linear in the one-hot.
+    Source: Bengio et al. 2013, arXiv:1308.3432. With probabilities its mean gradient is exact where what follows is
+    linear in the one-hot.
     """
     return one_hot(symbol, soft.shape[1]).to(soft.dtype) + (soft - soft.detach())
 
@@ -222,14 +222,14 @@ def gumbel_softmax(logits: Tensor, symbol: Tensor, temperature: float) -> Tensor
     Returns:
         [B, V]; rows sum to 1 and are largest at the symbol.
 
-    Source: Jang et al. 2017, arXiv:1611.01144, eq. 2; Maddison et al. 2017, arXiv:1611.00712, eq. 10; the conditional
-    numbers Maddison et al. 2014, arXiv:1411.0030, section 3.2, and the fixed ones Paulus et al. 2021, arXiv:2010.04838.
+    Source: Jang et al. 2017, arXiv:1611.01144, eq. 2; Maddison et al. 2017, arXiv:1611.00712. Numbers given the symbol:
+    Maddison et al. 2014, arXiv:1411.0030 (top-down construction); held fixed: Paulus et al. 2021, arXiv:2010.04838.
     """
     with torch.no_grad():
         gumbel = -torch.empty_like(logits).exponential_().log()
         largest = logits.logsumexp(1, keepdim=True) + gumbel.gather(1, symbol[:, None])
         # How far each sum lies below the largest; at least so far that no rounding makes another symbol its equal.
         below = (softplus(largest - logits - gumbel) / temperature).clamp(min=8 * torch.finfo(logits.dtype).eps)
-        below = below.masked_fill(one_hot(symbol, logits.shape[1]).bool(), 0.0)
+        below = below.scatter(1, symbol[:, None], 0.0)
     slope = logits.masked_fill(logits.isinf(), 0.0)  # an impossible symbol has none, and infinity - infinity is no zero
     return ((slope - slope.detach()) / temperature - below).softmax(1)

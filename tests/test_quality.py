@@ -21,13 +21,17 @@ def test_the_ring_is_covered_and_sharp(tmp_path, seed):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
-def test_the_language_is_learned_without_pretraining(tmp_path, seed):
-    """Total variation to the truth, by enumeration, stays below 0.05 over the last fifth of the run."""
+@pytest.mark.parametrize("preset", ["default", "straight_through", "gumbel_softmax"])
+def test_the_language_is_learned_without_pretraining(tmp_path, preset, seed):
+    """Total variation to the truth, by enumeration, stays below 0.05 over the last fifth of the run.
+
+    Measured, the largest of three seeds: score function 0.023, straight-through 0.030, Gumbel-softmax 0.023.
+    """
     total, seen = 600_000, []
     for items in range(total * 4 // 5, total + 1, total // 40):
-        model = genkit.train(language, out=tmp_path / "run", items=items, seed=seed, threads=1, resume=True)
+        model = genkit.train(language, preset=preset, out=tmp_path, items=items, seed=seed, threads=1, resume=True)
         seen.append(total_variation(model.generator, LanguageOptions()))
-    print(f"\nlanguage, seed {seed}: total variation over the last fifth, at most {max(seen):.3f} ({len(seen)} looks)")
+    print(f"\nlanguage, {preset}, seed {seed}: total variation over the last fifth, at most {max(seen):.3f}")
     assert max(seen) < 0.05
 
 

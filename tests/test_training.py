@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from genkit.errors import ConfigError, DataError, Interrupted, PluginError, RunE
 from genkit.game import impose, make_optimizer, pack, unpack
 from genkit.plugin import Critique, Modality, ModalityPlugin, Networks, Noise, Preset, Sample
 from genkit.recipe import Constraint, Player
-from genkit.testing.toys import duet, language, ring, step_language
+from genkit.testing.toys import Language, LanguageCritic, LanguageGenerator, duet, language, ring, step_language
 
 
 def weights(out):
@@ -87,6 +88,27 @@ def test_the_temperature_is_that_of_the_items_seen(train):
     assert_same(folders["scheduled"], folders["number"])
     with pytest.raises(AssertionError):
         assert_same(folders["number"], folders["other"])
+
+
+class Watcher(LanguageCritic):
+    """Notes in whose turn it saw a stand-in: its own parameters learn in its own turn alone."""
+
+    seen: ClassVar[set[tuple[str, bool]]] = set()
+
+    def forward(self, sample):
+        mine = all(parameter.requires_grad for parameter in self.parameters())
+        self.seen.add(("critic" if mine else "generator", sample.relaxed is not None))
+        return super().forward(sample)
+
+
+class Watched(Language):
+    def networks(self):
+        return Networks(LanguageGenerator(self.options), {"critic": Watcher(self.options)})
+
+
+def test_only_the_generators_turn_knows_stand_ins(train):
+    train(replace(language, id="watched", plugin=Watched), 256, recipe={"estimator": {"kind": "straight_through"}})
+    assert Watcher.seen == {("critic", False), ("generator", True)}
 
 
 def test_looking_does_not_touch(train):

@@ -301,6 +301,7 @@ _LANGUAGE_RECIPE: dict[str, Any] = {
     "critic": {"learning_rate": 3e-3, "betas": (0.0, 0.99)},
     "ema_halflife_items": 200_000,
 }
+_SLOWING = {"start": 3e-3, "end": 1e-4, "items": 500_000}
 _CAN = frozenset({"log_prob", "complete", "pretrain_loss", "relaxed"})
 
 language = Modality(
@@ -316,6 +317,19 @@ language = Modality(
                 "estimator": {"kind": "score_function", "credit": "monte_carlo", "rollouts": 4},
             },
             run=_RUN,
+            capabilities=_CAN,
+        ),
+        "straight_through": Preset(
+            recipe={
+                **_LANGUAGE_RECIPE,
+                "estimator": {"kind": "straight_through"},
+                "generator": {**_LANGUAGE_RECIPE["generator"], "learning_rate": _SLOWING},
+                "critic": {**_LANGUAGE_RECIPE["critic"], "learning_rate": 6e-3},
+            },
+            capabilities=_CAN,
+        ),
+        "gumbel_softmax": Preset(
+            recipe={**_LANGUAGE_RECIPE, "estimator": {"kind": "gumbel_softmax", "temperature": 0.5}},
             capabilities=_CAN,
         ),
     },
