@@ -1,4 +1,4 @@
-"""Network blocks that more than one modality uses, for 1, 2 or 3 spatial axes: norm-free residual blocks and stages.
+"""Network blocks that more than one modality uses, for 1, 2 or 3 spatial axes: residual blocks, stages, truncation.
 
 Knows only tensors and modules: no modality, no noise, no loss. Nothing here looks across the rows of a batch, so a
 gradient penalty of a critic made of it is per sample. `*space` is the shape behind [B, C].
@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool1d, avg_pool2d, avg_pool3d, interpolate
 
@@ -165,3 +166,22 @@ def _change(channels: int, outputs: int, rank: int) -> nn.Module:
 
 def _per_axis(x: Tensor, factors: Factors) -> tuple[int, ...]:
     return (factors,) * (x.ndim - 2) if isinstance(factors, int) else factors
+
+
+def truncated(z: Tensor, bound: float | None) -> Tensor:
+    """Normal noise pressed into [-bound, bound]: each number keeps its rank, and the law becomes the truncated normal.
+
+    The truncation trick trades variety for typical samples. Where BigGAN draws again what lies outside, here a number
+    moves towards the middle, the further the tighter the bound, so that an identity stays recognisable.
+
+    Args:    z: any shape, N(0, 1).   bound: > 0; None: `z` itself.
+    Returns: the shape, dtype and device of `z`; Phi^-1(Phi(-bound) + Phi(z) (Phi(bound) - Phi(-bound))).
+    Source:  Brock et al. 2019, arXiv:1809.11096, section 3.1.
+    """
+    if bound is None:
+        return z
+    exact = z.to("cpu", torch.float64)  # not every device has float64, and an identity is the same on all
+    # Phi by erfc (torch's ndtr has no digits beyond -8), and of the lower half alone (close to 1 nothing has).
+    least, below = 0.5 * math.erfc(bound / math.sqrt(2)), 0.5 * torch.erfc(exact.abs() / math.sqrt(2))
+    moved = torch.special.ndtri(least + below * (1 - 2 * least)).abs().copysign(exact)
+    return moved.to(z).clamp(-bound, bound)

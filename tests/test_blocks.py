@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.special import ndtr, ndtri
 
-from genkit.blocks import LEAKY_SLOPE, DownStage, Residual, UpStage, downsample, upsample, variance_scaling_
+from genkit.blocks import LEAKY_SLOPE, DownStage, Residual, UpStage, downsample, truncated, upsample, variance_scaling_
 
 ranks = pytest.mark.parametrize("rank", [1, 2, 3])
 bodies = pytest.mark.parametrize(
@@ -229,3 +230,52 @@ def test_networks_can_be_planned_without_memory(rank):
     with torch.device("meta"):
         net = critic(rank)
     assert {parameter.device.type for parameter in net.parameters()} == {"meta"}
+
+
+# Truncation --------------------------------------------------------------------------------------------------------
+
+
+BOUNDS = (1e-3, 0.1, 0.7, 2.0, 6.0, 12.0)
+
+
+def numbers(count=20_001):
+    return torch.randn(count, generator=torch.Generator().manual_seed(0)).sort().values
+
+
+def test_no_bound_leaves_the_noise_itself_alone():
+    z = numbers()
+    assert truncated(z, None) is z
+
+
+@pytest.mark.parametrize("bound", BOUNDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_truncated_noise_is_bounded_odd_and_keeps_its_order(bound, dtype):
+    z = torch.cat([numbers(), torch.tensor([-9.0, -0.0, 0.0, 9.0])]).to(dtype).sort().values
+    moved = truncated(z, bound)
+    assert (moved.dtype, moved.shape) == (z.dtype, z.shape)
+    assert moved.abs().max() <= torch.tensor(bound, dtype=dtype)
+    assert (moved.diff() >= 0).all()
+    assert torch.equal(truncated(-z, bound), -moved)
+    assert (moved.abs() <= z.abs() * (1 + 1e-6) + 1e-15).all()  # always towards the middle
+
+
+@pytest.mark.parametrize("bound", BOUNDS)
+def test_truncated_noise_is_the_quantile_of_the_truncated_normal(bound):
+    z = numbers().double().clamp(-4, 4)
+    low, high = ndtr(torch.tensor([-bound, bound], dtype=torch.float64))
+    torch.testing.assert_close(truncated(z, bound), ndtri(low + ndtr(z) * (high - low)), rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("bound", [0.1, 0.7, 2.0])
+def test_truncated_noise_has_the_law_of_the_truncated_normal(bound):
+    """Kolmogorov-Smirnov: beyond 1.95 / sqrt(N) once in a thousand seeds."""
+    moved = truncated(numbers(), bound).double()
+    low, high = ndtr(torch.tensor([-bound, bound], dtype=torch.float64))
+    expected = (ndtr(moved) - low) / (high - low)
+    steps = torch.linspace(0, 1, len(moved), dtype=torch.float64)
+    assert (expected - steps).abs().max() < 1.95 / math.sqrt(len(moved))
+
+
+def test_it_takes_any_shape_and_a_number_does_not_depend_on_its_neighbours():
+    z = numbers(24).view(2, 3, 4)
+    assert torch.equal(truncated(z, 0.5)[1, 2], truncated(z[1, 2], 0.5))

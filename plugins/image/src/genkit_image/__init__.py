@@ -16,9 +16,10 @@ modality = Modality(
     summary="Pictures from folders, zip files, IDX files, arrays or data sets; class-conditional if asked.",
     plugin="genkit_image.plugin:ImagePlugin",
     options="genkit_image.options:Options",
+    controls="genkit_image.options:Controls",
     media_type="image/png",
     formats=("png",),
-    sheets=("png",),
+    sheets=("png", "webp"),
     data="builtin:fashion",
     presets={
         "dcgan-small": Preset(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 from torch.nn.utils.parametrizations import spectral_norm
 
+from genkit.blocks import truncated
 from genkit.plugin import Critique, Noise, Sample
 from genkit_image.options import Options
 
@@ -67,7 +68,7 @@ class Generator(nn.Module):
         self.apply(initialise)
 
     def forward(self, noise: Mapping[str, Tensor], condition: Tensor | None = None, controls: Any = None) -> Sample:
-        z = noise["z"]
+        z = truncated(noise["z"], None if controls is None else controls.truncation)
         if condition is not None:
             z = torch.cat([z, one_hot(condition, self.classes).to(z.dtype)], 1)
         return Sample(self.body(z[:, :, None, None]), condition)

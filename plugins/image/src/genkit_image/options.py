@@ -61,3 +61,13 @@ class Options(Settings):
     def shape(self) -> tuple[int, int]:
         """(height, width)."""
         return (self.size, self.size) if isinstance(self.size, int) else self.size
+
+
+class Controls(Settings):
+    """What can be turned when generating."""
+
+    truncation: Annotated[float, Field(gt=0)] | None = None
+    """Noise is pressed into [-truncation, truncation]: the smaller, the more typical and the less varied (Brock et al.
+    2019, section 3.1). None: it is not."""
+    fps: Annotated[float, Field(gt=0, le=60)] = 12
+    """Pictures per second of an animation (.webp)."""
