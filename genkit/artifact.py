@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ OWNED = ("config.yaml", "latest", "metrics.jsonl", "checkpoints", "samples", "mo
 Tensors = Mapping[str, Tensor]
 
 
-def write_whole(path: Path, content: bytes, durable: bool = True) -> None:
+def write_whole(path: str | Path, content: bytes, durable: bool = True) -> None:
     """Write a file whole or not at all.
 
     Args:
@@ -41,17 +42,18 @@ def write_whole(path: Path, content: bytes, durable: bool = True) -> None:
     Raises:
         StorageError: if the disk is full, or it may not be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    folder, name = os.path.split(path)
+    temporary = os.path.join(folder, f".{name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with open(temporary, "wb") as file:
             file.write(content)
             if durable:
                 file.flush()
                 os.fsync(file.fileno())
-        temporary.replace(path)
+        os.replace(temporary, path)
     except OSError as error:
         with contextlib.suppress(OSError):
-            temporary.unlink()
+            os.unlink(temporary)
         raise StorageError(f"cannot write {path}: {error.strerror or error}. Nothing of it was changed") from error
 
 
@@ -419,13 +421,13 @@ def write_files(folder: Path, files: Iterable[tuple[str, bytes]]) -> list[str]:
     make_folder(folder)
     names = []
     for name, content in files:
-        write_whole(folder / _plain_name(name), content, durable=False)
+        write_whole(os.path.join(folder, _plain_name(name)), content, durable=False)
         names.append(name)
     return names
 
 
 def _plain_name(name: str) -> str:
-    if not name or Path(name).name != name or name.startswith("."):
+    if not name or os.path.basename(name) != name or name.startswith("."):
         raise ModelError(f"{name!r} is no plain file name")
     return name
 

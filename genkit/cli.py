@@ -21,6 +21,7 @@ from genkit.errors import ConfigError, GenkitError, Interrupted
 
 if TYPE_CHECKING:
     from genkit.registry import Found
+    from genkit.sampling import Samples
     from genkit.training import Progress
 
 PLAIN_SECONDS = 10
@@ -165,9 +166,13 @@ def train(
 def generate(
     model: Annotated[Path, typer.Argument(help="A run folder or a model folder.")],
     settings: Annotated[list[str] | None, typer.Argument(help="The modality's controls: name=value ...")] = None,
-    n: Annotated[int, typer.Option("-n", help="How many samples.")] = 16,
+    n: Annotated[int | None, typer.Option("-n", help="How many samples [default: 16].")] = None,
     seed: Annotated[int, typer.Option(help="With the index, a sample's identity.")] = 0,
-    start: Annotated[int, typer.Option(help="Index of the first sample.")] = 0,
+    start: Annotated[int | None, typer.Option(help="Index of the first sample [default: 0].")] = None,
+    interpolate: Annotated[
+        str | None, typer.Option(help="Indices such as 3,17,5: draw the walk from each to the next instead.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Samples from one of them to the next [default: 8].")] = None,
     out: Annotated[str, typer.Option(help="A folder, a joint file such as grid.png, or - for text.")] = "samples/",
     label: Annotated[str | None, typer.Option(help="What a conditional model is asked for.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps ...")] = "auto",
@@ -177,13 +182,19 @@ def generate(
     from genkit import config as configuration
     from genkit import sampling
 
+    ends = _walk(interpolate, n, start, steps)
+    n, start = 16 if n is None else n, start or 0
     if n < 1 or start < 0:
         raise ConfigError(f"-n {n} --start {start}: at least one sample, of an index of at least 0, is needed")
     controls = configuration.parse_overrides(settings or [])
     opened = sampling.open_model(model, device)
     if out != "-":
         sampling.is_joint(opened.modality, out)  # before the work, not after it
-    chunks = opened.stream(n, seed, start, label=label, controls=controls)
+    chunks: Iterable[Samples]
+    if ends:
+        chunks = [opened.interpolate(ends, seed, 8 if steps is None else steps, label, controls)]
+    else:
+        chunks = opened.stream(n, seed, start, label=label, controls=controls)
     if out == "-":
         if not opened.modality.media_type.startswith("text/"):
             raise ConfigError(
@@ -201,6 +212,22 @@ def generate(
         )
     else:
         print(written[0] if len(written) == 1 else Path(out))
+
+
+def _walk(interpolate: str | None, n: int | None, start: int | None, steps: int | None) -> list[int]:
+    """The indices that a walk is to go through; none where no walk is asked for."""
+    if interpolate is None:
+        if steps is not None:
+            raise ConfigError(f"--steps {steps} is for a walk: say through which samples with --interpolate 3,17,5")
+        return []
+    if n is not None or start is not None:
+        raise ConfigError("--interpolate excludes -n and --start: a walk is as long as its indices and --steps say")
+    try:
+        return [int(index) for index in interpolate.split(",")]
+    except ValueError:
+        raise ConfigError(
+            f"--interpolate {interpolate!r}: at least two indices with commas between are needed, such as 3,17,5"
+        ) from None
 
 
 @app.command(cls=_Command)

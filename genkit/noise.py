@@ -68,6 +68,39 @@ def words(key: int, start: int, count: int) -> NDArray[np.uint64]:
     return _words(key, 0, start, count)
 
 
+def between(start: NDArray[np.floating], end: NDArray[np.floating], share: float, law: str) -> NDArray[np.floating]:
+    """Noise on the way from one sample's part to another's, as likely under its law as they are.
+
+    Normal noise turns along the great circle from one direction to the other while its length changes evenly; uniform
+    noise does so as normal quantiles. Directions that are nearly parallel, or opposite, are joined by a straight line.
+
+    Args:
+        start, end: one part of two samples, of one shape and dtype.
+        share: 0 (the start, bit for bit) .. 1 (the end, bit for bit).
+        law: of the part.
+
+    Source: White 2016, "Sampling generative networks", arXiv:1609.04468, section 2.1.
+    """
+    if share in (0, 1):
+        return end if share else start
+    a, b = (np.atleast_1d(side).astype(np.float64) for side in (start, end))
+    if law == "uniform":
+        a, b = normal_quantile(a), normal_quantile(b)
+    lengths = [max(math.sqrt((side * side).sum()), 1e-300) for side in (a, b)]
+    angle = math.acos(min(max(float((a * b).sum()) / lengths[0] / lengths[1], -1.0), 1.0))
+    one, other = 1 - share, share
+    if math.sin(angle) > 1e-6:
+        length = one * lengths[0] + other * lengths[1]
+        one, other = (
+            length * math.sin(part * angle) / math.sin(angle) / of
+            for part, of in zip((one, other), lengths, strict=True)
+        )
+    values = one * a + other * b
+    if law == "uniform":
+        values = np.clip(_normal_distribution(values), 2.0**-54, 1 - 2.0 ** (-24 if start.dtype == np.float32 else -53))
+    return values.reshape(start.shape).astype(start.dtype)
+
+
 def uniforms(words: NDArray[np.uint64]) -> NDArray[np.float64]:
     """The upper 53 bits of each word as a number in (0, 1), never 0 or 1: (k + 1/2) / 2^53, capped below 1."""
     return np.minimum((np.right_shift(words, np.uint64(11)) + 0.5) * 2.0**-53, 1 - 2.0**-53)
@@ -91,6 +124,14 @@ def normal_quantile(p: NDArray[np.float64]) -> NDArray[np.float64]:
         value = np.where(tail <= 5, _ratio(tail - 1.6, _MIDDLE), _ratio(tail - 5, _FAR))
         result[side] = np.where(q[side] < 0, -value, value)
     return result
+
+
+_erfc = np.vectorize(math.erfc, otypes=[np.float64])  # NumPy has none
+
+
+def _normal_distribution(z: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The standard normal distribution function."""
+    return 0.5 * _erfc(-z / math.sqrt(2))
 
 
 def _static_words(key: int, indices: Sequence[int], count: int) -> NDArray[np.uint64]:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import atexit
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +24,11 @@ from genkit.errors import ConfigError, did_you_mean
 
 Value = TypeVar("Value")
 _LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+WORKERS = min(4, os.cpu_count() or 1)
+"""Threads beside the one that computes, for work that mostly waits or leaves Python's lock (files, compression)."""
+
+Item = TypeVar("Item")
 
 
 class Runtime:
@@ -195,3 +202,29 @@ def pick_device(name: str) -> torch.device:
         here = ["cpu"] + ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
         raise ConfigError(f"device {name!r} does not exist here; there is: {', '.join(here)}") from error
     return device
+
+
+def overlapped(work: Callable[[Item], object], items: Iterable[Item], workers: int = WORKERS) -> Iterator[Item]:
+    """Each item as it comes, while threads work on those before it.
+
+    The first error, of an item or of the work, ends it; what was begun is done before that is raised.
+
+    Args:
+        workers: threads, and how many items may wait for them; 0: no threads, each item is done before it is given.
+    """
+    if not workers:
+        for item in items:
+            work(item)
+            yield item
+        return
+    pool, begun = ThreadPoolExecutor(workers), deque[Future[object]]()
+    try:
+        for item in items:
+            begun.append(pool.submit(work, item))
+            yield item
+            while begun and (len(begun) > workers or begun[0].done()):
+                begun.popleft().result()
+        for future in begun:
+            future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,5 +1,6 @@
 """What lies on disk is whole or not there, comes back as it was, and is refused in plain words where it is damaged."""
 
+import builtins
 import errno
 import json
 import os
@@ -85,16 +86,14 @@ def test_a_write_that_fails_changes_nothing_and_leaves_nothing(tmp_path, monkeyp
         path.write_bytes(old)
     before = tree(tmp_path)
     if fault == "write":
-        real = Path.open
-        monkeypatch.setattr(
-            Path, "open", lambda self, mode="r", *rest, **named: FullDisk(real(self, mode, *rest, **named))
-        )
+        real = open
+        monkeypatch.setattr("builtins.open", lambda *arguments, **named: FullDisk(real(*arguments, **named)))
     elif fault == "fsync":
         fail_at(monkeypatch, 1)
     elif fault == "rename":
         fail_at(monkeypatch, 1, os, "replace", errno.EACCES)
     else:
-        fail_at(monkeypatch, 1, Path, "open", errno.EROFS)
+        fail_at(monkeypatch, 1, builtins, "open", errno.EROFS)
     with pytest.raises(StorageError, match="Nothing of it was changed") as caught:
         artifact.write_whole(path, b"new content that is longer")
     monkeypatch.undo()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 
 ROOT = Path(__file__).parent.parent
 
@@ -58,6 +59,20 @@ def test_generate_writes_files_or_a_grid_and_prints_where(trained, tmp_path):
     assert (tmp_path / "grid.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_a_walk_is_a_strip_an_animation_or_files(trained, tmp_path):
+    words = ["generate", trained, "--interpolate", "3,17,5", "--steps", 4]
+    done = genkit(*words, "--out", tmp_path / "strip.png", "truncation=0.5")
+    assert (done.returncode, done.stdout.strip()) == (0, str(tmp_path / "strip.png"))
+    with Image.open(tmp_path / "strip.png") as strip:
+        assert strip.size == (4 * 18 + 2, 3 * 18 + 2)
+    assert genkit(*words, "--out", tmp_path / "walk.webp", "fps=25").returncode == 0
+    with Image.open(tmp_path / "walk.webp") as film:
+        assert (film.n_frames, film.info["loop"]) == (9, 0)
+    assert genkit(*words, "--out", tmp_path / "files").returncode == 0
+    rows = json.loads((tmp_path / "files" / "samples.json").read_text())["samples"]
+    assert (rows[5]["start"], rows[5]["end"], rows[5]["share"]) == (17, 5, 0.25)
+
+
 def test_info_tells_of_a_run_and_of_a_model(trained):
     assert "dcgan-small" in genkit("info", trained).stdout
     assert json.loads(genkit("info", trained / "model", "--json").stdout)["items"] == 320
@@ -100,7 +115,14 @@ def test_print_config_is_a_config_file(tmp_path):
         (["generate", "RUN", "--out", "-"], "not text"),
         (["generate", "RUN", "-n", "0"], "at least one"),
         (["generate", "RUN", "--label", "Bagg"], "Did you mean 'Bag'"),
-        (["generate", "RUN", "temperature=1"], "no controls"),
+        (["generate", "RUN", "truncatio=1"], "Did you mean 'truncation'"),
+        (["generate", "RUN", "truncation=0"], "truncation"),
+        (["generate", "RUN", "--steps", "3"], "--interpolate"),
+        (["generate", "RUN", "--interpolate", "3,x"], "commas"),
+        (["generate", "RUN", "--interpolate", "3"], "at least two indices"),
+        (["generate", "RUN", "--interpolate", "3,-5"], "at least two indices, of at least 0"),
+        (["generate", "RUN", "--interpolate", "3,5", "--steps", "0"], "at least one step"),
+        (["generate", "RUN", "--interpolate", "3,5", "-n", "4"], "excludes"),
         (["info", "."], "neither a model folder"),
         (["plugins", "show", "vidio"], "no installed plugin"),
         (["trian"], "train"),

@@ -7,13 +7,15 @@ import random
 import shutil
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
 
 import genkit
-from genkit.errors import ConfigError, ModelError, UserError
-from genkit.sampling import CHUNK
+from genkit.errors import ConfigError, ModelError, PluginError, StorageError, UserError
+from genkit.runtime import overlapped
+from genkit.sampling import CHUNK, Between, save
 from genkit.testing.toys import duet, language, ring
 
 
@@ -130,6 +132,138 @@ def test_drawing_leaves_the_global_generators_alone(models):
     models["duet"].generate(4)
     genkit.load(models["duet"].path, modality=duet)
     assert torch.equal(torch.rand(2), expected)
+
+
+# Walks -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["ring", "language", "duet"])
+def test_a_walk_passes_through_its_identities(models, name):
+    model = models[name]
+    walk = model.interpolate([3, 170, 5], seed=2, steps=4, label="class1" if name == "duet" else None)
+    assert len(walk) == 9
+    ends = model.generate(seed=2, indices=[3, 170, 5], label=walk.label)
+    torch.testing.assert_close(walk.x[::4], ends.x)
+    assert walk.seeds[5] == (2, Between(170, 5, 0.25))
+    assert [place.share for _, place in walk.seeds] == [0, 0.25, 0.5, 0.75, 0, 0.25, 0.5, 0.75, 1]
+
+
+def test_a_walk_moves_evenly_and_is_the_same_however_long_it_is(models):
+    model = models["ring"]
+    long = model.interpolate([1, 2, 3], steps=100)
+    assert torch.equal(model.interpolate([1, 2], steps=100).x[:100], long.x[:100])
+    jumps = (long.x[1:] - long.x[:-1]).norm(dim=1)
+    assert jumps.max() < 0.2 * (long.x[0] - long.x[-1]).norm().clamp(1)
+    torch.testing.assert_close(model.interpolate([1, 2], steps=10).x, long.x[:101:10])
+    assert len(model.interpolate([1, 1], steps=1)) == 2
+
+
+def test_a_step_has_the_condition_of_the_nearer_identity(models):
+    walk = models["duet"].interpolate([0, 1], steps=4)
+    assert walk.sample.condition.tolist() == [0, 0, 0, 1, 1]
+    assert models["duet"].interpolate([0, 1], steps=4, label="class2").sample.condition.tolist() == [2] * 5
+
+
+def test_the_files_of_a_walk_say_between_whom_each_lies(models, tmp_path):
+    walk = models["duet"].interpolate([7, 2], seed=1, steps=2)
+    walk[1:].save(tmp_path)
+    rows = json.loads((tmp_path / "samples.json").read_text())["samples"]
+    assert rows[0] == {
+        "file": "000001.npy", "seed": 1, "start": 7, "end": 2, "share": 0.5, "label": None, "condition": 1,
+    }  # fmt: skip
+    assert [row["file"] for row in rows] == ["000001.npy", "000002.npy"]
+
+
+@pytest.mark.parametrize("arguments", [{"indices": [1]}, {"indices": [1, -2]}, {"indices": [1, 2], "steps": 0}])
+def test_what_is_no_walk_is_refused(models, arguments):
+    with pytest.raises(ConfigError, match="at least two indices"):
+        models["ring"].interpolate(**arguments)
+
+
+# Files beside the drawing ----------------------------------------------------------------------------------------
+
+
+def tree(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_threads_write_the_same_files_as_none(models, tmp_path, workers):
+    model = models["duet"]
+    plain = save(model.stream(200, seed=4, start=30), tmp_path / "plain", workers=0)
+    quick = save(model.stream(200, seed=4, start=30), tmp_path / "quick", workers=workers)
+    assert [path.name for path in quick] == [path.name for path in plain]
+    assert tree(tmp_path / "quick") == tree(tmp_path / "plain")
+    model.generate(200, seed=4, start=30).save(tmp_path / "whole")
+    assert tree(tmp_path / "whole") == tree(tmp_path / "plain")
+
+
+def failing(model, monkeypatch, at):
+    """Make the model's plugin fail at one sample."""
+    wrong, real = model.generate(1, start=at).x[0], model.plugin.encode
+
+    def encode(sample, format, controls):
+        if torch.equal(sample.x, wrong):
+            raise ZeroDivisionError("cannot")
+        return real(sample, format, controls)
+
+    monkeypatch.setattr(model.plugin, "encode", encode)
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_the_first_error_of_a_thread_stops_the_drawing(models, tmp_path, monkeypatch, workers):
+    model, drawn = models["ring"], []
+    failing(model, monkeypatch, at=70)
+
+    def chunks():
+        for chunk in model.stream(100 * CHUNK):
+            drawn.append(len(chunk))
+            yield chunk
+
+    with pytest.raises(PluginError, match=r"local 0 \(ring\) failed at encode: ZeroDivisionError: cannot"):
+        save(chunks(), tmp_path, workers=workers)
+    assert len(drawn) <= 2 + workers + 1
+    assert "samples.json" not in tree(tmp_path)
+
+
+def test_a_disk_that_takes_no_more_is_told_from_a_thread(models, tmp_path):
+    (tmp_path / "000070.npy").mkdir()
+    with pytest.raises(StorageError, match=r"cannot write .*000070\.npy"):
+        save(models["ring"].stream(3 * CHUNK), tmp_path)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ConfigError("no")])
+def test_a_drawing_that_ends_early_leaves_whole_files_only(models, tmp_path, error):
+    def chunks():
+        yield from models["ring"].stream(5 * CHUNK)
+        raise error
+
+    with pytest.raises((KeyboardInterrupt, ConfigError)):
+        save(chunks(), tmp_path, workers=2)
+    files = tree(tmp_path)
+    save(models["ring"].stream(5 * CHUNK), tmp_path / "whole")
+    whole = tree(tmp_path / "whole")
+    assert files.keys() <= whole.keys() - {"samples.json"}
+    assert all(whole[name] == content for name, content in files.items())
+
+
+def test_no_more_waits_than_there_are_threads():
+    waiting, most, gate = [], [], threading.Semaphore(0)
+
+    def work(item):
+        gate.acquire()
+        waiting.remove(item)
+
+    def items():
+        for item in range(12):
+            waiting.append(item)
+            most.append(len(waiting))
+            gate.release()
+            yield item
+
+    assert list(overlapped(work, items(), workers=2)) == list(range(12))
+    assert max(most) <= 2 + 1 + 1  # in work or waiting, and the one that is being made
+    assert not waiting
 
 
 # Foreign and damaged folders -------------------------------------------------------------------------------------

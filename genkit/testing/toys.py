@@ -462,7 +462,7 @@ class Duet(ModalityPlugin):
         """The generator's points should be as far out as the real ones are on average."""
         return {"spread": (fake.x.abs().mean() - real.x.abs().mean()).square()} if player == "generator" else {}
 
-    def sheet(self, samples: Sample, format: str, controls: Any) -> bytes:
+    def sheet(self, samples: Sample, format: str, controls: Any, columns: int | None = None) -> bytes:
         """All points as text."""
         return "\n".join(f"{x:.4f} {y:.4f}" for x, y in samples.x.tolist()).encode()
 

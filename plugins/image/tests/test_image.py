@@ -18,7 +18,8 @@ from genkit.errors import ConfigError, DataError, GenkitError
 from genkit.plugin import Facts, Sample
 from genkit_image import dcgan, modality, modern
 from genkit_image.dcgan import Critic, Generator, halvings
-from genkit_image.options import Options
+from genkit_image.options import Controls, Options
+from genkit_image.pictures import to_png
 from genkit_image.plugin import ImagePlugin, to_pixels
 from genkit_image.sources import open_source, read_idx
 
@@ -336,6 +337,50 @@ def test_encoded_pictures_are_the_pixels_bit_for_bit():
     assert np.array_equal(decoded, to_pixels(colour).permute(1, 2, 0).numpy())
 
 
+@pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (2, "LA"), (3, "RGB"), (4, "RGBA")])
+def test_every_kind_of_picture_is_a_png_of_its_mode(channels, mode):
+    pixels = torch.randint(256, (5, channels, 7, 12), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    for picture, content in zip(pixels, to_png(pixels), strict=True):
+        with Image.open(io.BytesIO(content)) as decoded:
+            assert decoded.mode == mode
+            assert np.array_equal(np.asarray(decoded).reshape(7, 12, channels), picture.permute(1, 2, 0).numpy())
+        Image.open(io.BytesIO(content)).verify()
+
+
+def test_many_pictures_are_encoded_as_each_would_be():
+    plugin, x = plugin_for("builtin:fashion"), torch.rand(70, 1, 16, 16) * 2 - 1
+    one_by_one = [plugin.encode(Sample(picture), "png", None) for picture in x]
+    assert plugin.encode_each(Sample(x), "png", None) == one_by_one
+
+
+def test_an_animation_shows_the_samples_in_order_and_for_ever():
+    plugin, x = plugin_for("builtin:fashion"), torch.rand(5, 1, 16, 16) * 2 - 1
+    content = plugin.sheet(Sample(x), "webp", Controls(fps=20))
+    assert plugin.sheet(Sample(x), "webp", Controls(fps=20)) == content
+    with Image.open(io.BytesIO(content)) as film:
+        assert (film.format, film.n_frames, film.info["loop"]) == ("WEBP", 5, 0)
+        for number, pixels in enumerate(to_pixels(x)):
+            film.seek(number)
+            assert np.array_equal(np.asarray(film.convert("L")), pixels[0].numpy())
+            assert film.info["duration"] == 50
+
+
+def test_truncation_limits_the_noise_and_keeps_who_is_who(tmp_path):
+    torch.manual_seed(0)
+    generator = plugin_for("builtin:fashion").networks().generator.eval()
+    z = {"z": torch.randn(4, 100)}
+    whole, loose, tight = (generator(z, None, Controls(truncation=bound)).x for bound in (None, 8.0, 0.1))
+    assert torch.equal(whole, generator(z, None, None).x)
+    torch.testing.assert_close(loose, whole)
+    assert tight.std(0).mean() < 0.5 * whole.std(0).mean()
+
+
+@pytest.mark.parametrize("values", [{"truncation": 0}, {"truncation": -1}, {"fps": 0}, {"fps": 61}])
+def test_controls_that_do_not_work_are_refused(values):
+    with pytest.raises(ValidationError):
+        Controls(**values)
+
+
 def test_values_that_are_not_finite_are_never_written():
     with pytest.raises(GenkitError, match="not finite"):
         plugin_for("builtin:fashion").encode(Sample(torch.full((1, 16, 16), torch.nan)), "png", None)
@@ -345,6 +390,8 @@ def test_a_sheet_has_a_column_for_every_class():
     plugin = plugin_for("builtin:fashion", conditional=True)
     sheet = Image.open(io.BytesIO(plugin.sheet(Sample(torch.zeros(20, 1, 16, 16)), "png", None)))
     assert sheet.size == (10 * 18 + 2, 2 * 18 + 2)
+    sheet = Image.open(io.BytesIO(plugin.sheet(Sample(torch.zeros(20, 1, 16, 16)), "png", None, columns=5)))
+    assert sheet.size == (5 * 18 + 2, 4 * 18 + 2)
 
 
 def test_the_manifest_is_plain_data_and_its_presets_are_configurations():

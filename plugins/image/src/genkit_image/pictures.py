@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import math
 import os
+import struct
 import threading
 import warnings
+import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -287,6 +289,31 @@ def to_picture(pixels: Tensor) -> Image.Image:
     """uint8 [C, H, W] as a picture."""
     array = pixels.permute(1, 2, 0).numpy()
     return Image.fromarray(array[..., 0] if array.shape[2] == 1 else np.ascontiguousarray(array))
+
+
+def to_png(pixels: Tensor) -> list[bytes]:
+    """Pictures [N, C, H, W] uint8 as PNG files, C of 1 (grey), 2 (with alpha), 3 (colour) or 4 (with alpha).
+
+    Written here because Pillow takes as long again around the compression of a small picture as for it.
+    Source: PNG Specification (Third Edition), W3C 2023; each row is stored as its difference to the one above (9.2).
+    """
+    count, channels, height, width = pixels.shape
+    values = pixels.permute(0, 2, 3, 1).reshape(count, height, width * channels).numpy()
+    rows = np.full((count, height, 1 + width * channels), 2, np.uint8)  # each begins with the number of its filter
+    rows[:, 0, 1:] = values[:, 0]
+    np.subtract(values[:, 1:], values[:, :-1], out=rows[:, 1:, 1:])
+    header = struct.pack(">IIBBBBB", width, height, 8, _PNG_COLOURS[channels], 0, 0, 0)
+    before, after = b"\x89PNG\r\n\x1a\n" + _png_chunk(b"IHDR", header), _png_chunk(b"IEND", b"")
+    return [before + _png_chunk(b"IDAT", zlib.compress(picture.data, _PNG_LEVEL)) + after for picture in rows]
+
+
+_PNG_COLOURS = {1: 0, 2: 4, 3: 2, 4: 6}
+_PNG_LEVEL = 3
+"""zlib's: above it files shrink by a few per cent and take twice the time."""
+
+
+def _png_chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))
 
 
 def _is_grey(bands: Pixels) -> bool:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,7 +15,7 @@ from genkit.errors import ConfigError, DataError, GenkitError, did_you_mean
 from genkit.plugin import Facts, ModalityPlugin, Networks, Sample
 from genkit_image import dcgan, modern
 from genkit_image.options import Options
-from genkit_image.pictures import Checked, Pictures, grid, to_picture
+from genkit_image.pictures import Checked, Pictures, grid, to_picture, to_png
 from genkit_image.sources import open_source
 
 
@@ -75,13 +76,25 @@ class ImagePlugin(ModalityPlugin):
 
     def encode(self, sample: Sample, format: str, controls: Any) -> bytes:
         """One picture as PNG."""
-        return _png(to_picture(to_pixels(sample.x)))
+        return to_png(to_pixels(sample.x[None]))[0]
 
-    def sheet(self, samples: Sample, format: str, controls: Any) -> bytes:
-        """A grid as PNG: one column per class if there are classes, else about square."""
-        classes = len(self.facts["labels"])
-        columns = classes if 2 <= classes <= min(len(samples), 20) else math.ceil(math.sqrt(len(samples)))
-        return _png(grid(to_pixels(samples.x), columns))
+    def encode_each(self, samples: Sample, format: str, controls: Any) -> list[bytes]:
+        """The same for many: their pixels are computed at once."""
+        return to_png(to_pixels(samples.x))
+
+    def sheet(self, samples: Sample, format: str, controls: Any, columns: int | None = None) -> bytes:
+        """A grid as PNG: one column per class if there are classes, else about square; or an animation as WebP."""
+        pixels, buffer = to_pixels(samples.x), io.BytesIO()
+        if format == "webp":
+            first, *rest = map(to_picture, pixels)
+            milliseconds = round(1000 / controls.fps)
+            first.save(buffer, "WEBP", save_all=True, append_images=rest, duration=milliseconds, loop=0, lossless=True)
+            return buffer.getvalue()
+        if columns is None:
+            classes = len(self.facts["labels"])
+            columns = classes if 2 <= classes <= min(len(samples), 20) else math.ceil(math.sqrt(len(samples)))
+        grid(pixels, columns).save(buffer, "PNG")
+        return buffer.getvalue()
 
 
 def to_pixels(x: Tensor) -> Tensor:
@@ -90,12 +103,7 @@ def to_pixels(x: Tensor) -> Tensor:
     Raises:
         GenkitError: if a value is not finite: no picture is written silently from a broken model.
     """
-    if not x.isfinite().all():
+    values = x.numpy()  # torch would start threads of its own in each thread that encodes
+    if not np.isfinite(values).all():
         raise GenkitError("the model made values that are not finite; no picture is written from them")
-    return ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-
-
-def _png(picture: Any) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return buffer.getvalue()
+    return torch.from_numpy(np.rint((values + 1) * np.float32(127.5)).clip(0, 255).astype(np.uint8))
