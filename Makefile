@@ -53,6 +53,7 @@ bench: install
 	$(BIN)/python tests/benchmarks/step.py
 	$(BIN)/python tests/benchmarks/step.py --preset dcgan-small --size 32 --steps 10
 	$(BIN)/python tests/benchmarks/startup.py
+	$(BIN)/python tests/benchmarks/generate.py
 
 docs: install
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
