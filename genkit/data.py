@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -138,8 +139,9 @@ class Batches:
         dataset: a tensor or array [N, *event]; or `len()` and `[index]` -> a Sample without batch axis, or its `x`.
             Where it has `__getitems__(indices)` -> a batch (or the items), that is called instead, once per batch;
             a data set whose items are random should not have it. Where it has
-            `batch(indices: list[int], words: NDArray[np.uint64]) -> Sample`, that is called instead of either: each
-            item has a word [B] of 64 random bits, for all that is random about it; no global generator may be touched.
+            `random_batch(indices: list[int], words: NDArray[np.uint64]) -> Sample`, that is called instead of either,
+            ahead of time in a thread of its own: each item has a word [B] of 64 random bits, for all that is random
+            about it; no global generator may be touched.
         seed: of the order.
 
     Raises:
@@ -151,18 +153,36 @@ class Batches:
             raise DataError("the data set is empty")
         self.dataset, self.seed = dataset, seed
         self._epoch, self._order = -1, np.empty(0, np.int64)
+        self._ahead: tuple[int, int, Future[Sample]] | None = None
+        self._before = 0
+        self._reader = ThreadPoolExecutor(1, "genkit-reader")
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def take(self, position: int, count: int) -> Sample:
         """The `count` items that follow the first `position` ones, as a batch."""
-        if hasattr(self.dataset, "batch"):
-            indices = [self._index(place) for place in range(position, position + count)]
-            batch: Sample = self.dataset.batch(indices, words(stream_key("words", self.seed), position, count))
-            return batch
+        if hasattr(self.dataset, "random_batch"):
+            return self._take_ahead(position, count)
         with global_seeds(self.seed, "items", position):
             return self._fetch([self._index(place) for place in range(position, position + count)], position)
+
+    def _take_ahead(self, position: int, count: int) -> Sample:
+        """The batch asked for; where batches are asked for in turn, the next is read meanwhile."""
+        ahead, stride = self._ahead, position - self._before
+        batch = ahead[2] if ahead and ahead[:2] == (position, count) else self._reading(position, count)
+        self._ahead = (
+            (position + stride, count, self._reading(position + stride, count))
+            if stride > 0 and stride % count == 0
+            else None
+        )
+        self._before = position
+        return batch.result()
+
+    def _reading(self, position: int, count: int) -> Future[Sample]:
+        indices = [self._index(place) for place in range(position, position + count)]
+        about = words(stream_key("words", self.seed), position, count)
+        return self._reader.submit(self.dataset.random_batch, indices, about)
 
     def _fetch(self, indices: list[int], position: int) -> Sample:
         if isinstance(self.dataset, torch.Tensor | np.ndarray):

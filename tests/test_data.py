@@ -332,7 +332,7 @@ def test_seeds_lend_the_global_generators_and_give_them_back():
 class Worded(Items):
     """Items whose randomness comes from words; it must neither be asked for items nor find generators seeded."""
 
-    def batch(self, indices, words):
+    def random_batch(self, indices, words):
         assert words.dtype == np.uint64
         self.state = torch.get_rng_state()
         return Sample(

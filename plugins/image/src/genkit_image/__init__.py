@@ -2,7 +2,7 @@
 
 from genkit.plugin import Modality, Preset
 
-_CAN = frozenset({"condition", "sheet"})
+_CAN = frozenset({"condition", "sheet", "augment"})
 
 # Huang et al. 2024 (arXiv:2501.05441) fall to these ends over 20,000,000 pictures; here over a run that a CPU can do.
 _MODERN_ITEMS = 300_000

@@ -206,14 +206,15 @@ class Pictures:
         """Pictures unchanged: x [B, C, H, W] in [-1, 1], condition [B] or None."""
         return self._sample(self.checked.pixels(indices, self.channels), indices)
 
-    def batch(self, indices: list[int], words: NDArray[np.uint64]) -> Sample:
+    def random_batch(self, indices: list[int], words: NDArray[np.uint64]) -> Sample:
         """Pictures flipped and cropped by their random words."""
         pixels = self.checked.pixels(indices, self.channels)
         return self._sample(augmented(pixels, words, self.options.flip, self.options.crop), indices)
 
     def _sample(self, pixels: Pixels, indices: list[int]) -> Sample:
         condition = None if self.labels is None else self.labels[indices]
-        return Sample(torch.from_numpy(pixels).float() / 127.5 - 1, condition)
+        x = pixels.astype(np.float32) / np.float32(127.5) - 1  # by NumPy: torch's threads are the training's
+        return Sample(torch.from_numpy(x), condition)
 
 
 # Pixels ----------------------------------------------------------------------------------------------------------

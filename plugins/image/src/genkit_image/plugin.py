@@ -14,9 +14,14 @@ from torch import Tensor
 from genkit.errors import ConfigError, DataError, GenkitError, did_you_mean
 from genkit.plugin import Facts, ModalityPlugin, Networks, Sample
 from genkit_image import dcgan, modern
+from genkit_image.augment import augmented
 from genkit_image.options import Options
 from genkit_image.pictures import Checked, Pictures, grid, to_picture, to_png
 from genkit_image.sources import open_source
+
+
+FEW = 5000
+"""Pictures below which critics are shown changed ones."""
 
 
 class ImagePlugin(ModalityPlugin):
@@ -31,7 +36,7 @@ class ImagePlugin(ModalityPlugin):
 
     @classmethod
     def inspect(cls, source: Any, options: Options) -> Facts:
-        """Channels (1, 3 or 4), and the names of the classes if they are to be learned.
+        """Channels (1, 3 or 4), the names of the classes if they are to be learned, whether critics need augmentation.
 
         Raises:
             DataError: if there is nothing to train on, or classes are asked for and there are none.
@@ -42,7 +47,9 @@ class ImagePlugin(ModalityPlugin):
                 f"options.conditional is set, but {pictures.source.title} has no classes: put the pictures into one "
                 "sub-folder per class, or an IDX label file beside them, or pass (picture, label) items"
             )
-        return Facts({"channels": pictures.channels, "labels": list(pictures.names) if options.conditional else []})
+        few = options.augment == "on" or (options.augment == "auto" and len(pictures.kept) < FEW)
+        labels = list(pictures.names) if options.conditional else []
+        return Facts({"channels": pictures.channels, "labels": labels, "augment": few})
 
     def dataset(self, source: Any) -> Pictures:
         """Scaled pictures."""
@@ -73,6 +80,10 @@ class ImagePlugin(ModalityPlugin):
         if value not in labels:
             raise ConfigError(f"label {value!r}: no such label.{did_you_mean(value, labels)}")
         return torch.full((len(indices),), labels.index(value))
+
+    def augment(self, sample: Sample) -> Sample:
+        """What critics see: changed at random where there are few pictures."""
+        return sample.with_x(augmented(sample.x)) if self.facts["augment"] else sample
 
     def encode(self, sample: Sample, format: str, controls: Any) -> bytes:
         """One picture as PNG."""
