@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "train": ("genkit.training", "train"),
-    "Progress": ("genkit.training", "Progress"),
+    "Progress": ("genkit.clock", "Progress"),
     "check_data": ("genkit.data", "check_data"),
     "DataReport": ("genkit.data", "DataReport"),
     "load": ("genkit.sampling", "open_model"),
@@ -46,13 +46,14 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from genkit.clock import Progress
     from genkit.data import DataReport, check_data
     from genkit.errors import GenkitError, Interrupted, UserError
     from genkit.registry import found as plugins
     from genkit.registry import register, unregister
     from genkit.sampling import Model, Samples
     from genkit.sampling import open_model as load
-    from genkit.training import Progress, train
+    from genkit.training import train
 
 
 def __getattr__(name: str) -> Any:

@@ -20,9 +20,9 @@ from typer.core import TyperCommand, TyperGroup
 from genkit.errors import ConfigError, GenkitError, Interrupted
 
 if TYPE_CHECKING:
+    from genkit.clock import Progress
     from genkit.registry import Found
     from genkit.sampling import Samples
-    from genkit.training import Progress
 
 PLAIN_SECONDS = 10
 SHOWN = 20

@@ -13,20 +13,17 @@ import hashlib
 import json
 import math
 import os
-import signal
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from genkit import artifact, registry
 from genkit import config as configuration
 from genkit.artifact import RunFolder
+from genkit.clock import PULSE, Clock, Progress, Stop, stop_signals
 from genkit.config import RunConfig
 from genkit.data import global_seeds, open_data
 from genkit.diagnosis import saturated
@@ -38,34 +35,8 @@ from genkit.recipe import PLANS
 from genkit.runtime import Runtime, leads, open_trackers
 from genkit.sampling import Model, open_model
 
-LOG_SECONDS = 1.0
-PULSE = 16
-"""Rounds between two questions that cost the device, or other processes, a wait."""
 RETRIES = 3
 LOST = f"a player's gradient was not finite in {LOST_TURNS} turns in a row"
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What a run tells while it goes; passed to the `progress` callable about once a second.
-
-    Args:
-        items, total_items: real samples seen, and to be seen (None where minutes decide).
-        seconds, seconds_left: of work, over all sessions; None where it cannot be known yet.
-        items_per_second: since this session began.
-        stage: pretrain, critics or game.
-        statistics: `player.name` -> mean since the last report.
-        note: something that happened (a sheet, a checkpoint, a warning); None for a plain report.
-    """
-
-    items: int
-    total_items: int | None
-    seconds: float
-    seconds_left: float | None
-    items_per_second: float
-    stage: str
-    statistics: Mapping[str, float] = field(default_factory=dict)
-    note: str | None = None
 
 
 def train(
@@ -139,7 +110,7 @@ def train(
             chosen = _resumed(manifest, preset, data, layers, saved)
         with global_seeds("training", chosen.run.seed):
             game, notes = _set_up(chosen, folder, resume=saved is not None)
-            with _stop_signals() as stop:
+            with stop_signals() as stop:
                 play(game, folder, report, stop, notes)
             game.runtime.meet()  # the leader has written what the others are about to read
     finally:
@@ -149,7 +120,7 @@ def train(
 
 
 def play(
-    game: Game, folder: RunFolder, report: Callable[[Progress], None], stop: _Stop, notes: Sequence[str] = ()
+    game: Game, folder: RunFolder, report: Callable[[Progress], None], stop: Stop, notes: Sequence[str] = ()
 ) -> None:
     """Let the players take turns until the run is over; look, log and save on the way.
 
@@ -158,7 +129,7 @@ def play(
     """
     run = game.config.run
     every = run.sample_items or math.ceil((run.items or 0) / 10)
-    clock = _Clock(game, report, _trackers(game, folder))
+    clock = Clock(game, report, _trackers(game, folder))
     for note in notes:
         clock.tell(note=note)
     to_the_start = game.snapshot() if folder.latest() is None else None
@@ -330,7 +301,7 @@ def _trackers(game: Game, folder: RunFolder) -> list[Any]:
 # Looking and saving: none of it touches the game ------------------------------------------------------------------
 
 
-def _look(game: Game, folder: RunFolder, clock: _Clock) -> None:
+def _look(game: Game, folder: RunFolder, clock: Clock) -> None:
     """Draw samples of fixed identities: say what is wrong with them, and write a sheet of them."""
     modality, run = game.config.modality, game.config.run
     if not game.runtime.leads:
@@ -355,7 +326,7 @@ def _look(game: Game, folder: RunFolder, clock: _Clock) -> None:
     clock.tell(note=f"samples: {path}")
 
 
-def _save(game: Game, folder: RunFolder, clock: _Clock) -> None:
+def _save(game: Game, folder: RunFolder, clock: Clock) -> None:
     """Write a checkpoint and the model as it is now; never what is not finite."""
     game.check_finite()
     clock.tick()
@@ -369,7 +340,7 @@ def _save(game: Game, folder: RunFolder, clock: _Clock) -> None:
     clock.saved()
 
 
-def _go_back(game: Game, folder: RunFolder, clock: _Clock, to_the_start: Callable[[], None] | None) -> None:
+def _go_back(game: Game, folder: RunFolder, clock: Clock, to_the_start: Callable[[], None] | None) -> None:
     """Undo what led to a game that is lost, and go on with half the learning rates and other random numbers.
 
     Raises:
@@ -433,103 +404,3 @@ def _about_data(game: Game) -> dict[str, Any]:
     facts = game.plugin.facts
     files = {name: hashlib.sha256(content).hexdigest() for name, content in facts.files.items()}
     return {"items": len(game.batches), "facts": json.loads(json.dumps(dict(facts.values))), "files": files}
-
-
-# Time and signals ------------------------------------------------------------------------------------------------
-
-
-class _Due(NamedTuple):
-    stop: bool
-    log: bool
-    save: bool
-    over: bool
-
-
-class _Clock:
-    """When to report, log and save; how long the run has worked."""
-
-    def __init__(self, game: Game, report: Callable[[Progress], None], trackers: Sequence[Any]) -> None:
-        self.game, self.report, self.trackers = game, report, trackers
-        self.began = self.logged = self.saved_at = time.monotonic()
-        self.items_before, self.seconds_before = game.items, game.seconds
-        self.items_saved = game.items if game.items else -1
-        self.history: list[Mapping[str, float]] = []
-        self._found: Mapping[str, float] = {}
-
-    def worked(self) -> float:
-        """Seconds of work over all sessions."""
-        return self.seconds_before + time.monotonic() - self.began
-
-    def tick(self) -> None:
-        self.game.seconds = self.worked()
-
-    def due(self, stop: _Stop) -> _Due:
-        """What is to be done now. What depends on time and signals, the leader decides for all, now and then."""
-        runtime, run, now = self.game.runtime, self.game.config.run, time.monotonic()
-        over = self.game.over()
-        if runtime.processes > 1 and self.game.round % PULSE:
-            return _Due(False, False, False, over and run.items is not None)
-        log, save = now - self.logged >= LOG_SECONDS, now - self.saved_at >= run.checkpoint_seconds
-        return runtime.agreed(_Due(stop.asked, log, save, over))
-
-    def saved(self) -> None:
-        self.saved_at, self.items_saved = time.monotonic(), self.game.items
-
-    def looked(self, numbers: Mapping[str, float]) -> None:
-        self._found = {f"samples.{name}": value for name, value in numbers.items()}
-
-    def log(self, folder: RunFolder) -> None:
-        self.logged = time.monotonic()
-        statistics = self.game.statistics()
-        if statistics and self.game.runtime.leads:  # else nothing has happened since the last row
-            self.history.append(statistics)
-            row = {"items": self.game.items, "seconds": round(self.worked(), 3), "stage": self._stage()}
-            numbers = {**statistics, **self._found}
-            folder.log({**row, **numbers})
-            for tracker in self.trackers:
-                tracker.log(numbers, step=self.game.items)
-            self._found = {}
-        self.tell(statistics)
-
-    def finish(self) -> None:
-        for tracker in self.trackers:
-            tracker.finish()
-
-    def tell(self, statistics: Mapping[str, float] | None = None, note: str | None = None) -> None:
-        run, items = self.game.config.run, self.game.items
-        rate = (items - self.items_before) / max(time.monotonic() - self.began, 1e-9)
-        if run.items is None:
-            left: float | None = max(60 * (run.minutes or 0) - self.worked(), 0.0)
-        else:
-            left = (run.items - items) / rate if rate > 0 else None
-        self.report(Progress(items, run.items, self.worked(), left, rate, self._stage(), statistics or {}, note))
-
-    def _stage(self) -> str:
-        return self.game.config.recipe.stages[self.game.stage].kind
-
-
-@dataclass
-class _Stop:
-    asked: bool = False
-    exit_code: int = 0
-
-
-@contextmanager
-def _stop_signals() -> Iterator[_Stop]:
-    """Ctrl-C and SIGTERM ask the loop to save and stop; a second Ctrl-C stops at once. Main thread only."""
-    stop = _Stop()
-
-    def ask(number: int, frame: object) -> None:
-        if stop.asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        stop.asked, stop.exit_code = True, 128 + number
-
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -8,15 +8,15 @@ from torch import nn
 
 from genkit.adversarial import LOSSES
 from genkit.errors import ConfigError
-from genkit.noise import draw
-from genkit.players import (
-    GeneratorPlayer,
+from genkit.estimators import (
     RelaxedEstimator,
     ScoreFunctionEstimator,
     Verdict,
     discounted_returns,
     masked_mean,
 )
+from genkit.noise import draw
+from genkit.players import GeneratorPlayer
 from genkit.plugin import Critique, Networks, Sample
 from genkit.recipe import GumbelSoftmax, Recipe, ScoreFunction, StraightThrough
 from genkit.testing.toys import LanguageCritic, LanguageGenerator, LanguageOptions, PointGenerator, sentences

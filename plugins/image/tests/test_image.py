@@ -63,7 +63,7 @@ def test_builtin_fashion_is_ten_thousand_labelled_grey_pictures():
 
 def test_a_folder_is_read_in_any_format_scaled_and_labelled(colours):
     plugin = plugin_for(str(colours), conditional=True)
-    assert plugin.facts.values == {"channels": 3, "labels": ["blue", "red"]}
+    assert plugin.facts.values == {"channels": 3, "labels": ["blue", "red"], "augment": True}
     data = plugin.dataset(str(colours))
     assert len(data) == 6
     for index in range(6):
@@ -217,7 +217,7 @@ def test_dcgan_is_the_published_one_layer_for_layer():
 @pytest.mark.parametrize("preset", modality.presets)
 def test_a_label_changes_both_what_is_made_and_what_is_judged(preset):
     options = Options(**{**modality.presets[preset].options, "features": 4})
-    plugin = ImagePlugin(options, Facts({"channels": 1, "labels": list("abcd")}))
+    plugin = ImagePlugin(options, Facts({"channels": 1, "labels": list("abcd"), "augment": False}))
     torch.manual_seed(0)
     networks = plugin.networks()
     generator, critic = networks.generator.eval(), networks.critics["critic"].eval()

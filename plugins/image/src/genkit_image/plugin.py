@@ -19,7 +19,6 @@ from genkit_image.options import Options
 from genkit_image.pictures import Checked, Pictures, grid, to_picture, to_png
 from genkit_image.sources import open_source
 
-
 FEW = 5000
 """Pictures below which critics are shown changed ones."""
 

@@ -1,0 +1,141 @@
+"""When a run reports, logs, saves and stops; what it tells on the way. Wall-clock time and signals are known here only.
+
+Knows the game as something that can be asked how far it is. Knows no layout on disk but the log's.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from genkit.artifact import RunFolder
+from genkit.game import Game
+
+LOG_SECONDS = 1.0
+PULSE = 16
+"""Rounds between two questions that cost the device, or other processes, a wait."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a run tells while it goes; passed to the `progress` callable about once a second.
+
+    Args:
+        items, total_items: real samples seen, and to be seen (None where minutes decide).
+        seconds, seconds_left: of work, over all sessions; None where it cannot be known yet.
+        items_per_second: since this session began.
+        stage: pretrain, critics or game.
+        statistics: `player.name` -> mean since the last report.
+        note: something that happened (a sheet, a checkpoint, a warning); None for a plain report.
+    """
+
+    items: int
+    total_items: int | None
+    seconds: float
+    seconds_left: float | None
+    items_per_second: float
+    stage: str
+    statistics: Mapping[str, float] = field(default_factory=dict)
+    note: str | None = None
+
+
+class Due(NamedTuple):
+    stop: bool
+    log: bool
+    save: bool
+    over: bool
+
+
+class Clock:
+    """When to report, log and save; how long the run has worked."""
+
+    def __init__(self, game: Game, report: Callable[[Progress], None], trackers: Sequence[Any]) -> None:
+        self.game, self.report, self.trackers = game, report, trackers
+        self.began = self.logged = self.saved_at = time.monotonic()
+        self.items_before, self.seconds_before = game.items, game.seconds
+        self.items_saved = game.items if game.items else -1
+        self.history: list[Mapping[str, float]] = []
+        self._found: Mapping[str, float] = {}
+
+    def worked(self) -> float:
+        """Seconds of work over all sessions."""
+        return self.seconds_before + time.monotonic() - self.began
+
+    def tick(self) -> None:
+        self.game.seconds = self.worked()
+
+    def due(self, stop: Stop) -> Due:
+        """What is to be done now. What depends on time and signals, the leader decides for all, now and then."""
+        runtime, run, now = self.game.runtime, self.game.config.run, time.monotonic()
+        over = self.game.over()
+        if runtime.processes > 1 and self.game.round % PULSE:
+            return Due(False, False, False, over and run.items is not None)
+        log, save = now - self.logged >= LOG_SECONDS, now - self.saved_at >= run.checkpoint_seconds
+        return runtime.agreed(Due(stop.asked, log, save, over))
+
+    def saved(self) -> None:
+        self.saved_at, self.items_saved = time.monotonic(), self.game.items
+
+    def looked(self, numbers: Mapping[str, float]) -> None:
+        self._found = {f"samples.{name}": value for name, value in numbers.items()}
+
+    def log(self, folder: RunFolder) -> None:
+        self.logged = time.monotonic()
+        statistics = self.game.statistics()
+        if statistics and self.game.runtime.leads:  # else nothing has happened since the last row
+            self.history.append(statistics)
+            row = {"items": self.game.items, "seconds": round(self.worked(), 3), "stage": self._stage()}
+            numbers = {**statistics, **self._found}
+            folder.log({**row, **numbers})
+            for tracker in self.trackers:
+                tracker.log(numbers, step=self.game.items)
+            self._found = {}
+        self.tell(statistics)
+
+    def finish(self) -> None:
+        for tracker in self.trackers:
+            tracker.finish()
+
+    def tell(self, statistics: Mapping[str, float] | None = None, note: str | None = None) -> None:
+        run, items = self.game.config.run, self.game.items
+        rate = (items - self.items_before) / max(time.monotonic() - self.began, 1e-9)
+        if run.items is None:
+            left: float | None = max(60 * (run.minutes or 0) - self.worked(), 0.0)
+        else:
+            left = (run.items - items) / rate if rate > 0 else None
+        self.report(Progress(items, run.items, self.worked(), left, rate, self._stage(), statistics or {}, note))
+
+    def _stage(self) -> str:
+        return self.game.config.recipe.stages[self.game.stage].kind
+
+
+@dataclass
+class Stop:
+    asked: bool = False
+    exit_code: int = 0
+
+
+@contextmanager
+def stop_signals() -> Iterator[Stop]:
+    """Ctrl-C and SIGTERM ask the loop to save and stop; a second Ctrl-C stops at once. Main thread only."""
+    stop = Stop()
+
+    def ask(number: int, frame: object) -> None:
+        if stop.asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.asked, stop.exit_code = True, 128 + number
+
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
