@@ -89,12 +89,7 @@ class Runtime:
 
     def lay_out(self, module: nn.Module) -> None:
         """Move a module to the device and its weights into the plan's memory format, in place."""
-        module.to(self.device)
-        for parameter in module.parameters():
-            if parameter.ndim in _LAYOUTS:
-                last = self.plan.endswith("channels-last")
-                layout = _LAYOUTS[parameter.ndim] if last else torch.contiguous_format
-                parameter.data = parameter.data.contiguous(memory_format=layout)
+        lay_out(module.to(self.device), self.plan.endswith("channels-last"))
 
     def wait(self) -> None:
         """Until the device has done what it was asked to do."""
@@ -148,6 +143,14 @@ class Runtime:
         """Wait until all processes are here."""
         if self.processes > 1:
             torch.distributed.barrier()
+
+
+def lay_out(module: nn.Module, channels_last: bool) -> None:
+    """Bring a module's spatial weights into a memory format, in place; what they compute follows it."""
+    for parameter in module.parameters():
+        if parameter.ndim in _LAYOUTS:
+            layout = _LAYOUTS[parameter.ndim] if channels_last else torch.contiguous_format
+            parameter.data = parameter.data.contiguous(memory_format=layout)
 
 
 def open_trackers(name: str | None, folder: Path, settings: Mapping[str, Any]) -> list[Any]:

@@ -24,7 +24,7 @@ from genkit.errors import ConfigError, ModelError, PluginError, UnknownModality,
 from genkit.noise import between
 from genkit.noise import draw as draw_noise
 from genkit.plugin import Facts, Generator, Modality, ModalityPlugin, Noise, Sample, capabilities_of
-from genkit.runtime import WORKERS, overlapped, pick_device
+from genkit.runtime import WORKERS, lay_out, overlapped, pick_device
 
 CHUNK = 64
 """Rows of every forward when sampling. Part of what a sample's bits depend on: never changed lightly."""
@@ -138,6 +138,9 @@ class Model:
     device: torch.device
     path: Path | None = None
     sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        lay_out(self.generator, channels_last=True)  # always: bits do not depend on the plan that it was trained by
 
     def __repr__(self) -> str:
         return f"<model of {self.modality.id}, {self.info.get('items', 0):,} items seen, {self.path or 'not saved'}>"

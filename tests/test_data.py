@@ -13,7 +13,7 @@ import genkit
 from genkit.data import Batches, as_sample, collate, global_seeds, open_data, parts, seed_everything
 from genkit.errors import DataError
 from genkit.plugin import Facts, Modality, Sample, Skipped
-from genkit.testing.toys import Ring, RingOptions, duet
+from genkit.testing.toys import Mixture, RingOptions, duet
 
 laws = settings(max_examples=50, deadline=None, derandomize=True)
 sizes, seeds, positions, counts = st.integers(1, 13), st.integers(0, 99), st.integers(0, 200), st.integers(1, 30)
@@ -369,7 +369,7 @@ def test_words_differ_from_place_to_place_and_seed_to_seed_and_no_generator_is_t
 ASKED = []
 
 
-class Holed(Ring):
+class Holed(Mixture):
     """A ring of which some points cannot be used."""
 
     @classmethod

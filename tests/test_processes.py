@@ -17,10 +17,10 @@ from safetensors.torch import load_file
 import genkit
 from genkit.errors import ConfigError
 from genkit.plugin import Modality, Networks
-from genkit.testing.toys import LanguageOptions, Ring, StepLanguage, language, ring
+from genkit.testing.toys import LanguageOptions, Mixture, StepLanguage, language, ring
 
 
-class ExactRing(Ring):
+class ExactRing(Mixture):
     """Points on a ring in float64."""
 
     def dataset(self, source):

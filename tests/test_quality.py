@@ -3,7 +3,7 @@
 import pytest
 
 import genkit
-from genkit.testing.toys import LanguageOptions, RingOptions, language, ring, ring_report, total_variation
+from genkit.testing.toys import LanguageOptions, RingOptions, language, mixture_report, ring, total_variation
 
 SEEDS = (0, 1, 2)
 
@@ -13,7 +13,7 @@ SEEDS = (0, 1, 2)
 def test_the_ring_is_covered_and_sharp(tmp_path, seed):
     """8 of 8 modes with at least 20 of 2,500 samples within 3 sigma, and 90 % of all samples there."""
     model = genkit.train(ring, out=tmp_path / "run", seed=seed, threads=1)
-    report = ring_report(model.generate(2500, seed=seed).x, RingOptions())
+    report = mixture_report(model.generate(2500, seed=seed).x, RingOptions())
     print(f"\nring, seed {seed}: {report['modes']} of 8 modes, {report['near']:.1%} of 2,500 samples within 3 sigma")
     assert report["modes"] == 8
     assert report["near"] >= 0.9
@@ -40,7 +40,7 @@ def test_a_short_game_on_the_ring_finds_most_modes(tmp_path):
     faster = {player: {"learning_rate": 2e-3} for player in ("generator", "critic")}
     model = genkit.train(ring, out=tmp_path / "run", items=150_000, threads=1, recipe=faster)
     points = model.generate(2500).x
-    report = ring_report(points, RingOptions(sigma=0.1))  # within 0.3 of a mode
+    report = mixture_report(points, RingOptions(sigma=0.1))  # within 0.3 of a mode
     assert report["modes"] >= 7
     assert report["near"] > 0.5
 

@@ -1,6 +1,7 @@
-"""Three toy modalities whose truth is known, as the engine's test partners.
+"""Toy modalities whose truth is known, as the engine's test partners.
 
     ring       points of a mixture of Gaussians on a circle: continuous, 8 modes
+    grid       the same on a square grid, 25 modes
     language   a tiny language of variable length whose 39 sentences can be enumerated: discrete, masked
     duet       a conditional point with two critics and an extra term
 
@@ -43,11 +44,25 @@ class RingOptions(Settings):
     width: int = 128
     latent: int = 2
 
+    def centres(self) -> Tensor:
+        """[modes, 2]: the means of the mixture."""
+        angles = torch.arange(self.modes) * (2 * math.pi / self.modes)
+        return self.radius * torch.stack([angles.cos(), angles.sin()], 1)
 
-def ring_centres(options: RingOptions) -> Tensor:
-    """[modes, 2]: the means of the mixture."""
-    angles = torch.arange(options.modes) * (2 * math.pi / options.modes)
-    return options.radius * torch.stack([angles.cos(), angles.sin()], 1)
+
+class GridOptions(Settings):
+    """A mixture of equal Gaussians on a square grid around 0."""
+
+    side: int = 5
+    spacing: float = 2.0
+    sigma: float = 0.05
+    width: int = 128
+    latent: int = 2
+
+    def centres(self) -> Tensor:
+        """[side * side, 2]: the means of the mixture."""
+        places = (torch.arange(self.side) - (self.side - 1) / 2) * self.spacing
+        return torch.cartesian_prod(places, places)
 
 
 class PointGenerator(nn.Module):
@@ -73,15 +88,16 @@ class PointCritic(nn.Module):
         return Critique((self.body(sample.x)[:, 0],))
 
 
-class Ring(ModalityPlugin):
-    """Points on a ring."""
+class Mixture(ModalityPlugin):
+    """Points of a mixture of Gaussians."""
+
+    options: RingOptions | GridOptions
 
     def dataset(self, source: Any) -> Tensor:
         """100,000 points, always the same."""
-        generator = torch.Generator().manual_seed(0)
-        which = torch.randint(self.options.modes, (100_000,), generator=generator)
-        spread = self.options.sigma * torch.randn(100_000, 2, generator=generator)
-        return ring_centres(self.options)[which] + spread
+        generator, centres = torch.Generator().manual_seed(0), self.options.centres()
+        which = torch.randint(len(centres), (100_000,), generator=generator)
+        return centres[which] + self.options.sigma * torch.randn(100_000, 2, generator=generator)
 
     def networks(self) -> Networks:
         """Two small perceptrons."""
@@ -93,34 +109,41 @@ class Ring(ModalityPlugin):
 _RUN = {"plan": "fp32"}  # toys have exact answers
 _FALLING = {"start": 3e-3, "end": 1e-5, "items": 3_000_000, "shape": "cosine"}
 
+_MIXTURE = Preset(
+    recipe={
+        "batch_size": 256,
+        "loss": "relativistic",
+        "penalties": {"r1": {"weight": 0.05}, "r2": {"weight": 0.05}},
+        "generator": {"learning_rate": _FALLING, "betas": (0.5, 0.9)},
+        "critic": {"learning_rate": _FALLING, "betas": (0.5, 0.9)},
+        "ema_halflife_items": 50_000,
+    },
+    run={"items": 3_000_000, **_RUN},
+    capabilities=frozenset(),
+)
+
 ring = Modality(
     id="ring",
     title="Points on a ring",
-    plugin="genkit.testing.toys:Ring",
+    plugin="genkit.testing.toys:Mixture",
     options="genkit.testing.toys:RingOptions",
-    presets={
-        "default": Preset(
-            recipe={
-                "batch_size": 256,
-                "loss": "relativistic",
-                "penalties": {"r1": {"weight": 0.05}, "r2": {"weight": 0.05}},
-                "generator": {"learning_rate": _FALLING, "betas": (0.5, 0.9)},
-                "critic": {"learning_rate": _FALLING, "betas": (0.5, 0.9)},
-                "ema_halflife_items": 50_000,
-            },
-            run={"items": 3_000_000, **_RUN},
-            capabilities=frozenset(),
-        )
-    },
+    presets={"default": _MIXTURE},
+)
+grid = Modality(
+    id="grid",
+    title="Points on a grid",
+    plugin="genkit.testing.toys:Mixture",
+    options="genkit.testing.toys:GridOptions",
+    presets={"default": _MIXTURE},
 )
 
 
-def ring_report(points: Tensor, options: RingOptions) -> dict[str, float]:
-    """How well points [N, 2] cover the ring: modes with at least 20 of them, share within 3 sigma of a mode."""
-    distances = torch.cdist(points, ring_centres(options))
-    nearest, which = distances.min(1)
+def mixture_report(points: Tensor, options: RingOptions | GridOptions) -> dict[str, float]:
+    """How well points [N, 2] cover a mixture: modes with at least 20 of them, share within 3 sigma of a mode."""
+    centres = options.centres()
+    nearest, which = torch.cdist(points, centres).min(1)
     near = nearest <= 3 * options.sigma
-    counts = torch.bincount(which[near], minlength=options.modes)
+    counts = torch.bincount(which[near], minlength=len(centres))
     return {"modes": int((counts >= 20).sum()), "near": near.float().mean().item()}
 
 

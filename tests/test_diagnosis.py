@@ -1,0 +1,76 @@
+"""Collapsed, memorising and saturated games are told from healthy ones."""
+
+import pytest
+import torch
+
+import genkit
+from genkit.diagnosis import Reference, saturated
+from genkit.plugin import Sample
+from genkit.testing.toys import ring
+
+
+def cloud(count, size=48, seed=0):
+    return torch.randn(count, size, generator=torch.Generator().manual_seed(seed))
+
+
+REALS = Reference(Sample(cloud(500)))
+CASES = {
+    "fresh draws of the same law": (cloud(64, seed=1), None),
+    "one point": (cloud(1, seed=1).expand(64, -1) + 1e-4 * cloud(64, seed=2), "collapsed"),
+    "three points": (cloud(3, seed=1).repeat(22, 1) + 1e-3 * cloud(66, seed=2), "collapsed"),
+    "training items": (cloud(64), "by heart"),
+    "training items, slightly changed": (cloud(64) + 0.1 * cloud(64, seed=3), "by heart"),
+    "half training items": (torch.cat([cloud(32), cloud(32, seed=4)]), "by heart"),
+    "narrower than the data": (0.7 * cloud(64, seed=5), None),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_samples_are_judged_in_plain_words(case):
+    points, expected = CASES[case]
+    numbers, said = REALS.findings(Sample(points))
+    assert set(numbers) == {"spread", "twins", "copies"}
+    assert [expected in one for one in said] == ([True] if expected else [])
+
+
+def test_distances_are_the_same_whatever_the_shape():
+    shaped = Reference(Sample(cloud(500).view(500, 3, 4, 4))).findings(Sample(cloud(64, seed=1).view(64, 3, 4, 4)))
+    assert shaped == REALS.findings(Sample(cloud(64, seed=1)))
+
+
+def test_discrete_samples_are_compared_by_the_steps_that_differ():
+    generator = torch.Generator().manual_seed(0)
+    reals = torch.randint(50, (400, 20), generator=generator)
+    reference = Reference(Sample(reals))
+    assert reference.findings(Sample(torch.randint(50, (64, 20), generator=generator)))[1] == []
+    assert "by heart" in reference.findings(Sample(reals[:64]))[1][0]
+    assert "collapsed" in reference.findings(Sample(reals[:1].expand(64, -1)))[1][0]
+
+
+def test_a_small_language_that_has_few_sentences_is_not_learned_by_heart():
+    generator = torch.Generator().manual_seed(0)
+    reals = torch.randint(2, (1000, 4), generator=generator)
+    assert Reference(Sample(reals)).findings(Sample(reals[:64]))[1] == []
+
+
+def test_too_few_to_judge_says_nothing():
+    assert Reference(Sample(cloud(5))).findings(Sample(cloud(64))) == ({}, [])
+
+
+def test_a_critic_that_has_won_is_named_when_it_has_for_a_while():
+    won, even = {"critic.separation": 1.0}, {"critic.separation": 0.7}
+    assert "critic tells all fakes from reals" in saturated([won] * 3)[0]
+    assert saturated([won]) == saturated([even] * 5) == saturated([]) == saturated([won, even, won]) == []
+    assert "no gradient" in saturated([{"generator.gradient_norm": 0.0}])[0]
+
+
+def test_a_run_says_what_is_wrong_with_it_and_logs_the_numbers(train):
+    """A generator that never learns stays collapsed, and every look says so."""
+    notes = []
+    still = {"generator": {"learning_rate": 0.0}, "critic": {"learning_rate": 0.0}}
+    _, out = train(ring, 5120, recipe=still, progress=lambda progress: notes.append(progress.note))
+    assert any(note and "looks collapsed" in note for note in notes)
+    assert '"samples.spread"' in (out / "metrics.jsonl").read_text()
+    healthy = []
+    genkit.train(ring, out=out.parent / "other", items=60_000, threads=1, progress=lambda p: healthy.append(p.note))
+    assert not any(note and "by heart" in note for note in healthy)
