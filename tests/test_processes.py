@@ -15,8 +15,11 @@ import torch
 from safetensors.torch import load_file
 
 import genkit
+from genkit import config
 from genkit.errors import ConfigError
+from genkit.game import Game
 from genkit.plugin import Modality, Networks
+from genkit.runtime import Runtime
 from genkit.testing.toys import LanguageOptions, Mixture, StepLanguage, language, ring
 
 
@@ -101,10 +104,12 @@ def test_a_run_of_two_processes_goes_on_in_one(two, tmp_path):
         torch.testing.assert_close(other[key], value, rtol=1e-9, atol=1e-11, msg=key)
 
 
-def test_a_batch_that_processes_cannot_share_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr("genkit.runtime.Runtime.processes", 3, raising=False)
+def test_a_batch_that_processes_cannot_share_is_named():
+    runtime, chosen = Runtime("cpu"), config.build(ring, settings=[{"recipe": {"batch_size": 8}}])
+    runtime.processes = 3
+    plugin = Mixture(chosen.options)
     with pytest.raises(ConfigError, match="cannot be shared by 3 processes"):
-        genkit.train(ring, out=tmp_path / "run", items=64, recipe={"batch_size": 8}, threads=1)
+        Game(chosen, plugin, plugin.dataset(None), runtime)
 
 
 if __name__ == "__main__":

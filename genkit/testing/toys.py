@@ -200,7 +200,7 @@ class LanguageGenerator(nn.Module):
         """[B, V]: of the symbol at a step, given the one-hots [B, L, V] of those before it."""
         where = one_hot(torch.full((len(seen),), step, device=seen.device), self.options.length).float()
         seen = torch.cat([seen[:, :step], torch.zeros_like(seen[:, step:])], 1).flatten(1)
-        logits = self.body(torch.cat([seen, where], 1))
+        logits = self.body(torch.cat([seen, where], 1).to(next(self.parameters()).dtype))
         if self.options.variable and step == 0:  # no empty sentence
             logits = torch.cat([torch.full_like(logits[:, :1], -torch.inf), logits[:, 1:]], 1)
         return logits
@@ -274,7 +274,8 @@ class LanguageCritic(nn.Module):
         valid = sample.mask.clone()
         valid[:, steps:] = False
         words = one_hot(sample.x, self.alphabet).float() if sample.relaxed is None else sample.relaxed
-        return self.body(torch.cat([words * valid[..., None], valid[..., None].float()], 2).flatten(1))[:, 0]
+        shown = torch.cat([words * valid[..., None], valid[..., None].float()], 2).flatten(1)
+        return self.body(shown.to(next(self.parameters()).dtype))[:, 0]
 
 
 class _Drawn:
