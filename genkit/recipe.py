@@ -212,7 +212,7 @@ class Recipe(Settings):
     (a `genkit.adversarial.AdversarialLoss`)."""
     penalties: dict[str, PenaltySettings] = Field(default_factory=dict)
     """By name: r1, r2, wgan_gp, r1_approx, r2_approx (by finite differences, without a second backward), or
-    `module:attribute` (a `genkit.adversarial.Penalty`)."""
+    `module:attribute` (a `genkit.adversarial.Penalty`). null takes a preset's penalty away."""
     terms: dict[str, Scheduled] = Field(default_factory=dict)
     """Weights of the modality's extra loss terms; a term that is not named here weighs 1."""
     estimator: Estimator = Pathwise()
@@ -230,10 +230,12 @@ class Recipe(Settings):
     @model_validator(mode="before")
     @classmethod
     def _inherit(cls, values: Any) -> Any:
-        """A critic's own settings go over those of every critic, a stage's over the recipe's."""
+        """A critic's own settings go over those of every critic, a stage's over the recipe's; null is no penalty."""
         if not isinstance(values, dict):
             return values
         values = dict(values)
+        if isinstance(values.get("penalties"), dict):
+            values["penalties"] = {name: own for name, own in values["penalties"].items() if own is not None}
         if isinstance(values.get("critics"), dict):
             values["critics"] = {name: _over(values.get("critic"), own) for name, own in values["critics"].items()}
         if isinstance(values.get("stages"), list | tuple):

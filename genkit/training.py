@@ -96,6 +96,8 @@ def train(
     layers = [*settings, given]
     if init is not None and not resume:
         known = artifact.read_model_config(artifact.find_model(init))
+        if known["modality"] != manifest.id:
+            raise ModelError(f"{init} is a model of {known['modality']!r}, not of {manifest.id!r}")
         layers = [{"options": known["options"]}, *layers]
         preset = preset or (known.get("preset") if known.get("preset") in manifest.presets else None)
     if resume and overwrite:
@@ -273,12 +275,10 @@ def _take_over(game: Game, init: str) -> None:
     """Begin with the weights of another model: its averaged generator, and its critics where its run is still there.
 
     Raises:
-        ModelError: if it is of another modality or other networks.
+        ModelError: if it is damaged, or of other networks.
     """
     folder = artifact.find_model(init)
-    info, tensors, _ = artifact.read_model(folder)
-    if info["modality"] != game.config.modality.id:
-        raise ModelError(f"{init} is a model of {info['modality']!r}, not of {game.config.modality.id!r}")
+    _, tensors, _ = artifact.read_model(folder)
     artifact.load_state(game.networks.generator, tensors, folder / "model.safetensors")
     game.average.load(dict(game.networks.generator.named_parameters()))
     checkpoint = RunFolder(folder.parent, leads=False).latest()

@@ -16,10 +16,17 @@ from genkit.estimators import (
     masked_mean,
 )
 from genkit.noise import draw
-from genkit.players import GeneratorPlayer
+from genkit.players import CriticPlayer, GeneratorPlayer, sees_other_rows
 from genkit.plugin import Critique, Networks, Sample
 from genkit.recipe import GumbelSoftmax, Recipe, ScoreFunction, StraightThrough
-from genkit.testing.toys import LanguageCritic, LanguageGenerator, LanguageOptions, PointGenerator, sentences
+from genkit.testing.toys import (
+    LanguageCritic,
+    LanguageGenerator,
+    LanguageOptions,
+    PointCritic,
+    PointGenerator,
+    sentences,
+)
 
 OPTIONS = {
     "variable": LanguageOptions(symbols=2, length=2, variable=True, width=16),
@@ -381,8 +388,6 @@ def test_dropout_rests_while_a_policy_draws_and_scores():
 
 @pytest.mark.parametrize("kind", ["r1", "r2"])
 def test_a_penalty_does_not_see_padding(kind):
-    from genkit.players import CriticPlayer
-
     class Prefix(nn.Module):
         def __init__(self):
             super().__init__()
@@ -497,3 +502,57 @@ def test_gumbel_softmax_approaches_the_exact_gradient_as_the_temperature_falls()
 
     biases = [bias(temperature) for temperature in (1.0, 0.3, 0.1)]  # 0.54, 0.21 and 0.07; their error is below 0.01
     assert biases[0] > 0.4 > 0.3 > biases[1] > 0.15 > 0.1 > biases[2]
+
+
+# One pass or several ---------------------------------------------------------------------------------------------
+
+
+class Crowd(nn.Module):
+    """Tells how much its batch varies: rows see each other, without a layer that is known for it."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Linear(3, 1)
+
+    def forward(self, sample):
+        spread = sample.x.std(0).mean().expand(len(sample), 1)
+        return Critique((self.body(torch.cat([sample.x, spread], 1))[:, 0],))
+
+
+def test_whether_rows_see_each_other_is_asked_of_the_critic():
+    sample = Sample(torch.randn(8, 2))
+    assert sees_other_rows(Crowd(), sample)
+    assert not sees_other_rows(PointCritic(16), sample)
+    assert not sees_other_rows(nn.Sequential(PointCritic(16)), sample)
+    words, mask = sentences(OPTIONS["variable"])
+    assert not sees_other_rows(LanguageCritic(OPTIONS["variable"], per_step=True), Sample(words, mask=mask))
+
+
+@pytest.mark.parametrize("penalties", [{}, {"r1": 1.0}, {"wgan_gp": 1.0, "r2": 0.5}])
+def test_one_pass_gives_the_loss_of_several(penalties):
+    recipe = Recipe(loss="relativistic", penalties={name: {"weight": 1} for name in penalties})
+    torch.manual_seed(0)
+    critic, found = PointCritic(16), []
+    real, fake = Sample(torch.randn(8, 2)), Sample(torch.randn(8, 2))
+    for together in (False, True):
+        player = CriticPlayer("critic", critic, recipe, Nobody(), frozenset())
+        player.together = together
+        torch.manual_seed(1)
+        loss, statistics = player(real, fake, penalties, {}, None)
+        found.append([loss, *torch.autograd.grad(loss, list(critic.parameters())), *statistics.values()])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize(("approximate", "exact"), [("r1_approx", "r1"), ("r2_approx", "r2")])
+def test_approximate_penalties_are_the_exact_ones_in_the_mean(approximate, exact):
+    recipe = Recipe(penalties={approximate: {"weight": 1}, exact: {"weight": 1}})
+    torch.manual_seed(0)
+    player = CriticPlayer("critic", PointCritic(16).double(), recipe, Nobody(), frozenset())
+    real, fake = (Sample(torch.randn(256, 2, dtype=torch.float64)) for _ in range(2))
+    expected = player(real, fake, {exact: 1.0}, {}, None)[1][exact]
+    player.together = True
+    draws = torch.stack([player(real, fake, {approximate: 1.0}, {}, None)[1][approximate] for _ in range(400)])
+    error = draws.std() / len(draws) ** 0.5
+    assert (draws.mean() - expected).abs() < 4 * error + 0.01 * expected
+    assert error < 0.02 * expected

@@ -245,3 +245,7 @@ def test_a_recipe_survives_being_written_as_plain_data(recipe):
 def test_recipes_cost_no_torch():
     code = "import sys, genkit.recipe; assert 'pydantic' in sys.modules; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_null_takes_a_penalty_away():
+    assert Recipe(penalties={"r1": {"weight": 1}, "r2": None}).penalties == {"r1": PenaltySettings(weight=1)}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,11 +17,20 @@ from safetensors.torch import load_file
 from torch import nn
 
 import genkit
-from genkit.errors import ConfigError, DataError, Interrupted, PluginError, RunError, TrainingError
+from genkit.errors import ConfigError, DataError, Interrupted, ModelError, PluginError, RunError, TrainingError
 from genkit.game import impose, make_optimizer, pack, unpack
 from genkit.plugin import Critique, Modality, ModalityPlugin, Networks, Noise, Preset, Sample
 from genkit.recipe import Constraint, Player
-from genkit.testing.toys import Language, LanguageCritic, LanguageGenerator, duet, language, ring, step_language
+from genkit.testing.toys import (
+    Language,
+    LanguageCritic,
+    LanguageGenerator,
+    duet,
+    grid,
+    language,
+    ring,
+    step_language,
+)
 
 
 def weights(out):
@@ -562,3 +572,74 @@ def test_threads_are_given_back(train):
     before = torch.get_num_threads()
     genkit.train(ring, out=train(ring, 64)[1].parent / "other", items=64, threads=2)
     assert torch.get_num_threads() == before
+
+
+class Feverish(Points):
+    """Its loss is not finite after 60 passes of the critic, until a game has gone back."""
+
+    def networks(self):
+        class Critic(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.body, self.before, self.well = nn.Linear(2, 1), 0.0, False
+                self.register_buffer("passes", torch.zeros(()))
+
+            def forward(self, sample):
+                self.passes += 1
+                self.well = self.well or self.passes <= self.before
+                self.before = float(self.passes)
+                return Critique((self.body(sample.x)[:, 0] * (1.0 if self.well or self.passes < 60 else torch.nan),))
+
+        return replace(super().networks(), critics={"critic": Critic()})
+
+
+@pytest.mark.parametrize("seconds", [1e-6, 1000])
+def test_a_lost_game_goes_back_and_on_with_half_the_rates(train, seconds):
+    """To its last checkpoint, or to its start."""
+    feverish, notes = Modality(id="feverish", title="Feverish", plugin=Feverish), []
+    run = {"checkpoint_seconds": seconds, "plan": "fp32"}
+    _, out = train(feverish, 12_800, data=torch.randn(100, 2), run=run, progress=lambda p: notes.append(p.note))
+    (said,) = [note for note in notes if note and "half the learning rates" in note]
+    assert ("back to 0 items" in said) == (seconds == 1000)
+    folder = out / "checkpoints" / (out / "latest").read_text().strip()
+    assert json.loads((folder / "state.json").read_text())["retry"] == 1
+    assert all(value.isfinite().all() for value in weights(out).values())
+
+
+def test_a_game_begins_with_the_weights_of_another(train, tmp_path):
+    model, _ = train(ring, 2560, "first")
+    still = {"recipe": {"generator": {"learning_rate": 0.0}, "critic": {"learning_rate": 0.0}}}
+    tuned, out = train(ring, 256, "tuned", init=tmp_path / "first", seed=1, **still)
+    assert torch.equal(tuned.generate(8).x, model.generate(8).x)
+    first, second = weights(tmp_path / "first"), weights(out)
+    assert all(torch.equal(second[name], value) for name, value in first.items() if name.startswith("players/critics"))
+    assert yaml.safe_load((out / "config.yaml").read_text())["run"]["init"] == str(tmp_path / "first")
+    shutil.rmtree(tmp_path / "first")
+    train(ring, 512, "tuned", resume=True)  # what it began with is no longer needed
+
+
+def test_weights_are_taken_over_with_their_options(train, tmp_path):
+    train(ring, 256, "narrow", options={"width": 16})
+    model, _ = train(ring, 256, "tuned", init=tmp_path / "narrow")
+    assert model.info["options"]["width"] == 16
+    with pytest.raises(ModelError, match="does not fit"):
+        train(ring, 256, "wide", init=tmp_path / "narrow", options={"width": 32})
+    with pytest.raises(ModelError, match="model of 'ring', not of 'grid'"):
+        train(grid, 256, "other", init=tmp_path / "narrow")
+    with pytest.raises(ModelError, match="does not exist"):
+        train(ring, 256, "none", init=tmp_path / "nowhere")
+
+
+def test_a_run_reports_to_tensorboard_too(train):
+    _, out = train(ring, 2560, run={"track": "tensorboard"})
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(out / "track"))
+    events.Reload()
+    assert "critic.loss" in events.Tags()["scalars"]
+    assert events.Scalars("critic.loss")[-1].step == 2560
+
+
+def test_an_unknown_tracker_is_named(train):
+    with pytest.raises(ConfigError, match=r"run.track = 'tensorbord': no such tracker. Did you mean 'tensorboard'"):
+        train(ring, 256, run={"track": "tensorbord"})
