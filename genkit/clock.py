@@ -5,6 +5,7 @@ Knows the game as something that can be asked how far it is. Knows no layout on 
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import time
@@ -45,10 +46,13 @@ class Progress:
 
 
 class Due(NamedTuple):
-    stop: bool
-    log: bool
-    save: bool
+    """What is to be done between two rounds."""
+
     over: bool
+    stop: bool = False
+    look: bool = False
+    log: bool = False
+    save: bool = False
 
 
 class Clock:
@@ -58,7 +62,8 @@ class Clock:
         self.game, self.report, self.trackers = game, report, trackers
         self.began = self.logged = self.saved_at = time.monotonic()
         self.items_before, self.seconds_before = game.items, game.seconds
-        self.items_saved = game.items if game.items else -1
+        self.items_saved = self.items_looked = game.items if game.items else -1
+        self.looks = self._looks()
         self.history: list[Mapping[str, float]] = []
         self._found: Mapping[str, float] = {}
 
@@ -71,17 +76,34 @@ class Clock:
 
     def due(self, stop: Stop) -> Due:
         """What is to be done now. What depends on time and signals, the leader decides for all, now and then."""
-        runtime, run, now = self.game.runtime, self.game.config.run, time.monotonic()
-        over = self.game.over()
-        if runtime.processes > 1 and self.game.round % PULSE:
-            return Due(False, False, False, over and run.items is not None)
-        log, save = now - self.logged >= LOG_SECONDS, now - self.saved_at >= run.checkpoint_seconds
-        return runtime.agreed(Due(stop.asked, log, save, over))
+        game, run, now = self.game, self.game.config.run, time.monotonic()
+        if game.runtime.processes > 1 and game.round % PULSE:
+            return Due(game.over() and run.items is not None)
+        due = Due(
+            over=game.over(),
+            stop=stop.asked,
+            look=self._looks() > self.looks,
+            log=now - self.logged >= LOG_SECONDS,
+            save=now - self.saved_at >= run.checkpoint_seconds,
+        )
+        return game.runtime.agreed(due)
+
+    def _looks(self) -> int:
+        """How often the run should have been looked at by now: ten times in all, if nothing else was said."""
+        run, game = self.game.config.run, self.game
+        if run.sample_items is not None or run.items is not None:
+            return game.items // (run.sample_items or math.ceil((run.items or 0) / 10))
+        return int(10 * game.seconds / (60 * (run.minutes or 1)))
+
+    def gone_back(self) -> None:
+        """The game is at an earlier place."""
+        self.items_before, self.looks = min(self.items_before, self.game.items), self._looks()
 
     def saved(self) -> None:
         self.saved_at, self.items_saved = time.monotonic(), self.game.items
 
     def looked(self, numbers: Mapping[str, float]) -> None:
+        self.looks, self.items_looked = self._looks(), self.game.items
         self._found = {f"samples.{name}": value for name, value in numbers.items()}
 
     def log(self, folder: RunFolder) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -129,26 +128,21 @@ def play(
     Raises:
         Interrupted, TrainingError.
     """
-    run = game.config.run
-    every = run.sample_items or math.ceil((run.items or 0) / 10)
     clock = Clock(game, report, _trackers(game, folder))
     for note in notes:
         clock.tell(note=note)
     to_the_start = game.snapshot() if folder.latest() is None else None
-    looked = game.items
-    while not (due := clock.due(stop)).over:
-        before = game.items
+    due = clock.due(stop)
+    while not due.over:
         play_round(game)
         if game.round % PULSE == 0 and game.is_lost():
             _go_back(game, folder, clock, to_the_start)
-            continue
 
         # None of this touches the game.
         clock.tick()
-        if every and game.items // every > before // every:
-            _look(game, folder, clock)
-            looked = game.items
         due = clock.due(stop)
+        if due.look:
+            _look(game, folder, clock)
         if due.log or due.stop:
             clock.log(folder)
         if due.save or due.stop:
@@ -160,7 +154,7 @@ def play(
     if game.is_lost():
         raise diverged(game.items, LOST)
     clock.log(folder)
-    if looked < game.items:
+    if clock.items_looked != game.items:
         _look(game, folder, clock)
     _save(game, folder, clock)
     clock.finish()
@@ -304,6 +298,7 @@ def _trackers(game: Game, folder: RunFolder) -> list[Any]:
 def _look(game: Game, folder: RunFolder, clock: Clock) -> None:
     """Draw samples of fixed identities: say what is wrong with them, and write a sheet of them."""
     modality, run = game.config.modality, game.config.run
+    clock.looked({})
     if not game.runtime.leads:
         return
     game.check_finite()
@@ -358,7 +353,7 @@ def _go_back(game: Game, folder: RunFolder, clock: Clock, to_the_start: Callable
         assert checkpoint is not None
         _restore(game, folder, checkpoint)
     game.retry = retry
-    clock.items_before = min(clock.items_before, game.items)
+    clock.gone_back()
     clock.tell(
         note=f"{LOST} at {lost_at:,} items: back to {game.items:,} items, with half the learning rates "
         f"(time {retry} of {RETRIES})"
