@@ -51,6 +51,7 @@ check: lint types floors test
 
 bench: install
 	$(BIN)/python tests/benchmarks/step.py
+	$(BIN)/python tests/benchmarks/step.py --plan auto
 	$(BIN)/python tests/benchmarks/step.py --preset dcgan-small --size 32 --steps 10
 	$(BIN)/python tests/benchmarks/startup.py
 	$(BIN)/python tests/benchmarks/generate.py

@@ -1,9 +1,11 @@
 """One step of the engine against a hand-written loop doing the same arithmetic, alternating in one process.
 
-    python tests/benchmarks/step.py [--preset dcgan --size 64 --batch 64 --pairs 20 --steps 4]
+    python tests/benchmarks/step.py [--preset dcgan --size 64 --batch 64 --pairs 20 --steps 4 --plan fp32]
 
-The hand-written loop has the same networks, optimisers, loss and data; it draws its noise with torch.randn and keeps
-no books. The printed ratio is the median over pairs of (engine's time / loop's time); below 1.05 is the aim.
+The hand-written loop has the same networks, optimisers, loss and data, in plain fp32; it draws its noise with
+torch.randn and keeps no books. The printed ratio is the median over pairs of (engine's time / loop's time); with
+`--plan fp32` below 1.05 is the aim. With `--plan auto` the engine computes as it chooses, and the matrix products per
+second that it reaches are compared with those of 2048-cube products on the same machine.
 """
 
 from __future__ import annotations
@@ -14,11 +16,13 @@ import time
 
 import torch
 from torch.nn.functional import relu, softplus
+from torch.utils.flop_counter import FlopCounterMode
 
-from genkit import config
+from genkit import config, plan
+from genkit.data import open_data
 from genkit.game import Game, make_optimizer
 from genkit.plugin import Sample
-from genkit.registry import load
+from genkit.recipe import PLANS
 from genkit.runtime import Runtime
 from genkit.training import play_round
 
@@ -30,14 +34,16 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--pairs", type=int, default=20)
     parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--plan", default="fp32", choices=["auto", *PLANS])
     arguments = parser.parse_args()
     settings = {"options": {"size": arguments.size}, "recipe": {"batch_size": arguments.batch}}
     chosen = config.build("image", arguments.preset, settings=[settings])
-    cls = load(chosen.modality)
-    plugin = cls(chosen.options, cls.inspect(chosen.data, chosen.options))
-    dataset = plugin.dataset(chosen.data)
-    game = Game(chosen, plugin, dataset, Runtime("cpu"))
-    by_hand = hand_written(plugin, chosen.recipe, dataset.cache)
+    plugin, dataset, _ = open_data(chosen)
+    game = Game(chosen, plugin, dataset, Runtime("cpu", plan="fp32" if arguments.plan == "auto" else arguments.plan))
+    if arguments.plan == "auto":
+        print(plan.choose(game, play_round))
+    pixels = torch.from_numpy(dataset.checked.pixels(range(len(dataset)), 1))
+    by_hand = hand_written(plugin, chosen.recipe, pixels)
 
     def engine() -> None:
         play_round(game)
@@ -54,7 +60,22 @@ def main() -> None:
     title = f"{arguments.preset} {size}x{size} batch {arguments.batch}, {threads} threads"
     engine_ms, hand_ms = (1e3 * statistics.median(times[step]) / arguments.steps for step in (engine, by_hand))
     print(f"{title}: engine {engine_ms:.1f} ms, loop {hand_ms:.1f} ms a step")
-    print(f"ratio engine / loop: median {statistics.median(ratios):.3f} (of {len(ratios)} pairs)")
+    ratio = statistics.median(ratios)
+    print(f"ratio engine / loop: median {ratio:.3f} (of {len(ratios)} pairs), {1 / ratio:.2f}x its items per second")
+    if arguments.plan == "auto":
+        with FlopCounterMode(display=False) as counter:
+            by_hand()
+        reached = counter.get_total_flops() / (1e6 * engine_ms)
+        peaks = {kind: peak(kind) for kind in (torch.float32, torch.bfloat16)}
+        print(f"{reached:.0f} GFLOP/s of matrix products in the engine's step; products alone: ", end="")
+        print(", ".join(f"{str(kind)[6:]} {value:.0f} ({reached / value:.0%})" for kind, value in peaks.items()))
+
+
+def peak(kind: torch.dtype) -> float:
+    """GFLOP/s of 2048-cube matrix products, the best of 5."""
+    one, other = (torch.randn(2048, 2048).to(kind) for _ in range(2))
+    seconds = min(run(lambda: one @ other, 2) / 2 for _ in range(5))
+    return 2 * 2048**3 / seconds / 1e9
 
 
 def run(step, count: int) -> float:
