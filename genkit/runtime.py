@@ -7,8 +7,10 @@ games, data or files.
 from __future__ import annotations
 
 import atexit
+import ctypes
 import os
 import platform
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -52,6 +54,8 @@ class Runtime:
             state = PartialState(cpu=self.device.type == "cpu")
             self.device = state.device
             atexit.register(state.destroy_process_group)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.plan = plan
         self.threads = torch.get_num_threads() if threads is None else threads
 
@@ -151,6 +155,21 @@ def lay_out(module: nn.Module, channels_last: bool) -> None:
         if parameter.ndim in _LAYOUTS:
             layout = _LAYOUTS[parameter.ndim] if channels_last else torch.contiguous_format
             parameter.data = parameter.data.contiguous(memory_format=layout)
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep large freed blocks for the next step: to return and fault them in again costs a tenth of it.
+
+    A setting of the whole process (mallopt(3)), which then holds what it held at its peak. Other C libraries are left
+    alone.
+    """
+    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_THRESHOLD, 2**30)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 def open_trackers(name: str | None, folder: Path, settings: Mapping[str, Any]) -> list[Any]:

@@ -3,7 +3,16 @@
 import pytest
 
 import genkit
-from genkit.testing.toys import LanguageOptions, RingOptions, language, mixture_report, ring, total_variation
+from genkit.testing.toys import (
+    GridOptions,
+    LanguageOptions,
+    RingOptions,
+    grid,
+    language,
+    mixture_report,
+    ring,
+    total_variation,
+)
 
 SEEDS = (0, 1, 2)
 
@@ -16,6 +25,17 @@ def test_the_ring_is_covered_and_sharp(tmp_path, seed):
     report = mixture_report(model.generate(2500, seed=seed).x, RingOptions())
     print(f"\nring, seed {seed}: {report['modes']} of 8 modes, {report['near']:.1%} of 2,500 samples within 3 sigma")
     assert report["modes"] == 8
+    assert report["near"] >= 0.9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_grid_is_covered_and_sharp(tmp_path, seed):
+    """25 of 25 modes with at least 20 of 2,500 samples within 3 sigma, and 90 % of all samples there."""
+    model = genkit.train(grid, out=tmp_path / "run", seed=seed, threads=1)
+    report = mixture_report(model.generate(2500, seed=seed).x, GridOptions())
+    print(f"\ngrid, seed {seed}: {report['modes']} of 25 modes, {report['near']:.1%} of 2,500 samples within 3 sigma")
+    assert report["modes"] == 25
     assert report["near"] >= 0.9
 
 
