@@ -49,7 +49,7 @@ def choose(game: Game, play_round: Callable[[Game], None]) -> str:
         told = f"plan: {way} (remembered from an earlier run)"
     except (TypeError, KeyError):
         times = _measure(game, play_round)
-        way = min(times, key=lambda way: times[way])
+        way = min(times, key=lambda way: times[way] * _charge(way, runtime.threads))
         plain = times[Way("fp32", runtime.threads)]
         told = f"plan: {way}, {1e3 * times[way]:.1f} ms a round; plain fp32 {1e3 * plain:.1f} ms"
         if runtime.leads:
@@ -59,14 +59,14 @@ def choose(game: Game, play_round: Callable[[Game], None]) -> str:
 
 
 def _measure(game: Game, play_round: Callable[[Game], None]) -> dict[Way, float]:
-    """Seconds of a round in each way that could win; ways that must win clearly are charged for it."""
+    """Seconds of a round in each way that could win."""
     runtime, back = game.runtime, game.snapshot()
     most = runtime.threads
     ways = [Way(plan, most) for plan in _candidates(game)]
     began = time.perf_counter()
     times = {way: _time(game, way, back, play_round) for way in ways}
     if game.config.run.threads is None and most > 1 and runtime.device.type == "cpu":
-        ways.append(Way(min(times, key=lambda way: times[way]).plan, 1))
+        ways.append(Way(min(times, key=lambda way: times[way] * _charge(way, most)).plan, 1))
     for _ in range(2):
         for way in ways:
             bound = 2 * min(times.values())
@@ -89,7 +89,7 @@ def _candidates(game: Game) -> list[str]:
 
 
 def _time(game: Game, way: Way, back: Callable[[], None], play_round: Callable[[Game], None]) -> float:
-    """Seconds of a round, with the charge; infinite where it does not work."""
+    """Seconds of a round; infinite where it does not work."""
     runtime = game.runtime
     _adopt(game, way)
     back()
@@ -108,8 +108,12 @@ def _time(game: Game, way: Way, back: Callable[[], None], play_round: Callable[[
         if way.plan == "fp32":
             raise
         sound = False
-    clearly = way.plan.startswith("bf16") or way.threads < runtime.threads
-    return (seconds / GAIN if clearly else seconds) if sound else math.inf
+    return seconds if sound else math.inf
+
+
+def _charge(way: Way, most: int) -> float:
+    """What must win clearly is charged for it."""
+    return 1 / GAIN if way.plan.startswith("bf16") or way.threads < most else 1.0
 
 
 def _adopt(game: Game, way: Way) -> None:

@@ -8,7 +8,7 @@ come in as numbers.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 import torch
@@ -89,18 +89,13 @@ class CriticPlayer(nn.Module):
             counts: valid steps to divide by, for reals and fakes, where the batch is a part of a larger one.
         """
         acting = {name: self.penalties[name] for name in penalties}
-        probed = {penalty.at for penalty in acting.values()}
-        asked = {"real": real, "fake": fake}
+        asked, probed = {"real": real, "fake": fake}, {penalty.at for penalty in acting.values()}
         if "between" in probed:
             share = torch.rand(len(real), device=real.x.device)
             asked["between"] = real.with_x(interpolate(real.x, fake.x, share))
         if probed and not all(asked[at].x.is_floating_point() for at in probed):
             raise ConfigError(f"a gradient penalty needs continuous samples; {self.name} sees {real.x.dtype}")
-        for penalty in acting.values():
-            if penalty.step is not None:
-                point = asked[penalty.at]
-                asked[_moved(penalty)] = point.with_x(point.x + penalty.step * torch.randn_like(point.x))
-        points, verdicts = self._judge(asked, {penalty.at for penalty in acting.values() if penalty.step is None})
+        points, verdicts = self._judge(asked, list(acting.values()))
         loss, statistics = self._adversarial(real, verdicts["real"], fake, verdicts["fake"], counts)
         for name, penalty in acting.items():
             mask = _step_mask(fake if penalty.at == "fake" else real, verdicts[penalty.at])
@@ -116,26 +111,32 @@ class CriticPlayer(nn.Module):
         statistics["loss"] = loss.detach()
         return loss, statistics
 
-    def _judge(self, asked: Mapping[str, Sample], probed: set[str]) -> tuple[dict[str, Tensor], dict[str, Critique]]:
-        """(what it saw, its critique) by name; the former with a gradient where it is probed.
+    def _judge(
+        self, asked: Mapping[str, Sample], acting: Sequence[Penalty]
+    ) -> tuple[dict[str, Tensor], dict[str, Critique]]:
+        """(the points, the critiques) by name; points have a gradient where a penalty takes one.
 
-        One pass over all of them where rows do not see each other; a gradient is cheaper in a pass of its own.
+        Finite differences are taken behind the augmentation, which would not be the same twice. One pass over all where
+        rows do not see each other; a gradient is cheaper in a pass of its own.
         """
-        samples = {
-            name: sample.with_x(sample.x.detach().requires_grad_()) if name in probed else sample
-            for name, sample in asked.items()
+        probed = {penalty.at for penalty in acting if penalty.step is None}
+        points = {
+            name: sample.x.detach().requires_grad_() if name in probed else sample.x for name, sample in asked.items()
         }
-        points = {name: sample.x for name, sample in samples.items()}
-        if self.together and not probed and are_alike(list(samples.values())):
-            whole = self._critique(join(list(samples.values())))
-            ends = list(itertools.accumulate(len(sample) for sample in samples.values()))
-            return points, {
-                name: whole[end - len(sample) : end] for (name, sample), end in zip(samples.items(), ends, strict=True)
-            }
-        return points, {name: self._critique(sample) for name, sample in samples.items()}
+        seen = {name: self._seen(sample.with_x(points[name])) for name, sample in asked.items()}
+        for penalty in acting:
+            if penalty.step is not None:
+                point = seen[penalty.at]
+                seen[_moved(penalty)] = point.with_x(point.x + penalty.step * torch.randn_like(point.x))
+        samples = list(seen.values())
+        if probed or not self.together or not are_alike(samples):
+            return points, {name: full_precision(self.module(sample)) for name, sample in seen.items()}
+        whole, ends = full_precision(self.module(join(samples))), itertools.accumulate(map(len, samples))
+        parts = [whole[end - len(sample) : end] for sample, end in zip(samples, ends, strict=True)]
+        return points, dict(zip(seen, parts, strict=True))
 
-    def _critique(self, sample: Sample) -> Critique:
-        return full_precision(self.module(sample if self.augment is None else self.augment(sample)))
+    def _seen(self, sample: Sample) -> Sample:
+        return sample if self.augment is None else self.augment(sample)
 
     def _adversarial(
         self,
