@@ -16,7 +16,7 @@ $(STAMP):
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-		--editable ".[dev,docs]" --editable plugins/image torchvision torchaudio
+		--editable ".[dev,docs,track]" --editable plugins/image torchvision torchaudio
 	rm -f $(VENV)/.installed-* && touch $@
 
 demo: install
