@@ -556,3 +556,21 @@ def test_approximate_penalties_are_the_exact_ones_in_the_mean(approximate, exact
     error = draws.std() / len(draws) ** 0.5
     assert (draws.mean() - expected).abs() < 4 * error + 0.01 * expected
     assert error < 0.02 * expected
+
+
+class Shaken:
+    """Shows the critic everything far away, at random."""
+
+    def augment(self, sample):
+        return sample.with_x(sample.x + 1000 * torch.randn(len(sample), 1))
+
+
+def test_finite_differences_are_taken_behind_the_augmentation():
+    critic = PointCritic(16)
+    recipe = Recipe(penalties={"r1_approx": {"weight": 1}})
+    torch.manual_seed(0)
+    player = CriticPlayer("critic", critic, recipe, Shaken(), frozenset({"augment"}))
+    for together in (False, True):
+        player.together = together
+        _, statistics = player(Sample(torch.randn(64, 2)), Sample(torch.randn(64, 2)), {"r1_approx": 1.0}, {}, None)
+        assert 0 < statistics["r1_approx"] < 10  # a shake seen twice would weigh about (1000 / step)^2

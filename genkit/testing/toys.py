@@ -56,7 +56,7 @@ class GridOptions(Settings):
     side: int = 5
     spacing: float = 2.0
     sigma: float = 0.05
-    width: int = 128
+    width: int = 256
     latent: int = 2
 
     def centres(self) -> Tensor:
@@ -109,32 +109,49 @@ class Mixture(ModalityPlugin):
 _RUN = {"plan": "fp32"}  # toys have exact answers
 _FALLING = {"start": 3e-3, "end": 1e-5, "items": 3_000_000, "shape": "cosine"}
 
-_MIXTURE = Preset(
-    recipe={
-        "batch_size": 256,
-        "loss": "relativistic",
-        "penalties": {"r1": {"weight": 0.05}, "r2": {"weight": 0.05}},
-        "generator": {"learning_rate": _FALLING, "betas": (0.5, 0.9)},
-        "critic": {"learning_rate": _FALLING, "betas": (0.5, 0.9)},
-        "ema_halflife_items": 50_000,
-    },
-    run={"items": 3_000_000, **_RUN},
-    capabilities=frozenset(),
-)
-
 ring = Modality(
     id="ring",
     title="Points on a ring",
     plugin="genkit.testing.toys:Mixture",
     options="genkit.testing.toys:RingOptions",
-    presets={"default": _MIXTURE},
+    presets={
+        "default": Preset(
+            recipe={
+                "batch_size": 256,
+                "loss": "relativistic",
+                "penalties": {"r1": {"weight": 0.05}, "r2": {"weight": 0.05}},
+                "generator": {"learning_rate": _FALLING, "betas": (0.5, 0.9)},
+                "critic": {"learning_rate": _FALLING, "betas": (0.5, 0.9)},
+                "ema_halflife_items": 50_000,
+            },
+            run={"items": 3_000_000, **_RUN},
+            capabilities=frozenset(),
+        )
+    },
 )
+
+_FALLING_SLOWLY = {"start": 1e-3, "end": 1e-5, "items": 4_000_000, "shape": "cosine"}
+_LESS_AND_LESS = {"weight": {"start": 0.05, "end": 0.002, "items": 4_000_000, "shape": "cosine"}}
+
 grid = Modality(
     id="grid",
     title="Points on a grid",
     plugin="genkit.testing.toys:Mixture",
     options="genkit.testing.toys:GridOptions",
-    presets={"default": _MIXTURE},
+    presets={
+        "default": Preset(
+            recipe={
+                "batch_size": 128,
+                "loss": "relativistic",
+                "penalties": {"r1_approx": _LESS_AND_LESS, "r2_approx": _LESS_AND_LESS},
+                "generator": {"learning_rate": _FALLING_SLOWLY, "betas": (0.0, 0.9)},
+                "critic": {"learning_rate": _FALLING_SLOWLY, "betas": (0.0, 0.9)},
+                "ema_halflife_items": 50_000,
+            },
+            run={"items": 4_000_000, **_RUN},
+            capabilities=frozenset(),
+        )
+    },
 )
 
 
