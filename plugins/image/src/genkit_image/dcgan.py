@@ -68,10 +68,14 @@ class Generator(nn.Module):
         self.apply(initialise)
 
     def forward(self, noise: Mapping[str, Tensor], condition: Tensor | None = None, controls: Any = None) -> Sample:
-        z = truncated(noise["z"], None if controls is None else controls.truncation)
-        if condition is not None:
-            z = torch.cat([z, one_hot(condition, self.classes).to(z.dtype)], 1)
+        z = code(noise, condition, self.classes, controls)
         return Sample(self.body(z[:, :, None, None]), condition)
+
+
+def code(noise: Mapping[str, Tensor], condition: Tensor | None, classes: int, controls: Any) -> Tensor:
+    """[B, Z + K]: the noise, truncated as the controls say, and the class [B] as a one-hot beside it."""
+    z = truncated(noise["z"], None if controls is None else controls.truncation)
+    return z if condition is None else torch.cat([z, one_hot(condition, classes).to(z.dtype)], 1)
 
 
 class Critic(nn.Module):

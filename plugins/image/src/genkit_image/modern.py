@@ -14,12 +14,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import one_hot
 from torch.nn.utils.parametrizations import spectral_norm
 
-from genkit.blocks import DownStage, Residual, UpStage, truncated, variance_scaling_
+from genkit.blocks import DownStage, Residual, UpStage, variance_scaling_
 from genkit.plugin import Critique, Noise, Sample
-from genkit_image.dcgan import layout
+from genkit_image.dcgan import code, layout
 from genkit_image.options import Options
 
 
@@ -49,9 +48,7 @@ class Generator(nn.Module):
         )
 
     def forward(self, noise: Mapping[str, Tensor], condition: Tensor | None = None, controls: Any = None) -> Sample:
-        z = truncated(noise["z"], None if controls is None else controls.truncation)
-        if condition is not None:
-            z = torch.cat([z, one_hot(condition, self.classes).to(z.dtype)], 1)
+        z = code(noise, condition, self.classes, controls)
         return Sample(self.body(self.project(z)[:, :, None, None] * self.basis), condition)
 
 
