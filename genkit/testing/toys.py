@@ -107,51 +107,34 @@ class Mixture(ModalityPlugin):
 
 
 _RUN = {"plan": "fp32"}  # toys have exact answers
-_FALLING = {"start": 3e-3, "end": 1e-5, "items": 3_000_000, "shape": "cosine"}
+
+
+def _sharp(items: int, batch_size: int, rate: float, first_beta: float, penalties: dict[str, Any]) -> Preset:
+    """A relativistic game whose rates fall to nothing, so that its modes end sharp."""
+    player = {
+        "learning_rate": {"start": rate, "end": 1e-5, "items": items, "shape": "cosine"},
+        "betas": (first_beta, 0.9),
+    }
+    recipe = {"batch_size": batch_size, "loss": "relativistic", "penalties": penalties, "ema_halflife_items": 50_000}
+    recipe |= {"generator": player, "critic": player}
+    return Preset(recipe=recipe, run={"items": items, **_RUN}, capabilities=frozenset())
+
 
 ring = Modality(
     id="ring",
     title="Points on a ring",
     plugin="genkit.testing.toys:Mixture",
     options="genkit.testing.toys:RingOptions",
-    presets={
-        "default": Preset(
-            recipe={
-                "batch_size": 256,
-                "loss": "relativistic",
-                "penalties": {"r1": {"weight": 0.05}, "r2": {"weight": 0.05}},
-                "generator": {"learning_rate": _FALLING, "betas": (0.5, 0.9)},
-                "critic": {"learning_rate": _FALLING, "betas": (0.5, 0.9)},
-                "ema_halflife_items": 50_000,
-            },
-            run={"items": 3_000_000, **_RUN},
-            capabilities=frozenset(),
-        )
-    },
+    presets={"default": _sharp(3_000_000, 256, 3e-3, 0.5, {"r1": {"weight": 0.05}, "r2": {"weight": 0.05}})},
 )
 
-_FALLING_SLOWLY = {"start": 1e-3, "end": 1e-5, "items": 4_000_000, "shape": "cosine"}
-_LESS_AND_LESS = {"weight": {"start": 0.05, "end": 0.002, "items": 4_000_000, "shape": "cosine"}}
-
+_LESS_AND_LESS = {"weight": {"start": 0.05, "end": 1e-4, "items": 5_000_000, "shape": "cosine"}}
 grid = Modality(
     id="grid",
     title="Points on a grid",
     plugin="genkit.testing.toys:Mixture",
     options="genkit.testing.toys:GridOptions",
-    presets={
-        "default": Preset(
-            recipe={
-                "batch_size": 128,
-                "loss": "relativistic",
-                "penalties": {"r1_approx": _LESS_AND_LESS, "r2_approx": _LESS_AND_LESS},
-                "generator": {"learning_rate": _FALLING_SLOWLY, "betas": (0.0, 0.9)},
-                "critic": {"learning_rate": _FALLING_SLOWLY, "betas": (0.0, 0.9)},
-                "ema_halflife_items": 50_000,
-            },
-            run={"items": 4_000_000, **_RUN},
-            capabilities=frozenset(),
-        )
-    },
+    presets={"default": _sharp(5_000_000, 128, 2e-3, 0.0, {"r1_approx": _LESS_AND_LESS, "r2_approx": _LESS_AND_LESS})},
 )
 
 
