@@ -136,12 +136,10 @@ def train(
         layers.append({key: file[key] for key in configuration.SECTIONS if key in file})
     layers.append(configuration.parse_overrides(settings or []))
     short = {"items": items, "minutes": minutes, "seed": seed, "device": device, "threads": threads}
-    short |= {"plan": plan, "track": track}
+    short |= {"plan": plan, "track": track, "strict": strict or None}
     layers.append({"run": {key: value for key, value in short.items() if value is not None}})
     if batch_size is not None:
         layers.append({"recipe": {"batch_size": batch_size}})
-    if strict:
-        layers.append({"run": {"strict": True}})
     if print_config:
         import yaml
 

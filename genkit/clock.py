@@ -65,7 +65,7 @@ class Clock:
         self.items_saved = self.items_looked = game.items if game.items else -1
         self.looks = self._looks()
         self.history: list[Mapping[str, float]] = []
-        self._found: Mapping[str, float] = {}
+        self.found: Mapping[str, float] = {}
 
     def worked(self) -> float:
         """Seconds of work over all sessions."""
@@ -102,9 +102,8 @@ class Clock:
     def saved(self) -> None:
         self.saved_at, self.items_saved = time.monotonic(), self.game.items
 
-    def looked(self, numbers: Mapping[str, float]) -> None:
+    def looked(self) -> None:
         self.looks, self.items_looked = self._looks(), self.game.items
-        self._found = {f"samples.{name}": value for name, value in numbers.items()}
 
     def log(self, folder: RunFolder) -> None:
         self.logged = time.monotonic()
@@ -112,11 +111,11 @@ class Clock:
         if statistics and self.game.runtime.leads:  # else nothing has happened since the last row
             self.history.append(statistics)
             row = {"items": self.game.items, "seconds": round(self.worked(), 3), "stage": self._stage()}
-            numbers = {**statistics, **self._found}
+            numbers = {**statistics, **{f"samples.{name}": value for name, value in self.found.items()}}
             folder.log({**row, **numbers})
             for tracker in self.trackers:
                 tracker.log(numbers, step=self.game.items)
-            self._found = {}
+            self.found = {}
         self.tell(statistics)
 
     def finish(self) -> None:

@@ -68,6 +68,10 @@ class Game:
             name: [parameter for parameter in player.parameters() if parameter.requires_grad]
             for name, player in self.players.items()
         }
+        self.shared_buffers = {
+            name: [buffer for buffer in player.buffers() if buffer.is_floating_point()]
+            for name, player in self.players.items()
+        }
         self.average = Average(self.networks.generator)
         self.controls = configuration.controls(config.modality, {})
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
@@ -223,7 +227,7 @@ class Game:
         self.turns[name] += 1
         if settings.constraint is not None and self.turns[name] % settings.constraint.interval == 0:
             impose(settings.constraint, self.trainable[name])
-        self.runtime.average([buffer for buffer in self.players[name].buffers() if buffer.is_floating_point()])
+        self.runtime.average(self.shared_buffers[name])
 
     def _term_weights(self) -> dict[str, float]:
         return {name: value_at(weight, self.items) for name, weight in self.config.recipe.terms.items()}

@@ -67,7 +67,7 @@ class CriticPlayer(nn.Module):
         self.loss = loss_named(recipe.loss)
         self.penalties = {name: penalty_named(name) for name in recipe.penalties}
         self.terms = plugin.terms if "terms" in capabilities else None
-        self.augment = plugin.augment if "augment" in capabilities else None
+        self.seen = plugin.augment if "augment" in capabilities else _as_it_is
         self.together = False
 
     def forward(
@@ -123,7 +123,7 @@ class CriticPlayer(nn.Module):
         points = {
             name: sample.x.detach().requires_grad_() if name in probed else sample.x for name, sample in asked.items()
         }
-        seen = {name: self._seen(sample.with_x(points[name])) for name, sample in asked.items()}
+        seen = {name: self.seen(sample.with_x(points[name])) for name, sample in asked.items()}
         for penalty in acting:
             if penalty.step is not None:
                 point = seen[penalty.at]
@@ -134,9 +134,6 @@ class CriticPlayer(nn.Module):
         whole, ends = full_precision(self.module(join(samples))), itertools.accumulate(map(len, samples))
         parts = [whole[end - len(sample) : end] for sample, end in zip(samples, ends, strict=True)]
         return points, dict(zip(seen, parts, strict=True))
-
-    def _seen(self, sample: Sample) -> Sample:
-        return sample if self.augment is None else self.augment(sample)
 
     def _adversarial(
         self,
@@ -183,7 +180,7 @@ class GeneratorPlayer(nn.Module):
         self.weights = {name: critic.weight for name, critic in recipe.critics.items()}
         self.default_weight = recipe.critic.weight
         self.terms = plugin.terms if "terms" in capabilities else None
-        self.augment = plugin.augment if "augment" in capabilities else None
+        self.seen = plugin.augment if "augment" in capabilities else _as_it_is
 
     def forward(
         self,
@@ -212,13 +209,13 @@ class GeneratorPlayer(nn.Module):
         def judge(sample: Sample, rows: Tensor | None = None) -> list[Verdict]:
             verdicts = []
             for name, critic in networks.critics.items():
-                critique = full_precision(critic(sample if self.augment is None else self.augment(sample)))
+                critique = full_precision(critic(self.seen(sample)))
                 critiques.setdefault(name, critique)  # of the fakes themselves; completions of prefixes come later
                 mask, beside = _step_mask(sample, critique), None
                 if self.loss.paired:
                     pairs = real if rows is None else real[rows]
                     with torch.no_grad():
-                        beside = full_precision(critic(pairs if self.augment is None else self.augment(pairs)))
+                        beside = full_precision(critic(self.seen(pairs)))
                     mask = mask & pairs.mask if mask is not None and pairs.mask is not None else mask
                 verdicts.append(Verdict(self.weights.get(name, self.default_weight), critique, beside, mask))
             return verdicts
@@ -229,6 +226,11 @@ class GeneratorPlayer(nn.Module):
             loss = _add_terms(loss, statistics, self.terms("generator", networks, real, fake, critiques), term_weights)
         statistics["loss"] = loss.detach()
         return loss, statistics
+
+
+def _as_it_is(sample: Sample) -> Sample:
+    """What critics see where nothing is augmented."""
+    return sample
 
 
 def _moved(penalty: Penalty) -> str:

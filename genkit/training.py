@@ -131,6 +131,13 @@ def play(
     clock = Clock(game, report, _trackers(game, folder))
     for note in notes:
         clock.tell(note=note)
+    try:
+        _play(game, folder, clock, stop)
+    finally:
+        clock.finish()
+
+
+def _play(game: Game, folder: RunFolder, clock: Clock, stop: Stop) -> None:
     to_the_start = game.snapshot() if folder.latest() is None else None
     due = clock.due(stop)
     while not due.over:
@@ -157,7 +164,6 @@ def play(
     if clock.items_looked != game.items:
         _look(game, folder, clock)
     _save(game, folder, clock)
-    clock.finish()
 
 
 def play_round(game: Game) -> None:
@@ -298,7 +304,7 @@ def _trackers(game: Game, folder: RunFolder) -> list[Any]:
 def _look(game: Game, folder: RunFolder, clock: Clock) -> None:
     """Draw samples of fixed identities: say what is wrong with them, and write a sheet of them."""
     modality, run = game.config.modality, game.config.run
-    clock.looked({})
+    clock.looked()
     if not game.runtime.leads:
         return
     game.check_finite()
@@ -306,8 +312,7 @@ def _look(game: Game, folder: RunFolder, clock: Clock) -> None:
         sample = game.model().draw(
             range(run.samples), run.seed, controls=game.controls, conditions=game.look_conditions
         )
-        numbers, said = game.reference.findings(sample)
-        clock.looked(numbers)
+        clock.found, said = game.reference.findings(sample)
         for note in [*said, *saturated(clock.history)]:
             clock.tell(note=note)
         clock.history.clear()

@@ -21,7 +21,6 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from genkit import config, plan
 from genkit.data import open_data
 from genkit.game import Game
-from genkit.registry import load
 from genkit.runtime import Runtime
 from genkit.training import play_round
 
@@ -81,7 +80,6 @@ def begin(arguments) -> tuple[Game, str]:
     overrides = config.parse_overrides(arguments.settings)
     chosen = config.build("image", arguments.preset, arguments.data, [overrides])
     plugin, dataset, _ = open_data(chosen)
-    assert type(plugin) is load(chosen.modality)
     game = Game(chosen, plugin, dataset, Runtime("cpu"))
     return game, plan.choose(game, play_round)
 
