@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SETUP := pyproject.toml plugins/image/pyproject.toml constraints.txt Makefile
+SETUP := pyproject.toml plugins/image/pyproject.toml plugins/text/pyproject.toml constraints.txt Makefile
 DEMO_ITEMS ?= 160000
 
 .PHONY: install demo test slow check lint types floors bench docs clean
@@ -16,7 +16,7 @@ $(STAMP):
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-		--editable ".[dev,docs,track]" --editable plugins/image torchvision torchaudio
+		--editable ".[dev,docs,track]" --editable plugins/image --editable "plugins/text[curves]" torchvision torchaudio
 	rm -f $(VENV)/.installed-* && touch $@
 
 demo: install
