@@ -69,6 +69,13 @@ def torchaudio() -> ModuleType:
     return importlib.import_module("torchaudio")
 
 
+def prepare() -> None:
+    """Import whichever of the two are installed, so that a library may import them from here on."""
+    for name, package in (("torchvision", torchvision), ("torchaudio", torchaudio)):
+        if importlib.util.find_spec(name) is not None:
+            package()
+
+
 def _native_part_loads(package: str, library: str) -> bool:
     """Whether a package's compiled library fits this torch; runs none of the package's Python.
 

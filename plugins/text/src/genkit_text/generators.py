@@ -1,0 +1,381 @@
+"""Networks that write a line symbol by symbol, and the one way in which all of them draw, complete, relax and score it.
+
+A network says what follows a beginning: `Recurrent` (LSTM) or `Decoder` (a causal transformer of the transformers
+library). Knows symbols as numbers; no strings, no files, no losses. Letters: K symbols of a beginning, P of a prompt.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import log_softmax, one_hot
+
+from genkit import compat
+from genkit.adversarial import straight_through
+from genkit.plugin import Facts, Noise, Sample
+from genkit_text.options import Controls, Options
+
+BLOCK = 64
+"""Symbols that are summed up together when one is picked."""
+
+Relax = Callable[[Tensor, Tensor], Tensor]
+"""(logits [B, V], symbol [B]) -> [B, V], see `genkit.plugin.Generator.relaxed`."""
+
+
+class Autoregressive(nn.Module):
+    """p(line) = product over its steps of p(symbol | prompt, symbols before).
+
+    The first symbol is never the end. Dropout acts in `pretrain_loss` alone: what draws a line, and what scores it
+    afterwards, must be the same policy.
+
+    A model of lines that answer prompts draws L symbols behind any; in one of plain lines a prompt is the beginning of
+    the line, and counts among its L.
+
+    Args:
+        facts: of the data: symbols, length, end, prompt_length.
+    """
+
+    def __init__(self, facts: Facts) -> None:
+        super().__init__()
+        self.symbols: int = facts["symbols"]
+        self.length: int = facts["length"]
+        self.end: int | None = facts["end"]
+        self.answers: bool = facts["prompt_length"] > 0
+        self.noise = {"symbols": Noise((), law="uniform", steps=self.length, dtype="float64")}
+
+    # What a network is ------------------------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def table(self) -> Tensor:
+        """[V, E]: what the network is shown of each symbol."""
+
+    @abstractmethod
+    def begin(self, prompt: Tensor | None, symbols: Tensor) -> tuple[Tensor, Any]:
+        """(logits [B, V] of what follows the beginning, the state to go on from).
+
+        Args:
+            prompt: [B, P], -1 where there is nothing; None: no prompt.
+            symbols: [B, K], K >= 0.
+        """
+
+    @abstractmethod
+    def advance(self, state: Any, shown: Tensor) -> tuple[Tensor, Any]:
+        """(logits [B, V], state) one symbol later; `shown` [B, E] are rows of the table, or mixtures of them."""
+
+    @abstractmethod
+    def follow(self, prompt: Tensor | None, symbols: Tensor) -> Tensor:
+        """[B, K + 1, V]: logits of the first symbol, and of what follows each of `symbols` [B, K]."""
+
+    def resting(self) -> nn.Module:
+        """The module whose training mode means dropout."""
+        return nn.Identity()
+
+    # What the engine asks ---------------------------------------------------------------------------------------
+
+    def forward(
+        self, noise: Mapping[str, Tensor], condition: Tensor | None = None, controls: Controls | None = None
+    ) -> Sample:
+        """Lines, one uniform number a symbol."""
+        return self._roll(noise["symbols"], condition, controls)
+
+    def complete(self, sample: Sample, length: Tensor, noise: Mapping[str, Tensor]) -> Sample:
+        """Keeps the first length[b] symbols of row b and draws the rest."""
+        return self._roll(noise["symbols"], sample.condition, given=(sample.x, length))
+
+    def relaxed(
+        self, noise: Mapping[str, Tensor], condition: Tensor | None, controls: Controls | None, relax: Relax
+    ) -> Sample:
+        """As `forward`, with the stand-in; later steps are shown the same symbols, with its gradient."""
+        return self._roll(noise["symbols"], condition, controls, relax=relax)
+
+    def logits(self, sample: Sample) -> Tensor:
+        """[B, L, V], float32: of every step of the lines, the end ruled out at the first."""
+        logits = self.follow(sample.condition, sample.x[:, :-1]).float()
+        if self.end is None:
+            return logits
+        first = logits[:, :1].clone()
+        first[..., self.end] = -torch.inf
+        return torch.cat([first, logits[:, 1:]], 1)
+
+    def log_prob(self, sample: Sample, temperature: float = 1.0) -> Tensor:
+        """[B, L]: of each symbol of `sample.x`, given those before it; 0 where a step is masked out."""
+        chosen = log_softmax(self.logits(sample) / temperature, 2).gather(2, sample.x[..., None])[..., 0]
+        return chosen if sample.mask is None else chosen.where(sample.mask, 0.0)
+
+    def pretrain_loss(self, real: Sample) -> Tensor:
+        """Negative log-likelihood in nats, per line and per symbol of the longest line."""
+        self.resting().train(self.training)
+        loss = -self.log_prob(real).sum(1).mean() / self.length
+        self.resting().eval()
+        return loss
+
+    def train(self, mode: bool = True) -> Self:
+        """As any module's, but for dropout, which waits for `pretrain_loss`."""
+        super().train(mode)
+        self.resting().eval()
+        return self
+
+    def _roll(
+        self,
+        uniform: Tensor,
+        prompt: Tensor | None,
+        controls: Controls | None = None,
+        given: tuple[Tensor, Tensor] | None = None,
+        relax: Relax | None = None,
+    ) -> Sample:
+        """Draw lines.
+
+        Args:
+            uniform: [B, L], float64.
+            given: (x [B, L], how many of each row are kept [B]).
+            relax: makes the stand-in of each step.
+        """
+        rows, length = uniform.shape
+        room = length if prompt is None or self.answers else length - prompt.shape[1]
+        stop = min(room, (controls and controls.max_new_tokens) or room)
+        warp = _warper(controls)
+        x = torch.full_like(uniform, self.end or 0, dtype=torch.long)
+        alive = torch.ones(rows, dtype=torch.bool, device=uniform.device)
+        mask = torch.zeros_like(x, dtype=torch.bool)
+        first, relaxed = 0, []
+        if given is not None:
+            first = min(int(given[1].min()), length - 1)
+            x[:, :first] = given[0][:, :first]
+            mask[:, :first] = self._valid(x[:, :first])
+            alive = self._goes_on(x[:, :first], alive)
+        logits, state = self.begin(prompt, x[:, :first])
+        for step in range(first, stop):
+            logits = logits.float()
+            if step == 0 and self.end is not None:
+                logits = logits.index_fill(1, torch.tensor([self.end], device=logits.device), -torch.inf)
+            drawn = pick(warp(logits.detach()), uniform[:, step])
+            if given is not None:
+                drawn = torch.where(step < given[1], given[0][:, step], drawn)
+            symbol = drawn if self.end is None else torch.where(alive, drawn, self.end)
+            x[:, step], mask[:, step] = symbol, alive
+            shown = None
+            if relax is not None:
+                stand_in = torch.where(alive[:, None], relax(logits, symbol), one_hot(symbol, self.symbols).float())
+                relaxed.append(stand_in)
+                shown = straight_through(stand_in, symbol) @ self.table
+            alive = self._goes_on(symbol[:, None], alive)
+            if step + 1 == stop or (relax is None and self.end is not None and not alive.any()):
+                break
+            logits, state = self.advance(state, self.table[symbol] if shown is None else shown)
+        if relax is not None:
+            behind = one_hot(x[:, stop:], self.symbols).float()
+            return Sample(x, prompt, mask, torch.cat([torch.stack(relaxed, 1), behind], 1))
+        return Sample(x, prompt, mask)
+
+    def _valid(self, symbols: Tensor) -> Tensor:
+        """[B, K] bool: up to the first end, and with it."""
+        if self.end is None:
+            return torch.ones_like(symbols, dtype=torch.bool)
+        ends = symbols == self.end
+        return ends.cumsum(1) - ends.long() == 0
+
+    def _goes_on(self, symbols: Tensor, alive: Tensor) -> Tensor:
+        return alive if self.end is None else alive & (symbols != self.end).all(1)
+
+
+def pick(logits: Tensor, uniform: Tensor) -> Tensor:
+    """[B]: the symbols at which the distribution function of softmax(logits [B, V]) passes `uniform` [B], in float64.
+
+    A symbol whose logit is -inf is never picked. The block in which a symbol lies is found first, by the blocks' sums:
+    running sums over all of a large vocabulary would cost several times as much.
+    """
+    rows, count = logits.shape
+    weights = logits.new_zeros(rows, -(-count // BLOCK) * BLOCK)
+    torch.exp(logits - logits.amax(1, keepdim=True), out=weights[:, :count])
+    blocks = weights.view(rows, -1, BLOCK)
+    block, before = _passes(blocks.sum(2).double(), None, uniform)
+    inside = blocks[torch.arange(rows, device=logits.device), block]
+    symbol, _ = _passes(inside.double(), before, uniform)
+    return block * BLOCK + symbol
+
+
+def _passes(weights: Tensor, rest: Tensor | None, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """(where the running sums of weights [B, N] pass a place, what of the place is left there).
+
+    The place is a share of the sum, or given; rounding never takes it to the end.
+    """
+    sums = weights.cumsum(1)
+    total = sums[:, -1]
+    place = torch.minimum(uniform * total if rest is None else rest, torch.nextafter(total, torch.zeros_like(total)))
+    found = torch.searchsorted(sums, place[:, None], right=True)
+    left = place - (sums.gather(1, found) - weights.gather(1, found))[:, 0]
+    return found[:, 0], left
+
+
+def _warper(controls: Controls | None) -> Callable[[Tensor], Tensor]:
+    """The logits that are drawn from: Hugging Face's own warpers, in its order."""
+    if controls is None:
+        return lambda logits: logits
+    temperature = controls.temperature
+    chain: list[Callable[[Any, Tensor], Tensor]] = []
+    if (controls.top_k, controls.top_p, controls.min_p) != (None, None, None):
+        from transformers import MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+        if controls.top_k is not None:
+            chain.append(TopKLogitsWarper(controls.top_k))
+        if controls.top_p is not None:
+            chain.append(TopPLogitsWarper(controls.top_p))
+        if controls.min_p is not None:
+            chain.append(MinPLogitsWarper(controls.min_p))
+
+    def warp(logits: Tensor) -> Tensor:
+        logits = logits if temperature == 1 else logits / temperature
+        for warper in chain:
+            logits = warper(None, logits)
+        return logits
+
+    return warp
+
+
+# The networks ----------------------------------------------------------------------------------------------------
+
+
+class Recurrent(Autoregressive):
+    """An LSTM over embedded symbols; the output layer is a matrix of its own. Source: Yu et al. 2017, section 3."""
+
+    def __init__(self, options: Options, facts: Facts) -> None:
+        super().__init__(facts)
+        self.embedding = nn.Embedding(self.symbols + 2, options.embedding)  # behind them: start, nothing
+        nn.init.normal_(self.embedding.weight, 0.0, 0.1)
+        self.lstm = nn.LSTM(options.embedding, options.hidden, options.layers, batch_first=True)
+        self.out = nn.Linear(options.hidden, self.symbols)
+        self.dropout = nn.Dropout(options.dropout)
+
+    @property
+    def table(self) -> Tensor:
+        return self.embedding.weight[: self.symbols]
+
+    def begin(self, prompt: Tensor | None, symbols: Tensor) -> tuple[Tensor, Any]:
+        hidden, state = self.lstm(self._shown(prompt, symbols))
+        return self.out(hidden[:, -1]), state
+
+    def advance(self, state: Any, shown: Tensor) -> tuple[Tensor, Any]:
+        hidden, state = self.lstm(shown[:, None], state)
+        return self.out(hidden[:, 0]), state
+
+    def follow(self, prompt: Tensor | None, symbols: Tensor) -> Tensor:
+        hidden, _ = self.lstm(self.dropout(self._shown(prompt, symbols)))
+        return self.out(self.dropout(hidden[:, -1 - symbols.shape[1] :]))
+
+    def resting(self) -> nn.Module:
+        return self.dropout
+
+    def _shown(self, prompt: Tensor | None, symbols: Tensor) -> Tensor:
+        return self.embedding(after_start(prompt, symbols, self.symbols, self.symbols + 1))
+
+
+class Decoder(Autoregressive):
+    """A causal transformer, with its keys and values kept while a line is drawn.
+
+    Args:
+        configuration: of a `transformers` causal language model, as plain data; None: a small GPT-2 of the options.
+    """
+
+    def __init__(self, options: Options, facts: Facts) -> None:
+        super().__init__(facts)
+        configuration = decoder_configuration(options, facts)
+        self.model = transformers_library().AutoModelForCausalLM.from_config(configuration)
+        self.start = _start(configuration)
+
+    @property
+    def table(self) -> Tensor:
+        return self.model.get_input_embeddings().weight[: self.symbols]
+
+    def begin(self, prompt: Tensor | None, symbols: Tensor) -> tuple[Tensor, Any]:
+        inputs = arranged(prompt, symbols, self.start)
+        seen = self.model(**inputs, use_cache=True, logits_to_keep=1)
+        padding = inputs.get("attention_mask")
+        return seen.logits[:, -1, : self.symbols], (seen.past_key_values, padding)
+
+    def advance(self, state: Any, shown: Tensor) -> tuple[Tensor, Any]:
+        cache, padding = state
+        more = {}
+        if padding is not None:
+            padding = torch.cat([padding, padding.new_ones(len(padding), 1)], 1)
+            more = {"attention_mask": padding, "position_ids": padding.sum(1, keepdim=True) - 1}
+        seen = self.model(inputs_embeds=shown[:, None], past_key_values=cache, use_cache=True, **more)
+        return seen.logits[:, -1, : self.symbols], (cache, padding)
+
+    def follow(self, prompt: Tensor | None, symbols: Tensor) -> Tensor:
+        kept = symbols.shape[1] + 1
+        seen = self.model(**arranged(prompt, symbols, self.start), use_cache=False, logits_to_keep=kept)
+        return seen.logits[..., : self.symbols]
+
+    def resting(self) -> nn.Module:
+        return self.model
+
+
+def make_generator(options: Options, facts: Facts) -> Autoregressive:
+    """The network that the options name."""
+    return Decoder(options, facts) if options.generator == "decoder" else Recurrent(options, facts)
+
+
+# Beginnings ------------------------------------------------------------------------------------------------------
+
+
+def after_start(prompt: Tensor | None, symbols: Tensor, start: int, nothing: int) -> Tensor:
+    """[B, P + 1 + K]: nothing, the start, the prompt, the symbols; so that each line's prompt ends where it begins."""
+    beginning = symbols.new_full((len(symbols), 1), start)
+    if prompt is None:
+        return torch.cat([beginning, symbols], 1)
+    together = left_padded(torch.cat([beginning, prompt], 1))
+    return torch.cat([together.where(together >= 0, nothing), symbols], 1)
+
+
+def left_padded(prompt: Tensor) -> Tensor:
+    """[B, P]: the same prompts with what is nothing (-1) in front."""
+    return prompt.gather(1, (prompt >= 0).to(torch.int8).argsort(dim=1, stable=True))
+
+
+def arranged(prompt: Tensor | None, symbols: Tensor, start: int) -> dict[str, Tensor]:
+    """What a transformer is told of beginnings: the symbols, and where padding stands if there is any."""
+    ids = after_start(prompt, symbols, start, -1)
+    if prompt is None or not bool((prompt < 0).any()):
+        return {"input_ids": ids}
+    padding = (ids >= 0).long()
+    positions = (padding.cumsum(1) - 1).clamp(min=0)
+    return {"input_ids": ids.clamp(min=0), "attention_mask": padding, "position_ids": positions}
+
+
+def decoder_configuration(options: Options, facts: Facts) -> Any:
+    """The configuration of a causal language model: that of the facts, or a small GPT-2 of the options."""
+    auto, known = transformers_library(), facts["decoder"]
+    if known is not None:
+        plain = {key: value for key, value in known.items() if key != "model_type"}
+        return auto.AutoConfig.for_model(known["model_type"], **plain)
+    return auto.AutoConfig.for_model(
+        "gpt2",
+        vocab_size=facts["symbols"] + 1,  # the last is the start
+        n_positions=1 + facts["prompt_length"] + facts["length"],
+        n_embd=options.hidden,
+        n_layer=options.layers,
+        n_head=options.heads,
+        resid_pdrop=options.dropout,
+        embd_pdrop=options.dropout,
+        attn_pdrop=options.dropout,
+        bos_token_id=facts["symbols"],
+        eos_token_id=facts["end"],
+    )
+
+
+def _start(configuration: Any) -> int:
+    known = (configuration.bos_token_id, configuration.eos_token_id)
+    return next((symbol for symbol in known if isinstance(symbol, int)), 0)
+
+
+def transformers_library() -> Any:
+    """The library, which imports torchvision and torchaudio on its way to a model."""
+    compat.prepare()
+    import transformers
+
+    return transformers
