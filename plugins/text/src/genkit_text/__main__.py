@@ -1,0 +1,171 @@
+"""`python -m genkit_text`: what a text model is worth, from the command line.
+
+Results go to standard output, what is being done and errors to standard error. Exit codes are those of `genkit`.
+Imports what a command needs when it runs: `--help` never imports torch.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from genkit.errors import ConfigError, GenkitError, Interrupted
+
+
+class _Commands(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Interrupted("stopped") from None
+
+
+app = typer.Typer(
+    cls=_Commands, no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
+    help="Tell what text models are worth, on text that they have not seen.",
+)  # fmt: skip
+
+Data = Annotated[str, typer.Option(metavar="SRC", help="Held-out text: a path, or builtin:kjv/held-out.")]
+Judge = Annotated[Path | None, typer.Option(help="An independent model of held-out text, whose NLL is the quality.")]
+Count = Annotated[int, typer.Option("-n", "--samples", help="How many are drawn from a model.")]
+References = Annotated[int | None, typer.Option(help="Held-out lines for BLEU at most [default: all].")]
+Order = Annotated[int, typer.Option(help="Of the longest n-grams.")]
+Seed = Annotated[int, typer.Option(help="Of the samples.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, mps ...")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print everything as JSON.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Errors only.")]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command and exit."""
+    try:
+        app(None if arguments is None else list(arguments), prog_name="python -m genkit_text")
+    except GenkitError as error:
+        print(f"genkit_text: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="A run folder or a model folder.")],
+    data: Data,
+    settings: Annotated[list[str] | None, typer.Argument(help="Controls of the samples: temperature=0.8 ...")] = None,
+    judge: Judge = None,
+    training: Annotated[str | None, typer.Option(metavar="SRC", help="What it was trained on: counts copies.")] = None,
+    samples: Count = 2000,
+    references: References = None,
+    order: Order = 5,
+    seed: Seed = 0,
+    device: Device = "auto",
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """One model: likelihood, BLEU, copies, lengths."""
+    from genkit.config import parse_overrides
+
+    controls = parse_overrides(settings or [])
+    from genkit import load
+    from genkit_text.evaluation import evaluate as run
+
+    report = run(
+        load(model, device), data, samples, references, order, None if judge is None else load(judge, device),
+        training, controls, seed, _teller(quiet),
+    )  # fmt: skip
+    if as_json:
+        _print_json(report)
+    else:
+        for key, value in _flat(report):
+            print(f"{key + ':':<26} {value}")
+
+
+@app.command()
+def curve(
+    models: Annotated[list[str], typer.Argument(metavar="NAME=MODEL", help="One name for several seeds.")],
+    data: Data,
+    out: Annotated[Path, typer.Option(help="The picture: .png, .svg, .pdf ...")],
+    judge: Judge = None,
+    csv: Annotated[Path | None, typer.Option(help="Write the table here [default: print it].")] = None,
+    temperatures: Annotated[str | None, typer.Option(help="With commas between [default: 0.6,0.7 ... 1.2].")] = None,
+    samples: Count = 2000,
+    references: References = None,
+    order: Order = 4,
+    baseline: Annotated[str, typer.Option(metavar="NAME", help="The one that is drawn in grey.")] = "mle",
+    seed: Seed = 0,
+    device: Device = "auto",
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Several models: quality against diversity."""
+    from genkit_text.curves import check_picture, plot, to_csv
+
+    named = [_named(word) for word in models]
+    wanted = _numbers(temperatures)
+    check_picture(out)
+    from genkit import load
+    from genkit.artifact import make_folder, write_whole
+    from genkit_text.evaluation import TEMPERATURES
+    from genkit_text.evaluation import curve as run
+
+    for file in filter(None, (out, csv)):
+        make_folder(file.parent)
+    rows = run(
+        [(name, load(path, device)) for name, path in named], data, None if judge is None else load(judge, device),
+        wanted or TEMPERATURES, samples, references, order, None, seed, _teller(quiet),
+    )  # fmt: skip
+    if csv is not None:
+        write_whole(csv, to_csv(rows).encode())
+    if as_json:
+        _print_json(rows)
+    else:
+        print(csv or to_csv(rows).removesuffix("\n"))
+    print(plot(rows, out, baseline), file=sys.stderr if as_json or csv is None else sys.stdout)
+
+
+def _named(word: str) -> tuple[str, Path]:
+    name, equals, path = word.partition("=")
+    if not (name and equals and path):
+        raise ConfigError(f"{word!r}: models are written NAME=MODEL, such as mle=runs/mle")
+    return name, Path(path)
+
+
+def _numbers(text: str | None) -> list[float]:
+    try:
+        return [float(number) for number in text.split(",")] if text else []
+    except ValueError:
+        raise ConfigError(f"--temperatures {text!r}: numbers with commas between are needed, such as 0.8,1") from None
+
+
+def _teller(quiet: bool) -> Any:
+    return lambda doing: None if quiet else print(doing, file=sys.stderr, flush=True)
+
+
+def _print_json(data: Any) -> None:
+    import json
+
+    print(json.dumps(data, indent=1, allow_nan=False))
+
+
+def _flat(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
+    """The leaves of a report for reading: what has a number of its own for each order or length is one line."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and not all(name.isdigit() for name in value):
+            yield from _flat(value, f"{path}{key}.")
+        elif isinstance(value, Mapping):
+            yield f"{path}{key}", "  ".join(f"{name}: {_short(one)}" for name, one in value.items())
+        elif isinstance(value, Iterable) and not isinstance(value, str):
+            yield f"{path}{key}", "  ".join(map(_short, value))
+        else:
+            yield f"{path}{key}", _short(value)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str("-" if value is None else value)
+
+
+if __name__ == "__main__":
+    main()
