@@ -189,13 +189,15 @@ def test_samples_are_those_of_the_model_and_the_report_is_json():
 
 def test_a_judge_reads_strings_in_its_own_symbols():
     model, judge = model_of(1), model_of(2, letters="cba", length=5)
-    report = evaluate(model, HELD_OUT, samples=64, judge=judge)["judge"]
+    told = []
+    report = evaluate(model, HELD_OUT, samples=64, judge=judge, tell=told.append)["judge"]
     drawn = model.generate(64).x.tolist()
     strings = [line for row in drawn if len(line := model.plugin.vocabulary.decode(row)) < 5]
     slow = slow_nll(judge, [("", line) for line in strings])
     assert [report["nll_per_symbol"], report["nll_per_line"], report["symbols"]] == pytest.approx(slow)
     assert (report["lines"], report["left_out"]) == (len(strings), 64 - len(strings))
     assert report["left_out"] > 0
+    assert told[-1].startswith(f"the judge cannot say {report['left_out']} of 64 samples")
 
 
 def test_prompts_condition_likelihood_samples_and_judge():

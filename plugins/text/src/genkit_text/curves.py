@@ -65,7 +65,7 @@ def plot(rows: Sequence[Mapping[str, Any]], path: str | Path, baseline: str = BA
     quality = "NLL of samples under the judge, nats per symbol" if judged else f"1 − BLEU-{n} of samples"
     figure = Figure(figsize=(11, 5), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    left.set(xlabel=f"self-BLEU-{n} of samples", ylabel=f"{quality} (lower: better)")
+    left.set(xlabel=f"self-BLEU-{n} of samples", ylabel=quality)
     right.set(xlabel="NLL of held-out text, nats per symbol")
     for name in dict.fromkeys(row["name"] for row in rows):
         colour = "0.55" if name == baseline else None

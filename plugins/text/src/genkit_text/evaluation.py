@@ -93,7 +93,8 @@ def evaluate(
         references: held-out lines, spread evenly, that BLEU compares with at most; None: all.
         n: the largest order of n-grams.
         judge: an independent model, trained on held-out text by maximum likelihood: its NLL of the samples is their
-            quality. It may have symbols of its own.
+            quality. It may have symbols of its own; one that was trained with options.tokenizer=MODEL/assets has all
+            that it needs.
         training: the text that the model was trained on, for the share of samples that are copies; None: not counted.
         controls: of the samples. The model's own NLL is at the same temperature, of the distribution as a whole.
         seed: of the samples.
@@ -109,6 +110,7 @@ def evaluate(
     if training is not None:
         how = replace(how, training=_read(model, training).lines)
     report = _measure(model, known, how, controls or {})
+    _tell_of_unjudged(report["judge"] and report["judge"]["left_out"], samples, tell)
     report["held_out"] |= {"title": text.title, "left_out": text.skipped + len(text.lines) - len(known.symbols)}
     return report
 
@@ -144,7 +146,7 @@ def curve(
         raise ConfigError("a curve needs at least one model and one temperature")
     for name, model in models:
         _check_modality(name, model)
-    how = _How(samples, references, n, judge, seed, tell)
+    how = _How(samples, references, n, judge, seed)
     text = _read(models[0][1], data)
     known = _known(models, text)
     rows = []
@@ -163,6 +165,7 @@ def curve(
                     "left_out": text.skipped + len(text.lines) - len(known.symbols),
                 }
             )  # fmt: skip
+    _tell_of_unjudged(max(row["unjudged"] or 0 for row in rows), samples, tell)
     return rows
 
 
@@ -178,7 +181,7 @@ class _How:
     n: int
     judge: Model | None
     seed: int
-    tell: Tell
+    tell: Tell = lambda doing: None
     training: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
@@ -212,8 +215,8 @@ def _measure(model: Model, known: _Known, how: _How, controls: Mapping[str, Any]
     drawn = _draw(model, how.samples, how.seed, settings, known.prompts)
     strings = [_vocabulary(model).decode(symbols) for symbols in drawn]
     asked = known.asked and [known.asked[place % len(known.asked)] for place in range(how.samples)]
-    judged = None if how.judge is None else _judged(how.judge, _Text("the samples", strings, asked), how.tell)
-    how.tell("counting n-grams")
+    how.tell(f"judging {how.samples:,} samples")
+    judged = None if how.judge is None else _judged(how.judge, _Text("the samples", strings, asked))
     count = min(how.references or len(known.symbols), len(known.symbols))
     shown = [known.symbols[place * len(known.symbols) // count] for place in range(count)]
     orders = range(1, how.n + 1)
@@ -252,12 +255,19 @@ def _draw(model: Model, samples: int, seed: int, controls: Any, prompts: Sequenc
     return drawn
 
 
-def _judged(judge: Model, samples: _Text, tell: Tell) -> dict[str, Any]:
-    tell(f"the judge reads {len(samples.lines):,} samples")
+def _judged(judge: Model, samples: _Text) -> dict[str, Any]:
     known = _known([("the judge", judge)], samples)
     likelihood = nll(judge.generator, _batches(judge, known))
     path = None if judge.path is None else str(judge.path)
     return {"model": path, **likelihood._asdict(), "left_out": len(samples.lines) - len(known.symbols)}
+
+
+def _tell_of_unjudged(left_out: int | None, samples: int, tell: Tell) -> None:
+    if left_out:
+        tell(
+            f"the judge cannot say {left_out:,} of {samples:,} samples, and judges the others alone; one that is "
+            "trained with options.tokenizer=MODEL/assets has all symbols of that model"
+        )
 
 
 def _copies(strings: Sequence[str], training: Sequence[str]) -> dict[str, Any]:
