@@ -1,4 +1,4 @@
-"""The plugin's own generators and critics: one policy however it is asked, and the engine's estimators on it, exactly."""
+"""The generators and critics: one policy however it is asked, and the engine's estimators on it, exactly."""
 
 import math
 

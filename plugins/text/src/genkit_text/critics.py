@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from genkit.plugin import Critique, Facts, Sample
-from genkit_text.generators import decoder_configuration, left_padded, transformers_library
+from genkit_text.generators import decoder_configuration, left_padded
 from genkit_text.options import Options
+from genkit_text.pretrained import transformers_library
 
 FILTERS = {1: 100, 2: 200, 3: 200, 4: 200, 5: 200, 6: 100, 7: 100, 8: 100, 9: 100, 10: 100, 15: 160, 20: 160}
 """Features by the symbols that they span. Source: Yu et al. 2017, table 3 of the appendix (the oracle's)."""

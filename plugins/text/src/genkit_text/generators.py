@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax, one_hot
 
-from genkit import compat
 from genkit.adversarial import straight_through
 from genkit.plugin import Facts, Noise, Sample
 from genkit_text.options import Controls, Options
+from genkit_text.pretrained import transformers_library
 
 BLOCK = 64
 """Symbols that are summed up together when one is picked."""
@@ -371,11 +371,3 @@ def decoder_configuration(options: Options, facts: Facts) -> Any:
 def _start(configuration: Any) -> int:
     known = (configuration.bos_token_id, configuration.eos_token_id)
     return next((symbol for symbol in known if isinstance(symbol, int)), 0)
-
-
-def transformers_library() -> Any:
-    """The library, which imports torchvision and torchaudio on its way to a model."""
-    compat.prepare()
-    import transformers
-
-    return transformers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
 from genkit.recipe import Settings, Share
 
@@ -52,6 +52,8 @@ class Options(Settings):
     """Width of a recurrent critic."""
     critic_dropout: Share = 0.0
     """Of a critic."""
+    critic_decay: NonNegativeFloat = 0.0
+    """Half the squared norm of the critic's last layer is part of its loss, times this (SeqGAN: 0.2)."""
 
     @model_validator(mode="after")
     def _fits(self) -> Options:

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.nn.functional import log_softmax
 
 from genkit.errors import ConfigError
-from genkit.plugin import Facts, ModalityPlugin, Networks, Sample
+from genkit.plugin import Critique, Facts, ModalityPlugin, Networks, Sample
 from genkit_text import pretrained
+from genkit_text.critics import make_critic
+from genkit_text.generators import make_generator
 from genkit_text.lines import TOKENIZER, Corpus, Lines
 from genkit_text.options import Options
 from genkit_text.sources import open_source
@@ -52,23 +55,46 @@ class TextPlugin(ModalityPlugin):
         return Lines(self.open(source, self.options), self.facts)
 
     def networks(self) -> Networks:
-        """The two networks that the options name."""
-        from genkit_text.critics import make_critic
-        from genkit_text.generators import make_generator
-
-        return Networks(make_generator(self.options, self.facts), {"critic": make_critic(self.options, self.facts)})
+        """The two networks that the options name; a pretrained generator beside itself as it came, the `reference`."""
+        critics = {"critic": make_critic(self.options, self.facts)}
+        frozen = {} if self.options.pretrained is None else {"reference": make_generator(self.options, self.facts)}
+        return Networks(make_generator(self.options, self.facts), critics, frozen)
 
     def initialise(self, networks: Networks) -> None:
-        """Give the generator, and the frozen `reference` if there is one, the weights of `options.pretrained`.
+        """Give the generator, its reference and a critic of its kind the weights of `options.pretrained`.
 
         Raises:
             ConfigError: if they cannot be had.
         """
         if self.options.pretrained is None:
             return
-        pretrained.load_weights(cast(Any, networks.generator).model, self.options.pretrained)
-        if "reference" in networks.frozen:
-            networks.frozen["reference"].load_state_dict(networks.generator.state_dict())
+        model = cast(Any, networks.generator).model
+        pretrained.load_weights(model, self.options.pretrained)
+        networks.frozen["reference"].load_state_dict(networks.generator.state_dict())
+        if self.options.critic == "decoder":
+            cast(Any, networks.critics["critic"]).model.load_state_dict(model.base_model.state_dict())
+
+    def terms(
+        self, player: str, networks: Networks, real: Sample, fake: Sample, critiques: Mapping[str, Critique]
+    ) -> Mapping[str, Tensor]:
+        """What the options add to a loss.
+
+        `divergence`, the generator's: how far it has gone from its reference, the Kullback-Leibler divergence of each
+        next symbol given what it wrote itself, in nats a step; its gradient leaves out that other lines would be
+        written (Jaques et al. 2017, arXiv:1611.02796). `decay`, the critic's: half the squared norm of its last layer,
+        times `critic_decay`.
+        """
+        if player == "generator" and networks.frozen:
+            reference, generator = (cast(Any, module) for module in (networks.frozen["reference"], networks.generator))
+            with torch.no_grad():
+                before = log_softmax(reference.logits(fake), 2)
+            now = log_softmax(generator.logits(fake), 2)
+            each = torch.where(now.isneginf(), 0.0, now.exp() * (now - before)).sum(2)
+            return {"divergence": each.mean() if fake.mask is None else each[fake.mask].mean()}
+        if player != "generator" and self.options.critic_decay:
+            squares = [weight.square().sum() for weight in cast(Any, networks.critics[player]).out.parameters()]
+            return {"decay": self.options.critic_decay / 2 * torch.stack(squares).sum()}
+        return {}
 
     @cached_property
     def vocabulary(self) -> Vocabulary:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
@@ -22,9 +22,7 @@ _OF_A_PLACE = ("_name_or_path", "auto_map", "dtype", "torch_dtype")
 
 def transformers_library() -> Any:
     """The library, which imports torchvision and torchaudio on its way to a model where they are installed."""
-    for half in (compat.torchvision, compat.torchaudio):
-        with suppress(ImportError):
-            half()
+    compat.prepare()
     import transformers
 
     return transformers
