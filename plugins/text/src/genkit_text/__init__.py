@@ -1,8 +1,23 @@
 """Text for genkit: the manifest. Torch-free; everything heavy is named by strings."""
 
+from typing import Any
+
 from genkit.plugin import Modality, Preset
 
-_CAN = frozenset({"condition", "sheet", "log_prob", "complete", "relaxed", "pretrain_loss"})
+_CAN = frozenset({"condition", "sheet", "terms", "initialise", "log_prob", "complete", "relaxed", "pretrain_loss"})
+
+_LIKELIHOOD = {"learning_rate": 5e-3, "betas": (0.9, 0.999), "gradient_clip": 5.0}
+_PRETRAIN: dict[str, Any] = {"kind": "pretrain", "items": 400_000, "generator": _LIKELIHOOD}
+_CRITICS = {"kind": "critics", "items": 50_000}
+_GAME = {"kind": "game"}
+
+# Yu et al. 2017 and its code, in items: 120 epochs of 10,000 lines; critics see 50 times 3 of them, then 15 a round.
+_PAPER = {"learning_rate": 1e-2, "betas": (0.9, 0.999), "gradient_clip": 5.0}
+_EPOCH = 10_000
+_ROLLOUTS = {"kind": "score_function", "reward": "probability", "credit": "monte_carlo", "baseline": "none"}
+
+_SMALL = {"embedding": 128, "hidden": 256, "dropout": 0.3}
+_CONVOLUTIONAL = {"critic": "convolutional", "critic_embedding": 64, "critic_dropout": 0.25}
 
 modality = Modality(
     id="text",
@@ -16,15 +31,132 @@ modality = Modality(
     sheets=("txt", "jsonl"),
     data="builtin:kjv",
     presets={
-        "mle": Preset(
-            summary="Maximum likelihood alone: the baseline that every adversarial preset must be compared with.",
+        "seqgan-fast": Preset(
+            summary="An LSTM against a critic that scores every symbol: no rollouts, minutes on a CPU.",
+            options={**_SMALL, "critic": "recurrent", "critic_dropout": 0.1},
             recipe={
                 "batch_size": 64,
-                "generator": {"learning_rate": 5e-3, "betas": (0.9, 0.999), "gradient_clip": 5.0},
+                "loss": "non_saturating",
+                "estimator": {
+                    "kind": "score_function",
+                    "reward": "signed_probability",
+                    "credit": "per_step",
+                    "discount": 0.9,
+                },
+                "generator": {"learning_rate": 3e-4, "betas": (0.5, 0.999), "gradient_clip": 5.0},
+                "critic": {"learning_rate": 1e-3, "betas": (0.5, 0.999)},
+                "stages": [_PRETRAIN, _CRITICS, _GAME],
+                "ema_halflife_items": 20_000,
+            },
+            run={"items": 650_000},
+            capabilities=_CAN,
+        ),
+        "mle": Preset(
+            summary="Maximum likelihood alone: the baseline that every adversarial preset must be compared with.",
+            options=_SMALL,
+            recipe={
+                "batch_size": 64,
+                "generator": _LIKELIHOOD,
                 "stages": [{"kind": "pretrain"}],
-                "ema_halflife_items": 5_000,
+                "ema_halflife_items": 20_000,
             },
             run={"items": 400_000},
+            capabilities=_CAN,
+        ),
+        "seqgan": Preset(
+            summary="SeqGAN (Yu et al. 2017): 16 rollouts of every prefix, P(real) as reward; fewer critic steps.",
+            options={**_SMALL, **_CONVOLUTIONAL},
+            recipe={
+                "batch_size": 64,
+                "loss": "non_saturating",
+                "estimator": {**_ROLLOUTS, "baseline": "leave_one_out"},
+                "generator": {"learning_rate": 1e-3, "betas": (0.9, 0.999), "gradient_clip": 5.0},
+                "critic": {"learning_rate": 1e-4, "betas": (0.9, 0.999), "steps": 5},
+                "stages": [_PRETRAIN, _CRITICS, _GAME],
+                "ema_halflife_items": 20_000,
+            },
+            run={"items": 500_000},
+            capabilities=_CAN,
+        ),
+        "seqgan-paper": Preset(
+            summary="SeqGAN with the counts of its authors' code, meant for 10,000 lines: many hours on a CPU.",
+            options={"embedding": 32, "hidden": 32, **_CONVOLUTIONAL, "critic_decay": 0.2},
+            recipe={
+                "batch_size": 64,
+                "loss": "non_saturating",
+                "estimator": _ROLLOUTS,
+                "generator": _PAPER,
+                "critic": {"learning_rate": 1e-4, "betas": (0.9, 0.999), "steps": 5 * 3 * 2 * _EPOCH // 128},
+                "stages": [
+                    {"kind": "pretrain", "items": 120 * _EPOCH},
+                    {"kind": "critics", "items": 50 * 3 * _EPOCH},
+                    _GAME,
+                ],
+                "ema_halflife_items": 0,
+            },
+            run={"items": (120 + 50 * 3 + 200 * 5 * 3) * _EPOCH},
+            capabilities=_CAN,
+        ),
+        "scratchgan": Preset(
+            summary="ScratchGAN (de Masson d'Autume et al. 2019): no pretraining, large batches, discounted rewards.",
+            options={
+                "embedding": 64,
+                "hidden": 128,
+                "critic": "recurrent",
+                "critic_hidden": 128,
+                "critic_dropout": 0.1,
+            },
+            recipe={
+                "batch_size": 512,
+                "loss": "non_saturating",
+                "estimator": {
+                    "kind": "score_function",
+                    "reward": "signed_probability",
+                    "credit": "per_step",
+                    "discount": 0.23,
+                    "baseline": "moving_average",
+                    "baseline_decay": 0.08,
+                },
+                "generator": {"learning_rate": 1e-3, "betas": (0.5, 0.999)},
+                "critic": {"learning_rate": 5e-3, "betas": (0.5, 0.999), "weight_decay": 1e-6},
+                "ema_halflife_items": 100_000,
+            },
+            run={"items": 4_000_000},
+            capabilities=_CAN,
+        ),
+        "lm": Preset(
+            summary="A pretrained causal language model against a critic, held near what it was; name it in options.pretrained.",
+            options={"generator": "decoder", "hidden": 128, "layers": 2, "critic": "decoder"},
+            recipe={
+                "batch_size": 32,
+                "loss": "relativistic",
+                "estimator": {"kind": "score_function", "reward": "logit", "credit": "terminal", "group": 4},
+                "terms": {"divergence": 0.05},
+                "generator": {"optimizer": "adamw", "learning_rate": 1e-5, "betas": (0.9, 0.999), "gradient_clip": 1.0},
+                "critic": {"optimizer": "adamw", "learning_rate": 2e-5, "betas": (0.9, 0.999), "gradient_clip": 1.0},
+                "stages": [{"kind": "critics", "items": 6_400}, _GAME],
+                "ema_halflife_items": 2_000,
+            },
+            run={"items": 60_000},
+            capabilities=_CAN,
+        ),
+        "relgan": Preset(
+            summary="RelGAN's game (Nie et al. 2019): Gumbel-softmax that sharpens, relativistic loss, convolutions.",
+            options={**_SMALL, **_CONVOLUTIONAL},
+            recipe={
+                "batch_size": 64,
+                "loss": "relativistic",
+                "estimator": {
+                    "kind": "gumbel_softmax",
+                    "temperature": {"start": 1.0, "end": 0.1, "items": 600_000, "shape": "cosine"},
+                    "hard": True,
+                },
+                "generator": {"learning_rate": 1e-4, "betas": (0.9, 0.999), "gradient_clip": 5.0},
+                "critic": {"learning_rate": 1e-4, "betas": (0.9, 0.999), "gradient_clip": 5.0},
+                "stages": [_PRETRAIN, _GAME],
+                "ema_halflife_items": 20_000,
+            },
+            run={"items": 600_000},
             capabilities=_CAN,
         ),
     },

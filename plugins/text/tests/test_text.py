@@ -1,0 +1,203 @@
+"""Text through the one engine: every preset trains, resumes, is saved and drawn from like any modality's."""
+
+import json
+
+import pytest
+import torch
+from torch.nn.functional import kl_div, log_softmax
+
+import genkit
+from genkit.config import build
+from genkit.errors import ConfigError
+from genkit.plugin import Networks, Sample
+from genkit.testing import toys
+from genkit_text import modality
+from genkit_text.options import Options
+from genkit_text.plugin import TextPlugin
+
+WORDS = "the king said unto him go and see what thou hast done this day".split()
+LINES = [
+    " ".join(WORDS[(start + step * stride) % 14] for step in range(2 + start % 4))
+    for start in range(14)
+    for stride in (1, 3, 5)
+]
+SMALL = {"embedding": 8, "hidden": 8, "critic_embedding": 8, "critic_hidden": 8}
+QUICK = [{"kind": "pretrain", "items": 32}, {"kind": "critics", "items": 16}, {"kind": "game"}]
+
+
+def small(preset, **more):
+    """A preset, cut down to seconds."""
+    recipe = {"batch_size": 8, "critic": {"steps": 1}}
+    if len(modality.presets[preset].recipe.get("stages", ())) > 1:
+        recipe["stages"] = QUICK
+    if "seqgan" in preset and "fast" not in preset:
+        recipe["estimator"] = {"rollouts": 2}
+    return {"preset": preset, "options": {**SMALL, **more.pop("options", {})}, "recipe": recipe, "threads": 1, **more}
+
+
+@pytest.mark.parametrize("preset", [name for name in modality.presets if name != "lm"])
+def test_a_preset_trains_resumes_and_loads(tmp_path, preset):
+    settings = small(preset, run={"plan": "fp32"})
+    whole = genkit.train("text", LINES, out=tmp_path / "a", items=80, **settings)
+    genkit.train("text", LINES, out=tmp_path / "b", items=56, **settings)
+    parts = genkit.train("text", LINES, out=tmp_path / "b", items=80, resume=True)
+    made = genkit.load(tmp_path / "a").generate(20)
+    assert torch.equal(made.x, whole.generate(20).x)
+    assert torch.equal(made.x, parts.generate(20).x)
+    for name, value in whole.generator.state_dict().items():
+        assert torch.equal(value, parts.generator.state_dict()[name]), name
+    assert {word for line in made.encode() for word in line.decode().split()} <= set(WORDS)
+    last = (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()[-1]
+    assert all(value == value and abs(value) < 1e6 for value in json.loads(last).values() if isinstance(value, float))
+
+
+def test_every_preset_is_a_configuration():
+    json.dumps(modality.to_json())
+    for preset in modality.presets:
+        assert build("text", preset).preset == preset
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    out = tmp_path_factory.mktemp("text") / "run"
+    return genkit.train("text", LINES, out=out, items=600, **small("mle"))
+
+
+def test_a_seed_is_a_line_in_any_batch(model, tmp_path):
+    model.generate(100, seed=3).save(tmp_path / "all")
+    model.generate(3, seed=3, start=30).save(tmp_path / "few")
+    model.generate(seed=3, indices=[99, 7, 64, 63, 0]).save(tmp_path / "shuffled")
+    for folder, indices in (("few", (30, 31, 32)), ("shuffled", (0, 7, 63, 64, 99))):
+        for index in indices:
+            name = f"{index:06d}.txt"
+            assert (tmp_path / folder / name).read_bytes() == (tmp_path / "all" / name).read_bytes()
+
+
+def test_lines_are_one_file_or_one_stream(model, tmp_path):
+    samples = model.generate(12, seed=5)
+    samples.save(tmp_path / "lines.txt")
+    samples.save(tmp_path / "lines.jsonl")
+    lines = (tmp_path / "lines.txt").read_text().splitlines()
+    assert lines == [line.decode() for line in samples.encode()]
+    assert [json.loads(row)["text"] for row in (tmp_path / "lines.jsonl").read_text().splitlines()] == lines
+
+
+def test_a_prompt_begins_every_line(model):
+    for line in model.generate(8, label="go and see").encode():
+        assert line.decode().startswith("go and see")
+    with pytest.raises(ConfigError, match="knows no symbol"):
+        model.generate(1, label="xylophone")
+
+
+def test_controls_are_taken_and_checked(model):
+    sharp = model.generate(40, controls={"top_k": 1})
+    assert len({bytes(line) for line in sharp.encode()}) == 1
+    assert {len(line.decode().split()) for line in model.generate(30, controls={"max_new_tokens": 2}).encode()} <= {
+        1,
+        2,
+    }
+    with pytest.raises(ConfigError, match="temperature"):
+        model.generate(1, controls={"temperature": 0})
+
+
+def test_pretraining_learns_the_language(model):
+    """After 600 lines the likelihood is far better than that of uniform words."""
+    data = model.plugin.dataset(LINES)
+    batch = data.__getitems__(list(range(len(data))))
+    with torch.no_grad():
+        per_symbol = -model.generator.log_prob(batch).sum() / batch.mask.sum()
+    assert per_symbol < 0.8 * torch.tensor(15.0).log()
+
+
+# Pretrained models -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def language_model(tmp_path_factory):
+    """A folder as Hugging Face writes it: a tiny decoder and its tokenizer."""
+    from genkit_text.pretrained import transformers_library
+
+    folder, library = tmp_path_factory.mktemp("lm"), transformers_library()
+    torch.manual_seed(0)
+    vocabulary = TextPlugin.open(LINES, Options(tokenizer="words")).facts
+    plugin = TextPlugin(Options(), vocabulary)
+    tokenizer = library.PreTrainedTokenizerFast(tokenizer_object=plugin.vocabulary.tokenizer, eos_token="<end>")
+    tokenizer.save_pretrained(folder)
+    configuration = library.GPT2Config(
+        vocab_size=vocabulary["symbols"], n_positions=32, n_embd=8, n_layer=1, n_head=2, eos_token_id=0, bos_token_id=0
+    )
+    library.GPT2LMHeadModel(configuration).save_pretrained(folder)
+    return folder
+
+
+def test_a_language_model_is_tuned_resumed_and_drawn_from_without_its_folder(tmp_path, language_model):
+    import shutil
+
+    folder = tmp_path / "pretrained"
+    shutil.copytree(language_model, folder)
+    settings = small("lm", options={"pretrained": str(folder)}, run={"plan": "fp32"})
+    whole = genkit.train("text", LINES, out=tmp_path / "a", items=48, **settings)
+    genkit.train("text", LINES, out=tmp_path / "b", items=32, **settings)
+    shutil.rmtree(folder)
+    made = genkit.load(tmp_path / "a").generate(10)
+    assert torch.equal(made.x, whole.generate(10).x)
+    prompted = [line.decode() for line in genkit.load(tmp_path / "a").generate(3, label="the king").encode()]
+    assert all(line.startswith("the king") for line in prompted)
+    logged = [json.loads(row) for row in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()]
+    assert logged[-1]["generator.divergence"] > 0
+
+
+def test_divergence_is_the_mean_over_what_was_written(language_model):
+    options = Options(generator="decoder", pretrained=str(language_model))
+    corpus = TextPlugin.open(LINES, options)
+    plugin = TextPlugin(options, TextPlugin.inspect(corpus, options))
+    networks = plugin.networks()
+    plugin.initialise(networks)
+    networks.generator.eval(), networks.frozen["reference"].eval()
+    fake = plugin.dataset(corpus).__getitems__(list(range(10)))
+    assert plugin.terms("generator", networks, fake, fake, {})["divergence"].item() == pytest.approx(0, abs=1e-6)
+    with torch.no_grad():
+        for parameter in networks.generator.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+    found = plugin.terms("generator", networks, fake, fake, {})["divergence"]
+    now, before = (
+        log_softmax(network.logits(fake), 2).where(torch.isfinite(network.logits(fake)), -1e9)
+        for network in (networks.generator, networks.frozen["reference"])
+    )
+    expected = kl_div(before, now, reduction="none", log_target=True).sum(2)[fake.mask].mean()
+    torch.testing.assert_close(found, expected)
+    found.backward()
+    assert all(parameter.grad is None for parameter in networks.frozen["reference"].parameters())
+
+
+def test_a_critics_decay_is_half_the_squared_norm_of_its_last_layer():
+    options = Options(critic="convolutional", critic_decay=0.2)
+    plugin = TextPlugin(options, TextPlugin.inspect(LINES, options))
+    networks = plugin.networks()
+    out = networks.critics["critic"].out
+    expected = 0.1 * (out.weight.square().sum() + out.bias.square().sum())
+    sample = Sample(torch.zeros(1, 2))
+    torch.testing.assert_close(plugin.terms("critic", networks, sample, sample, {})["decay"], expected)
+    assert plugin.terms("generator", Networks(networks.generator, {}), sample, sample, {}) == {}
+
+
+def test_answers_are_learned_beside_their_prompts(tmp_path):
+    rows = [{"prompt": line.split()[0], "text": " ".join(line.split()[1:])} for line in LINES]
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = small("seqgan-fast", options={"prompt_field": "prompt"})
+    made = genkit.train("text", str(file), out=tmp_path / "run", items=64, **settings)
+    answers = [line.decode() for line in made.generate(4, label="the").encode()]
+    assert all(answer and set(answer.split()) <= set(WORDS) for answer in answers)
+    with pytest.raises(ConfigError, match="--label"):
+        made.generate(1)
+
+
+def test_text_and_another_modality_train_in_one_process(tmp_path):
+    genkit.train("text", LINES, out=tmp_path / "a", items=16, **small("mle"))
+    genkit.train(toys.ring, out=tmp_path / "b", items=256, threads=1)
+    assert genkit.load(tmp_path / "a").generate(2).x.shape == (2, made_length())
+
+
+def made_length():
+    return TextPlugin.inspect(LINES, Options())["length"]
