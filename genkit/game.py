@@ -94,6 +94,30 @@ class Game:
 
     # How far -----------------------------------------------------------------------------------------------------
 
+    def initialise(self) -> None:
+        """Bring in the modality's pretrained weights where it has some; the averaged weights begin with them.
+
+        Raises:
+            PluginError: if it fails, or puts other weights in the place of those that learn.
+        """
+        if "initialise" not in self.capabilities:
+            return
+        before = self._learning()
+        seed_everything("initialise", self.config.run.seed)
+        with registry.asking(self.config.modality, "initialise"):
+            self.plugin.initialise(self.networks)
+        if self._learning() != before:
+            raise PluginError(
+                registry.origin(self.config.modality),
+                "initialise",
+                "it replaces parameters: load into those that are there (load_state_dict)",
+            )
+        self.average.load(dict(self.networks.generator.named_parameters()))
+
+    def _learning(self) -> list[int]:
+        """Which objects the players' parameters are."""
+        return [id(parameter) for player in self.players.values() for parameter in player.parameters()]
+
     def over(self) -> bool:
         """Whether the run's items or minutes are used up."""
         run = self.config.run

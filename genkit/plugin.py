@@ -29,7 +29,7 @@ API = (1, 0)
 
 ENTRY_POINT_GROUP = f"genkit.modality.v{API[0]}"
 
-PLUGIN_CAPABILITIES = frozenset({"condition", "terms", "augment", "sheet"})
+PLUGIN_CAPABILITIES = frozenset({"condition", "initialise", "terms", "augment", "sheet"})
 GENERATOR_CAPABILITIES = frozenset({"pretrain_loss", "log_prob", "complete", "relaxed"})
 CAPABILITIES = PLUGIN_CAPABILITIES | GENERATOR_CAPABILITIES
 """What a preset may announce beyond the musts. Each is the name of a method: of the plugin, or of its generator."""
@@ -253,7 +253,7 @@ class Generator(Protocol):
 
 @dataclass(frozen=True)
 class Networks:
-    """A model's modules, as architecture only: the engine initialises nothing and moves everything.
+    """A model's modules, as architecture only: the engine moves everything, and asks for `initialise` where it must.
 
     Args:
         generator: an `nn.Module` that is a `Generator`.
@@ -335,6 +335,17 @@ class ModalityPlugin(ABC):
         return [self.encode(samples[row], format, controls) for row in range(len(samples))]
 
     # Capabilities: have them and announce them, or leave them alone. ---------------------------------------------
+
+    def initialise(self, networks: Networks) -> None:
+        """Bring pretrained weights into freshly built networks, frozen ones too; torch's seed is set by the engine.
+
+        Called once, for a fresh run only: a run that goes on, one that begins with another model (`--init`), and a
+        saved model bring their own weights. In each process of a run, with equal outcome.
+
+        Args:
+            networks: on their device already; weights are changed in place (`load_state_dict`), never replaced.
+        """
+        raise NotImplementedError
 
     def condition(self, value: str | None, indices: Sequence[int]) -> Tensor | None:
         """[B, ...]: the condition for each sample index.

@@ -204,8 +204,11 @@ def _set_up(config: RunConfig, folder: RunFolder, resume: bool) -> tuple[Game, l
     plugin, dataset, left_out = open_data(config)
     game = Game(config, plugin, dataset, runtime)
     checkpoint = folder.latest() if resume else None
-    if config.run.init is not None and checkpoint is None:
-        _take_over(game, config.run.init)
+    if checkpoint is None:
+        if config.run.init is None:
+            game.initialise()
+        else:
+            _take_over(game, config.run.init)
     notes = [left_out] if left_out else []
     if config.run.plan == "auto":
         notes.append(choose(game, play_round))
@@ -272,21 +275,29 @@ def _resumed(
 
 
 def _take_over(game: Game, init: str) -> None:
-    """Begin with the weights of another model: its averaged generator, and its critics where its run is still there.
+    """Begin with the weights of another model: its averaged generator, and the rest where its run is still there.
 
     Raises:
-        ModelError: if it is damaged, or of other networks.
+        ModelError: if it is damaged, of other networks, or lacks frozen weights that only a fresh run reads.
     """
     folder = artifact.find_model(init)
     _, tensors, _ = artifact.read_model(folder)
     artifact.load_state(game.networks.generator, tensors, folder / "model.safetensors")
     game.average.load(dict(game.networks.generator.named_parameters()))
-    checkpoint = RunFolder(folder.parent, leads=False).latest()
+    checkpoint, players = RunFolder(folder.parent, leads=False).latest(), {}
     if checkpoint is not None:
         file = checkpoint / "players.safetensors"
         players = artifact.read_tensors(file)
         for name, critic in game.critics.items():
             artifact.load_state(critic, under(f"critics.{name}", players), file)
+    for name, module in game.networks.frozen.items():
+        if known := under(f"frozen.{name}", players):
+            artifact.load_state(module, known, file)
+        elif "initialise" in game.capabilities and module.state_dict():
+            raise ModelError(
+                f"{init} has no weights of the frozen network {name!r}, which a fresh run reads from their source: "
+                "begin with the run folder of a game that had it, or leave --init out"
+            )
 
 
 def _trackers(game: Game, folder: RunFolder) -> list[Any]:

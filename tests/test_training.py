@@ -7,24 +7,28 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import genkit
+from genkit import config as configuration
 from genkit.errors import ConfigError, DataError, Interrupted, ModelError, PluginError, RunError, TrainingError
-from genkit.game import impose, make_optimizer, pack, unpack
+from genkit.game import Game, impose, make_optimizer, pack, unpack
 from genkit.plugin import Critique, Modality, ModalityPlugin, Networks, Noise, Preset, Sample
 from genkit.recipe import Constraint, Player
+from genkit.runtime import Runtime
 from genkit.testing.toys import (
     Language,
     LanguageCritic,
     LanguageGenerator,
+    Mixture,
+    PointGenerator,
     duet,
     grid,
     language,
@@ -628,6 +632,113 @@ def test_weights_are_taken_over_with_their_options(train, tmp_path):
         train(grid, 256, "other", init=tmp_path / "narrow")
     with pytest.raises(ModelError, match="does not exist"):
         train(ring, 256, "none", init=tmp_path / "nowhere")
+
+
+# Pretrained weights ----------------------------------------------------------------------------------------------
+
+
+class Taught(Mixture):
+    """Points whose generator, and the frozen reference that it is drawn to, begin with weights from a file."""
+
+    source: ClassVar[Any]
+    asked: ClassVar[int] = 0
+
+    def networks(self):
+        frozen = {"reference": PointGenerator(self.options.width, self.options.latent)}
+        return replace(super().networks(), frozen=frozen)
+
+    def initialise(self, networks):
+        type(self).asked += 1
+        for module in (networks.generator, networks.frozen["reference"]):
+            module.load_state_dict(load_file(self.source))
+
+    def terms(self, player, networks, real, fake, critiques):
+        return (
+            {"near": sum((mine - its).square().sum() for mine, its in _pairs(networks))}
+            if player == "generator"
+            else {}
+        )
+
+
+def _pairs(networks):
+    return zip(networks.generator.parameters(), networks.frozen["reference"].parameters(), strict=True)
+
+
+@pytest.fixture
+def taught(tmp_path):
+    """A modality whose weights begin in a file, which may vanish."""
+
+    class Here(Taught):
+        source = tmp_path / "pretrained.safetensors"
+
+    torch.manual_seed(7)
+    save_file(PointGenerator(16, 2).state_dict(), Here.source)
+    preset = Preset(options={"width": 16}, recipe={"batch_size": 16}, run={"plan": "fp32"})
+    return replace(ring, id="taught", plugin=Here, presets={"default": preset})
+
+
+STILL = {"generator": {"learning_rate": 0.0}, "ema_halflife_items": 50}
+
+
+def test_a_fresh_run_begins_with_pretrained_weights_and_so_do_its_averages(train, taught):
+    _, out = train(taught, 16, recipe=STILL)
+    found, source = weights(out), load_file(taught.plugin.source)
+    assert taught.plugin.asked == 1
+    for name, value in source.items():
+        for where in ("players/generator.module.", "players/frozen.reference.", "averages/", "model/"):
+            assert torch.equal(found[where + name], value)
+
+
+def test_the_source_of_pretrained_weights_is_never_needed_again(train, taught):
+    _, whole = train(taught, 640, "whole")
+    train(taught, 320, "parts")
+    taught.plugin.source.unlink()
+    model, parts = train(taught, 640, "parts", resume=True)
+    assert_same(whole, parts)
+    assert torch.equal(genkit.load(parts, modality=taught).generate(4).x, model.generate(4).x)
+    assert taught.plugin.asked == 2
+
+
+def test_a_game_that_begins_with_another_model_is_not_initialised(train, taught, tmp_path):
+    model, first = train(taught, 320, "first")
+    taught.plugin.source.unlink()
+    tuned, out = train(taught, 16, "tuned", init=first, recipe=STILL)
+    assert torch.equal(tuned.generate(4).x, model.generate(4).x)
+    one, other = weights(first), weights(out)
+    assert all(torch.equal(other[name], value) for name, value in one.items() if name.startswith("players/frozen"))
+    with pytest.raises(ModelError, match="no weights of the frozen network 'reference'"):
+        train(taught, 16, "none", init=shutil.copytree(first / "model", tmp_path / "alone" / "model"))
+
+
+def test_going_back_to_the_start_goes_back_to_pretrained_weights(taught):
+    chosen = configuration.build(taught)
+    plugin = taught.plugin(chosen.options)
+    game = Game(chosen, plugin, plugin.dataset(None), Runtime("cpu"))
+    game.initialise()
+    back = game.snapshot()
+    game.begin_stage()
+    game.generator_turn("game", game.next_batch(), 0)
+    game.update_average()
+    source = load_file(taught.plugin.source)
+    assert not all(torch.equal(game.average.weights[name], value) for name, value in source.items())
+    back()
+    for weights in (game.average.weights, game.networks.generator.state_dict()):
+        assert all(torch.equal(weights[name], value) for name, value in source.items())
+
+
+def test_initialising_may_not_replace_what_learns_and_is_asked_only_where_it_is_announced(train, taught):
+    class Replacing(taught.plugin):
+        def initialise(self, networks):
+            networks.generator.body = PointGenerator(16, 2).body
+
+    with pytest.raises(PluginError, match=r"failed at initialise: it replaces parameters"):
+        train(replace(taught, plugin=Replacing), 16)
+    silent = Preset(options={"width": 16}, run={"plan": "fp32"}, capabilities=frozenset())
+    train(replace(taught, presets={"default": silent}), 64, "silent")
+    assert taught.plugin.asked == 0
+    taught.plugin.source.unlink()
+    with pytest.raises(PluginError, match=r"\(taught\) failed at initialise: .*pretrained.safetensors"):
+        train(taught, 16, "gone")
 
 
 def test_a_run_reports_to_tensorboard_too(train):
