@@ -229,8 +229,8 @@ class ScoreFunctionEstimator(nn.Module):
             mean = masked_mean(rewards, counted)
             decay = self.settings.baseline_decay
             self.average.copy_(torch.where(before.isnan(), mean, decay * before + (1 - decay) * mean))
-            return torch.where(before.isnan(), _leave_one_out(rewards, counted), before)
-        return _leave_one_out(rewards, counted)
+            return torch.where(before.isnan(), _leave_one_out(rewards, counted, self.settings.group), before)
+        return _leave_one_out(rewards, counted, self.settings.group)
 
     def _rewards(self, verdict: Verdict) -> list[Tensor]:
         if self.reward is None:
@@ -268,12 +268,14 @@ def discounted_returns(rewards: Tensor, discount: float) -> Tensor:
     return returns
 
 
-def _leave_one_out(rewards: Tensor, counted: Tensor) -> Tensor:
-    """[B, 1]: for each row the mean of all other rows' rewards (Kool et al. 2019)."""
+def _leave_one_out(rewards: Tensor, counted: Tensor, group: int) -> Tensor:
+    """[B, 1]: for each row the mean of the others' rewards (Kool et al. 2019), of its group or (1) of the batch."""
     if len(rewards) < 2:
         raise ConfigError("the leave-one-out baseline needs at least 2 samples in each (part of a) batch")
-    sums, counts = masked(rewards, counted).sum(1, keepdim=True), counted.sum(1, keepdim=True)
-    return (sums.sum() - sums) / (counts.sum() - counts).clamp(min=1)
+    size = len(rewards) if group == 1 else group
+    sums, counts = masked(rewards, counted).sum(1).view(-1, size), counted.sum(1).view(-1, size)
+    others = sums.sum(1, keepdim=True) - sums, counts.sum(1, keepdim=True) - counts
+    return (others[0] / others[1].clamp(min=1)).view(-1, 1)
 
 
 def _generator_losses(loss: AdversarialLoss, verdict: Verdict) -> list[Tensor]:

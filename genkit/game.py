@@ -47,10 +47,12 @@ class Game:
 
     def __init__(self, config: RunConfig, plugin: ModalityPlugin, dataset: Any, runtime: Runtime) -> None:
         self.config, self.plugin, self.runtime = config, plugin, runtime
-        if config.recipe.batch_size % (runtime.processes * config.recipe.accumulate):
+        recipe = config.recipe
+        if recipe.batch_size % (runtime.processes * recipe.accumulate * recipe.group):
             raise ConfigError(
-                f"recipe.batch_size = {config.recipe.batch_size} cannot be shared by {runtime.processes} processes in "
-                f"{config.recipe.accumulate} parts (recipe.accumulate): choose a multiple of their product"
+                f"recipe.batch_size = {recipe.batch_size} cannot be shared by {runtime.processes} processes in "
+                f"{recipe.accumulate} parts (recipe.accumulate) of whole groups of {recipe.group} "
+                "(recipe.estimator.group): choose a multiple of their product"
             )
         self.batches = Batches(dataset, config.run.seed)
         seed_everything("networks", config.run.seed)
@@ -60,7 +62,7 @@ class Game:
             for module in self.networks.frozen.values():
                 module.requires_grad_(False).eval()
         self.capabilities = _checked(config, plugin, self.networks)
-        arguments = config.recipe, plugin, self.capabilities
+        arguments = recipe, plugin, self.capabilities
         self.generator = GeneratorPlayer(self.networks.generator, *arguments).to(runtime.device)
         self.critics = {name: CriticPlayer(name, critic, *arguments) for name, critic in self.networks.critics.items()}
         self.players: dict[str, nn.Module] = {"generator": self.generator, **self.critics}

@@ -179,6 +179,7 @@ class GeneratorPlayer(nn.Module):
         self.estimator = make_estimator(recipe, self.loss)
         self.weights = {name: critic.weight for name, critic in recipe.critics.items()}
         self.default_weight = recipe.critic.weight
+        self.group = recipe.group
         self.terms = plugin.terms if "terms" in capabilities else None
         self.seen = plugin.augment if "augment" in capabilities else _as_it_is
 
@@ -196,7 +197,8 @@ class GeneratorPlayer(nn.Module):
 
         Args:
             kind: `"pretrain"` or `"game"`.
-            real: the batch that the critics saw last; its conditions are the fakes' too.
+            real: the batch that the critics saw last; its conditions are the fakes' too. Of each group of rows that
+                share a condition its first row stands for all.
             noises: the step's noise.
             networks: all bare modules; the critics' parameters require no grad.
             temperature: of relaxed samples.
@@ -204,6 +206,8 @@ class GeneratorPlayer(nn.Module):
         if kind == "pretrain":
             loss: Tensor = cast(Any, self.module).pretrain_loss(real)
             return loss, {"loss": loss.detach()}
+        if self.group > 1:
+            real = real[torch.arange(len(real), device=real.x.device) // self.group * self.group]
         critiques: dict[str, Critique] = {}
 
         def judge(sample: Sample, rows: Tensor | None = None) -> list[Verdict]:

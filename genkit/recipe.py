@@ -162,6 +162,10 @@ class ScoreFunction(Settings):
     """Completions of each prefix, for monte_carlo."""
     stride: PositiveInt = 1
     """Prefixes are completed at every so-many-th step, for monte_carlo; the steps between share a value."""
+    group: PositiveInt = 1
+    """So many neighbouring rows of the generator's batch share one condition, and the real sample beside it: those of
+    the first of them. leave_one_out then compares within such a group alone (Kool et al. 2019; RLOO of Ahmadian et al.
+    2024, arXiv:2402.14740). 1: each row has its own, and is compared with the whole (part of a) batch."""
     baseline: Literal["none", "moving_average", "leave_one_out"] = "leave_one_out"
     """What rewards are centred on, BEFORE they are summed over steps, so that a constant reward says nothing."""
     baseline_decay: Share = 0.9
@@ -253,11 +257,21 @@ class Recipe(Settings):
             raise ValueError(
                 f"batch_size {self.batch_size} cannot be cut into accumulate = {self.accumulate} equal parts"
             )
+        if self.batch_size // self.accumulate % self.group:
+            raise ValueError(
+                f"batch_size {self.batch_size} in {self.accumulate} part(s) (accumulate) cannot be cut into groups of "
+                f"estimator.group = {self.group}"
+            )
         if not self.stages or any(stage.items is None for stage in self.stages[:-1]):
             raise ValueError("every stage but the last needs items")
         if self.stages[-1].items is not None:
             raise ValueError("the last stage lasts until the end of the run: leave its items out, set run.items")
         return self
+
+    @property
+    def group(self) -> int:
+        """Rows of the generator's batch that share a condition."""
+        return self.estimator.group if isinstance(self.estimator, ScoreFunction) else 1
 
     def critic_named(self, name: str) -> Critic:
         """The settings of one critic."""

@@ -1,5 +1,6 @@
 """The estimators against the enumerated exact gradient of the tiny language; the players."""
 
+import itertools
 import math
 
 import pytest
@@ -186,8 +187,8 @@ def test_rollouts_have_less_variance_than_terminal_rewards():
 
 
 @pytest.mark.parametrize("credit", ["terminal", "per_step", "monte_carlo"])
-@pytest.mark.parametrize("baseline", ["leave_one_out", "moving_average"])
-def test_a_constant_reward_says_nothing_even_where_the_length_varies(credit, baseline):
+@pytest.mark.parametrize(("baseline", "group"), [("leave_one_out", 1), ("leave_one_out", 4), ("moving_average", 4)])
+def test_a_constant_reward_says_nothing_even_where_the_length_varies(credit, baseline, group):
     generator, _, _every = world(LONG["variable"], per_step=False)
     per_step = credit == "per_step"
 
@@ -195,7 +196,7 @@ def test_a_constant_reward_says_nothing_even_where_the_length_varies(credit, bas
         shape = sample.x.shape if per_step else sample.x.shape[:1]
         return [verdict(Critique((torch.full(shape, 1.7),), per_step=per_step), sample)]
 
-    chosen = estimator(credit=credit, baseline=baseline, reward="logit", rollouts=2)
+    chosen = estimator(credit=credit, baseline=baseline, group=group, reward="logit", rollouts=2)
     for _ in range(3):  # the moving average takes a step to know the constant
         loss, _, fake = chosen(generator, None, 64, noises(generator), None, judge)
         assert gradient(loss, generator).abs().max() < 1e-6
@@ -279,6 +280,104 @@ def test_one_row_has_nobody_to_leave_out():
         estimator()(generator, None, 1, noises(generator), None, judge_of(critic))
 
 
+# Groups ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("credit", ["terminal", "per_step"])
+def test_groups_keep_the_enumerated_gradient(credit):
+    """All batches of two groups of two, weighed by their chance."""
+    generator, critic, every = world(OPTIONS["fixed"], per_step=credit == "per_step")
+    exact = exact_gradient(generator, critic, every, credit == "per_step", centred=True)
+    chance = generator.log_prob(every).detach().sum(1).exp()
+    chosen, total = estimator(credit=credit, group=2), 0
+    for rows in itertools.product(range(len(every)), repeat=4):
+        told = Script(generator, every[list(rows)])
+        loss, _, _ = chosen(told, None, 4, noises(generator), None, judge_of(critic))
+        total = total + chance[list(rows)].prod() * gradient(loss, generator)
+    torch.testing.assert_close(total, exact, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("credit", ["terminal", "per_step", "monte_carlo"])
+def test_a_batch_of_groups_says_what_its_groups_say_alone(credit):
+    generator, critic, every = world(LONG["variable"], per_step=credit == "per_step")
+
+    def said(sample, **settings):
+        told = Script(generator, sample)
+        told.complete = lambda sample, length, noise: sample  # completions by noise would differ from row to row
+        chosen = estimator(credit=credit, rollouts=1, **settings)
+        return gradient(chosen(told, None, len(sample), noises(generator), None, judge_of(critic))[0], generator)
+
+    batch = every[[0, 5, 9, 2, 11, 3]]
+    alone = torch.stack([said(batch[[row, row + 1, row + 2]]) for row in (0, 3)])
+    torch.testing.assert_close(said(batch, group=3), alone.mean(0), rtol=1e-4, atol=1e-6)
+    assert not torch.allclose(said(batch), alone.mean(0), rtol=1e-2)
+
+
+def test_the_baseline_of_a_group_knows_its_other_rows_alone():
+    rewards = torch.tensor([[1.0], [2.0], [6.0], [10.0], [20.0], [60.0]], requires_grad=True)
+    baseline = estimator(group=3).baseline(rewards, torch.ones(6, 1, dtype=torch.bool))
+    assert baseline[:, 0].tolist() == [4.0, 3.5, 1.5, 40.0, 35.0, 15.0]
+    slopes = torch.stack([torch.autograd.grad(one, rewards, retain_graph=True)[0][:, 0] for one in baseline[:, 0]])
+    same_group = torch.block_diag(torch.ones(3, 3), torch.ones(3, 3)).bool()
+    torch.testing.assert_close(slopes, 0.5 * (same_group & ~torch.eye(6, dtype=torch.bool)))
+
+
+def test_permuting_groups_or_rows_within_them_permutes_the_advantages():
+    rewards = torch.arange(12.0).square().view(6, 2)
+    mask = torch.tensor([[True, True], [True, False]] * 3)
+    advantages = rewards - estimator(group=3).baseline(rewards, mask)
+    for order in ([3, 4, 5, 0, 1, 2], [2, 0, 1, 3, 5, 4]):
+        changed = rewards[order] - estimator(group=3).baseline(rewards[order], mask[order])
+        torch.testing.assert_close(changed, advantages[order])
+
+
+class Conditional(nn.Module):
+    """A generator whose samples carry their conditions."""
+
+    def __init__(self, generator):
+        super().__init__()
+        self.generator, self.noise = generator, generator.noise
+
+    def forward(self, noise, condition, controls):
+        sample = self.generator(noise)
+        return Sample(sample.x, condition, sample.mask)
+
+    def complete(self, sample, length, noise):
+        done = self.generator.complete(sample, length, noise)
+        return Sample(done.x, sample.condition, done.mask)
+
+    def log_prob(self, sample):
+        return self.generator.log_prob(sample)
+
+
+class Conditions(nn.Module):
+    """A critic that sees nothing but conditions, and remembers which."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward(self, sample):
+        self.seen.append(sample.condition.clone())
+        return Critique((sample.condition.float(),))
+
+
+def test_a_group_shares_the_condition_and_the_real_sample_of_its_first_row():
+    generator, _, _ = world(LONG["fixed"], False)
+    recipe = Recipe(batch_size=6, loss="relativistic", estimator={"kind": "score_function", "group": 3})
+    critic, told = Conditions(), []
+
+    class Telling(Nobody):
+        def terms(self, player, networks, real, fake, critiques):
+            told.extend([real.condition, fake.condition])
+            return {}
+
+    real = Sample(torch.zeros(6, 3, dtype=torch.long), torch.arange(6), torch.ones(6, 3, dtype=torch.bool))
+    player = GeneratorPlayer(Conditional(generator), recipe, Telling(), frozenset({"terms"}))
+    player("game", real, noises(generator), None, {}, Networks(generator, {"critic": critic}))
+    assert [seen.tolist() for seen in [*critic.seen, *told]] == [[0, 0, 0, 3, 3, 3]] * 4
+
+
 class Nobody:
     """A plugin without capabilities."""
 
@@ -343,33 +442,13 @@ def test_what_stands_at_padding_never_matters(loss, kind):
 
 def test_completions_are_paired_with_the_reals_of_their_own_row():
     """A critic that sees conditions; real and completion of one row share theirs, or the reward would differ."""
-    seen = []
-
-    class Conditions(nn.Module):
-        def forward(self, sample):
-            seen.append(sample.condition.clone())
-            return Critique((sample.condition.float(),))
-
     generator, _, _ = world(LONG["fixed"], False)
     recipe = Recipe(loss="relativistic", estimator={"kind": "score_function", "credit": "monte_carlo", "rollouts": 3})
-
-    class Conditional(nn.Module):
-        noise = generator.noise
-
-        def forward(self, noise, condition, controls):
-            sample = generator(noise)
-            return Sample(sample.x, condition, sample.mask)
-
-        def complete(self, sample, length, noise):
-            done = generator.complete(sample, length, noise)
-            return Sample(done.x, sample.condition, done.mask)
-
-        def log_prob(self, sample):
-            return generator.log_prob(sample)
-
+    critic = Conditions()
     real = Sample(torch.zeros(4, 3, dtype=torch.long), torch.arange(4), torch.ones(4, 3, dtype=torch.bool))
-    player = GeneratorPlayer(Conditional(), recipe, Nobody(), frozenset())
-    player("game", real, noises(generator), None, {}, Networks(generator, {"critic": Conditions()}))
+    player = GeneratorPlayer(Conditional(generator), recipe, Nobody(), frozenset())
+    player("game", real, noises(generator), None, {}, Networks(generator, {"critic": critic}))
+    seen = critic.seen
     assert len(seen) == 4  # fakes, their reals, completions, their reals
     assert torch.equal(seen[0], seen[1])
     assert torch.equal(seen[2], seen[3])

@@ -18,7 +18,7 @@ import genkit
 from genkit import config
 from genkit.errors import ConfigError
 from genkit.game import Game
-from genkit.plugin import Modality, Networks
+from genkit.plugin import Modality, Networks, Preset
 from genkit.runtime import Runtime
 from genkit.testing.toys import LanguageOptions, Mixture, StepLanguage, language, ring
 
@@ -31,6 +31,14 @@ class ExactRing(Mixture):
 
     def networks(self):
         return in_double(super().networks())
+
+
+class TaughtRing(ExactRing):
+    """The same, its generator initialised at random."""
+
+    def initialise(self, networks):
+        for parameter in networks.generator.parameters():
+            torch.nn.init.normal_(parameter, std=0.1)
 
 
 class ExactLanguage(StepLanguage):
@@ -47,6 +55,7 @@ def in_double(networks: Networks) -> Networks:
 
 
 exact_ring = Modality(id="exact_ring", title="Ring", plugin=ExactRing, options=ring.options, presets=ring.presets)
+taught_ring = replace(exact_ring, id="taught_ring", plugin=TaughtRing, presets={"default": Preset()})
 exact_language = Modality(
     id="exact_language", title="Language", plugin=ExactLanguage, options=LanguageOptions, presets=language.presets
 )
@@ -54,6 +63,8 @@ SMALL = {"batch_size": 8, "ema_halflife_items": 50}
 GAMES = {
     "penalties, Adam": (exact_ring, SMALL | {"penalties": {"r1": {"weight": 0.1, "interval": 2}}}),
     "parts, SGD": (exact_ring, SMALL | {"accumulate": 2, "generator": {"optimizer": "sgd"}}),
+    "groups": (exact_language, SMALL | {"accumulate": 2, "estimator": {"kind": "score_function", "group": 2}}),
+    "initialised": (taught_ring, SMALL),
     "masked steps": (exact_language, SMALL | {"estimator": {"kind": "score_function", "baseline": "none"}}),
 }
 
@@ -109,6 +120,13 @@ def test_a_batch_that_processes_cannot_share_is_named():
     runtime.processes = 3
     plugin = Mixture(chosen.options)
     with pytest.raises(ConfigError, match="cannot be shared by 3 processes"):
+        Game(chosen, plugin, plugin.dataset(None), runtime)
+    grouped = {"batch_size": 12, "estimator": {"kind": "score_function", "group": 3}}
+    runtime.processes, chosen = 2, config.build(exact_language, settings=[{"recipe": grouped}])
+    plugin = ExactLanguage(chosen.options)
+    Game(chosen, plugin, plugin.dataset(None), runtime)
+    runtime.processes = 3
+    with pytest.raises(ConfigError, match=r"cannot be shared by 3 processes in 1 parts .* groups of 3"):
         Game(chosen, plugin, plugin.dataset(None), runtime)
 
 

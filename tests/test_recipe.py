@@ -122,6 +122,18 @@ def test_a_batch_is_cut_into_equal_parts_or_refused(batch_size, accumulate):
 
 
 @laws
+@given(st.integers(1, 64), st.integers(1, 4), st.integers(1, 8))
+def test_a_part_of_a_batch_has_whole_groups_or_is_refused(batch_size, accumulate, group):
+    recipe = {"batch_size": batch_size * accumulate, "accumulate": accumulate}
+    recipe |= {"estimator": {"kind": "score_function", "group": group}}
+    if batch_size % group:
+        with pytest.raises(ValidationError, match=rf"cannot be cut into groups of estimator.group = {group}"):
+            Recipe.model_validate(recipe)
+    else:
+        assert Recipe.model_validate(recipe).group == group
+
+
+@laws
 @given(st.lists(st.one_of(st.none(), st.integers(1, 100)), max_size=4))
 def test_only_the_last_stage_may_be_without_end(lengths):
     stages = tuple(Stage(items=items) for items in lengths)
@@ -142,6 +154,8 @@ def test_only_the_last_stage_may_be_without_end(lengths):
         {"estimator": {"kind": "score_function", "discount": 1.1}},
         {"estimator": {"kind": "score_function", "baseline_decay": 1.0}},
         {"estimator": {"kind": "score_function", "rollouts": 0}},
+        {"estimator": {"kind": "score_function", "group": 0}},
+        {"estimator": {"kind": "pathwise", "group": 2}},
         {"estimator": {"kind": "magic"}},
         {"estimator": {"kind": "straight_through", "temperature": 1.0}},
         {"estimator": {"kind": "gumbel_softmax", "temperature": 0.0}},
