@@ -12,15 +12,16 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import safetensors
 import safetensors.torch
+import torch
 import yaml
 from filelock import FileLock, Timeout
-from torch import Tensor
+from torch import Tensor, nn
 
 from genkit.errors import ModelError, RunError, StorageError, first_line
 
@@ -28,6 +29,8 @@ SCHEMA = 1
 LOCK = ".genkit.lock"
 MARK = "genkit_run"
 """The key by which config.yaml is known to be a run's own."""
+CRITICS = "critics.safetensors"
+"""The file of a model folder with its critics' weights, `<critic>.<name>`."""
 OWNED = ("config.yaml", "latest", "metrics.jsonl", "checkpoints", "samples", "model")
 """What a run writes, and all that is ever deleted of a run folder."""
 Tensors = Mapping[str, Tensor]
@@ -124,6 +127,35 @@ def load_state(module: Any, tensors: Tensors, where: Path) -> None:
         raise ModelError(
             f"{where} does not fit the network that its configuration describes: {lines[0][:300]}"
         ) from error
+
+
+def build(networks: Callable[[], Mapping[str, nn.Module]], tensors: Tensors, where: Path) -> Mapping[str, nn.Module]:
+    """Fresh modules with these tensors, compared before they are allocated: no file can ask for any amount of memory.
+
+    Args:
+        networks: makes them, each by the prefix of its tensors' names.
+
+    Raises:
+        ModelError: if names or shapes differ.
+    """
+    try:
+        with torch.device("meta"):
+            made = networks().items()
+        wanted = {name: tensor for prefix, module in made for name, tensor in module.state_dict(prefix=prefix).items()}
+    except Exception:  # a network that cannot be built without memory is compared when it is loaded
+        wanted = dict(tensors)
+    for name in sorted({*wanted, *tensors}):
+        here, there = (tuple(found[name].shape) if name in found else None for found in (wanted, tensors))
+        if here != there:
+            raise ModelError(
+                f"{where} does not fit the network that its configuration describes: {name} is "
+                f"{there or 'missing'} in the file and {here or 'not there'} in the network"
+            )
+    modules = networks()
+    for prefix, module in modules.items():
+        own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        load_state(module, own, where)
+    return modules
 
 
 def recall(name: str) -> dict[str, Any]:
@@ -325,11 +357,16 @@ def _sync_folder(path: Path) -> None:
 
 
 def save_model(
-    path: Path, config: Mapping[str, Any], tensors: Tensors, assets: Mapping[str, bytes], metadata: Mapping[str, str]
+    path: Path,
+    config: Mapping[str, Any],
+    tensors: Tensors,
+    assets: Mapping[str, bytes],
+    metadata: Mapping[str, str],
+    critics: Tensors | None = None,
 ) -> None:
-    """Write a model folder: config.json, model.safetensors, assets/, README.md.
+    """Write a model folder: config.json, model.safetensors, assets/, README.md, with critics critics.safetensors.
 
-    In a folder that holds the same model at an earlier time only the weights change, in one atomic step.
+    In a folder that holds the same model at an earlier time only the weights change, each file in one atomic step.
 
     Raises:
         ModelError: if the folder holds something else.
@@ -340,6 +377,10 @@ def save_model(
         _plain_name(name)
     make_folder(path)
     write_tensors(path / "model.safetensors", tensors, metadata)
+    if critics:
+        write_tensors(path / CRITICS, critics, metadata)
+    else:
+        (path / CRITICS).unlink(missing_ok=True)
     make_folder(path / "assets" if assets else path)
     for stale in (path / "assets").iterdir() if (path / "assets").is_dir() else ():
         if stale.is_file() and stale.name not in assets:
@@ -408,6 +449,15 @@ def read_model(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str,
     entries = sorted(folder.iterdir()) if folder.is_dir() else []
     assets = {entry.name: entry.read_bytes() for entry in entries if entry.is_file() and not entry.name.startswith(".")}
     return config, read_tensors(path / "model.safetensors"), assets
+
+
+def read_critics(path: Path | None) -> dict[str, Tensor]:
+    """The critics' tensors of a model folder; {} where it has none.
+
+    Raises:
+        ModelError: if they are damaged.
+    """
+    return read_tensors(path / CRITICS) if path is not None and (path / CRITICS).exists() else {}
 
 
 def file_hash(path: Path) -> str:

@@ -171,6 +171,7 @@ def generate(
         str | None, typer.Option(help="Indices such as 3,17,5: draw the walk from each to the next instead.")
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Samples from one of them to the next [default: 8].")] = None,
+    best_of: Annotated[int | None, typer.Option(help="Candidates for each sample; its critics choose one.")] = None,
     out: Annotated[str, typer.Option(help="A folder, a joint file such as grid.png, or - for text.")] = "samples/",
     label: Annotated[str | None, typer.Option(help="What a conditional model is asked for.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps ...")] = "auto",
@@ -180,7 +181,7 @@ def generate(
     from genkit import config as configuration
     from genkit import sampling
 
-    ends = _walk(interpolate, n, start, steps)
+    ends = _walk(interpolate, steps, n, start, best_of)
     n, start = 16 if n is None else n, start or 0
     if n < 1 or start < 0:
         raise ConfigError(f"-n {n} --start {start}: at least one sample, of an index of at least 0, is needed")
@@ -192,7 +193,9 @@ def generate(
     if ends:
         chunks = [opened.interpolate(ends, seed, 8 if steps is None else steps, label, controls)]
     else:
-        chunks = opened.stream(n, seed, start, label=label, controls=controls)
+        chunks = opened.stream(
+            n, seed, start, label=label, controls=controls, best_of=1 if best_of is None else best_of
+        )
     if out == "-":
         if not opened.modality.media_type.startswith("text/"):
             raise ConfigError(
@@ -212,14 +215,16 @@ def generate(
         print(written[0] if len(written) == 1 else Path(out))
 
 
-def _walk(interpolate: str | None, n: int | None, start: int | None, steps: int | None) -> list[int]:
-    """The indices that a walk is to go through; none where no walk is asked for."""
+def _walk(interpolate: str | None, steps: int | None, *others: int | None) -> list[int]:
+    """The indices that a walk is to go through; none where no walk is asked for. It excludes the other options."""
     if interpolate is None:
         if steps is not None:
             raise ConfigError(f"--steps {steps} is for a walk: say through which samples with --interpolate 3,17,5")
         return []
-    if n is not None or start is not None:
-        raise ConfigError("--interpolate excludes -n and --start: a walk is as long as its indices and --steps say")
+    if any(other is not None for other in others):
+        raise ConfigError(
+            "--interpolate excludes -n, --start and --best-of: a walk is what its indices and --steps say"
+        )
     try:
         return [int(index) for index in interpolate.split(",")]
     except ValueError:

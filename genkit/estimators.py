@@ -170,13 +170,11 @@ class ScoreFunctionEstimator(nn.Module):
         return loss, {"reward": masked_mean(rewards, counted), "entropy": entropy}, fake
 
     def sample_rewards(self, sample: Sample, verdicts: list[Verdict]) -> Tensor:
-        """[B]: one reward per sample; steps, patches and heads are averaged, critics are weighed and summed."""
+        """[B]: one reward per sample; steps and patches are averaged, heads summed, critics weighed and summed."""
         total = torch.zeros(len(sample), device=sample.x.device)
         for verdict in verdicts:
             for values in self._rewards(verdict):
-                if verdict.mask is not None:
-                    values = masked(values, verdict.mask).sum(1) / verdict.mask.sum(1).clamp(min=1)
-                total = total + verdict.weight * (values.flatten(1).mean(1) if values.ndim > 1 else values)
+                total = total + verdict.weight * row_means(values, verdict.mask)
         return total
 
     def step_rewards(self, sample: Sample, verdicts: list[Verdict]) -> Tensor:
@@ -282,6 +280,13 @@ def _generator_losses(loss: AdversarialLoss, verdict: Verdict) -> list[Tensor]:
     fakes = verdict.critique.logits
     reals = fakes if verdict.beside is None else verdict.beside.logits
     return [loss.generator(fake, real) for fake, real in zip(fakes, reals, strict=True)]
+
+
+def row_means(values: Tensor, mask: Tensor | None) -> Tensor:
+    """[B]: the mean of each row of [B] or [B, ...] values, over the valid steps [B, L] where there is a mask."""
+    if mask is not None:
+        return masked(values, mask).sum(1) / mask.sum(1).clamp(min=1)
+    return values.flatten(1).mean(1) if values.ndim > 1 else values
 
 
 def masked_mean(values: Tensor, mask: Tensor | None, count: Tensor | None = None) -> Tensor:

@@ -94,8 +94,6 @@ class Game:
             self.runtime.lay_out(module)
         self._stage_begun = -1
 
-    # How far -----------------------------------------------------------------------------------------------------
-
     def initialise(self) -> None:
         """Bring in the modality's pretrained weights where it has some; the averaged weights begin with them.
 
@@ -119,6 +117,8 @@ class Game:
     def _learning(self) -> list[int]:
         """Which objects the players' parameters are."""
         return [id(parameter) for player in self.players.values() for parameter in player.parameters()]
+
+    # How far -----------------------------------------------------------------------------------------------------
 
     def over(self) -> bool:
         """Whether the run's items or minutes are used up."""
@@ -329,7 +329,14 @@ class Game:
 
         with global_seeds("model"):
             module = recalibrated(self.average.module(), draw, RECALIBRATION_ROWS // CHUNK)
-        return Model(self.config.modality, self.plugin, module, self._info(), device)
+        return Model(self.config.modality, self.plugin, module, self._info(), device, critics=self._learned_critics())
+
+    def _learned_critics(self) -> dict[str, Tensor]:
+        """The critics' weights, `<critic>.<name>`; {} before each of them has had a turn."""
+        if not all(self.turns[name] for name in self.critics):
+            return {}
+        critics = self.networks.critics.items()
+        return {key: value for name, critic in critics for key, value in critic.state_dict(prefix=f"{name}.").items()}
 
     def state(self) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
         """Everything that a game needs to go on: plain data, and tensors by group."""
@@ -384,6 +391,7 @@ class Game:
             "options": plain["options"],
             "facts": dict(self.plugin.facts.values),
             "conditional": self.conditions is not None,
+            "critics": {name: self.config.recipe.critic_named(name).weight for name in self.critics},
             "items": self.items,
         }
 

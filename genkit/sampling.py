@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from genkit import artifact, config, registry
 from genkit.data import global_seeds, join
 from genkit.errors import ConfigError, ModelError, PluginError, UnknownModality, first_line
+from genkit.jury import Jury, open_jury
 from genkit.noise import between
 from genkit.noise import draw as draw_noise
 from genkit.plugin import Facts, Generator, Modality, ModalityPlugin, Noise, Sample, capabilities_of
@@ -60,6 +62,7 @@ class Samples:
         controls: as they were drawn.
         walk: between which two identities each row of a walk lies; None: they are no walk.
         columns: how many belong side by side on a sheet; None: the modality's choice.
+        best_of: so many candidates there were for each.
     """
 
     sample: Sample
@@ -70,6 +73,7 @@ class Samples:
     controls: Any
     walk: tuple[Between, ...] | None = None
     columns: int | None = None
+    best_of: int = 1
 
     @property
     def x(self) -> Tensor:
@@ -129,6 +133,7 @@ class Model:
         device: where it computes.
         path: the model folder; None: it was never written.
         sha256: of the weights as they were read, in hexadecimal; None: they never were.
+        critics: the critics' weights, to be saved with it; None: those in its folder.
     """
 
     modality: Modality
@@ -138,6 +143,7 @@ class Model:
     device: torch.device
     path: Path | None = None
     sha256: str | None = None
+    critics: Mapping[str, Tensor] | None = None
 
     def __post_init__(self) -> None:
         lay_out(self.generator, channels_last=True)  # always: bits do not depend on the plan that it was trained by
@@ -153,6 +159,7 @@ class Model:
         label: str | None = None,
         controls: Mapping[str, Any] | None = None,
         indices: Sequence[int] | None = None,
+        best_of: int = 1,
     ) -> Samples:
         """Draw samples.
 
@@ -161,16 +168,19 @@ class Model:
             seed: with the index, a sample's identity.
             label: what a conditional model is asked for (a label, a prompt, a file); None: its default.
             controls: values of the modality's controls.
+            best_of: draw so many candidates for each and keep the one that the model's critics like best.
 
         Raises:
-            ConfigError: for a control, label or count that the model does not take.
+            ConfigError: for a control, label or count that the model does not take, or critics that it does not have.
         """
         chosen: Sequence[int] = range(start, start + n) if indices is None else [int(index) for index in indices]
         if not len(chosen) or min(chosen) < 0:
             raise ConfigError(f"n = {n}, start = {start}: at least one sample, of an index of at least 0, is needed")
+        if best_of < 1:
+            raise ConfigError(f"best_of = {best_of}: at least one candidate for each sample is needed")
         settings = config.controls(self.modality, controls or {})
-        sample = self.draw(chosen, seed, label, settings)
-        return Samples(sample, seed, tuple(chosen), label, self, settings)
+        sample = self.draw(chosen, seed, label, settings, best_of=best_of)
+        return Samples(sample, seed, tuple(chosen), label, self, settings, best_of=best_of)
 
     def stream(self, n: int, seed: int = 0, start: int = 0, **arguments: Any) -> Iterator[Samples]:
         """The same samples as `generate`, in constant memory: at most CHUNK at a time."""
@@ -219,12 +229,15 @@ class Model:
         label: str | None = None,
         controls: Any = None,
         conditions: Callable[[Sequence[int]], Tensor | None] | None = None,
+        best_of: int = 1,
     ) -> Sample:
         """The batch of samples with these identities, on the CPU.
 
         Args:
             conditions: indices -> conditions, in place of the plugin's.
+            best_of: candidates for each: the first has the identity's own noise, the k-th that of a stream of its own.
         """
+        seeds = [seed, *(f"{seed}/candidate {number}" for number in range(1, best_of))]
         ask = conditions or self._asker(label)
         pieces: list[Sample] = []
         order: list[int] = []
@@ -234,7 +247,10 @@ class Model:
         for chunk, wanted in sorted(chunks.items()):
             whole = range(chunk * CHUNK, (chunk + 1) * CHUNK)
             rows = [indices[place] - whole.start for place in wanted]
-            pieces.append(draw_chunk(self.generator, whole, seed, ask(whole), controls, self.device)[rows].to("cpu"))
+            told = ask(whole), controls, self.device
+            candidates = (draw_chunk(self.generator, whole, name, *told) for name in seeds)
+            drawn = next(candidates) if best_of == 1 else self.jury.best(candidates)
+            pieces.append(drawn[rows].to("cpu"))
             order += wanted
         joined = join(pieces)
         if order == list(range(len(order))):
@@ -267,8 +283,14 @@ class Model:
         path = Path(path)
         facts = self.plugin.facts
         metadata = {"items": str(self.info.get("items", 0))}
-        artifact.save_model(path, self.info, self.generator.state_dict(), facts.files, metadata)
+        critics = artifact.read_critics(self.path) if self.critics is None else self.critics
+        artifact.save_model(path, self.info, self.generator.state_dict(), facts.files, metadata, critics)
         return path
+
+    @cached_property
+    def jury(self) -> Jury:
+        """The critics, which choose where `best_of` asks them to; read from the folder when they are first asked."""
+        return open_jury(self.plugin, self.info, self.path, self.device)
 
     def _asker(self, label: str | None) -> Callable[[Sequence[int]], Tensor | None]:
         can = "condition" in capabilities_of(self.plugin, self.generator)
@@ -336,36 +358,14 @@ def open_model(path: str | Path, device: str = "auto", modality: Modality | None
     try:
         with global_seeds("open"):  # building networks draws their first weights from the global generators
             plugin = registry.load(manifest)(options, Facts(info["facts"], assets))
-            _check_shapes(plugin, tensors, folder)
-            generator = plugin.networks().generator
+            networks = artifact.build(lambda: {"": plugin.networks().generator}, tensors, folder / "model.safetensors")
     except (ModelError, PluginError, ConfigError):
         raise
     except Exception as error:  # whatever a plugin makes of facts that are not its own
         why = f"{registry.origin(manifest)} cannot build a network from it ({first_line(error)})"
         raise ModelError(f"{folder / 'config.json'}: {why}") from error
-    artifact.load_state(generator, tensors, folder / "model.safetensors")
     where = pick_device(device)
-    return Model(manifest, plugin, generator.to(where).eval().requires_grad_(False), info, where, folder, digest)
-
-
-def _check_shapes(plugin: ModalityPlugin, tensors: Mapping[str, Tensor], folder: Path) -> None:
-    """Compare the weights with the network before it is allocated: no configuration can ask for any amount of memory.
-
-    Raises:
-        ModelError: if names or shapes differ.
-    """
-    try:
-        with torch.device("meta"):
-            wanted = plugin.networks().generator.state_dict()
-    except Exception:  # a network that cannot be built without memory is compared when it is loaded
-        return
-    for name in sorted({*wanted, *tensors}):
-        here, there = (tuple(found[name].shape) if name in found else None for found in (wanted, tensors))
-        if here != there:
-            raise ModelError(
-                f"{folder / 'model.safetensors'} does not fit the network that its configuration describes: {name} is "
-                f"{there or 'missing'} in the file and {here or 'not there'} in the network"
-            )
+    return Model(manifest, plugin, networks[""].to(where).eval().requires_grad_(False), info, where, folder, digest)
 
 
 def _manifest_for(info: Mapping[str, Any], folder: Path) -> Modality:
@@ -422,7 +422,9 @@ def save(chunks: Iterable[Samples], path: str | Path, workers: int = WORKERS) ->
     every = itertools.chain([first], chunks)
     pieces = (chunk[place : place + CHUNK] for chunk in every for place in range(0, len(chunk), CHUNK))
     rows = [row for piece in overlapped(write, pieces, workers) for row in _rows(piece, format)]
-    document = {"schema": 1, "model": describe_model(model), "controls": _plain(first.controls), "samples": rows}
+    chosen = {"best_of": first.best_of, "critics_sha256": model.jury.sha256} if first.best_of > 1 else {}
+    told = {"model": describe_model(model), "controls": _plain(first.controls), **chosen}
+    document = {"schema": 1, **told, "samples": rows}
     document["samples"] = _rows_beside(path / "samples.json", document) + rows
     artifact.write_whole(path / "samples.json", _sidecar(document))
     return [*(path / row["file"] for row in rows), path / "samples.json"]
@@ -464,11 +466,12 @@ def is_joint(modality: Modality, path: str | Path) -> bool:
 
 
 def _rows_beside(path: Path, document: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Rows of an earlier samples.json of the same model and controls, of files that were not written again."""
+    """Rows of an earlier samples.json of the same model, chosen alike, of files that were not written again."""
     written = {row["file"] for row in document["samples"]}
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
         same = all(before[key] == document[key] for key in ("schema", "controls"))
+        same = same and all(before.get(key) == document.get(key) for key in ("best_of", "critics_sha256"))
         if not same or before["model"]["sha256"] != document["model"]["sha256"]:
             return []
         return [row for row in before["samples"] if row["file"] not in written]

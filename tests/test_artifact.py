@@ -815,14 +815,16 @@ def test_what_a_killed_process_left_among_the_assets_is_no_asset(model):
     assert set(artifact.read_model(model)[2]) == {"labels.txt", "vocab.json"}
 
 
-@pytest.mark.parametrize("number", range(1, 6))
+@pytest.mark.parametrize("number", range(1, 7))
 def test_a_disk_that_fills_up_in_a_model_is_a_storage_error_and_leaves_readable_files(model, monkeypatch, number):
     fail_at(monkeypatch, number)
+    files = {"labels.txt": b"c", "vocab.json": b"[]"}
     with pytest.raises(StorageError):
-        artifact.save_model(model, {**MODEL, "items": 9}, {"w": -BASE}, {"labels.txt": b"c", "vocab.json": b"[]"}, {})
+        artifact.save_model(model, {**MODEL, "items": 9}, {"w": -BASE}, files, {}, {"critic.w": BASE})
     monkeypatch.undo()
     assert [name for name in tree(model) if name.endswith(".tmp")] == []
     config, tensors, assets = artifact.read_model(model)
     assert config["items"] in (1234, 9)
     assert torch.equal(tensors["w"].abs(), BASE.abs())
+    assert artifact.read_critics(model).keys() <= {"critic.w"}
     assert assets["labels.txt"] in (b"a\nb", b"c")

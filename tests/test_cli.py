@@ -54,6 +54,8 @@ def test_generate_writes_files_or_a_grid_and_prints_where(trained, tmp_path):
     ]  # fmt: skip
     assert genkit("generate", trained, "-n", 2, "--out", f"{tmp_path}/v1.0/").returncode == 0
     assert (tmp_path / "v1.0" / "samples.json").exists()
+    assert genkit("generate", trained, "-n", 2, "--best-of", 3, "--out", tmp_path / "best").returncode == 0
+    assert json.loads((tmp_path / "best" / "samples.json").read_text())["best_of"] == 3
     done = genkit("generate", trained, "-n", 20, "--out", tmp_path / "grid.png", "--json")
     assert json.loads(done.stdout)["files"] == [str(tmp_path / "grid.png")]
     assert (tmp_path / "grid.png").read_bytes()[:4] == b"\x89PNG"
@@ -123,6 +125,8 @@ def test_print_config_is_a_config_file(tmp_path):
         (["generate", "RUN", "--interpolate", "3,-5"], "at least two indices, of at least 0"),
         (["generate", "RUN", "--interpolate", "3,5", "--steps", "0"], "at least one step"),
         (["generate", "RUN", "--interpolate", "3,5", "-n", "4"], "excludes"),
+        (["generate", "RUN", "--interpolate", "3,5", "--best-of", "4"], "excludes"),
+        (["generate", "RUN", "--best-of", "0"], "at least one candidate"),
         (["info", "."], "neither a model folder"),
         (["plugins", "show", "vidio"], "no installed plugin"),
         (["trian"], "train"),

@@ -15,8 +15,8 @@ import torch
 import genkit
 from genkit.errors import ConfigError, ModelError, PluginError, StorageError, UserError
 from genkit.runtime import overlapped
-from genkit.sampling import CHUNK, Between, save
-from genkit.testing.toys import duet, language, ring
+from genkit.sampling import CHUNK, Between, draw_chunk, save
+from genkit.testing.toys import duet, language, ring, step_language
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def models(tmp_path_factory):
     torch.set_num_threads(1)
     return {
         modality.id: genkit.train(modality, out=folder / modality.id, items=512, threads=1)
-        for modality in (ring, language, duet)
+        for modality in (ring, language, step_language, duet)
     }
 
 
@@ -178,6 +178,114 @@ def test_the_files_of_a_walk_say_between_whom_each_lies(models, tmp_path):
 def test_what_is_no_walk_is_refused(models, arguments):
     with pytest.raises(ConfigError, match="at least two indices"):
         models["ring"].interpolate(**arguments)
+
+
+# The best of several ---------------------------------------------------------------------------------------------
+
+
+def candidates(model, count, seed=0):
+    """The first chunk, drawn so many times."""
+    whole = range(CHUNK)
+    condition = model.plugin.condition(None, whole) if model.modality.id == "duet" else None
+    controls = model.generate(1).controls
+    names = [seed, *(f"{seed}/candidate {number}" for number in range(1, count))]
+    return [draw_chunk(model.generator, whole, name, condition, controls, model.device) for name in names]
+
+
+@pytest.mark.parametrize("name", ["ring", "step_language", "duet"])
+def test_the_best_of_several_is_the_same_in_any_batch(models, name):
+    model = models[name]
+    whole = model.generate(150, seed=3, best_of=3)
+    assert torch.equal(model.generate(1, seed=3, start=100, best_of=3).x, whole.x[100:101])
+    assert torch.equal(torch.cat([chunk.x for chunk in model.stream(90, seed=3, start=40, best_of=3)]), whole.x[40:130])
+    assert not torch.equal(model.generate(150, seed=3).x, whole.x)
+
+
+@pytest.mark.parametrize("name", ["ring", "language", "step_language", "duet"])
+def test_critics_choose_whom_they_like_best(models, name):
+    model, rows = models[name], torch.arange(CHUNK)
+    drawn = candidates(model, 4)
+    scores = torch.stack([model.jury.scores(sample) for sample in drawn])
+    best = torch.stack([sample.x for sample in drawn])[scores.argmax(0), rows]
+    assert torch.equal(model.generate(CHUNK, best_of=4).x, best)
+    assert torch.equal(model.generate(CHUNK, best_of=1).x, drawn[0].x)
+    assert len(scores.argmax(0).unique()) == 4
+
+
+def test_heads_patches_and_valid_steps_are_averaged_and_critics_weighed(models):
+    duet, steps = models["duet"], models["step_language"]
+    (sample,) = candidates(duet, 1)
+    with torch.no_grad():
+        said = {name: critic(sample).logits for name, critic in duet.jury.critics.items()}
+    each = {name: (one + patches.mean(1)) / 2 for name, (one, patches) in said.items()}
+    torch.testing.assert_close(duet.jury.scores(sample), each["narrow"] + 0.5 * each["wide"])
+    (sample,) = candidates(steps, 1)
+    with torch.no_grad():
+        (logits,) = steps.jury.critics["critic"](sample).logits
+    means = [row[valid].mean() for row, valid in zip(logits, sample.mask, strict=True)]
+    torch.testing.assert_close(steps.jury.scores(sample), torch.stack(means))
+
+
+def test_one_candidate_needs_no_critics_and_several_say_that_they_do(models, tmp_path):
+    old = shutil.copytree(models["duet"].path, tmp_path / "old")
+    (old / "critics.safetensors").unlink()
+    model = genkit.load(old, modality=duet)
+    assert torch.equal(model.generate(5).x, models["duet"].generate(5).x)
+    with pytest.raises(ConfigError, match=r"old has no critics\.safetensors: an earlier genkit"):
+        model.generate(5, best_of=2)
+    with pytest.raises(ConfigError, match="at least one candidate"):
+        model.generate(5, best_of=0)
+
+
+def test_critics_that_have_not_learned_choose_nothing(tmp_path):
+    alone = {"stages": [{"kind": "pretrain"}]}
+    model = genkit.train(language, out=tmp_path, items=256, threads=1, recipe=alone)
+    with pytest.raises(ConfigError, match="critics have not learned"):
+        model.generate(4, best_of=2)
+
+
+def test_a_model_takes_its_critics_along(models, tmp_path):
+    model = models["duet"]
+    saved = genkit.load(model.save(tmp_path / "saved"), modality=duet)
+    assert torch.equal(saved.generate(5, best_of=3).x, model.generate(5, best_of=3).x)
+    models["ring"].save(tmp_path / "ring")
+    (tmp_path / "old").mkdir()
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(models["ring"].path / name, tmp_path / "old")
+    genkit.load(tmp_path / "old", modality=ring).save(tmp_path / "ring")
+    assert not (tmp_path / "ring" / "critics.safetensors").exists()  # those were another model's
+
+
+CRITICS = {
+    "truncated": lambda file: file.write_bytes(file.read_bytes()[:200]),
+    "a pickle": lambda file: file.write_bytes(pickle.dumps({"a": 1})),
+    "another model's": lambda file: shutil.copy(file.parent / "model.safetensors", file),
+    "without weights of their word": lambda file: change(file.parent, critics={"narrow": 1.0}),
+    "a list of words": lambda file: change(file.parent, critics=["narrow"]),
+}
+
+
+@pytest.mark.parametrize("damage", CRITICS)
+def test_damaged_critics_are_one_clear_sentence_and_no_hindrance_without_them(models, tmp_path, damage):
+    folder = shutil.copytree(models["duet"].path, tmp_path / "model")
+    CRITICS[damage](folder / "critics.safetensors")
+    model = genkit.load(folder, modality=duet)
+    assert len(model.generate(2)) == 2
+    with pytest.raises(ModelError) as error:
+        model.generate(2, best_of=2)
+    assert str(folder) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_the_sidecar_tells_of_how_many_each_is_the_best(models, tmp_path):
+    model = models["duet"]
+    model.generate(3).save(tmp_path)
+    assert "best_of" not in (tmp_path / "samples.json").read_text()
+    save(model.stream(2, best_of=3), tmp_path)
+    told = json.loads((tmp_path / "samples.json").read_text())
+    critics = (model.path / "critics.safetensors").read_bytes()
+    assert (told["best_of"], told["critics_sha256"]) == (3, hashlib.sha256(critics).hexdigest())
+    assert [row["file"] for row in told["samples"]] == ["000000.npy", "000001.npy"]  # the third is not of three
 
 
 # Files beside the drawing ----------------------------------------------------------------------------------------
