@@ -108,10 +108,10 @@ def test_print_config_is_a_config_file(tmp_path):
         (["train", "image", "--config", "no.yaml"], "no.yaml"),
         (["train", "image", "--items", "x"], "items"),
         (["train", "image", "--items", "-5"], "run.items"),
-        (["data", "check", "no/such/folder"], "there is no such file or folder"),
-        (["data", "check", ".", "options.sise=32"], "Did you mean 'size'"),
+        (["data", "check", "no/such/folder", "--modality", "image"], "there is no such file or folder"),
+        (["data", "check", ".", "--modality", "image", "options.sise=32"], "Did you mean 'size'"),
         (["data", "check", ".", "--modality", "imagee"], "Did you mean 'image'"),
-        (["data", "check", "torchvision:FashionMNIST"], "download them once"),
+        (["data", "check", "torchvision:FashionMNIST", "--modality", "image"], "download them once"),
         (["generate", "no/model"], "does not exist"),
         (["generate", "RUN", "--out", "x.mp4"], ".png"),
         (["generate", "RUN", "--out", "-"], "not text"),
@@ -154,20 +154,22 @@ def half_good(tmp_path):
 
 
 def test_data_check_tells_what_can_be_used(half_good):
-    done = genkit("data", "check", half_good, "options.size=16")
+    check = ["data", "check", half_good, "--modality", "image"]
+    done = genkit(*check, "options.size=16")
     assert done.returncode == 0, done.stderr
     assert "3 of 28 items" in done.stdout
     assert "1 x 16 x 16" in done.stdout
     assert done.stdout.count("cannot be used: bad") == 20
     assert "and 5 more" in done.stdout
-    report = json.loads(genkit("data", "check", half_good, "--modality", "image", "--json").stdout)
+    report = json.loads(genkit(*check, "--json").stdout)
     assert report["items"] == 3
     assert len(report["skipped"]) == 25
     assert report["skipped"][0]["name"] == "bad00.png"
 
 
 def test_strict_is_exit_code_2_after_the_report_and_before_a_run(half_good):
-    done = genkit("data", "check", half_good, "--strict", "--json")
+    check = ["data", "check", half_good, "--modality", "image"]
+    done = genkit(*check, "--strict", "--json")
     assert done.returncode == 2
     assert json.loads(done.stdout)["items"] == 3
     assert done.stderr.startswith("genkit: 25 of 28 items")
@@ -176,7 +178,7 @@ def test_strict_is_exit_code_2_after_the_report_and_before_a_run(half_good):
     assert done.stderr.startswith("genkit: 25 of 28 items")
     for path in half_good.glob("good*"):
         path.unlink()
-    for words in (["data", "check", half_good], ["train", "image", "--data", half_good, "--out", half_good / "run"]):
+    for words in (check, ["train", "image", "--data", half_good, "--out", half_good / "run"]):
         done = genkit(*words)
         assert done.returncode == 2
         assert "genkit: none of the 25 items" in done.stderr

@@ -55,7 +55,7 @@ def test_the_face_is_what_it_says():
 
 
 def test_manifests_cost_no_torch():
-    code = "import sys, genkit_image; sys.exit('torch' in sys.modules or 'pydantic' in sys.modules)"
+    code = "import sys, genkit_image, genkit_text; sys.exit('torch' in sys.modules or 'pydantic' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -67,7 +67,8 @@ def test_the_example_of_own_networks_runs_in_one_short_file():
 
 
 def test_versions_move_together():
-    text = (ROOT / "plugins" / "image" / "pyproject.toml").read_text()
-    assert f'version = "{genkit.__version__}"' in text
-    assert f"genkit-gan=={genkit.__version__}" in text
-    assert f"genkit-gan-image=={genkit.__version__}" in (ROOT / "pyproject.toml").read_text()
+    for plugin in ("image", "text"):
+        text = (ROOT / "plugins" / plugin / "pyproject.toml").read_text()
+        assert f'version = "{genkit.__version__}"' in text
+        assert f"genkit-gan=={genkit.__version__}" in text
+        assert f"genkit-gan-{plugin}=={genkit.__version__}" in (ROOT / "pyproject.toml").read_text()
