@@ -1,9 +1,11 @@
 """Text through the one engine: every preset trains, resumes, is saved and drawn from like any modality's."""
 
 import json
+import shutil
 
 import pytest
 import torch
+from tokenizers import Tokenizer
 from torch.nn.functional import kl_div, log_softmax
 
 import genkit
@@ -15,7 +17,7 @@ from genkit_text import modality
 from genkit_text.options import Options
 from genkit_text.plugin import TextPlugin
 
-WORDS = "the king said unto him go and see what thou hast done this day".split()
+WORDS = ["the", "king", "said", "unto", "him", "go", "and", "see", "what", "thou", "hast", "done", "this", "day"]
 LINES = [
     " ".join(WORDS[(start + step * stride) % 14] for step in range(2 + start % 4))
     for start in range(14)
@@ -106,7 +108,7 @@ def test_pretraining_learns_the_language(model):
     batch = data.__getitems__(list(range(len(data))))
     with torch.no_grad():
         per_symbol = -model.generator.log_prob(batch).sum() / batch.mask.sum()
-    assert per_symbol < 0.8 * torch.tensor(15.0).log()
+    assert per_symbol < 0.9 * torch.tensor(15.0).log()
 
 
 # Pretrained models -----------------------------------------------------------------------------------------------
@@ -119,28 +121,30 @@ def language_model(tmp_path_factory):
 
     folder, library = tmp_path_factory.mktemp("lm"), transformers_library()
     torch.manual_seed(0)
-    vocabulary = TextPlugin.open(LINES, Options(tokenizer="words")).facts
-    plugin = TextPlugin(Options(), vocabulary)
-    tokenizer = library.PreTrainedTokenizerFast(tokenizer_object=plugin.vocabulary.tokenizer, eos_token="<end>")
+    facts = TextPlugin.inspect(LINES, Options(tokenizer="words"))
+    words = Tokenizer.from_str(facts.files["tokenizer.json"].decode())
+    tokenizer = library.PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>")
     tokenizer.save_pretrained(folder)
     configuration = library.GPT2Config(
-        vocab_size=vocabulary["symbols"], n_positions=32, n_embd=8, n_layer=1, n_head=2, eos_token_id=0, bos_token_id=0
+        vocab_size=facts["symbols"], n_positions=32, n_embd=8, n_layer=1, n_head=2, eos_token_id=0, bos_token_id=0
     )
     library.GPT2LMHeadModel(configuration).save_pretrained(folder)
     return folder
 
 
 def test_a_language_model_is_tuned_resumed_and_drawn_from_without_its_folder(tmp_path, language_model):
-    import shutil
-
     folder = tmp_path / "pretrained"
     shutil.copytree(language_model, folder)
     settings = small("lm", options={"pretrained": str(folder)}, run={"plan": "fp32"})
-    whole = genkit.train("text", LINES, out=tmp_path / "a", items=48, **settings)
-    genkit.train("text", LINES, out=tmp_path / "b", items=32, **settings)
+    whole = genkit.train("text", LINES, out=tmp_path / "a", items=80, **settings)
+    genkit.train("text", LINES, out=tmp_path / "b", items=56, **settings)
+    for weights in folder.glob("*.safetensors"):
+        weights.unlink()
+    parts = genkit.train("text", LINES, out=tmp_path / "b", items=80, resume=True)
     shutil.rmtree(folder)
     made = genkit.load(tmp_path / "a").generate(10)
     assert torch.equal(made.x, whole.generate(10).x)
+    assert torch.equal(made.x, parts.generate(10).x)
     prompted = [line.decode() for line in genkit.load(tmp_path / "a").generate(3, label="the king").encode()]
     assert all(line.startswith("the king") for line in prompted)
     logged = [json.loads(row) for row in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()]
@@ -153,7 +157,8 @@ def test_divergence_is_the_mean_over_what_was_written(language_model):
     plugin = TextPlugin(options, TextPlugin.inspect(corpus, options))
     networks = plugin.networks()
     plugin.initialise(networks)
-    networks.generator.eval(), networks.frozen["reference"].eval()
+    networks.generator.eval()
+    networks.frozen["reference"].eval()
     fake = plugin.dataset(corpus).__getitems__(list(range(10)))
     assert plugin.terms("generator", networks, fake, fake, {})["divergence"].item() == pytest.approx(0, abs=1e-6)
     with torch.no_grad():
@@ -196,8 +201,10 @@ def test_answers_are_learned_beside_their_prompts(tmp_path):
 def test_text_and_another_modality_train_in_one_process(tmp_path):
     genkit.train("text", LINES, out=tmp_path / "a", items=16, **small("mle"))
     genkit.train(toys.ring, out=tmp_path / "b", items=256, threads=1)
-    assert genkit.load(tmp_path / "a").generate(2).x.shape == (2, made_length())
+    assert genkit.load(tmp_path / "a").generate(2).x.shape == (2, TextPlugin.inspect(LINES, Options())["length"])
 
 
-def made_length():
-    return TextPlugin.inspect(LINES, Options())["length"]
+def test_the_best_of_several_is_what_the_critic_prefers(tmp_path):
+    model = genkit.train("text", LINES, out=tmp_path / "run", items=200, **small("seqgan-fast"))
+    scores = [model.jury.scores(model.generate(30, seed=1, best_of=count).sample).mean().item() for count in (1, 8)]
+    assert scores[1] > scores[0]

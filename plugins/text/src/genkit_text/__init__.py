@@ -125,7 +125,7 @@ modality = Modality(
             capabilities=_CAN,
         ),
         "lm": Preset(
-            summary="A pretrained causal language model against a critic, held near what it was; name it in options.pretrained.",
+            summary="The language model that options.pretrained names, against a critic, held near what it was.",
             options={"generator": "decoder", "hidden": 128, "layers": 2, "critic": "decoder"},
             recipe={
                 "batch_size": 32,
