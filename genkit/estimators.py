@@ -72,6 +72,11 @@ class PathwiseEstimator(nn.Module):
     ) -> tuple[Tensor, Statistics, Sample]:
         """(the generator's loss, statistics, the fakes)."""
         fake = full_precision(self.draw(generator, noises("generator", count), condition, controls, temperature))
+        if fake.relaxed is None and not fake.x.is_floating_point():
+            raise ConfigError(
+                f"no gradient flows through samples of {fake.x.dtype}, as recipe.estimator.kind = 'pathwise' wants: "
+                "choose score_function, straight_through or gumbel_softmax"
+            )
         loss = torch.zeros((), device=fake.x.device)
         for verdict in judge(fake):
             for values in _generator_losses(self.loss, verdict):

@@ -204,12 +204,12 @@ def _set_up(config: RunConfig, folder: RunFolder, resume: bool) -> tuple[Game, l
     plugin, dataset, left_out = open_data(config)
     game = Game(config, plugin, dataset, runtime)
     checkpoint = folder.latest() if resume else None
+    notes = [left_out] if left_out else []
     if checkpoint is None:
         if config.run.init is None:
             game.initialise()
         else:
-            _take_over(game, config.run.init)
-    notes = [left_out] if left_out else []
+            notes += _take_over(game, config.run.init)
     if config.run.plan == "auto":
         notes.append(choose(game, play_round))
     game.config = config = replace(
@@ -274,8 +274,11 @@ def _resumed(
     return config
 
 
-def _take_over(game: Game, init: str) -> None:
+def _take_over(game: Game, init: str) -> list[str]:
     """Begin with the weights of another model: its averaged generator, and the rest where its run is still there.
+
+    Returns:
+        What is to be said: critics of other networks than its own begin anew.
 
     Raises:
         ModelError: if it is damaged, of other networks, or lacks frozen weights that only a fresh run reads.
@@ -284,12 +287,16 @@ def _take_over(game: Game, init: str) -> None:
     _, tensors, _ = artifact.read_model(folder)
     artifact.load_state(game.networks.generator, tensors, folder / "model.safetensors")
     game.average.load(dict(game.networks.generator.named_parameters()))
-    checkpoint, players = RunFolder(folder.parent, leads=False).latest(), {}
+    checkpoint, players, notes = RunFolder(folder.parent, leads=False).latest(), {}, []
     if checkpoint is not None:
         file = checkpoint / "players.safetensors"
         players = artifact.read_tensors(file)
         for name, critic in game.critics.items():
-            artifact.load_state(critic, under(f"critics.{name}", players), file)
+            known, own = under(f"critics.{name}", players), critic.state_dict()
+            if {key: value.shape for key, value in known.items()} == {key: value.shape for key, value in own.items()}:
+                artifact.load_state(critic, known, file)
+            else:
+                notes.append(f"the critic {name!r} begins anew: that of {init} is another network")
     for name, module in game.networks.frozen.items():
         if known := under(f"frozen.{name}", players):
             artifact.load_state(module, known, file)
@@ -298,6 +305,7 @@ def _take_over(game: Game, init: str) -> None:
                 f"{init} has no weights of the frozen network {name!r}, which a fresh run reads from their source: "
                 "begin with the run folder of a game that had it, or leave --init out"
             )
+    return notes
 
 
 def _trackers(game: Game, folder: RunFolder) -> list[Any]:

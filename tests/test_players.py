@@ -455,6 +455,14 @@ def test_completions_are_paired_with_the_reals_of_their_own_row():
     assert len(seen[2]) == 2 * 4 * 3
 
 
+def test_discrete_samples_need_another_way_than_through_them():
+    generator, critic, _ = world(LONG["fixed"], per_step=False)
+    player = GeneratorPlayer(generator, Recipe(), Nobody(), frozenset())
+    real = Sample(torch.zeros(8, 3, dtype=torch.long))
+    with pytest.raises(ConfigError, match="score_function"):
+        player("game", real, noises(generator), None, {}, Networks(generator, {"critic": critic}))
+
+
 def test_dropout_rests_while_a_policy_draws_and_scores():
     generator, critic, _ = world(LONG["fixed"], per_step=False)
     generator.body = nn.Sequential(nn.Dropout(0.5), generator.body)

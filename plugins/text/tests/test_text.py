@@ -208,3 +208,17 @@ def test_the_best_of_several_is_what_the_critic_prefers(tmp_path):
     model = genkit.train("text", LINES, out=tmp_path / "run", items=200, **small("seqgan-fast"))
     scores = [model.jury.scores(model.generate(30, seed=1, best_of=count).sample).mean().item() for count in (1, 8)]
     assert scores[1] > scores[0]
+
+
+def test_a_game_begins_with_a_model_of_likelihood_whatever_its_critic_was(tmp_path):
+    genkit.train("text", LINES, out=tmp_path / "mle", items=80, **small("mle"))
+    said = []
+    settings = small("seqgan-fast", options={"critic": "convolutional"})
+    settings["recipe"] |= {"stages": [{"kind": "game"}], "estimator": {"kind": "score_function", "credit": "terminal"}}
+    settings["recipe"]["generator"] = {"learning_rate": 0.0}
+    model = genkit.train(
+        "text", LINES, out=tmp_path / "game", items=16, init=tmp_path / "mle",
+        progress=lambda progress: said.append(progress.note), **settings,
+    )  # fmt: skip
+    assert any("begins anew" in note for note in said if note)
+    assert torch.equal(model.generate(20).x, genkit.load(tmp_path / "mle").generate(20).x)
