@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import log_softmax, one_hot
+from torch.nn.functional import cross_entropy, one_hot
 
 from genkit.adversarial import straight_through
 from genkit.plugin import Facts, Noise, Sample
@@ -69,7 +69,11 @@ class Autoregressive(nn.Module):
 
     @abstractmethod
     def follow(self, prompt: Tensor | None, symbols: Tensor) -> Tensor:
-        """[B, K + 1, V]: logits of the first symbol, and of what follows each of `symbols` [B, K]."""
+        """[B, K + 1, H]: what `score` reads for the first symbol, and for what follows each of `symbols` [B, K]."""
+
+    def score(self, hidden: Tensor) -> Tensor:
+        """[..., V]: logits."""
+        return hidden
 
     def resting(self) -> nn.Module:
         """The module whose training mode means dropout."""
@@ -95,17 +99,24 @@ class Autoregressive(nn.Module):
 
     def logits(self, sample: Sample) -> Tensor:
         """[B, L, V], float32: of every step of the lines, the end ruled out at the first."""
-        logits = self.follow(sample.condition, sample.x[:, :-1]).float()
+        logits = self.score(self.follow(sample.condition, sample.x[:, :-1])).float()
         if self.end is None:
             return logits
-        first = logits[:, :1].clone()
-        first[..., self.end] = -torch.inf
-        return torch.cat([first, logits[:, 1:]], 1)
+        return torch.cat([_ruled_out(logits[:, :1], self.end), logits[:, 1:]], 1)
 
     def log_prob(self, sample: Sample, temperature: float = 1.0) -> Tensor:
         """[B, L]: of each symbol of `sample.x`, given those before it; 0 where a step is masked out."""
-        chosen = log_softmax(self.logits(sample) / temperature, 2).gather(2, sample.x[..., None])[..., 0]
-        return chosen if sample.mask is None else chosen.where(sample.mask, 0.0)
+        hidden, x, valid = self.follow(sample.condition, sample.x[:, :-1]), sample.x, sample.mask
+        first = torch.zeros_like(x, dtype=torch.bool).index_fill(1, torch.tensor([0], device=x.device), True)
+        if valid is None or x.device.type != "cpu":  # elsewhere to ask how many are valid costs more than all of them
+            valid = torch.ones_like(first)
+        logits, first = self.score(hidden[valid]).float() / temperature, first[valid]
+        chosen = -cross_entropy(logits, x[valid], reduction="none")
+        if self.end is not None:  # the others share what the end would have had
+            end = logits[:, self.end] - logits.logsumexp(1)
+            chosen = chosen - torch.where(first, (-end.exp()).log1p(), 0.0)
+        each = torch.zeros_like(x, dtype=chosen.dtype).masked_scatter(valid, chosen)
+        return each if sample.mask is None else each.where(sample.mask, 0.0)
 
     def pretrain_loss(self, real: Sample) -> Tensor:
         """Negative log-likelihood in nats, per line and per symbol of the longest line."""
@@ -152,7 +163,7 @@ class Autoregressive(nn.Module):
         for step in range(first, stop):
             logits = logits.float()
             if step == 0 and self.end is not None:
-                logits = logits.index_fill(1, torch.tensor([self.end], device=logits.device), -torch.inf)
+                logits = _ruled_out(logits, self.end)
             drawn = pick(warp(logits.detach()), uniform[:, step])
             if given is not None:
                 drawn = torch.where(step < given[1], given[0][:, step], drawn)
@@ -181,6 +192,11 @@ class Autoregressive(nn.Module):
 
     def _goes_on(self, symbols: Tensor, alive: Tensor) -> Tensor:
         return alive if self.end is None else alive & (symbols != self.end).all(1)
+
+
+def _ruled_out(logits: Tensor, symbol: int) -> Tensor:
+    """The same logits [..., V] of all symbols but one."""
+    return logits.index_fill(-1, torch.tensor([symbol], device=logits.device), -torch.inf)
 
 
 def pick(logits: Tensor, uniform: Tensor) -> Tensor:
@@ -265,7 +281,10 @@ class Recurrent(Autoregressive):
 
     def follow(self, prompt: Tensor | None, symbols: Tensor) -> Tensor:
         hidden, _ = self.lstm(self.dropout(self._shown(prompt, symbols)))
-        return self.out(self.dropout(hidden[:, -1 - symbols.shape[1] :]))
+        return self.dropout(hidden[:, -1 - symbols.shape[1] :])
+
+    def score(self, hidden: Tensor) -> Tensor:
+        return self.out(hidden)
 
     def resting(self) -> nn.Module:
         return self.dropout
