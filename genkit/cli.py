@@ -340,7 +340,7 @@ def plugins_show(id: Annotated[str, typer.Argument(help="A modality.")]) -> None
     print(f"writes {', '.join(manifest.formats)}; many at once as {', '.join(manifest.sheets) or 'nothing'}")
     print(f"default data: {manifest.data or 'none'}\n\npresets:")
     for name, preset in manifest.presets.items():
-        print(f"  {name:<16}{preset.summary}")
+        print(f"  {name:<18}{preset.summary}")
     for part in ("options", "controls"):
         cls = registry.named_class(manifest, part)
         fields = {} if cls is None else cls.model_fields
@@ -348,7 +348,7 @@ def plugins_show(id: Annotated[str, typer.Argument(help="A modality.")]) -> None
             print(f"\n{part}:")
         for name, field in fields.items():
             about = " ".join((field.description or "").split())
-            print(f"  {name:<16}{about} [default: {field.get_default(call_default_factory=True)}]")
+            print(f"  {name:<18}{about} [default: {field.get_default(call_default_factory=True)}]")
 
 
 def _print_table(rows: Sequence[Found]) -> None:

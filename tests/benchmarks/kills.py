@@ -1,6 +1,6 @@
 """kill -9 at random moments of a training, resume each time: the same weights as a run that was left alone?
 
-    python tests/benchmarks/kills.py [--kills 20 --items 160000 --seed 0]
+    python tests/benchmarks/kills.py [--modality image] [--kills 20 --items 160000 --seed 0]
 
 Prints whether all tensors (weights, averages, optimiser states, exported model) are equal bit for bit, the most work
 that was done twice (checkpoints are 2 s apart here), and whether any resume found an unreadable folder.
@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 
 def main() -> None:
     parser = argparse.ArgumentParser()
+    parser.add_argument("--modality", default="image", choices=list(SMALL))
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--items", type=int, default=160_000)
     parser.add_argument("--seed", type=int, default=0)
@@ -30,12 +31,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         whole, killed = Path(folder) / "whole", Path(folder) / "killed"
         began = time.monotonic()
-        start(whole, arguments.items).wait()
+        start(arguments, whole).wait()
         seconds = time.monotonic() - began
         print(f"left alone: {arguments.items} items in {seconds:.0f} s")
         kills, unreadable, twice, places = 0, 0, 0.0, []
         while True:
-            process = start(killed, arguments.items)
+            process = start(arguments, killed)
             started = time.time()
             try:
                 process.wait(chance.uniform(0, 10) if kills < arguments.kills else None)
@@ -61,10 +62,22 @@ def main() -> None:
         sys.exit(bool(different or unreadable or kills < arguments.kills))
 
 
-def start(out: Path, items: int) -> subprocess.Popen[bytes]:
+SMALL = {
+    "image": ["options.features=8"],
+    "text": [
+        "options.embedding=16",
+        "options.hidden=16",
+        "recipe.stages=[{kind: pretrain, items: 20000}, {kind: game}]",
+    ],
+}
+"""What makes a training of each modality small."""
+
+
+def start(arguments: argparse.Namespace, out: Path) -> subprocess.Popen[bytes]:
     """A training in a process of its own, which resumes if it can."""
-    words = ["train", "image", "--resume", "-q", "--items", items, "--out", out, "--threads", 1]
-    words += ["options.features=8", "run.checkpoint_seconds=2", f"run.sample_items={items // 5}"]
+    items = arguments.items
+    words = ["train", arguments.modality, "--resume", "-q", "--items", items, "--out", out, "--threads", 1]
+    words += [*SMALL[arguments.modality], "run.checkpoint_seconds=2", f"run.sample_items={items // 5}"]
     return subprocess.Popen([sys.executable, "-m", "genkit", *map(str, words)], stdout=subprocess.DEVNULL)
 
 

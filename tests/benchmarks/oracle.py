@@ -6,9 +6,9 @@ A recurrent network with standard normal weights (Yu et al. 2017: 5,000 symbols,
 lines to learn from and 10,000 to test with. Of each preset: NLL_oracle, what the oracle thinks of the model's lines
 (quality), and NLL_test, what the model thinks of the oracle's (diversity), in nats a symbol; and by how much it lies
 beyond the curve of maximum likelihood over temperatures, at its own NLL_oracle. `constant` is the control of Caccia et
-al. 2020 (arXiv:1811.02549): a reward that says nothing, without a baseline. All but `scratchgan` begin with the same model of
-maximum likelihood; `--alone` gives each its own, and its whole time. Rows go to FOLDER/oracle.jsonl, the picture to
-FOLDER/oracle.png.
+al. 2020 (arXiv:1811.02549): a reward that says nothing, without a baseline. All but `scratchgan` begin with the same
+model of maximum likelihood; `--alone` gives each its own, and its whole time. Rows go to FOLDER/oracle.jsonl, the
+picture to FOLDER/oracle.png.
 """
 
 from __future__ import annotations
@@ -39,13 +39,7 @@ FACTS = {"symbols": SYMBOLS, "length": LENGTH, "end": None, "unknown": None, "pr
 # What is different from the presets: the networks of the paper's size, and the reduced counts.
 SIZE = {"embedding": 32, "hidden": 32, "dropout": 0.3}
 LIKELIHOOD = 240_000
-GAMES = {
-    "seqgan-fast": 200_000,
-    "constant": 200_000,
-    "seqgan": 10_000,
-    "relgan": 60_000,
-    "scratchgan": 1_000_000,
-}
+GAMES = {"seqgan-fast": 100_000, "constant": 100_000, "seqgan": 10_000, "relgan": 50_000, "scratchgan": 500_000}
 
 
 class Numbers(ModalityPlugin):
@@ -149,13 +143,11 @@ def train(name: str, oracle: Oracle, seed: int, out: Path, threads: int, init: P
         {**stage, "items": LIKELIHOOD} if stage["kind"] == "pretrain" else stage for stage in stages[:-1]
     ] + stages[-1:]
     items = GAMES.get(name, LIKELIHOOD) + sum(stage["items"] for stage in stages[:-1])
-    options = {**preset.options, **SIZE}
-    oracles = replace(
-        text, id="oracle", plugin=Numbers, data=None, presets={name: replace(preset, options=options, recipe=recipe)}
-    )
+    own = replace(preset, options={**preset.options, **SIZE}, recipe=recipe, capabilities=None)
+    oracles = replace(text, id="oracle", plugin=Numbers, data=None, presets={name: own})
     model = genkit.train(
         oracles, Lines(oracle.lines), out=out / f"{name}-{seed}", overwrite=True, items=items, seed=seed, threads=threads,
-        init=init, recipe={"stages": stages}, run={"checkpoint": "10m"},
+        init=init, recipe={"stages": stages},
     )  # fmt: skip
     return model, time.monotonic() - began
 
