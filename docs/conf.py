@@ -46,6 +46,9 @@ profile = Path(tempfile.mkdtemp(prefix="genkit-docs-")) / "profile_default"
 shutil.copy(HERE / "_ext" / "shell_cells.py", profile / "startup")
 os.environ["IPYTHONDIR"] = str(profile.parent)
 os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+# transformers would draw bars into pages, and its tqdm complain that it has no widgets to draw them with.
+os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"
 atexit.register(shutil.rmtree, profile.parent, ignore_errors=True)
 
 # Text -------------------------------------------------------------------------------------------------------------
