@@ -125,8 +125,8 @@ modality = Modality(
             capabilities=_CAN,
         ),
         "lm": Preset(
-            summary="The language model that options.pretrained names, against a critic, held near what it was.",
-            options={"generator": "decoder", "hidden": 128, "layers": 2, "critic": "decoder"},
+            summary="A pretrained causal language model (options.pretrained) against a critic, held near what it was.",
+            options={"generator": "decoder", "pretrained": "distilbert/distilgpt2", "critic": "decoder"},
             recipe={
                 "batch_size": 32,
                 "loss": "relativistic",
