@@ -31,15 +31,12 @@ def test_the_ring_is_covered_and_sharp(tmp_path, seed):
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_grid_is_covered_and_sharp(tmp_path, seed):
-    """25 of 25 modes with at least 20 of 2,500 samples within 3 sigma, and 85 % of all samples there.
-
-    Measured: 25 modes and 87.7 % (seed 0). The aim is 90 %.
-    """
+    """25 of 25 modes with at least 20 of 2,500 samples within 3 sigma, and 90 % of all samples there."""
     model = genkit.train(grid, out=tmp_path / "run", seed=seed, threads=1)
     report = mixture_report(model.generate(2500, seed=seed).x, GridOptions())
     print(f"\ngrid, seed {seed}: {report['modes']} of 25 modes, {report['near']:.1%} of 2,500 samples within 3 sigma")
     assert report["modes"] == 25
-    assert report["near"] >= 0.85
+    assert report["near"] >= 0.9
 
 
 @pytest.mark.slow
