@@ -202,7 +202,7 @@ def generate(
                 f"--out -: {opened.modality.id} writes {opened.modality.media_type}, not text; name a path"
             )
         for chunk in chunks:
-            sys.stdout.buffer.writelines(line + b"\n" for line in chunk.encode())
+            sys.stdout.buffer.writelines(b" ".join(sample.splitlines()) + b"\n" for sample in chunk.encode())
         return
     written = sampling.save(chunks, out)
     if as_json:

@@ -33,8 +33,8 @@ class Verdict(NamedTuple):
     Args:
         weight: of the critic.
         critique: of the fakes.
-        beside: its critique of the reals in the same rows, where the loss is paired.
-        mask: valid steps, where it scores steps; in both samples where the loss is paired.
+        beside: its critique of the reals in the same rows, where fakes are compared with them.
+        mask: valid steps, where it scores steps; in both samples where they are compared.
     """
 
     weight: float
@@ -58,7 +58,7 @@ class PathwiseEstimator(nn.Module):
 
     def __init__(self, loss: AdversarialLoss) -> None:
         super().__init__()
-        self.loss = loss
+        self.loss, self.compares = loss, loss.paired
 
     def forward(
         self,
@@ -133,6 +133,7 @@ class ScoreFunctionEstimator(nn.Module):
         super().__init__()
         self.settings, self.loss = settings, loss
         self.reward = None if settings.reward == "negative_loss" else reward_named(settings.reward)
+        self.compares = loss.paired and self.reward is None
         self.average: Tensor
         if settings.baseline == "moving_average":
             self.register_buffer("average", torch.full((), math.nan))

@@ -216,7 +216,7 @@ class GeneratorPlayer(nn.Module):
                 critique = full_precision(critic(self.seen(sample)))
                 critiques.setdefault(name, critique)  # of the fakes themselves; completions of prefixes come later
                 mask, beside = _step_mask(sample, critique), None
-                if self.loss.paired:
+                if self.estimator.compares:
                     pairs = real if rows is None else real[rows]
                     with torch.no_grad():
                         beside = full_precision(critic(self.seen(pairs)))

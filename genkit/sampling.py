@@ -298,7 +298,8 @@ class Model:
             raise ConfigError(f"label {label!r}: this model is unconditional")
 
         def ask(indices: Sequence[int]) -> Tensor | None:
-            condition = self.plugin.condition(label, indices) if can else None
+            with registry.asking(self.modality, "condition"):
+                condition = self.plugin.condition(label, indices) if can else None
             if condition is None and self.info.get("conditional"):
                 raise ConfigError("this model is conditional and has no default: say what to draw with --label")
             return condition

@@ -90,6 +90,9 @@ def test_what_is_drawn_is_what_is_scored(options, end, prompt):
         chances = generator.log_prob(sample)
     again = torch.stack([pick(logits[:, step], noise["symbols"][:, step]) for step in range(6)], 1)
     assert torch.equal(again[sample.mask], sample.x[sample.mask])
+    if end is not None:
+        first = logits[:, 0, end].exp()
+        assert (first == 0).all()  # prompts that are answered, or none: a line is never empty
     expected = log_softmax(logits, 2).gather(2, sample.x[..., None])[..., 0]
     torch.testing.assert_close(chances[sample.mask], expected[sample.mask], atol=1e-5, rtol=1e-4)
     assert (chances[~sample.mask] == 0).all()
@@ -171,6 +174,21 @@ def test_a_prompt_is_the_beginning_of_a_plain_line_and_counts_in_its_length():
         answer = log_softmax(generator.score(generator.follow(prompt, whole.x[:, 2:])), 2)[:, :-1]
     torch.testing.assert_close(answer, scored)
     assert drawn_with(generator, prompt)[0].mask.sum(1).unique().tolist() == [4]
+
+
+@every_kind
+def test_a_line_that_a_prompt_began_may_end_at_once(options):
+    generator, prompt = network(options), torch.tensor([[1, 2]]).expand(400, 2)
+    sample, noise = drawn_with(generator, prompt, rows=400)
+    assert (sample.mask.sum(1) == 1).any()
+    with torch.no_grad():
+        logits = generator.logits(sample)
+        chances = generator.log_prob(sample)
+    again = torch.stack([pick(logits[:, step], noise["symbols"][:, step]) for step in range(6)], 1)
+    valid = sample.mask & (torch.arange(6) < 4)
+    assert torch.equal(again[valid], sample.x[valid])
+    expected = log_softmax(logits, 2).gather(2, sample.x[..., None])[..., 0]
+    torch.testing.assert_close(chances[valid], expected[valid], atol=1e-5, rtol=1e-4)
 
 
 @given(
@@ -308,6 +326,7 @@ def exact(generator, critic):
         ("convolutional", {"credit": "terminal"}),
         ("convolutional", {"credit": "monte_carlo", "rollouts": 2}),
         ("recurrent", {"credit": "per_step"}),
+        ("recurrent", {"credit": "per_step", "baseline": "moving_average"}),
     ],
 )
 def test_estimates_approach_the_enumerated_gradient(kind, critic, settings):

@@ -10,10 +10,11 @@ from torch.nn.functional import kl_div, log_softmax
 
 import genkit
 from genkit.config import build
-from genkit.errors import ConfigError
-from genkit.plugin import Networks, Sample
+from genkit.errors import ConfigError, ModelError
+from genkit.plugin import Facts, Networks, Sample
 from genkit.testing import toys
 from genkit_text import modality
+from genkit_text.generators import check_decoding, make_generator, pick
 from genkit_text.options import Options
 from genkit_text.plugin import TextPlugin
 
@@ -37,6 +38,13 @@ def small(preset, **more):
     return {"preset": preset, "options": {**SMALL, **more.pop("options", {})}, "recipe": recipe, "threads": 1, **more}
 
 
+def nothing_skipped(run):
+    """Whether every turn of every player had a finite gradient, and there were some."""
+    logged = [json.loads(row) for row in (run / "metrics.jsonl").read_text().splitlines()]
+    skipped = [value for row in logged for name, value in row.items() if name.endswith(".skipped")]
+    return skipped and not any(skipped)
+
+
 @pytest.mark.parametrize("preset", [name for name in modality.presets if name != "lm"])
 def test_a_preset_trains_resumes_and_loads(tmp_path, preset):
     settings = small(preset, run={"plan": "fp32"})
@@ -49,8 +57,7 @@ def test_a_preset_trains_resumes_and_loads(tmp_path, preset):
     for name, value in whole.generator.state_dict().items():
         assert torch.equal(value, parts.generator.state_dict()[name]), name
     assert {word for line in made.encode() for word in line.decode().split()} <= set(WORDS)
-    last = (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()[-1]
-    assert all(value == value and abs(value) < 1e6 for value in json.loads(last).values() if isinstance(value, float))
+    assert nothing_skipped(tmp_path / "a")
 
 
 def test_every_preset_is_a_configuration():
@@ -98,8 +105,9 @@ def test_controls_are_taken_and_checked(model):
         1,
         2,
     }
-    with pytest.raises(ConfigError, match="temperature"):
-        model.generate(1, controls={"temperature": 0})
+    for temperature in (0, 1e-40, float("inf"), float("nan")):
+        with pytest.raises(ConfigError, match="temperature"):
+            model.generate(1, controls={"temperature": temperature})
 
 
 def test_pretraining_learns_the_language(model):
@@ -149,6 +157,7 @@ def test_a_language_model_is_tuned_resumed_and_drawn_from_without_its_folder(tmp
     assert all(line.startswith("the king") for line in prompted)
     logged = [json.loads(row) for row in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()]
     assert logged[-1]["generator.divergence"] > 0
+    assert nothing_skipped(tmp_path / "a")
 
 
 def test_divergence_is_the_mean_over_what_was_written(language_model):
@@ -173,6 +182,73 @@ def test_divergence_is_the_mean_over_what_was_written(language_model):
     torch.testing.assert_close(found, expected)
     found.backward()
     assert all(parameter.grad is None for parameter in networks.frozen["reference"].parameters())
+    assert all(parameter.grad.isfinite().all() for parameter in networks.generator.parameters())
+
+
+def test_lines_must_fit_into_a_language_model(language_model):
+    with pytest.raises(ConfigError, match=r"reads 32 symbols at most.*set options\.length to 31 or less"):
+        TextPlugin.inspect(LINES, Options(generator="decoder", pretrained=str(language_model), length=40))
+
+
+KEPT = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8, "vocab_size": 20}
+LLAMA = {"model_type": "llama", **KEPT, "num_key_value_heads": 2}
+GEMMA = {"model_type": "gemma", **KEPT, "num_key_value_heads": 2, "head_dim": 4}
+
+
+@pytest.mark.parametrize("configuration", [LLAMA, GEMMA], ids=["llama", "gemma"])
+def test_other_transformers_are_one_policy_too(configuration):
+    facts = {"symbols": 20, "length": 5, "end": 0, "unknown": None, "prompt_length": 0, "decoder": configuration}
+    torch.manual_seed(0)
+    generator = make_generator(Options(generator="decoder"), Facts(facts)).eval()
+    with torch.no_grad():
+        for parameter in generator.parameters():
+            parameter.mul_(5)
+        check_decoding(generator, "it")
+        noise = torch.rand(40, 5, dtype=torch.float64)
+        sample = generator({"symbols": noise})
+        logits = generator.logits(sample)
+        again = torch.stack([pick(logits[:, step], noise[:, step]) for step in range(5)], 1)
+    assert torch.equal(again[sample.mask], sample.x[sample.mask])
+
+
+def test_a_transformer_that_keeps_nothing_is_refused_at_the_door():
+    known = {"model_type": "mamba", "vocab_size": 20, "hidden_size": 8, "num_hidden_layers": 1, "state_size": 4}
+    facts = {"symbols": 20, "length": 5, "end": 0, "unknown": None, "prompt_length": 0, "decoder": known}
+    generator = make_generator(Options(generator="decoder"), Facts(facts)).eval()
+    with pytest.raises(ConfigError, match=r"options\.pretrained = 'it' cannot be drawn from"):
+        check_decoding(generator, "it")
+
+
+def test_nothing_in_a_model_folder_names_code(tmp_path):
+    (tmp_path / "m.py").write_text("raise SystemExit('executed')")
+    hostile = {"_name_or_path": str(tmp_path), "auto_map": {"AutoModelForCausalLM": "m.C", "AutoModel": "m.C"}}
+    hostile |= {"attn_implementation": "evil/kernel", "_attn_implementation": "evil/kernel"}
+    facts = {"symbols": 20, "length": 5, "end": 0, "unknown": None, "prompt_length": 0}
+    plain = Facts({**facts, "decoder": {**LLAMA, **hostile}})
+    assert make_generator(Options(generator="decoder"), plain).noise["symbols"].steps == 5
+    with pytest.raises(ValueError, match="Unrecognized configuration class"):
+        make_generator(Options(generator="decoder"), Facts({**facts, "decoder": {"model_type": "vit", **hostile}}))
+
+
+@pytest.mark.parametrize(
+    ("break_it", "said"),
+    [
+        (lambda folder: (folder / "assets" / "tokenizer.json").unlink(), "tokenizer"),
+        (lambda folder: (folder / "assets" / "tokenizer.json").write_text("{"), "tokenizer cannot be read"),
+        (lambda folder: change(folder, end=999), "its end is symbol 999"),
+    ],
+)
+def test_a_damaged_model_is_one_sentence(model, tmp_path, break_it, said):
+    folder = shutil.copytree(model.path, tmp_path / "model")
+    break_it(folder)
+    with pytest.raises(ModelError, match=said):
+        genkit.load(folder).generate(1, label="the king").encode()
+
+
+def change(folder, **facts):
+    known = json.loads((folder / "config.json").read_text())
+    known["facts"] |= facts
+    (folder / "config.json").write_text(json.dumps(known))
 
 
 def test_a_critics_decay_is_half_the_squared_norm_of_its_last_layer():
@@ -194,6 +270,7 @@ def test_answers_are_learned_beside_their_prompts(tmp_path):
     made = genkit.train("text", str(file), out=tmp_path / "run", items=64, **settings)
     answers = [line.decode() for line in made.generate(4, label="the").encode()]
     assert all(answer and set(answer.split()) <= set(WORDS) for answer in answers)
+    assert made.plugin.condition("the", [0]).shape == (1, made.plugin.facts["prompt_length"])
     with pytest.raises(ConfigError, match="--label"):
         made.generate(1)
 
@@ -208,6 +285,13 @@ def test_the_best_of_several_is_what_the_critic_prefers(tmp_path):
     model = genkit.train("text", LINES, out=tmp_path / "run", items=200, **small("seqgan-fast"))
     scores = [model.jury.scores(model.generate(30, seed=1, best_of=count).sample).mean().item() for count in (1, 8)]
     assert scores[1] > scores[0]
+
+
+def test_the_best_of_several_begins_with_its_prompt_in_a_decoder_too(tmp_path):
+    options = {"generator": "decoder", "critic": "decoder", "heads": 2}
+    model = genkit.train("text", LINES, out=tmp_path / "run", items=80, **small("seqgan-fast", options=options))
+    lines = [line.decode() for line in model.generate(3, label="go and see what thou", best_of=4).encode()]
+    assert all(line.startswith("go and see what thou") for line in lines)
 
 
 def test_a_game_begins_with_a_model_of_likelihood_whatever_its_critic_was(tmp_path):

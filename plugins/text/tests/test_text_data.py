@@ -361,7 +361,6 @@ def test_existing_tokenizer_is_taken_from_a_file_or_a_folder(tmp_path, language_
 
 
 def test_networks_are_those_of_the_options():
-    pytest.importorskip("genkit_text.generators", exc_type=ModuleNotFoundError)
     plugin, sample, _ = everything(["abc", "b", "ca"])
     networks = plugin.networks()
     assert networks.generator.noise["symbols"].steps == plugin.facts["length"]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from genkit.plugin import Critique, Facts, Sample
-from genkit_text.generators import decoder_configuration, left_padded
+from genkit_text.generators import decoder_configuration, left_padded, whole
 from genkit_text.options import Options
 from genkit_text.pretrained import transformers_library
 
@@ -72,13 +72,16 @@ class DecoderCritic(nn.Module):
 
     def __init__(self, options: Options, facts: Facts) -> None:
         super().__init__()
-        self.model = transformers_library().AutoModel.from_config(decoder_configuration(options, facts))
+        chosen, library = decoder_configuration(options, facts), transformers_library()
+        self.model = library.AutoModel.from_config(chosen, trust_remote_code=False)
         self.out = nn.Linear(self.model.config.hidden_size, 1)
 
     def forward(self, sample: Sample) -> Critique:
         shown, seen = shown_to(self.model.get_input_embeddings(), sample)
-        padding = None if sample.condition is None else seen.long()
-        hidden = self.model(inputs_embeds=shown, attention_mask=padding, use_cache=False).last_hidden_state
+        beside = {}
+        if sample.condition is not None:  # padding stands in front of a prompt
+            beside = {"attention_mask": seen.long(), "position_ids": (seen.cumsum(1) - 1).clamp(min=0)}
+        hidden = self.model(inputs_embeds=shown, use_cache=False, **beside).last_hidden_state
         return Critique((self.out(hidden[:, -sample.x.shape[1] :])[..., 0],), per_step=True)
 
 
@@ -93,7 +96,7 @@ def shown_to(embedding: nn.Embedding, sample: Sample) -> tuple[Tensor, Tensor]:
     if sample.relaxed is None:
         shown = embedding(sample.x)
     else:
-        shown = sample.relaxed @ embedding.weight[: sample.relaxed.shape[2]]
+        shown = sample.relaxed @ whole(embedding, sample.relaxed.shape[2])
     seen = torch.ones_like(sample.x, dtype=torch.bool) if sample.mask is None else sample.mask
     if sample.condition is None:
         return shown, seen

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
 from genkit.adversarial import straight_through
+from genkit.errors import ConfigError, first_line
 from genkit.plugin import Facts, Noise, Sample
 from genkit_text.options import Controls, Options
-from genkit_text.pretrained import transformers_library
+from genkit_text.pretrained import configuration, transformers_library
 
 BLOCK = 64
 """Symbols that are summed up together when one is picked."""
@@ -29,8 +30,8 @@ Relax = Callable[[Tensor, Tensor], Tensor]
 class Autoregressive(nn.Module):
     """p(line) = product over its steps of p(symbol | prompt, symbols before).
 
-    The first symbol is never the end. Dropout acts in `pretrain_loss` alone: what draws a line, and what scores it
-    afterwards, must be the same policy.
+    The first symbol is never the end, unless a prompt has begun the line. Dropout acts in `pretrain_loss` alone: what
+    draws a line, and what scores it afterwards, must be the same policy.
 
     A model of lines that answer prompts draws L symbols behind any; in one of plain lines a prompt is the beginning of
     the line, and counts among its L.
@@ -49,7 +50,6 @@ class Autoregressive(nn.Module):
 
     # What a network is ------------------------------------------------------------------------------------------
 
-    @property
     @abstractmethod
     def table(self) -> Tensor:
         """[V, E]: what the network is shown of each symbol."""
@@ -100,23 +100,25 @@ class Autoregressive(nn.Module):
     def logits(self, sample: Sample) -> Tensor:
         """[B, L, V], float32: of every step of the lines, the end ruled out at the first."""
         logits = self.score(self.follow(sample.condition, sample.x[:, :-1])).float()
-        if self.end is None:
+        if not self._never_empty(sample.condition):
             return logits
-        return torch.cat([_ruled_out(logits[:, :1], self.end), logits[:, 1:]], 1)
+        return torch.cat([_ruled_out(logits[:, :1], self.end or 0), logits[:, 1:]], 1)
 
     def log_prob(self, sample: Sample, temperature: float = 1.0) -> Tensor:
         """[B, L]: of each symbol of `sample.x`, given those before it; 0 where a step is masked out."""
-        hidden, x, valid = self.follow(sample.condition, sample.x[:, :-1]), sample.x, sample.mask
-        first = torch.zeros_like(x, dtype=torch.bool).index_fill(1, torch.tensor([0], device=x.device), True)
-        if valid is None or x.device.type != "cpu":  # elsewhere to ask how many are valid costs more than all of them
-            valid = torch.ones_like(first)
-        logits, first = self.score(hidden[valid]).float() / temperature, first[valid]
-        chosen = -cross_entropy(logits, x[valid], reduction="none")
-        if self.end is not None:  # the others share what the end would have had
+        hidden, x = self.follow(sample.condition, sample.x[:, :-1]), sample.x
+        rows: Any = slice(None)
+        if sample.mask is not None and x.device.type == "cpu":  # elsewhere to ask which are valid costs more than all
+            rows = sample.mask.flatten().nonzero()[:, 0]
+        logits = self.score(hidden.flatten(0, 1)[rows]).float() / temperature
+        chosen = -cross_entropy(logits, x.flatten()[rows], reduction="none")
+        if self._never_empty(sample.condition):  # the others share what the end would have had
+            first = torch.arange(x.numel(), device=x.device)[rows] % x.shape[1] == 0
             end = logits[:, self.end] - logits.logsumexp(1)
             chosen = chosen - torch.where(first, (-end.exp()).log1p(), 0.0)
-        each = torch.zeros_like(x, dtype=chosen.dtype).masked_scatter(valid, chosen)
-        return each if sample.mask is None else each.where(sample.mask, 0.0)
+        each = chosen.new_zeros(x.numel())
+        each[rows] = chosen
+        return each.view(x.shape) if sample.mask is None else each.view(x.shape).where(sample.mask, 0.0)
 
     def pretrain_loss(self, real: Sample) -> Tensor:
         """Negative log-likelihood in nats, per line and per symbol of the longest line."""
@@ -160,10 +162,11 @@ class Autoregressive(nn.Module):
             mask[:, :first] = self._valid(x[:, :first])
             alive = self._goes_on(x[:, :first], alive)
         logits, state = self.begin(prompt, x[:, :first])
+        table = self.table()
         for step in range(first, stop):
             logits = logits.float()
-            if step == 0 and self.end is not None:
-                logits = _ruled_out(logits, self.end)
+            if step == 0 and self._never_empty(prompt):
+                logits = _ruled_out(logits, self.end or 0)
             drawn = pick(warp(logits.detach()), uniform[:, step])
             if given is not None:
                 drawn = torch.where(step < given[1], given[0][:, step], drawn)
@@ -173,11 +176,11 @@ class Autoregressive(nn.Module):
             if relax is not None:
                 stand_in = torch.where(alive[:, None], relax(logits, symbol), one_hot(symbol, self.symbols).float())
                 relaxed.append(stand_in)
-                shown = straight_through(stand_in, symbol) @ self.table
+                shown = straight_through(stand_in, symbol) @ table
             alive = self._goes_on(symbol[:, None], alive)
             if step + 1 == stop or (relax is None and self.end is not None and not alive.any()):
                 break
-            logits, state = self.advance(state, self.table[symbol] if shown is None else shown)
+            logits, state = self.advance(state, table[symbol] if shown is None else shown)
         if relax is not None:
             behind = one_hot(x[:, stop:], self.symbols).float()
             return Sample(x, prompt, mask, torch.cat([torch.stack(relaxed, 1), behind], 1))
@@ -189,6 +192,10 @@ class Autoregressive(nn.Module):
             return torch.ones_like(symbols, dtype=torch.bool)
         ends = symbols == self.end
         return ends.cumsum(1) - ends.long() == 0
+
+    def _never_empty(self, prompt: Tensor | None) -> bool:
+        """Whether the first symbol cannot be the end."""
+        return self.end is not None and (prompt is None or self.answers)
 
     def _goes_on(self, symbols: Tensor, alive: Tensor) -> Tensor:
         return alive if self.end is None else alive & (symbols != self.end).all(1)
@@ -202,8 +209,9 @@ def _ruled_out(logits: Tensor, symbol: int) -> Tensor:
 def pick(logits: Tensor, uniform: Tensor) -> Tensor:
     """[B]: the symbols at which the distribution function of softmax(logits [B, V]) passes `uniform` [B], in float64.
 
-    A symbol whose logit is -inf is never picked. The block in which a symbol lies is found first, by the blocks' sums:
-    running sums over all of a large vocabulary would cost several times as much.
+    A symbol whose logit is -inf is never picked. Exponentials are float32, their sums float64. The block in which a
+    symbol lies is found first, by the blocks' sums: running sums over all of a large vocabulary would cost several
+    times as much.
     """
     rows, count = logits.shape
     weights = logits.new_zeros(rows, -(-count // BLOCK) * BLOCK)
@@ -225,7 +233,7 @@ def _passes(weights: Tensor, rest: Tensor | None, uniform: Tensor) -> tuple[Tens
     place = torch.minimum(uniform * total if rest is None else rest, torch.nextafter(total, torch.zeros_like(total)))
     found = torch.searchsorted(sums, place[:, None], right=True)
     left = place - (sums.gather(1, found) - weights.gather(1, found))[:, 0]
-    return found[:, 0], left
+    return found[:, 0], left.clamp(min=0)
 
 
 def _warper(controls: Controls | None) -> Callable[[Tensor], Tensor]:
@@ -267,7 +275,6 @@ class Recurrent(Autoregressive):
         self.out = nn.Linear(options.hidden, self.symbols)
         self.dropout = nn.Dropout(options.dropout)
 
-    @property
     def table(self) -> Tensor:
         return self.embedding.weight[: self.symbols]
 
@@ -302,13 +309,12 @@ class Decoder(Autoregressive):
 
     def __init__(self, options: Options, facts: Facts) -> None:
         super().__init__(facts)
-        configuration = decoder_configuration(options, facts)
-        self.model = transformers_library().AutoModelForCausalLM.from_config(configuration)
-        self.start = _start(configuration)
+        chosen, library = decoder_configuration(options, facts), transformers_library()
+        self.model = library.AutoModelForCausalLM.from_config(chosen, trust_remote_code=False)
+        self.start = _start(chosen)
 
-    @property
     def table(self) -> Tensor:
-        return self.model.get_input_embeddings().weight[: self.symbols]
+        return whole(self.model.get_input_embeddings(), self.symbols)
 
     def begin(self, prompt: Tensor | None, symbols: Tensor) -> tuple[Tensor, Any]:
         inputs = arranged(prompt, symbols, self.start)
@@ -334,6 +340,26 @@ class Decoder(Autoregressive):
         return self.model
 
 
+def check_decoding(generator: Decoder, name: str) -> None:
+    """Nothing, for a transformer that goes on from what it has seen as if it had read it all at once.
+
+    Raises:
+        ConfigError: for another: this plugin cannot draw from it.
+    """
+    symbols = torch.arange(3).expand(1, 3) % generator.symbols
+    generator.eval()  # without dropout; a turn chooses its mode anew
+    try:
+        with torch.no_grad():
+            whole_line = generator.follow(None, symbols)[:, -1]
+            _, state = generator.begin(None, symbols[:, :-1])
+            step, _ = generator.advance(state, generator.table()[symbols[:, -1]])
+        agree = torch.allclose(step, whole_line, rtol=1e-3, atol=1e-3)
+    except (AttributeError, RuntimeError, TypeError, ValueError) as error:
+        raise ConfigError(f"options.pretrained = {name!r} cannot be drawn from ({first_line(error)})") from error
+    if not agree:
+        raise ConfigError(f"options.pretrained = {name!r} cannot be drawn from: it keeps no keys and values of a line")
+
+
 def make_generator(options: Options, facts: Facts) -> Autoregressive:
     """The network that the options name."""
     return Decoder(options, facts) if options.generator == "decoder" else Recurrent(options, facts)
@@ -349,6 +375,12 @@ def after_start(prompt: Tensor | None, symbols: Tensor, start: int, nothing: int
         return torch.cat([beginning, symbols], 1)
     together = left_padded(torch.cat([beginning, prompt], 1))
     return torch.cat([together.where(together >= 0, nothing), symbols], 1)
+
+
+def whole(embedding: nn.Module, symbols: int) -> Tensor:
+    """[V, E]: what an embedding shows of each symbol; some do more than look it up."""
+    weight = cast(Tensor, embedding.weight)
+    return cast(Tensor, embedding(torch.arange(symbols, device=weight.device)))
 
 
 def left_padded(prompt: Tensor) -> Tensor:
@@ -368,14 +400,11 @@ def arranged(prompt: Tensor | None, symbols: Tensor, start: int) -> dict[str, Te
 
 def decoder_configuration(options: Options, facts: Facts) -> Any:
     """The configuration of a causal language model: that of the facts, or a small GPT-2 of the options."""
-    auto, known = transformers_library(), facts["decoder"]
-    if known is not None:
-        plain = {key: value for key, value in known.items() if key != "model_type"}
-        return auto.AutoConfig.for_model(known["model_type"], **plain)
-    return auto.AutoConfig.for_model(
-        "gpt2",
+    if facts["decoder"] is not None:
+        return configuration(facts["decoder"])
+    return transformers_library().GPT2Config(
         vocab_size=facts["symbols"] + 1,  # the last is the start
-        n_positions=1 + facts["prompt_length"] + facts["length"],
+        n_positions=1 + facts["length"] + (facts["prompt_length"] or facts["length"]),  # a prompt may begin any line
         n_embd=options.hidden,
         n_layer=options.layers,
         n_head=options.heads,

@@ -97,14 +97,21 @@ class Corpus:
         fitting = lengths[lengths + own <= most]
         content = vocabulary.content
         self._encoded = content, lines, prompts
-        values = {
-            "symbols": vocabulary.size if decoder is None else decoder["vocab_size"],
+        values: dict[str, Any] = {
+            "symbols": max(vocabulary.size, (vocabulary.end or 0) + 1),
             "length": self.options.length or int(fitting.max(initial=1)) + own,
             "end": vocabulary.end,
             "unknown": vocabulary.unknown,
             "prompt_length": 0 if prompts is None else _longest_prompt(prompts, most),
             "decoder": decoder,
         }
+        positions = decoder and (decoder.get("n_positions") or decoder.get("max_position_embeddings"))
+        needed = 1 + values["prompt_length"] + values["length"]
+        if positions and positions < needed:
+            raise ConfigError(
+                f"options.pretrained reads {positions} symbols at most, and prompt and line have up to {needed} with "
+                f"the start: set options.length to {max(positions - 1 - values['prompt_length'], 2)} or less"
+            )
         return Facts(values, {TOKENIZER: content})
 
     def encoded(self, facts: Facts) -> tuple[Rows, Rows | None]:

@@ -69,7 +69,7 @@ class Options(Settings):
 class Controls(Settings):
     """What can be turned when generating; the names are those of Hugging Face's `generate`."""
 
-    temperature: Annotated[float, Field(gt=0)] = 1.0
+    temperature: Annotated[float, Field(ge=1e-3, allow_inf_nan=False)] = 1.0
     """The logits are divided by it: below 1 more typical, above 1 more varied."""
     top_k: PositiveInt | None = None
     """Only the so many most likely symbols."""

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
-from genkit.errors import ConfigError
+from genkit.errors import ConfigError, ModelError, first_line
 from genkit.plugin import Critique, Facts, ModalityPlugin, Networks, Sample
 from genkit_text import pretrained
 from genkit_text.critics import make_critic
-from genkit_text.generators import make_generator
+from genkit_text.generators import Decoder, check_decoding, make_generator
 from genkit_text.lines import TOKENIZER, Corpus, Lines
 from genkit_text.options import Options
 from genkit_text.sources import open_source
@@ -70,6 +70,7 @@ class TextPlugin(ModalityPlugin):
             return
         model = cast(Any, networks.generator).model
         pretrained.load_weights(model, self.options.pretrained)
+        check_decoding(cast(Decoder, networks.generator), self.options.pretrained)
         networks.frozen["reference"].load_state_dict(networks.generator.state_dict())
         if self.options.critic == "decoder":
             cast(Any, networks.critics["critic"]).model.load_state_dict(model.base_model.state_dict())
@@ -89,7 +90,8 @@ class TextPlugin(ModalityPlugin):
             with torch.no_grad():
                 before = log_softmax(reference.logits(fake), 2)
             now = log_softmax(generator.logits(fake), 2)
-            each = torch.where(now.isneginf(), 0.0, now.exp() * (now - before)).sum(2)
+            ruled_out = now.isneginf()  # in both, and infinity - infinity has no slope
+            each = (now.exp() * (now - before).masked_fill(ruled_out, 0.0)).sum(2)
             return {"divergence": each.mean() if fake.mask is None else each[fake.mask].mean()}
         if player != "generator" and self.options.critic_decay:
             squares = [weight.square().sum() for weight in cast(Any, networks.critics[player]).out.parameters()]
@@ -98,8 +100,19 @@ class TextPlugin(ModalityPlugin):
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        """What a symbol of the model is."""
-        return Vocabulary.read(self.facts.files[TOKENIZER], self.facts["end"])
+        """What a symbol of the model is.
+
+        Raises:
+            ModelError: if its tokenizer is missing or damaged.
+        """
+        end, symbols = self.facts["end"], self.facts["symbols"]
+        try:
+            if end is not None and not 0 <= end < symbols:
+                raise ValueError(f"its end is symbol {end} of {symbols}")
+            return Vocabulary.read(self.facts.files[TOKENIZER], end)
+        except Exception as error:  # the tokenizers library raises plain exceptions
+            what = f"the file {TOKENIZER} is missing" if isinstance(error, KeyError) else first_line(error)
+            raise ModelError(f"the model's tokenizer cannot be read ({what}); copy the model folder anew") from error
 
     def condition(self, value: str | None, indices: Sequence[int]) -> Tensor | None:
         """[B, P]: the prompt that is asked for, for each sample; None where there is none.
@@ -117,6 +130,7 @@ class TextPlugin(ModalityPlugin):
         if len(prompt) > (width or length - 1):
             of = f"those it was trained with have at most {width}" if width else f"it begins a line of at most {length}"
             raise ConfigError(f"the prompt has {len(prompt)} symbols; {of}: shorten it")
+        prompt += [-1] * (width - len(prompt))  # as in the data: an LSTM reads the filler too
         return torch.tensor(prompt).repeat(len(indices), 1)
 
     def encode(self, sample: Sample, format: str, controls: Any) -> bytes:

@@ -6,7 +6,7 @@ The one room that asks `transformers` for them. Knows no data and no game.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,8 +16,9 @@ from genkit import compat
 from genkit.errors import ConfigError, first_line
 from genkit_text.vocabulary import Vocabulary, ended
 
-_OF_A_PLACE = ("_name_or_path", "auto_map", "dtype", "torch_dtype")
-"""What a configuration says of where its weights lay, and how; a model is trained in float32 and lies elsewhere."""
+_OF_A_PLACE = ("_name_or_path", "auto_map", "dtype", "torch_dtype", "quantization_config")
+"""What a configuration says of where its weights and its code lay, and how; a model is trained in float32, lies
+elsewhere, and brings no code."""
 
 
 def transformers_library() -> Any:
@@ -38,9 +39,9 @@ def described(where: str) -> tuple[Vocabulary, dict[str, Any]]:
         ConfigError: if there is none, or it does not know where a line ends.
     """
     with _asked("pretrained", where, "a causal language model") as library:
-        found = library.AutoConfig.from_pretrained(where)
+        found = library.AutoConfig.from_pretrained(where, trust_remote_code=False)
         plain = _without_place(json.loads(found.to_json_string(use_diff=False)))
-        beside = library.AutoTokenizer.from_pretrained(where)
+        beside = library.AutoTokenizer.from_pretrained(where, trust_remote_code=False)
         size, known = plain["vocab_size"], plain.get("eos_token_id")
         ends = [*(known if isinstance(known, list) else [known]), beside.eos_token_id]
         end = next((symbol for symbol in ends if symbol is not None and 0 <= symbol < size), None)
@@ -52,6 +53,16 @@ def described(where: str) -> tuple[Vocabulary, dict[str, Any]]:
         return vocabulary, plain
 
 
+def configuration(plain: Mapping[str, Any]) -> Any:
+    """A configuration of the library from plain data, of which nothing can name code or another place."""
+    safe = {
+        key: value
+        for key, value in _without_place(dict(plain)).items()
+        if key != "model_type" and not key.endswith(("attn_implementation", "experts_implementation"))
+    }
+    return transformers_library().AutoConfig.for_model(plain["model_type"], **safe)
+
+
 def tokenizer(folder: str) -> Vocabulary:
     """The vocabulary of a folder that holds the files of a tokenizer, but no tokenizer.json.
 
@@ -59,7 +70,7 @@ def tokenizer(folder: str) -> Vocabulary:
         ConfigError: if the `tokenizers` library cannot hold it.
     """
     with _asked("tokenizer", folder, "a tokenizer") as library:
-        found = library.AutoTokenizer.from_pretrained(folder)
+        found = library.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         return ended(found.backend_tokenizer, found.eos_token)
 
 
@@ -71,7 +82,7 @@ def load_weights(model: nn.Module, where: str) -> None:
     """
     with _asked("pretrained", where, "a causal language model") as library:
         found, report = library.AutoModelForCausalLM.from_pretrained(
-            where, dtype="float32", use_safetensors=True, output_loading_info=True
+            where, dtype="float32", use_safetensors=True, output_loading_info=True, trust_remote_code=False
         )
         if missing := sorted(report["missing_keys"]):
             raise ValueError(f"it lacks weights of a causal language model: {', '.join(map(str, missing[:3]))}")
