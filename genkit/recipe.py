@@ -14,6 +14,7 @@ from pydantic import (
     ConfigDict,
     Field,
     NonNegativeFloat,
+    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     model_validator,
@@ -47,11 +48,13 @@ class Schedule(Settings):
     end: Finite
     items: PositiveInt
     """Items over which it goes from start to end; constant afterwards."""
+    after: NonNegativeInt = 0
+    """Items before that, at the start."""
     shape: Literal["linear", "cosine"] = "linear"
 
     def __call__(self, items: int) -> float:
         """Its value when `items` items have been seen."""
-        progress = min(items / self.items, 1.0)
+        progress = min(max(items - self.after, 0) / self.items, 1.0)
         if self.shape == "cosine":
             progress = (1 - math.cos(math.pi * progress)) / 2
         return self.start + (self.end - self.start) * progress

@@ -70,6 +70,12 @@ def test_the_cosine_is_flat_at_both_ends(share, cosine):
     assert Schedule(start=0, end=1, items=1200)(int(share * 1200)) == pytest.approx(share, abs=1e-12)
 
 
+@given(items=st.integers(1, 1000), after=st.integers(0, 1000), now=st.integers(0, 3000))
+def test_a_schedule_that_waits_is_the_same_one_later(items, after, now):
+    plain, waiting = Schedule(start=3, end=1, items=items), Schedule(start=3, end=1, items=items, after=after)
+    assert waiting(now) == (plain(now - after) if now >= after else 3)
+
+
 def test_a_number_is_the_schedule_that_never_changes():
     assert value_at(0.3, 0) == value_at(0.3, 10**9) == 0.3
     assert value_at(Schedule(start=1, end=0, items=10), 5) == 0.5

@@ -32,7 +32,7 @@ from genkit_text.generators import make_generator
 from genkit_text.options import Controls, Options
 
 SYMBOLS, LENGTH, LINES = 5000, 20, 10_000
-TEMPERATURES = (1.0, 0.97, 0.94, 0.91, 0.88, 0.85, 0.8, 0.75, 0.7)
+TEMPERATURES = (1.1, 1.05, 1.0, 0.97, 0.94, 0.91, 0.88, 0.85, 0.8, 0.75, 0.7)
 FACTS = {"symbols": SYMBOLS, "length": LENGTH, "end": None, "unknown": None, "prompt_length": 0, "decoder": None}
 
 
@@ -139,7 +139,10 @@ def train(name: str, oracle: Oracle, seed: int, out: Path, threads: int, init: P
     if name == "constant":
         recipe["estimator"] = {"kind": "score_function", "reward": f"{__name__}:nothing", "baseline": "none"}
         recipe["generator"] = {**recipe["generator"], "learning_rate": 1e-2}
-        stages = [{"kind": "game"}]
+        stages = [stage for stage in stages if stage["kind"] != "critics"]
+    if name == "relgan":  # from the beginning of this game to its end
+        schedule = {"start": 1.0, "end": 0.1, "items": GAMES[name], "after": 0 if init else LIKELIHOOD}
+        recipe["estimator"] = {**recipe["estimator"], "temperature": schedule}
     stages = [
         {**stage, "items": LIKELIHOOD} if stage["kind"] == "pretrain" else stage for stage in stages[:-1]
     ] + stages[-1:]
@@ -197,6 +200,7 @@ def summary(rows) -> None:
         for key in ("nll_oracle", "nll_test", "beyond"):
             values = [row[key] for row in own if row[key] is not None]
             spread = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
+            spread += f" ({len(values)} of {len(own)} seeds)" if len(values) < len(own) else ""
             columns.append(f"{fmean(values):.3f}{spread}" if values else "")
         print(f"| `{name}` | {' | '.join(columns)} |")
 

@@ -386,6 +386,17 @@ def test_values_that_are_not_finite_are_never_written():
         plugin_for("builtin:fashion").encode(Sample(torch.full((1, 16, 16), torch.nan)), "png", None)
 
 
+def test_a_gain_brings_pure_black_and_white_within_reach():
+    torch.manual_seed(0)
+    generator = Generator(Options(**TINY, latent=4), 1, 0)
+    strong = Generator(Options(**TINY, latent=4, output_gain=1.25), 1, 0)
+    strong.load_state_dict(generator.state_dict())
+    noise = {"z": 3 * torch.randn(8, 4)}
+    plain, gained = generator(noise).x, strong(noise).x
+    torch.testing.assert_close(gained, (1.25 * plain).clamp(-1, 1))
+    assert plain.abs().max() < 1
+
+
 def test_a_sheet_has_a_column_for_every_class():
     plugin = plugin_for("builtin:fashion", conditional=True)
     sheet = Image.open(io.BytesIO(plugin.sheet(Sample(torch.zeros(20, 1, 16, 16)), "png", None)))

@@ -42,7 +42,7 @@ class Generator(nn.Module):
     A class enters as a one-hot code beside the noise (Mirza and Osindero 2014, arXiv:1411.1784).
 
     Args:
-        options: size, latent, features, features_max.
+        options: size, latent, features, features_max, output_gain.
         channels: C.
         classes: K; 0: unconditional.
     """
@@ -64,12 +64,14 @@ class Generator(nn.Module):
                 nn.ReLU(inplace=True),
             ]
         layers += [nn.ConvTranspose2d(maps[0], channels, 4, 2, 1, bias=False), nn.Tanh()]
+        self.gain = options.output_gain
         self.body = nn.Sequential(*layers)
         self.apply(initialise)
 
     def forward(self, noise: Mapping[str, Tensor], condition: Tensor | None = None, controls: Any = None) -> Sample:
         z = code(noise, condition, self.classes, controls)
-        return Sample(self.body(z[:, :, None, None]), condition)
+        x = self.body(z[:, :, None, None])
+        return Sample(x if self.gain == 1 else (self.gain * x).clamp(-1, 1), condition)
 
 
 def code(noise: Mapping[str, Tensor], condition: Tensor | None, classes: int, controls: Any) -> Tensor:

@@ -40,6 +40,8 @@ class Options(Settings):
     """Blocks at each resolution, for residual networks."""
     expansion: Annotated[float, Field(gt=0)] = 1.0
     """Feature maps within a block over those around it, for residual networks."""
+    output_gain: Annotated[float, Field(ge=1, le=2)] = 1.0
+    """A DCGAN generator's tanh times this, cut to [-1, 1]: above 1, pure black and white are within its reach."""
     critic_norm: Literal["batch", "spectral", "none"] = "batch"
     """What keeps the critic in bounds: BatchNorm (Radford et al. 2015), spectral norm (Miyato et al. 2018), or neither
     (for recipes with a gradient penalty). A residual critic takes spectral or none."""

@@ -148,7 +148,7 @@ modality = Modality(
                 "loss": "relativistic",
                 "estimator": {
                     "kind": "gumbel_softmax",
-                    "temperature": {"start": 1.0, "end": 0.1, "items": 600_000, "shape": "cosine"},
+                    "temperature": {"start": 1.0, "end": 0.1, "items": 200_000, "after": _PRETRAIN["items"]},
                     "hard": True,
                 },
                 "generator": {"learning_rate": 1e-4, "betas": (0.9, 0.999), "gradient_clip": 5.0},
