@@ -11,6 +11,9 @@ _RATE = {"start": 2e-4, "end": 5e-5, "items": _MODERN_ITEMS, "shape": "cosine"}
 _HALF_GAMMA = {"weight": {"start": 0.025, "end": 0.0025, "items": _MODERN_ITEMS, "shape": "cosine"}}
 
 _LAZY = {"weight": 0.3, "interval": 8}
+# A quick critic finds the kinds early; a slow one lets the generator catch up with it later.
+_CRITIC_RATE = {"start": 2e-3, "end": 3e-4, "items": 80_000, "after": 70_000}
+_LATE = {"start": 2e-3, "end": 5e-4, "items": 400_000, "after": 400_000, "shape": "cosine"}
 
 modality = Modality(
     id="image",
@@ -26,13 +29,13 @@ modality = Modality(
     presets={
         "dcgan-small": Preset(
             summary="A narrow DCGAN with relativistic loss, lazy R1 and R2 and averaged weights: minutes on a CPU.",
-            options={"size": 32, "features": 32, "latent": 64, "critic_norm": "none"},
+            options={"size": 32, "features": 32, "latent": 64, "critic_norm": "none", "output_gain": 1.06},
             recipe={
                 "batch_size": 64,
                 "loss": "relativistic",
                 "penalties": {"r1": _LAZY, "r2": _LAZY},
-                "generator": {"learning_rate": 2e-3, "betas": (0.0, 0.99)},
-                "critic": {"learning_rate": 2e-3, "betas": (0.0, 0.99)},
+                "generator": {"learning_rate": _LATE, "betas": (0.0, 0.99)},
+                "critic": {"learning_rate": _CRITIC_RATE, "betas": (0.0, 0.99)},
                 "ema_halflife_items": 100_000,
             },
             run={"items": 300_000},

@@ -71,7 +71,9 @@ class Generator(nn.Module):
     def forward(self, noise: Mapping[str, Tensor], condition: Tensor | None = None, controls: Any = None) -> Sample:
         z = code(noise, condition, self.classes, controls)
         x = self.body(z[:, :, None, None])
-        return Sample(x if self.gain == 1 else (self.gain * x).clamp(-1, 1), condition)
+        if self.gain != 1 and not self.training:
+            x = (self.gain * x).clamp(-1, 1)
+        return Sample(x, condition)
 
 
 def code(noise: Mapping[str, Tensor], condition: Tensor | None, classes: int, controls: Any) -> Tensor:

@@ -41,7 +41,8 @@ class Options(Settings):
     expansion: Annotated[float, Field(gt=0)] = 1.0
     """Feature maps within a block over those around it, for residual networks."""
     output_gain: Annotated[float, Field(ge=1, le=2)] = 1.0
-    """A DCGAN generator's tanh times this, cut to [-1, 1]: above 1, pure black and white are within its reach."""
+    """What a DCGAN generator draws is stretched by this and cut to [-1, 1], for its tanh never quite reaches black and
+    white. In training it is not: without that small difference critics learn more slowly at first."""
     critic_norm: Literal["batch", "spectral", "none"] = "batch"
     """What keeps the critic in bounds: BatchNorm (Radford et al. 2015), spectral norm (Miyato et al. 2018), or neither
     (for recipes with a gradient penalty). A residual critic takes spectral or none."""
