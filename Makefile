@@ -32,7 +32,7 @@ demo: install
 
 # One thread: the tests' networks are too small to gain from more, and threads wait for each other on busy cores.
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4
 
 slow: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow -s
