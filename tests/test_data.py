@@ -192,7 +192,9 @@ def test_items_that_may_not_be_written_to_raise_no_warning():
         torch.set_warn_always(once)
 
 
-@pytest.mark.parametrize("item", ["text", b"bytes", None, {"x": 1}, {1, 2}, (), (1, 2, 3), object()], ids=repr)
+@pytest.mark.parametrize(
+    "item", ["text", b"bytes", None, {"x": 1}, {1, 2}, (), (1, 2, 3), object()], ids=lambda item: type(item).__name__
+)
 def test_an_item_of_another_type_is_refused_by_its_type(item):
     with pytest.raises(DataError, match=f"is a {type(item).__name__}; a Sample, a tensor or an array was expected"):
         Batches(Items([item]), 0).take(0, 1)
