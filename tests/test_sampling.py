@@ -405,7 +405,7 @@ def test_a_damaged_or_foreign_folder_is_one_clear_sentence(models, tmp_path, dam
     DAMAGE[damage](folder)
     if damage == "facts of the wrong kind":
         model = genkit.load(folder, modality=duet)
-        with pytest.raises((UserError, TypeError)):
+        with pytest.raises((UserError, PluginError)):
             model.generate(2)
         return
     with pytest.raises(ModelError) as error:
