@@ -40,11 +40,13 @@ class _QuickHelp:
         return option
 
 
-class _Command(_QuickHelp, TyperCommand):
-    pass
+class Command(_QuickHelp, TyperCommand):
+    """One command, of ours or of a plugin's own program."""
 
 
-class _Commands(_QuickHelp, TyperGroup):
+class Commands(_QuickHelp, TyperGroup):
+    """Several; Ctrl-C ends them as it ends `genkit`."""
+
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
@@ -53,14 +55,14 @@ class _Commands(_QuickHelp, TyperGroup):
 
 
 app = typer.Typer(
-    cls=_Commands, no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
+    cls=Commands, no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
     help="Train and sample adversarial generators of any medium.",
 )  # fmt: skip
 plugins_app = typer.Typer(
-    cls=_Commands, no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="What is installed."
+    cls=Commands, no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="What is installed."
 )
 data_app = typer.Typer(
-    cls=_Commands, no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="What there is to train on."
+    cls=Commands, no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="What there is to train on."
 )
 app.add_typer(plugins_app, name="plugins")
 app.add_typer(data_app, name="data")
@@ -92,7 +94,7 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
         raise typer.Exit
 
 
-@app.command(cls=_Command)
+@app.command(cls=Command)
 def train(
     modality: Annotated[str, typer.Argument(help="What to train on: see `genkit plugins list`.")],
     settings: Annotated[
@@ -160,7 +162,7 @@ def train(
         print(out / "model")
 
 
-@app.command(cls=_Command)
+@app.command(cls=Command)
 def generate(
     model: Annotated[Path, typer.Argument(help="A run folder or a model folder.")],
     settings: Annotated[list[str] | None, typer.Argument(help="The modality's controls: name=value ...")] = None,
@@ -233,7 +235,7 @@ def _walk(interpolate: str | None, steps: int | None, *others: int | None) -> li
         ) from None
 
 
-@app.command(cls=_Command)
+@app.command(cls=Command)
 def info(
     model: Annotated[Path, typer.Argument(help="A run folder or a model folder.")],
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
@@ -263,7 +265,7 @@ def info(
     _print_lines(lines.items())
 
 
-@data_app.command("check", cls=_Command)
+@data_app.command("check", cls=Command)
 def data_check(
     source: Annotated[str, typer.Argument(metavar="SRC", help="A path, or whatever --data of `train` takes.")],
     settings: Annotated[list[str] | None, typer.Argument(help="Overrides: options.size=64 ...")] = None,
@@ -316,7 +318,7 @@ def _print_lines(lines: Iterable[tuple[str, Any]]) -> None:
         print("".join(character if character.isprintable() else "?" for character in line))
 
 
-@plugins_app.command("list", cls=_Command)
+@plugins_app.command("list", cls=Command)
 def plugins_list(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
     """All plugins, with the reason where one cannot be used. Imports none of them here."""
     from genkit.registry import own_distributions, probed, rows_as_json
@@ -330,7 +332,7 @@ def plugins_list(as_json: Annotated[bool, typer.Option("--json", help="As JSON."
         _print_table(rows)
 
 
-@plugins_app.command("show", cls=_Command)
+@plugins_app.command("show", cls=Command)
 def plugins_show(id: Annotated[str, typer.Argument(help="A modality.")]) -> None:
     """A modality's presets, options and controls."""
     from genkit import registry

@@ -33,8 +33,8 @@ def perceptron(inputs: int, outputs: int, width: int = 64, depth: int = 2) -> nn
     return nn.Sequential(*layers, nn.Linear(sizes[-1], outputs))
 
 
-def scaled(network: nn.Sequential) -> nn.Sequential:
-    """A perceptron whose activations keep their size however deep it is, and whose first bends are spread out.
+def scale(network: nn.Sequential) -> None:
+    """Give a perceptron activations that keep their size however deep it is, and first bends that are spread out.
 
     Weights as He et al. 2015 (arXiv:1502.01852); biases 0, but those of the first layer uniform in [-1, 1].
     """
@@ -43,7 +43,6 @@ def scaled(network: nn.Sequential) -> nn.Sequential:
         variance_scaling_(layer, math.sqrt(2 / (1 + LEAKY_SLOPE**2)))
     variance_scaling_(others[-1])
     nn.init.uniform_(first.bias, -1.0, 1.0)
-    return network
 
 
 # ring ------------------------------------------------------------------------------------------------------------
@@ -124,8 +123,8 @@ class Mixture(ModalityPlugin):
         options = self.options
         generator, critic = PointGenerator(options.width, options.latent, options.depth), PointCritic(options.width)
         if isinstance(options, GridOptions):
-            for player in (generator, critic):
-                scaled(player.body)
+            scale(generator.body)
+            scale(critic.body)
         return Networks(generator, {"critic": critic})
 
 
@@ -134,10 +133,8 @@ _RUN = {"plan": "fp32"}  # toys have exact answers
 
 def _sharp(items: int, batch_size: int, rate: float, first_beta: float, penalties: dict[str, Any]) -> Preset:
     """A relativistic game whose rates fall to nothing, so that its modes end sharp."""
-    player = {
-        "learning_rate": {"start": rate, "end": 1e-5, "items": items, "shape": "cosine"},
-        "betas": (first_beta, 0.9),
-    }
+    falling = {"start": rate, "end": 1e-5, "items": items, "shape": "cosine"}
+    player = {"learning_rate": falling, "betas": (first_beta, 0.9)}
     recipe = {"batch_size": batch_size, "loss": "relativistic", "penalties": penalties, "ema_halflife_items": 50_000}
     recipe |= {"generator": player, "critic": player}
     return Preset(recipe=recipe, run={"items": items, **_RUN}, capabilities=frozenset())
@@ -351,34 +348,27 @@ _LANGUAGE_RECIPE: dict[str, Any] = {
 _SLOWING = {"start": 3e-3, "end": 1e-4, "items": 500_000}
 _CAN = frozenset({"log_prob", "complete", "pretrain_loss", "relaxed"})
 
+
+def _game(run: Mapping[str, Any] = _RUN, **recipe: Any) -> Preset:
+    """The language's recipe with what is different in this preset."""
+    return Preset(recipe={**_LANGUAGE_RECIPE, **recipe}, run=run, capabilities=_CAN)
+
+
 language = Modality(
     id="language",
     title="A tiny language",
     plugin="genkit.testing.toys:Language",
     options="genkit.testing.toys:LanguageOptions",
     presets={
-        "default": Preset(recipe=_LANGUAGE_RECIPE, run=_RUN, capabilities=_CAN),
-        "rollouts": Preset(
-            recipe={
-                **_LANGUAGE_RECIPE,
-                "estimator": {"kind": "score_function", "credit": "monte_carlo", "rollouts": 4},
-            },
-            run=_RUN,
-            capabilities=_CAN,
+        "default": _game(),
+        "rollouts": _game(estimator={"kind": "score_function", "credit": "monte_carlo", "rollouts": 4}),
+        "straight_through": _game(
+            {},
+            estimator={"kind": "straight_through"},
+            generator={**_LANGUAGE_RECIPE["generator"], "learning_rate": _SLOWING},
+            critic={**_LANGUAGE_RECIPE["critic"], "learning_rate": 6e-3},
         ),
-        "straight_through": Preset(
-            recipe={
-                **_LANGUAGE_RECIPE,
-                "estimator": {"kind": "straight_through"},
-                "generator": {**_LANGUAGE_RECIPE["generator"], "learning_rate": _SLOWING},
-                "critic": {**_LANGUAGE_RECIPE["critic"], "learning_rate": 6e-3},
-            },
-            capabilities=_CAN,
-        ),
-        "gumbel_softmax": Preset(
-            recipe={**_LANGUAGE_RECIPE, "estimator": {"kind": "gumbel_softmax", "temperature": 0.5}},
-            capabilities=_CAN,
-        ),
+        "gumbel_softmax": _game({}, estimator={"kind": "gumbel_softmax", "temperature": 0.5}),
     },
 )
 step_language = Modality(
@@ -386,13 +376,7 @@ step_language = Modality(
     title="A tiny language, scored step by step",
     plugin="genkit.testing.toys:StepLanguage",
     options="genkit.testing.toys:LanguageOptions",
-    presets={
-        "default": Preset(
-            recipe={**_LANGUAGE_RECIPE, "estimator": {"kind": "score_function", "credit": "per_step"}},
-            run=_RUN,
-            capabilities=_CAN,
-        )
-    },
+    presets={"default": _game(estimator={"kind": "score_function", "credit": "per_step"})},
 )
 
 

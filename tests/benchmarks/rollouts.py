@@ -107,7 +107,7 @@ def from_beginning(generator, sample, prefix, noise) -> Sample:
         if step >= prefix:
             x[:, step] = drawn
         if step < 19:
-            logits, state = generator.advance(state, generator.table[x[:, step]])
+            logits, state = generator.advance(state, generator.show(x[:, step]))
     return sample.with_x(x)
 
 

@@ -12,21 +12,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
-from genkit.errors import ConfigError, GenkitError, Interrupted
-
-
-class _Commands(TyperGroup):
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            raise Interrupted("stopped") from None
-
+from genkit.cli import Command, Commands
+from genkit.errors import ConfigError, GenkitError
 
 app = typer.Typer(
-    cls=_Commands, no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
+    cls=Commands, no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
     help="Tell what text models are worth, on text that they have not seen.",
 )  # fmt: skip
 
@@ -50,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(error.exit_code)
 
 
-@app.command()
+@app.command(cls=Command)
 def evaluate(
     model: Annotated[Path, typer.Argument(help="A run folder or a model folder.")],
     data: Data,
@@ -83,7 +74,7 @@ def evaluate(
             print(f"{key + ':':<26} {value}")
 
 
-@app.command()
+@app.command(cls=Command)
 def curve(
     models: Annotated[list[str], typer.Argument(metavar="NAME=MODEL", help="One name for several seeds.")],
     data: Data,

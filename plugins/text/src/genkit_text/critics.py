@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from genkit.plugin import Critique, Facts, Sample
-from genkit_text.generators import decoder_configuration, left_padded, whole
+from genkit_text.generators import decoder_configuration, left_padded
 from genkit_text.options import Options
 from genkit_text.pretrained import transformers_library
 
@@ -96,7 +96,7 @@ def shown_to(embedding: nn.Embedding, sample: Sample) -> tuple[Tensor, Tensor]:
     if sample.relaxed is None:
         shown = embedding(sample.x)
     else:
-        shown = sample.relaxed @ whole(embedding, sample.relaxed.shape[2])
+        shown = sample.relaxed @ embedding(torch.arange(sample.relaxed.shape[2], device=sample.x.device))
     seen = torch.ones_like(sample.x, dtype=torch.bool) if sample.mask is None else sample.mask
     if sample.condition is None:
         return shown, seen

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -51,8 +51,8 @@ class Autoregressive(nn.Module):
     # What a network is ------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def table(self) -> Tensor:
-        """[V, E]: what the network is shown of each symbol."""
+    def show(self, symbols: Tensor) -> Tensor:
+        """[..., E]: what the network is shown of symbols."""
 
     @abstractmethod
     def begin(self, prompt: Tensor | None, symbols: Tensor) -> tuple[Tensor, Any]:
@@ -65,7 +65,7 @@ class Autoregressive(nn.Module):
 
     @abstractmethod
     def advance(self, state: Any, shown: Tensor) -> tuple[Tensor, Any]:
-        """(logits [B, V], state) one symbol later; `shown` [B, E] are rows of the table, or mixtures of them."""
+        """(logits [B, V], state) one symbol later, of which it is shown [B, E], or a mixture of several."""
 
     @abstractmethod
     def follow(self, prompt: Tensor | None, symbols: Tensor) -> Tensor:
@@ -162,7 +162,7 @@ class Autoregressive(nn.Module):
             mask[:, :first] = self._valid(x[:, :first])
             alive = self._goes_on(x[:, :first], alive)
         logits, state = self.begin(prompt, x[:, :first])
-        table = self.table()
+        table = None if relax is None else self.show(torch.arange(self.symbols, device=x.device))
         for step in range(first, stop):
             logits = logits.float()
             if step == 0 and self._never_empty(prompt):
@@ -172,15 +172,16 @@ class Autoregressive(nn.Module):
                 drawn = torch.where(step < given[1], given[0][:, step], drawn)
             symbol = drawn if self.end is None else torch.where(alive, drawn, self.end)
             x[:, step], mask[:, step] = symbol, alive
-            shown = None
-            if relax is not None:
+            if relax is None or table is None:
+                shown = self.show(symbol)
+            else:
                 stand_in = torch.where(alive[:, None], relax(logits, symbol), one_hot(symbol, self.symbols).float())
                 relaxed.append(stand_in)
                 shown = straight_through(stand_in, symbol) @ table
             alive = self._goes_on(symbol[:, None], alive)
             if step + 1 == stop or (relax is None and self.end is not None and not alive.any()):
                 break
-            logits, state = self.advance(state, table[symbol] if shown is None else shown)
+            logits, state = self.advance(state, shown)
         if relax is not None:
             behind = one_hot(x[:, stop:], self.symbols).float()
             return Sample(x, prompt, mask, torch.cat([torch.stack(relaxed, 1), behind], 1))
@@ -275,8 +276,8 @@ class Recurrent(Autoregressive):
         self.out = nn.Linear(options.hidden, self.symbols)
         self.dropout = nn.Dropout(options.dropout)
 
-    def table(self) -> Tensor:
-        return self.embedding.weight[: self.symbols]
+    def show(self, symbols: Tensor) -> Tensor:
+        return self.embedding(symbols)
 
     def begin(self, prompt: Tensor | None, symbols: Tensor) -> tuple[Tensor, Any]:
         hidden, state = self.lstm(self._shown(prompt, symbols))
@@ -313,8 +314,8 @@ class Decoder(Autoregressive):
         self.model = library.AutoModelForCausalLM.from_config(chosen, trust_remote_code=False)
         self.start = _start(chosen)
 
-    def table(self) -> Tensor:
-        return whole(self.model.get_input_embeddings(), self.symbols)
+    def show(self, symbols: Tensor) -> Tensor:
+        return self.model.get_input_embeddings()(symbols)
 
     def begin(self, prompt: Tensor | None, symbols: Tensor) -> tuple[Tensor, Any]:
         inputs = arranged(prompt, symbols, self.start)
@@ -352,7 +353,7 @@ def check_decoding(generator: Decoder, name: str) -> None:
         with torch.no_grad():
             whole_line = generator.follow(None, symbols)[:, -1]
             _, state = generator.begin(None, symbols[:, :-1])
-            step, _ = generator.advance(state, generator.table()[symbols[:, -1]])
+            step, _ = generator.advance(state, generator.show(symbols[:, -1]))
         agree = torch.allclose(step, whole_line, rtol=1e-3, atol=1e-3)
     except (AttributeError, RuntimeError, TypeError, ValueError) as error:
         raise ConfigError(f"options.pretrained = {name!r} cannot be drawn from ({first_line(error)})") from error
@@ -375,12 +376,6 @@ def after_start(prompt: Tensor | None, symbols: Tensor, start: int, nothing: int
         return torch.cat([beginning, symbols], 1)
     together = left_padded(torch.cat([beginning, prompt], 1))
     return torch.cat([together.where(together >= 0, nothing), symbols], 1)
-
-
-def whole(embedding: nn.Module, symbols: int) -> Tensor:
-    """[V, E]: what an embedding shows of each symbol; some do more than look it up."""
-    weight = cast(Tensor, embedding.weight)
-    return cast(Tensor, embedding(torch.arange(symbols, device=weight.device)))
 
 
 def left_padded(prompt: Tensor) -> Tensor:
