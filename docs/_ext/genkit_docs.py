@@ -62,7 +62,8 @@ class CommandsDirective(SphinxDirective):
 
         import genkit.cli
 
-        self.env.note_dependency(genkit.cli.__file__)
+        for file in Path(genkit.cli.__file__).parent.glob("*.py"):
+            self.env.note_dependency(str(file))
         return [self._section(words) for words in self._walk((), get_command(genkit.cli.app))]
 
     def _walk(self, words: tuple[str, ...], command: Any) -> Iterator[tuple[str, ...]]:

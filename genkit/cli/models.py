@@ -1,100 +1,28 @@
-"""Words to calls. The only room that prints or exits.
-
-Results go to standard output; progress, notes and errors to standard error. Exit codes: 0 done, 2 the user's mistake,
-1 anything else, 130 after Ctrl-C, 143 after SIGTERM. Imports what a command needs when it runs: `--help` and
-`plugins list` never import torch.
-"""
+"""`genkit train`, `generate`, `info` and `data`: from data to a model, and from a model to samples."""
 
 from __future__ import annotations
 
 import os
 import sys
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
 
-from genkit.errors import ConfigError, GenkitError, Interrupted
+from genkit.cli.progress import reporter
+from genkit.cli.words import Command, group, print_lines
+from genkit.errors import ConfigError
 
 if TYPE_CHECKING:
-    from genkit.clock import Progress
-    from genkit.registry import Found
     from genkit.sampling import Samples
 
-PLAIN_SECONDS = 10
 SHOWN = 20
 """Items that `data check` names in plain text."""
 
-
-class _QuickHelp:
-    """A --help option that is False, not None, when it is not given: only for None does typer load pydantic's type
-    adapters, which would cost every command as much time again as its own start."""
-
-    def get_help_option(self, ctx: Any) -> Any:
-        option = super().get_help_option(ctx)  # type: ignore[misc]
-        if option is not None:
-            option.default = False
-        return option
+data_app = group("What there is to train on.")
 
 
-class Command(_QuickHelp, TyperCommand):
-    """One command, of ours or of a plugin's own program."""
-
-
-class Commands(_QuickHelp, TyperGroup):
-    """Several; Ctrl-C ends them as it ends `genkit`."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            raise Interrupted("stopped") from None
-
-
-app = typer.Typer(
-    cls=Commands, no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
-    help="Train and sample adversarial generators of any medium.",
-)  # fmt: skip
-plugins_app = typer.Typer(
-    cls=Commands, no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="What is installed."
-)
-data_app = typer.Typer(
-    cls=Commands, no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="What there is to train on."
-)
-app.add_typer(plugins_app, name="plugins")
-app.add_typer(data_app, name="data")
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command and exit."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    try:
-        app(words)
-    except GenkitError as error:
-        if {"-v", "--verbose"} & set(words):
-            import traceback
-
-            traceback.print_exc()
-        print(f"genkit: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except BrokenPipeError:  # the reader of our output has left
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-
-
-@app.callback(invoke_without_command=True)
-def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
-    if version:
-        from genkit.registry import core_version
-
-        print(f"genkit-gan {core_version()}")
-        raise typer.Exit
-
-
-@app.command(cls=Command)
 def train(
     modality: Annotated[str, typer.Argument(help="What to train on: see `genkit plugins list`.")],
     settings: Annotated[
@@ -153,7 +81,7 @@ def train(
     from genkit.training import train as run
 
     out = out or Path("runs") / modality
-    with _reporter(quiet) as progress:
+    with reporter(quiet) as progress:
         run(
             modality, data, preset, out, settings=layers, init=init, resume=resume, overwrite=overwrite,
             progress=progress,
@@ -162,7 +90,6 @@ def train(
         print(out / "model")
 
 
-@app.command(cls=Command)
 def generate(
     model: Annotated[Path, typer.Argument(help="A run folder or a model folder.")],
     settings: Annotated[list[str] | None, typer.Argument(help="The modality's controls: name=value ...")] = None,
@@ -235,7 +162,6 @@ def _walk(interpolate: str | None, steps: int | None, *others: int | None) -> li
         ) from None
 
 
-@app.command(cls=Command)
 def info(
     model: Annotated[Path, typer.Argument(help="A run folder or a model folder.")],
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
@@ -262,7 +188,7 @@ def info(
         **{f"options.{key}": value for key, value in known.get("options", {}).items()},
         **{f"facts.{key}": value for key, value in known.get("facts", {}).items()},
     }
-    _print_lines(lines.items())
+    print_lines(lines.items())
 
 
 @data_app.command("check", cls=Command)
@@ -291,8 +217,8 @@ def data_check(
         shape = " x ".join(map(str, report.shape or ())) or "one number"
         usable = f"{report.items:,} of {report.items + len(report.skipped):,} items"
         shapes = {} if report.shape is None else {"shape of an item": shape}
-        _print_lines({"source": source, "usable": usable, **shapes, **facts}.items())
-        _print_lines((f"cannot be used: {name}", reason) for name, reason in report.skipped[:SHOWN])
+        print_lines({"source": source, "usable": usable, **shapes, **facts}.items())
+        print_lines((f"cannot be used: {name}", reason) for name, reason in report.skipped[:SHOWN])
         if len(report.skipped) > SHOWN:
             print(f"and {len(report.skipped) - SHOWN:,} more; --json lists them all")
     refuse(report.items, report.skipped, report.source, strict)
@@ -309,114 +235,3 @@ def _only_modality() -> str:
 
 def _shortened(text: str, limit: int = 80) -> str:
     return text if len(text) <= limit else f"{text[: limit - 4]} ..."
-
-
-def _print_lines(lines: Iterable[tuple[str, Any]]) -> None:
-    """Keys beside values; what a terminal might obey is not shown."""
-    for key, value in lines:
-        line = f"{key + ':':<23} {value}"
-        print("".join(character if character.isprintable() else "?" for character in line))
-
-
-@plugins_app.command("list", cls=Command)
-def plugins_list(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
-    """All plugins, with the reason where one cannot be used. Imports none of them here."""
-    from genkit.registry import own_distributions, probed, rows_as_json
-
-    rows = probed()
-    if as_json:
-        print(rows_as_json(rows))
-    elif not rows:
-        print(f"No plugins are installed: pip install {' '.join(own_distributions().values())}", file=sys.stderr)
-    else:
-        _print_table(rows)
-
-
-@plugins_app.command("show", cls=Command)
-def plugins_show(id: Annotated[str, typer.Argument(help="A modality.")]) -> None:
-    """A modality's presets, options and controls."""
-    from genkit import registry
-
-    manifest = registry.describe(id)
-    print(f"{manifest.title}: {registry.origin(manifest)}\n{manifest.summary}")
-    print(f"writes {', '.join(manifest.formats)}; many at once as {', '.join(manifest.sheets) or 'nothing'}")
-    print(f"default data: {manifest.data or 'none'}\n\npresets:")
-    for name, preset in manifest.presets.items():
-        print(f"  {name:<18}{preset.summary}")
-    for part in ("options", "controls"):
-        cls = registry.named_class(manifest, part)
-        fields = {} if cls is None else cls.model_fields
-        if fields:
-            print(f"\n{part}:")
-        for name, field in fields.items():
-            about = " ".join((field.description or "").split())
-            print(f"  {name:<18}{about} [default: {field.get_default(call_default_factory=True)}]")
-
-
-def _print_table(rows: Sequence[Found]) -> None:
-    table = [("ID", "DISTRIBUTION", "VERSION", "STATUS", "REASON")]
-    table += [(row.id, row.distribution, row.version, row.status, row.reason) for row in rows]
-    widths = [max(len(line[column]) for line in table) for column in range(4)]
-    for line in table:
-        print("  ".join([*(word.ljust(width) for word, width in zip(line, widths, strict=False)), line[4]]).rstrip())
-
-
-# Progress --------------------------------------------------------------------------------------------------------
-
-
-class _reporter:  # noqa: N801  # used as a context manager only
-    """Progress on standard error: a bar on a terminal, plain lines elsewhere, nothing when quiet."""
-
-    def __init__(self, quiet: bool) -> None:
-        self.quiet, self.told = quiet, 0.0
-        self.bar: Any = None
-
-    def __enter__(self) -> Callable[[Progress], None]:
-        if not self.quiet and sys.stderr.isatty():
-            self.bar = _bar()
-            self.bar.start()
-            return self._on_terminal
-        return self._plain
-
-    def __exit__(self, *error: object) -> None:
-        if self.bar is not None:
-            self.bar.stop()
-
-    def _on_terminal(self, progress: Progress) -> None:
-        if not self.bar.tasks:
-            self.bar.add_task("", total=1, text="")
-        total = progress.total_items or (progress.seconds + (progress.seconds_left or 0)) or 1
-        done = progress.items if progress.total_items else progress.seconds
-        self.bar.update(
-            self.bar.task_ids[0], total=total, completed=done, description=progress.stage, text=_words(progress)
-        )
-        if progress.note:
-            self.bar.console.print(progress.note, highlight=False, markup=False)
-
-    def _plain(self, progress: Progress) -> None:
-        if self.quiet:
-            return
-        if progress.note:
-            print(progress.note, file=sys.stderr, flush=True)
-        elif time.monotonic() - self.told >= PLAIN_SECONDS:
-            self.told = time.monotonic()
-            print(f"{progress.items:,} items  {_words(progress)}", file=sys.stderr, flush=True)
-
-
-def _bar() -> Any:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-    from rich.progress import Progress as Bar
-
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}")
-    return Bar(*columns, console=Console(stderr=True))
-
-
-def _words(progress: Progress) -> str:
-    parts = [f"{progress.items_per_second:,.0f} items/s"]
-    if progress.seconds_left is not None:
-        minutes, seconds = divmod(round(progress.seconds_left), 60)
-        parts.append(f"{minutes}:{seconds:02d} left")
-    losses = {name: value for name, value in progress.statistics.items() if name.endswith(".loss")}
-    parts += [f"{name.removesuffix('.loss')} {value:.3f}" for name, value in losses.items()]
-    return "  ".join(parts)

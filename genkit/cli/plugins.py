@@ -1,0 +1,50 @@
+"""`genkit plugins`: what is installed, and what an author of one needs."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from genkit.cli.words import Command, group, print_table
+
+app = group("What is installed.")
+
+
+@app.command("list", cls=Command)
+def plugins_list(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
+    """All plugins, with the reason where one cannot be used. Imports none of them here."""
+    from genkit.registry import own_distributions, probed, rows_as_json
+
+    rows = probed()
+    if as_json:
+        print(rows_as_json(rows))
+    elif not rows:
+        print(f"No plugins are installed: pip install {' '.join(own_distributions().values())}", file=sys.stderr)
+    else:
+        print_table(
+            ("ID", "DISTRIBUTION", "VERSION", "STATUS", "REASON"),
+            ((row.id, row.distribution, row.version, row.status, row.reason) for row in rows),
+        )
+
+
+@app.command("show", cls=Command)
+def plugins_show(id: Annotated[str, typer.Argument(help="A modality.")]) -> None:
+    """A modality's presets, options and controls."""
+    from genkit import registry
+
+    manifest = registry.describe(id)
+    print(f"{manifest.title}: {registry.origin(manifest)}\n{manifest.summary}")
+    print(f"writes {', '.join(manifest.formats)}; many at once as {', '.join(manifest.sheets) or 'nothing'}")
+    print(f"default data: {manifest.data or 'none'}\n\npresets:")
+    for name, preset in manifest.presets.items():
+        print(f"  {name:<18}{preset.summary}")
+    for part in ("options", "controls"):
+        cls = registry.named_class(manifest, part)
+        fields = {} if cls is None else cls.model_fields
+        if fields:
+            print(f"\n{part}:")
+        for name, field in fields.items():
+            about = " ".join((field.description or "").split())
+            print(f"  {name:<18}{about} [default: {field.get_default(call_default_factory=True)}]")

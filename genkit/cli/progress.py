@@ -1,0 +1,71 @@
+"""What a terminal sees of a training that is under way."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from genkit.clock import Progress
+
+PLAIN_SECONDS = 10
+
+
+class reporter:  # noqa: N801  # used as a context manager only
+    """Progress on standard error: a bar on a terminal, plain lines elsewhere, nothing when quiet."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.quiet, self.told = quiet, 0.0
+        self.bar: Any = None
+
+    def __enter__(self) -> Callable[[Progress], None]:
+        if not self.quiet and sys.stderr.isatty():
+            self.bar = _bar()
+            self.bar.start()
+            return self._on_terminal
+        return self._plain
+
+    def __exit__(self, *error: object) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+    def _on_terminal(self, progress: Progress) -> None:
+        if not self.bar.tasks:
+            self.bar.add_task("", total=1, text="")
+        total = progress.total_items or (progress.seconds + (progress.seconds_left or 0)) or 1
+        done = progress.items if progress.total_items else progress.seconds
+        self.bar.update(
+            self.bar.task_ids[0], total=total, completed=done, description=progress.stage, text=_words(progress)
+        )
+        if progress.note:
+            self.bar.console.print(progress.note, highlight=False, markup=False)
+
+    def _plain(self, progress: Progress) -> None:
+        if self.quiet:
+            return
+        if progress.note:
+            print(progress.note, file=sys.stderr, flush=True)
+        elif time.monotonic() - self.told >= PLAIN_SECONDS:
+            self.told = time.monotonic()
+            print(f"{progress.items:,} items  {_words(progress)}", file=sys.stderr, flush=True)
+
+
+def _bar() -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}")
+    return Bar(*columns, console=Console(stderr=True))
+
+
+def _words(progress: Progress) -> str:
+    parts = [f"{progress.items_per_second:,.0f} items/s"]
+    if progress.seconds_left is not None:
+        minutes, seconds = divmod(round(progress.seconds_left), 60)
+        parts.append(f"{minutes}:{seconds:02d} left")
+    losses = {name: value for name, value in progress.statistics.items() if name.endswith(".loss")}
+    parts += [f"{name.removesuffix('.loss')} {value:.3f}" for name, value in losses.items()]
+    return "  ".join(parts)
