@@ -69,9 +69,12 @@ class PathwiseEstimator(nn.Module):
         controls: Any,
         judge: Judge,
         temperature: float = 1.0,
+        drawn: Sample | None = None,
     ) -> tuple[Tensor, Statistics, Sample]:
-        """(the generator's loss, statistics, the fakes)."""
-        fake = full_precision(self.draw(generator, noises("generator", count), condition, controls, temperature))
+        """(the generator's loss, statistics, the fakes); `drawn`: fakes that are there already, with their graph."""
+        if drawn is None:
+            drawn = self.draw(generator, noises("generator", count), condition, controls, temperature)
+        fake = full_precision(drawn)
         if fake.relaxed is None and not fake.x.is_floating_point():
             raise ConfigError(
                 f"no gradient flows through samples of {fake.x.dtype}, as recipe.estimator.kind = 'pathwise' wants: "
@@ -147,10 +150,11 @@ class ScoreFunctionEstimator(nn.Module):
         controls: Any,
         judge: Judge,
         temperature: float = 1.0,
+        drawn: Sample | None = None,
     ) -> tuple[Tensor, Statistics, Sample]:
         """(a loss whose gradient is the estimate, statistics, the fakes).
 
-        Dropout layers rest: what scores a sample must be the policy that drew it.
+        Dropout layers rest: what scores a sample must be the policy that drew it. Draws its own fakes, always.
         """
         for layer in generator.modules():
             if isinstance(layer, nn.modules.dropout._DropoutNd):

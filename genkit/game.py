@@ -123,9 +123,7 @@ class Game:
     def over(self) -> bool:
         """Whether the run's items or minutes are used up."""
         run = self.config.run
-        if run.items is not None:
-            return self.items >= run.items
-        return self.seconds >= 60 * (run.minutes or 0)
+        return self.seconds >= 60 * (run.minutes or 0) if run.items is None else self.items >= run.items
 
     def is_due(self, settings: Player) -> bool:
         """Whether a player takes its turn in this round."""
@@ -170,11 +168,12 @@ class Game:
         rows = self.runtime.share_of(self.config.recipe.batch_size)
         return self.batches.take(position + rows.start, len(rows)).to(self.runtime.device)
 
-    def fakes(self, real: Sample, turn: int) -> Sample:
-        """As many samples of the generator as it is, under the reals' conditions."""
+    def fakes(self, real: Sample, turn: int, learning: bool = False) -> Sample:
+        """As many samples of the generator as it is, under the reals' conditions; `learning`: with their graph."""
         self._seed("fakes", turn)
+        self._only("generator")
         self.networks.generator.train()
-        with torch.no_grad(), self.runtime.computing():
+        with torch.set_grad_enabled(learning), self.runtime.computing():
             noise = self._noise(self._key("fakes", turn), self.runtime.share_of(self.config.recipe.batch_size))
             sample: Sample = self.networks.generator(noise, real.condition, self.controls)
         return full_precision(sample)
@@ -199,8 +198,8 @@ class Game:
             self._tally(name, statistics)
         self._end_turn(name, settings)
 
-    def generator_turn(self, kind: str, real: Sample, turn: int) -> None:
-        """One update of the generator."""
+    def generator_turn(self, kind: str, real: Sample, turn: int, fake: Sample | None = None) -> None:
+        """One update of the generator, on fakes that are there with their graph or on fresh ones."""
         self._begin_turn("generator", turn)
         for critic in self.networks.critics.values():
             critic.train(bool(self.generator.estimator.critics_train))  # one that scores for a policy drops nothing out
@@ -209,7 +208,7 @@ class Game:
             noises = self._noises(turn, number, len(part))
             arguments = kind, part, noises, self.controls, self._term_weights(), self.networks, self._temperature()
             with self.runtime.computing():
-                loss, statistics = self.generator(*arguments)
+                loss, statistics = self.generator(*arguments, fake)
             (loss / count).backward()
             self._tally("generator", statistics)
         self._end_turn("generator", self.generator_settings)
@@ -225,11 +224,15 @@ class Game:
 
     def _begin_turn(self, name: str, turn: int) -> None:
         self._seed(name, turn)
+        self._only(name)
+        self.players[name].train()
+        self.optimizers[name].zero_grad(set_to_none=True)
+
+    def _only(self, name: str) -> None:
+        """Let one player's weights gather gradients."""
         for other, parameters in self.trainable.items():
             for parameter in parameters:
                 parameter.requires_grad_(other == name)
-        self.players[name].train()
-        self.optimizers[name].zero_grad(set_to_none=True)
 
     def _end_turn(self, name: str, settings: Player) -> None:
         """Step, unless the gradient is not finite: then the turn is skipped and counted, without asking the device."""

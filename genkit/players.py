@@ -192,6 +192,7 @@ class GeneratorPlayer(nn.Module):
         term_weights: Mapping[str, float],
         networks: Networks,
         temperature: float = 1.0,
+        drawn: Sample | None = None,
     ) -> tuple[Tensor, Statistics]:
         """The loss of one turn, a scalar, and its parts.
 
@@ -202,6 +203,7 @@ class GeneratorPlayer(nn.Module):
             noises: the step's noise.
             networks: all bare modules; the critics' parameters require no grad.
             temperature: of relaxed samples.
+            drawn: fakes that are there already, with their graph; None: draw them.
         """
         if kind == "pretrain":
             loss: Tensor = cast(Any, self.module).pretrain_loss(real)
@@ -225,7 +227,7 @@ class GeneratorPlayer(nn.Module):
             return verdicts
 
         arguments = self.module, real.condition, len(real), noises, controls, judge, temperature
-        loss, statistics, fake = self.estimator(*arguments)
+        loss, statistics, fake = self.estimator(*arguments, drawn)
         if self.terms is not None:
             loss = _add_terms(loss, statistics, self.terms("generator", networks, real, fake, critiques), term_weights)
         statistics["loss"] = loss.detach()

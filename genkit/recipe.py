@@ -147,6 +147,9 @@ class Pathwise(Settings):
     """The gradient flows from the critics through the sample into the generator."""
 
     kind: Literal["pathwise"] = "pathwise"
+    reuse_fakes: bool = False
+    """The generator learns from the fakes that the critics saw last, as in the usual DCGAN loop, and not from fresh
+    ones: a pass of the generator less in each round, for the memory of its activations in the critics' turn."""
 
 
 class ScoreFunction(Settings):
@@ -265,11 +268,18 @@ class Recipe(Settings):
                 f"batch_size {self.batch_size} in {self.accumulate} part(s) (accumulate) cannot be cut into groups of "
                 f"estimator.group = {self.group}"
             )
+        if self.reuses_fakes and self.accumulate > 1:
+            raise ValueError("estimator.reuse_fakes keeps whole batches, accumulate cuts them: choose one")
         if not self.stages or any(stage.items is None for stage in self.stages[:-1]):
             raise ValueError("every stage but the last needs items")
         if self.stages[-1].items is not None:
             raise ValueError("the last stage lasts until the end of the run: leave its items out, set run.items")
         return self
+
+    @property
+    def reuses_fakes(self) -> bool:
+        """Whether the generator's first turn in a round takes the fakes that the critics saw last."""
+        return isinstance(self.estimator, Pathwise) and self.estimator.reuse_fakes
 
     @property
     def group(self) -> int:

@@ -170,24 +170,28 @@ def play_round(game: Game) -> None:
     """One round of the game: every player whose turn it is takes it, critics first."""
     recipe, stage = game.config.recipe, game.begin_stage()
     real: Sample | None = None
+    fake: Sample | None = None
+    learns = stage.kind != "critics" and game.is_due(game.generator_settings)
+    keeps = learns and recipe.reuses_fakes
 
     # Critics: all see the same fresh reals and fakes, each as often as its settings say.
     if stage.kind != "pretrain":
         due = {name: settings for name in game.critics if game.is_due(settings := recipe.critic_named(name))}
-        for turn in range(max((settings.steps for settings in due.values()), default=0)):
+        turns = max((settings.steps for settings in due.values()), default=0)
+        for turn in range(turns):
             real = game.next_batch()
-            fake = game.fakes(real, turn)
+            fake = game.fakes(real, turn, learning=keeps and turn == turns - 1)
             for name, settings in due.items():
                 if turn < settings.steps:
-                    game.critic_turn(name, settings, real, fake, turn)
+                    game.critic_turn(name, settings, real, fake.detach(), turn)
 
     # The generator: alone in pretraining, else against the critics as they now are.
     if stage.kind == "pretrain":
         real = game.next_batch()
-    if stage.kind != "critics" and game.is_due(game.generator_settings):
+    if learns:
         real = real if real is not None else game.last_batch()
         for turn in range(game.generator_settings.steps):
-            game.generator_turn(stage.kind, real, turn)
+            game.generator_turn(stage.kind, real, turn, fake if keeps and turn == 0 else None)
         game.update_average()
     game.round += 1
 

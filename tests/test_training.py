@@ -18,6 +18,7 @@ from torch import nn
 
 import genkit
 from genkit import config as configuration
+from genkit.data import open_data
 from genkit.errors import ConfigError, DataError, Interrupted, ModelError, PluginError, RunError, TrainingError
 from genkit.game import Game, impose, make_optimizer, pack, unpack
 from genkit.plugin import Critique, Modality, ModalityPlugin, Networks, Noise, Preset, Sample
@@ -35,6 +36,7 @@ from genkit.testing.toys import (
     ring,
     step_language,
 )
+from genkit.training import play_round
 
 
 def weights(out):
@@ -54,12 +56,14 @@ def assert_same(first, second):
     assert not different
 
 
+REUSE = {"estimator": {"kind": "pathwise", "reuse_fakes": True}}
 STAGED = {
     "stages": [{"kind": "pretrain", "items": 512}, {"kind": "critics", "items": 512}, {"kind": "game"}],
     "batch_size": 64,
 }
 GAMES = {
     "two critics, BatchNorm, dropout, random items, labels, terms": (duet, {}),
+    "fakes used again": (duet, REUSE),
     "pretraining, critics alone, game": (language, STAGED),
     "moving average": (language, {"estimator": {"kind": "score_function", "baseline": "moving_average"}}),
     "rollouts": (language, {"estimator": {"kind": "score_function", "credit": "monte_carlo", "rollouts": 2}}),
@@ -79,6 +83,30 @@ GAMES = {
         },
     ),
 }
+
+
+@pytest.mark.parametrize("recipe", [{}, {"critic": {"steps": 3}}, {"generator": {"steps": 2, "interval": 2}}])
+def test_fakes_that_are_used_again_teach_what_the_same_noise_drawn_again_teaches(recipe):
+    def play(estimator, noise_again):
+        config = configuration.build(ring, settings=[{"recipe": {**recipe, **estimator, "batch_size": 16}}])
+        plugin, dataset, _ = open_data(config)
+        game = Game(config, plugin, dataset, Runtime("cpu"))
+        if noise_again:  # the generator's first turn gets the noise of the critics' last fakes
+            last, fresh = config.recipe.critic.steps - 1, game._noises
+            fakes = lambda *_: game._noise(game._key("fakes", last), range(16))  # noqa: E731
+            game._noises = lambda turn, *others: fakes if turn == 0 else fresh(turn, *others)
+        for _ in range(4):
+            play_round(game)
+        return game.state()[1]["players"]
+
+    again, same, fresh = play(REUSE, False), play({}, True), play({}, False)
+    assert all(torch.allclose(again[name], same[name], atol=1e-6) for name in again)
+    assert not all(torch.allclose(again[name], fresh[name], atol=1e-6) for name in again)
+
+
+def test_fakes_are_not_both_kept_and_cut(train):
+    with pytest.raises(ConfigError, match="reuse_fakes"):
+        train(ring, 64, recipe={**REUSE, "batch_size": 16, "accumulate": 2})
 
 
 @pytest.mark.parametrize("game", GAMES)

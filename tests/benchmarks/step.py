@@ -104,10 +104,10 @@ def hand_written(plugin, recipe, pixels):
     def step() -> None:
         rows = torch.randint(len(pixels), (recipe.batch_size,))
         real = Sample(pixels[rows].float() / 127.5 - 1)
-        with torch.no_grad():
+        with torch.set_grad_enabled(recipe.reuses_fakes):
             fake = draw()
         make_critic_step.zero_grad(set_to_none=True)
-        at_real, at_fake = critic(real).logits[0], critic(fake).logits[0]
+        at_real, at_fake = critic(real).logits[0], critic(fake.detach()).logits[0]
         if hinge:
             loss = relu(1 - at_real).mean() + relu(1 + at_fake).mean()
         else:
@@ -116,7 +116,7 @@ def hand_written(plugin, recipe, pixels):
         make_critic_step.step()
         make_generator_step.zero_grad(set_to_none=True)
         critic.requires_grad_(False)
-        logits = critic(draw()).logits[0]
+        logits = critic(fake if recipe.reuses_fakes else draw()).logits[0]
         loss = -logits.mean() if hinge else softplus(-logits).mean()
         loss.backward()
         critic.requires_grad_(True)

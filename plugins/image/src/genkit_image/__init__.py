@@ -10,6 +10,7 @@ _RATE = {"start": 2e-4, "end": 5e-5, "items": _MODERN_ITEMS, "shape": "cosine"}
 # Their gamma, 0.05 to 0.005, is for 32 x 32; it grows with the number of pixels.
 _HALF_GAMMA = {"weight": {"start": 0.025, "end": 0.0025, "items": _MODERN_ITEMS, "shape": "cosine"}}
 
+_REUSE = {"kind": "pathwise", "reuse_fakes": True}
 _LAZY = {"weight": 0.3, "interval": 8}
 # A quick critic finds the kinds early; a slow one lets the generator catch up with it later.
 _CRITIC_RATE = {"start": 2e-3, "end": 3e-4, "items": 80_000, "after": 70_000}
@@ -34,6 +35,7 @@ modality = Modality(
                 "batch_size": 64,
                 "loss": "relativistic",
                 "penalties": {"r1": _LAZY, "r2": _LAZY},
+                "estimator": _REUSE,
                 "generator": {"learning_rate": _LATE, "betas": (0.0, 0.99)},
                 "critic": {"learning_rate": _CRITIC_RATE, "betas": (0.0, 0.99)},
                 "ema_halflife_items": 100_000,
@@ -47,6 +49,7 @@ modality = Modality(
             recipe={
                 "batch_size": 128,
                 "loss": "non_saturating",
+                "estimator": _REUSE,
                 "generator": {"learning_rate": 2e-4, "betas": (0.5, 0.999)},
                 "critic": {"learning_rate": 2e-4, "betas": (0.5, 0.999)},
                 "ema_halflife_items": 0,
