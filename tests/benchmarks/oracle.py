@@ -39,7 +39,7 @@ FACTS = {"symbols": SYMBOLS, "length": LENGTH, "end": None, "unknown": None, "pr
 # What is different from the presets: the networks of the paper's size, and the reduced counts.
 SIZE = {"embedding": 32, "hidden": 32, "dropout": 0.3}
 LIKELIHOOD = 240_000
-GAMES = {"seqgan-fast": 100_000, "constant": 12_800, "seqgan": 10_000, "relgan": 50_000, "scratchgan": 500_000}
+GAMES = {"seqgan-fast": 100_000, "constant": 12_800, "seqgan": 10_000, "relgan": 50_000, "scratchgan": 250_000}
 
 
 class Numbers(ModalityPlugin):
