@@ -6,15 +6,15 @@ answered with the nearest right one. Knows no tensor and no network.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, model_validator
 
-from genkit import registry
-from genkit.errors import ConfigError, did_you_mean, first_line
+from genkit import own, registry
+from genkit.errors import ConfigError, ModelError, did_you_mean, first_line
 from genkit.plugin import Modality, Preset
 from genkit.recipe import LOSSES, PENALTIES, REWARDS, GumbelSoftmax, Recipe, ScoreFunction, Settings, StraightThrough
 
@@ -147,7 +147,7 @@ def build(
         recipe=validate(Recipe, merged["recipe"], "recipe"),
         run=validate(RunSettings, merged["run"], "run"),
     )
-    _check_names(config.recipe)
+    _admit_names(config)
     _check_capabilities(config.recipe, chosen, preset)
     return config
 
@@ -319,23 +319,47 @@ def _hint(key: str, manifest: Modality) -> str:
     return did_you_mean(key, SECTIONS)
 
 
-def _check_names(recipe: Recipe) -> None:
-    _check_name("recipe.loss", recipe.loss, LOSSES)
+def options_for(modality: Modality, known: Mapping[str, Any], given: Iterable[Mapping[str, Any]], where: object) -> Any:
+    """The options of a model, to begin another run with; names of its author's code must come from the user.
+
+    Args:
+        known: the options as the model folder has them.
+        given: the user's own layers, which go over them.
+        where: the model, for messages.
+
+    Raises:
+        ModelError: if one names code that the user did not name.
+    """
+    mine = {key for layer in given for key in layer.get("options") or {}}
+    for key, name in _own_names(registry.named_class(modality, "options"), known).items():
+        if key not in mine and not own.is_admitted(name):
+            raise ModelError(
+                f"{where}: its options.{key} is code of its author's, {name!r}, and no model folder makes genkit "
+                f"import any: if you trust it, give options.{key} yourself, or another"
+            )
+    return known
+
+
+def _own_names(options_class: Any, values: Mapping[str, Any]) -> dict[str, str]:
+    """Option -> `module:attribute`, of those that name code."""
+    fields = {} if options_class is None else options_class.model_fields
+    takes = [key for key, field in fields.items() if any(isinstance(mark, own.Named) for mark in field.metadata)]
+    return {key: name for key in takes if isinstance(name := values.get(key), str) and ":" in name}
+
+
+def _admit_names(config: RunConfig) -> None:
+    """Import and try what the user named: the only place where settings become code. Built-in names cost no torch."""
+    recipe, estimator = config.recipe, config.recipe.estimator
+    if recipe.loss not in LOSSES:
+        own.loss_named(recipe.loss)
     for name in recipe.penalties:
-        _check_name("recipe.penalties", name, PENALTIES)
-    if isinstance(recipe.estimator, ScoreFunction):
-        _check_name("recipe.estimator.reward", recipe.estimator.reward, REWARDS)
-
-
-def _check_name(path: str, name: str, builtin: Sequence[str]) -> None:
-    if name in builtin:
-        return
-    if ":" not in name:
-        raise ConfigError(f"{path}: no such name {name!r}.{did_you_mean(name, builtin)} Your own: module:attribute.")
-    try:
-        registry.resolve(name)
-    except (Exception, SystemExit) as error:  # whatever the user's module raises at import
-        raise ConfigError(f"{path} = {name!r}: cannot be imported ({first_line(error)})") from error
+        if name not in PENALTIES:
+            own.penalty_named(name)
+    if isinstance(estimator, ScoreFunction) and estimator.reward not in REWARDS:
+        own.reward_named(estimator.reward)
+    if config.options is not None:
+        for key, name in _own_names(type(config.options), dict(config.options)).items():
+            own.admit_network(f"options.{key}", name)
 
 
 def _check_capabilities(recipe: Recipe, preset: Preset, name: str) -> None:

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from genkit import registry
 from genkit.adversarial import AdversarialLoss, gumbel_softmax, straight_through
 from genkit.errors import ConfigError
+from genkit.own import reward_named
 from genkit.plugin import Critique, Sample, full_precision
 from genkit.recipe import GumbelSoftmax, Pathwise, Recipe, ScoreFunction, StraightThrough
 
@@ -253,17 +253,6 @@ def make_estimator(recipe: Recipe, loss: AdversarialLoss) -> nn.Module:
     if isinstance(recipe.estimator, ScoreFunction):
         return ScoreFunctionEstimator(recipe.estimator, loss)
     return RelaxedEstimator(recipe.estimator, loss)
-
-
-def reward_named(name: str) -> Callable[[Tensor], Tensor]:
-    """A function of a critic's logits, shaped as they are; built in, or `module:function`."""
-    built_in: dict[str, Callable[[Tensor], Tensor]] = {
-        "probability": torch.sigmoid,
-        "signed_probability": lambda logits: 2 * torch.sigmoid(logits) - 1,
-        "logit": lambda logits: logits,
-    }
-    function: Callable[[Tensor], Tensor] = built_in.get(name) or registry.resolve(name)
-    return function
 
 
 def discounted_returns(rewards: Tensor, discount: float) -> Tensor:

@@ -20,7 +20,7 @@ from genkit.config import RunConfig
 from genkit.data import Batches, global_seeds, join, parts, seed_everything
 from genkit.diagnosis import REALS, Reference
 from genkit.errors import ConfigError, PluginError, TrainingError, did_you_mean
-from genkit.players import CriticPlayer, GeneratorPlayer, sees_other_rows
+from genkit.players import CriticPlayer, GeneratorPlayer, check_critic, sees_other_rows
 from genkit.plugin import ModalityPlugin, Sample, capabilities_of, full_precision, missing_capabilities
 from genkit.recipe import Constraint, GumbelSoftmax, Player, Stage, value_at
 from genkit.runtime import Runtime
@@ -86,6 +86,7 @@ class Game:
         first = self.batches.take(0, min(8, len(self.batches))).to(runtime.device)
         for name, player in self.critics.items():
             with registry.asking(config.modality, f"the critic {name!r}"), global_seeds("rows"):
+                check_critic(name, player.module, first)
                 player.together = len(first) > 1 and not sees_other_rows(player.module, first)
 
     def lay_out(self) -> None:

@@ -17,6 +17,7 @@ from genkit import artifact
 from genkit.data import global_seeds, join
 from genkit.errors import ConfigError, ModelError
 from genkit.estimators import row_means
+from genkit.own import known
 from genkit.plugin import Critique, ModalityPlugin, Sample
 from genkit.runtime import lay_out
 
@@ -66,7 +67,7 @@ def open_jury(plugin: ModalityPlugin, info: Mapping[str, Any], folder: Path | No
 
     Raises:
         ConfigError: if the model has none.
-        ModelError: if they are damaged, or of other networks.
+        ModelError: if they are damaged, of other networks, or one's own that nobody named here.
     """
     tensors = artifact.read_critics(folder)
     if folder is None or not tensors:
@@ -78,7 +79,9 @@ def open_jury(plugin: ModalityPlugin, info: Mapping[str, Any], folder: Path | No
     digest = artifact.file_hash(file)
     with global_seeds("open"):
         modules = artifact.build(
-            lambda: {f"{name}.": critic for name, critic in plugin.networks().critics.items()}, tensors, file
+            lambda: {f"{name}.": known(critic, "best_of") for name, critic in plugin.networks().critics.items()},
+            tensors,
+            file,
         )
     critics = {prefix[:-1]: module.to(device).eval().requires_grad_(False) for prefix, module in modules.items()}
     weights = info.get("critics")

@@ -9,43 +9,19 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from genkit import registry
-from genkit.adversarial import (
-    LOSSES,
-    PENALTIES,
-    AdversarialLoss,
-    Penalty,
-    interpolate,
-)
+from genkit.adversarial import Penalty, interpolate
 from genkit.averages import couples_samples
 from genkit.data import are_alike, join
 from genkit.errors import ConfigError
 from genkit.estimators import Noises, Statistics, Verdict, make_estimator, masked, masked_mean
+from genkit.own import loss_named, penalty_named
 from genkit.plugin import Critique, ModalityPlugin, Networks, Sample, full_precision
 from genkit.recipe import Recipe
-
-Kind = TypeVar("Kind")
-
-
-def loss_named(name: str) -> AdversarialLoss:
-    """A built-in loss, or `module:attribute`."""
-    return _checked(name, LOSSES.get(name) or registry.resolve(name), AdversarialLoss)
-
-
-def penalty_named(name: str) -> Penalty:
-    """A built-in penalty, or `module:attribute`."""
-    return _checked(name, PENALTIES.get(name) or registry.resolve(name), Penalty)
-
-
-def _checked(name: str, value: Any, kind: type[Kind]) -> Kind:
-    if not isinstance(value, kind):
-        raise ConfigError(f"{name} is a {type(value).__name__}; a genkit.adversarial.{kind.__name__} was expected")
-    return value
 
 
 class CriticPlayer(nn.Module):
@@ -260,6 +236,26 @@ def _add_terms(
         loss = loss + weights.get(name, 1.0) * value
         statistics[name] = value.detach()
     return loss
+
+
+@torch.no_grad()
+def check_critic(name: str, critic: nn.Module, sample: Sample) -> None:
+    """Ask a critic once, so that one that breaks the contract says so before the game.
+
+    Raises:
+        ConfigError: if it gives anything but a Critique with logits [B] or [B, P].
+    """
+    was_training = critic.training
+    said = critic.eval()(sample)
+    critic.train(was_training)
+    if not isinstance(said, Critique):
+        raise ConfigError(f"the critic {name!r} gives a {type(said).__name__}; a genkit.plugin.Critique was expected")
+    for logits in said.logits:
+        if logits.ndim not in (1, 2) or len(logits) != len(sample):
+            raise ConfigError(
+                f"the critic {name!r} gives logits {list(logits.shape)} for {len(sample)} samples; "
+                f"[{len(sample)}] or [{len(sample)}, P] was expected"
+            )
 
 
 @torch.no_grad()

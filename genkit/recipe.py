@@ -20,12 +20,14 @@ from pydantic import (
     model_validator,
 )
 
+from genkit.own import Named
+
 LOSSES = ("non_saturating", "hinge", "wasserstein", "least_squares", "relativistic")
 PENALTIES = ("r1", "r2", "wgan_gp", "r1_approx", "r2_approx")
 PLANS = ("fp32", "fp32-channels-last", "bf16", "bf16-channels-last")
 """Ways to compute the same game: precision (penalties are always float32), and the memory format of weights."""
 REWARDS = ("negative_loss", "probability", "signed_probability", "logit")
-"""The built-in names; what they mean is in `adversarial` and `players`, which import torch. Wherever one is taken,
+"""The built-in names; what they mean is in `adversarial` and `own`, which import torch. Wherever one is taken,
 `module:attribute` is too."""
 
 
@@ -156,7 +158,7 @@ class ScoreFunction(Settings):
     """The gradient is that of log-probabilities weighed by rewards (REINFORCE, Williams 1992): for discrete samples."""
 
     kind: Literal["score_function"]
-    reward: str = "negative_loss"
+    reward: Annotated[str, Named(*REWARDS)] = "negative_loss"
     """A function of a critic's logits: negative_loss (minus the unreduced generator loss), probability (P(real),
     SeqGAN's), signed_probability (2 P(real) - 1, ScratchGAN's), logit, or `module:function`."""
     credit: Literal["terminal", "per_step", "monte_carlo"] = "terminal"
@@ -217,10 +219,10 @@ class Recipe(Settings):
     accumulate: PositiveInt = 1
     """Parts into which a batch is cut to save memory. The gradient is that of the whole batch, but for what looks
     across its rows: batch statistics, and the baselines of a score function, which see one part at a time."""
-    loss: str = "non_saturating"
+    loss: Annotated[str, Named(*LOSSES)] = "non_saturating"
     """non_saturating, hinge, wasserstein, least_squares, relativistic, or `module:attribute`
     (a `genkit.adversarial.AdversarialLoss`)."""
-    penalties: dict[str, PenaltySettings] = Field(default_factory=dict)
+    penalties: dict[Annotated[str, Named(*PENALTIES)], PenaltySettings] = Field(default_factory=dict)
     """By name: r1, r2, wgan_gp, r1_approx, r2_approx (by finite differences, without a second backward), or
     `module:attribute` (a `genkit.adversarial.Penalty`). null takes a preset's penalty away."""
     terms: dict[str, Scheduled] = Field(default_factory=dict)

@@ -11,7 +11,6 @@ Knows no modality: which distributions are the project's own it reads from the e
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
 import json
 import re
@@ -23,6 +22,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
 from genkit.errors import GenkitError, PluginError, UnknownModality, did_you_mean, first_line
+from genkit.own import resolve
 from genkit.plugin import API, Modality, ModalityPlugin
 
 if TYPE_CHECKING:
@@ -206,17 +206,6 @@ def asking(modality: Modality, call: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise PluginError(origin(modality), call, f"{first_line(error)} (-v shows where)") from error
-
-
-def resolve(target: str) -> Any:
-    """What `module:attribute` names."""
-    module, colon, attribute = target.partition(":")
-    if not (module and colon and attribute):
-        raise ValueError(f"{target!r} is not of the form module:attribute")
-    value: Any = importlib.import_module(module)
-    for name in attribute.split("."):
-        value = getattr(value, name)
-    return value
 
 
 def origin(modality: Modality) -> str:

@@ -25,6 +25,7 @@ from genkit.errors import ConfigError, ModelError, PluginError, UnknownModality,
 from genkit.jury import Jury, open_jury
 from genkit.noise import between
 from genkit.noise import draw as draw_noise
+from genkit.own import admit_network, known
 from genkit.plugin import Facts, Generator, Modality, ModalityPlugin, Noise, Sample, capabilities_of
 from genkit.runtime import WORKERS, lay_out, overlapped, pick_device
 
@@ -334,19 +335,26 @@ def _forward(
         return sample
 
 
-def open_model(path: str | Path, device: str = "auto", modality: Modality | None = None) -> Model:
+def open_model(
+    path: str | Path, device: str = "auto", modality: Modality | None = None, own: Sequence[str] = ()
+) -> Model:
     """A model folder, or the model of a run folder, ready to draw from.
 
-    Nothing in the folder is executed: it names a plugin, which must be installed.
+    Nothing in the folder is executed: it names a plugin, which must be installed. Where an option of it names a network
+    of one's own, that is not imported for it: a critic is done without, for a generator `own` must name it.
 
     Args:
         path: of the folder.
         device: auto, cpu, cuda, mps ...
         modality: the manifest, for a model whose modality is not installed.
+        own: `module:attribute` of each network that the user trusts it to be built from.
 
     Raises:
+        ConfigError: if one of `own` cannot be imported.
         ModelError: if the folder is missing, foreign, damaged, or its plugin is not installed.
     """
+    for name in own:
+        admit_network("own", name)
     folder = artifact.find_model(path)
     info, tensors, assets = artifact.read_model(folder)
     digest = artifact.file_hash(folder / "model.safetensors")
@@ -359,7 +367,9 @@ def open_model(path: str | Path, device: str = "auto", modality: Modality | None
     try:
         with global_seeds("open"):  # building networks draws their first weights from the global generators
             plugin = registry.load(manifest)(options, Facts(info["facts"], assets))
-            networks = artifact.build(lambda: {"": plugin.networks().generator}, tensors, folder / "model.safetensors")
+            networks = artifact.build(
+                lambda: {"": known(plugin.networks().generator, folder)}, tensors, folder / "model.safetensors"
+            )
     except (ModelError, PluginError, ConfigError):
         raise
     except Exception as error:  # whatever a plugin makes of facts that are not its own

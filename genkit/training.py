@@ -97,7 +97,7 @@ def train(
         known = artifact.read_model_config(artifact.find_model(init))
         if known["modality"] != manifest.id:
             raise ModelError(f"{init} is a model of {known['modality']!r}, not of {manifest.id!r}")
-        layers = [{"options": known["options"]}, *layers]
+        layers = [{"options": configuration.options_for(manifest, known["options"], layers, init)}, *layers]
         preset = preset or (known.get("preset") if known.get("preset") in manifest.presets else None)
     if resume and overwrite:
         raise RunError("resume and overwrite exclude each other: go on with the run, or delete it")

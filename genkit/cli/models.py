@@ -103,6 +103,9 @@ def generate(
     best_of: Annotated[int | None, typer.Option(help="Candidates for each sample; its critics choose one.")] = None,
     out: Annotated[str, typer.Option(help="A folder, a joint file such as grid.png, or - for text.")] = "samples/",
     label: Annotated[str | None, typer.Option(help="What a conditional model is asked for.")] = None,
+    own: Annotated[
+        list[str] | None, typer.Option(help="module:Class of a network of one's own that the model may be built from.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps ...")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
 ) -> None:
@@ -110,12 +113,14 @@ def generate(
     from genkit import config as configuration
     from genkit import sampling
 
+    if own:
+        sys.path.append(os.getcwd())  # as for `train`
     ends = _walk(interpolate, steps, n, start, best_of)
     n, start = 16 if n is None else n, start or 0
     if n < 1 or start < 0:
         raise ConfigError(f"-n {n} --start {start}: at least one sample, of an index of at least 0, is needed")
     controls = configuration.parse_overrides(settings or [])
-    opened = sampling.open_model(model, device)
+    opened = sampling.open_model(model, device, own=own or ())
     if out != "-":
         sampling.is_joint(opened.modality, out)  # before the work, not after it
     chunks: Iterable[Samples]

@@ -6,12 +6,13 @@ import shutil
 import pytest
 import torch
 from tokenizers import Tokenizer
-from torch.nn.functional import kl_div, log_softmax
+from torch import nn
+from torch.nn.functional import kl_div, log_softmax, one_hot
 
 import genkit
 from genkit.config import build
 from genkit.errors import ConfigError, ModelError
-from genkit.plugin import Facts, Networks, Sample
+from genkit.plugin import Critique, Facts, Networks, Sample
 from genkit.testing import toys
 from genkit_text import modality
 from genkit_text.generators import check_decoding, make_generator, pick
@@ -38,11 +39,38 @@ def small(preset, **more):
     return {"preset": preset, "options": {**SMALL, **more.pop("options", {})}, "recipe": recipe, "threads": 1, **more}
 
 
+class Counting(nn.Module):
+    """A critic of one's own: one logit a line, from how often each symbol is in it."""
+
+    def __init__(self, options, facts):
+        super().__init__()
+        self.symbols = facts["symbols"]
+        self.out = nn.Linear(self.symbols, 1)
+
+    def forward(self, sample):
+        shown = one_hot(sample.x, self.symbols).float() if sample.relaxed is None else sample.relaxed
+        return Critique((self.out((shown * sample.mask[..., None]).sum(1))[:, 0],))
+
+
 def nothing_skipped(run):
     """Whether every turn of every player had a finite gradient, and there were some."""
     logged = [json.loads(row) for row in (run / "metrics.jsonl").read_text().splitlines()]
     skipped = [value for row in logged for name, value in row.items() if name.endswith(".skipped")]
     return skipped and not any(skipped)
+
+
+@pytest.mark.parametrize("preset", ["seqgan", "relgan"])
+def test_a_critic_of_ones_own_plays_where_a_built_in_one_is_named(tmp_path, preset):
+    settings = small(preset, options={"critic": Counting})
+    model = genkit.train("text", LINES, out=tmp_path / "run", items=80, **settings)
+    assert model.info["options"]["critic"] == f"{__name__}:Counting"
+    assert len(model.generate(3, best_of=2)) == 3
+    assert nothing_skipped(tmp_path / "run")
+
+
+def test_the_decay_of_a_built_in_critic_is_not_that_of_ones_own():
+    with pytest.raises(ConfigError, match="critic_decay is of the built-in critics"):
+        build("text", "seqgan-paper", settings=[{"options": {"critic": Counting}}])
 
 
 @pytest.mark.parametrize("preset", [name for name in modality.presets if name != "lm"])

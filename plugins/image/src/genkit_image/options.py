@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from genkit.own import Named
 from genkit.recipe import Settings
 
 Side = Annotated[int, Field(ge=16, le=1024)]
@@ -32,6 +33,10 @@ class Options(Settings):
     """Numbers of noise behind a picture."""
     architecture: Literal["dcgan", "residual"] = "dcgan"
     """The two networks: DCGAN's (Radford et al. 2015), or norm-free residual ones (Huang et al. 2024)."""
+    generator: Annotated[str | None, Named()] = None
+    """Your own, `module:attribute` of a class built with (options, channels, classes). None: that of `architecture`."""
+    critic: Annotated[str | None, Named()] = None
+    """The same for the critic."""
     features: Annotated[int, Field(ge=1)] = 64
     """Feature maps next to the picture; they double with every halving of the resolution."""
     features_max: Annotated[int, Field(ge=1)] | None = None

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from genkit import own
 from genkit.errors import ConfigError, DataError, GenkitError, did_you_mean
 from genkit.plugin import Facts, ModalityPlugin, Networks, Sample
 from genkit_image import dcgan, modern
@@ -57,9 +58,15 @@ class ImagePlugin(ModalityPlugin):
 
     def networks(self) -> Networks:
         """The two networks that the options name."""
-        kind = modern if self.options.architecture == "residual" else dcgan
-        given = self.options, self.facts["channels"], len(self.facts["labels"])
-        return Networks(kind.Generator(*given), {"critic": kind.Critic(*given)})
+        kind, options = modern if self.options.architecture == "residual" else dcgan, self.options
+        given = options, self.facts["channels"], len(self.facts["labels"])
+        if options.generator is None:
+            generator: nn.Module = kind.Generator(*given)
+        else:
+            generator = own.network("options.generator", options.generator, *given)
+        if options.critic is None:
+            return Networks(generator, {"critic": kind.Critic(*given)})
+        return Networks(generator, {"critic": own.network("options.critic", options.critic, *given)})
 
     def condition(self, value: str | None, indices: Sequence[int]) -> Tensor | None:
         """[B]: class numbers; without a label, sample i is of class i modulo K.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from genkit import own
 from genkit.plugin import Critique, Facts, Sample
 from genkit_text.generators import decoder_configuration, left_padded
 from genkit_text.options import Options
@@ -88,7 +89,9 @@ class DecoderCritic(nn.Module):
 def make_critic(options: Options, facts: Facts) -> nn.Module:
     """The critic that the options name."""
     kinds = {"convolutional": ConvolutionalCritic, "recurrent": RecurrentCritic, "decoder": DecoderCritic}
-    return kinds[options.critic](options, facts)
+    if options.critic in kinds:
+        return kinds[options.critic](options, facts)
+    return own.network("options.critic", options.critic, options, facts)
 
 
 def shown_to(embedding: nn.Embedding, sample: Sample) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
+from genkit import own
 from genkit.adversarial import straight_through
 from genkit.errors import ConfigError, first_line
 from genkit.plugin import Facts, Noise, Sample
@@ -361,9 +362,13 @@ def check_decoding(generator: Decoder, name: str) -> None:
         raise ConfigError(f"options.pretrained = {name!r} cannot be drawn from: it keeps no keys and values of a line")
 
 
-def make_generator(options: Options, facts: Facts) -> Autoregressive:
+def make_generator(options: Options, facts: Facts) -> nn.Module:
     """The network that the options name."""
-    return Decoder(options, facts) if options.generator == "decoder" else Recurrent(options, facts)
+    if options.generator == "recurrent":
+        return Recurrent(options, facts)
+    if options.generator == "decoder":
+        return Decoder(options, facts)
+    return own.network("options.generator", options.generator, options, facts)
 
 
 # Beginnings ------------------------------------------------------------------------------------------------------

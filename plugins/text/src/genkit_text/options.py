@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
+from genkit.own import Named
 from genkit.recipe import Settings, Share
 
 LENGTH_MAX = 256
@@ -28,8 +29,9 @@ class Options(Settings):
     """Of a JSONL file: where the line is."""
     prompt_field: str | None = None
     """Of a JSONL file: where the prompt is that the line answers. None: there are no prompts."""
-    generator: Literal["recurrent", "decoder"] = "recurrent"
-    """An LSTM, or a causal transformer."""
+    generator: Annotated[str, Named("recurrent", "decoder")] = "recurrent"
+    """recurrent, an LSTM; decoder, a causal transformer; or your own, `module:attribute` of a class built with
+    (options, facts): one of `genkit_text.generators.Autoregressive` has all that presets ask for."""
     pretrained: str | None = None
     """A causal language model to begin from: a local folder, or an id on the Hugging Face Hub. Its weights and its
     tokenizer become part of the model."""
@@ -43,9 +45,10 @@ class Options(Settings):
     """Of attention, of a decoder; they divide `hidden`."""
     dropout: Share = 0.0
     """Of a generator, in pretraining: what plays the game drops nothing out."""
-    critic: Literal["convolutional", "recurrent", "decoder"] = "recurrent"
-    """One verdict per line by convolutions and a highway (Zhang and LeCun 2015; SeqGAN's), or one after every symbol by
-    an LSTM, or by a causal transformer like the generator."""
+    critic: Annotated[str, Named("convolutional", "recurrent", "decoder")] = "recurrent"
+    """One verdict per line by convolutions and a highway (Zhang and LeCun 2015; SeqGAN's); or one after every symbol:
+    recurrent, by an LSTM, or decoder, by a causal transformer like the generator; or your own,
+    `module:attribute` of a class built with (options, facts)."""
     critic_embedding: PositiveInt = 64
     """Numbers that describe a symbol."""
     critic_hidden: PositiveInt = 64
@@ -61,6 +64,8 @@ class Options(Settings):
             raise ValueError("pretrained names a causal transformer: set generator=decoder as well")
         if self.critic == "decoder" and self.generator != "decoder":
             raise ValueError("critic=decoder is like the generator: set generator=decoder as well")
+        if ":" in self.critic and self.critic_decay:
+            raise ValueError("critic_decay is of the built-in critics: leave it at 0, or name one of them")
         if self.generator == "decoder" and self.pretrained is None and self.hidden % self.heads:
             raise ValueError(f"hidden {self.hidden} must be a multiple of heads {self.heads}")
         return self
