@@ -2,8 +2,10 @@
 
     .. settings:: genkit.recipe.Recipe      the fields of a settings class: types, bounds, defaults, meanings
     .. commands::                           `--help` of every command
+    % modality ID                           alone on a page: the page of a modality, from its manifest and its settings
     docstrings                              the house's plain style, made safe for reStructuredText
     the map                                 a room of genkit/ that docs/architecture.md does not name is a warning
+    modalities                              one of the project's own without a page is a warning
 
 Knows Sphinx; conf.py turns it on.
 """
@@ -12,18 +14,19 @@ from __future__ import annotations
 
 import inspect
 import re
-import types
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Any
 
 from docutils import nodes
 from docutils.statemachine import StringList
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
-BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+from genkit import reference, registry
+
+MODALITY = re.compile(r"% modality (\w+)\n")
 TYPED, COLON = ("attribute", "data", "property"), "\ue000"
 CALL = re.compile(r"\n(?=[ ]+`\w+\(.*`: )")
 
@@ -44,13 +47,10 @@ class SettingsDirective(SphinxDirective):
         for field_name, field in cls.model_fields.items():
             if field_name not in cls.__annotations__:
                 continue
-            bounds = [*bounds_of(field.metadata), *bounds_in(field.annotation)]
-            default = "required" if field.is_required() else spell_value(field.get_default(call_default_factory=True))
-            about = as_rst(" ".join((field.description or "").split()))
-            if bounds:
-                about += ["", f"Must be {' and '.join(dict.fromkeys(bounds))}."]
-            lines += [f"   .. py:attribute:: {path}.{field_name}", f"      :type: {spell_type(field.annotation)}"]
-            lines += [f"      :value: {default}", "", *indented(about, 6), ""]
+            spelt = reference.spell_type(field.annotation, field.metadata)
+            about = [*as_rst(reference.meaning(field)), "", reference.bounds(field)]
+            lines += [f"   .. py:attribute:: {path}.{field_name}", f"      :type: {spelt}"]
+            lines += [f"      :value: {reference.default(field)}", "", *indented(about, 6), ""]
         return parsed(self, lines)
 
 
@@ -94,47 +94,6 @@ def parsed(directive: SphinxDirective, lines: list[str]) -> list[nodes.Node]:
     container = nodes.Element()
     directive.state.nested_parse(StringList(lines, "settings"), directive.content_offset, container)
     return container.children
-
-
-# How a field is spelt --------------------------------------------------------------------------------------------
-
-
-def spell_type(annotation: Any) -> str:
-    """A type as its author would write it, without bounds and module names."""
-    origin, inner = get_origin(annotation), get_args(annotation)
-    if origin is Annotated:
-        return spell_type(inner[0])
-    if origin in (Union, types.UnionType):
-        return " | ".join(spell_type(one) for one in inner)
-    if origin is Literal:
-        return f"Literal[{', '.join(map(repr, inner))}]"
-    if origin is not None:
-        return f"{origin.__name__}[{', '.join('...' if one is Ellipsis else spell_type(one) for one in inner)}]"
-    return "None" if annotation is type(None) else annotation.__name__
-
-
-def spell_value(value: Any) -> str:
-    """A default; a settings instance as `Name()`."""
-    if isinstance(value, tuple):
-        return f"({', '.join(map(spell_value, value))}{',' if len(value) == 1 else ''})"
-    return f"{type(value).__name__}()" if hasattr(value, "model_dump") else repr(value)
-
-
-def bounds_of(metadata: Any) -> Iterator[str]:
-    """`> 0` and the like out of a field's metadata."""
-    for mark in metadata:
-        for name, sign in BOUNDS.items():
-            if (bound := getattr(mark, name, None)) is not None:
-                yield f"{sign} {bound}"
-
-
-def bounds_in(annotation: Any) -> Iterator[str]:
-    """The same out of types within types, but not out of other settings."""
-    if get_origin(annotation) is Annotated:
-        yield from bounds_of(get_args(annotation)[1:])
-    for inner in get_args(annotation):
-        if get_origin(annotation) is not Literal:
-            yield from bounds_in(inner)
 
 
 # Docstrings ------------------------------------------------------------------------------------------------------
@@ -191,6 +150,26 @@ def check_map(app: Any) -> None:
             logging.getLogger(__name__).warning("docs/architecture.md does not name the room genkit/%s", name)
 
 
+# Modalities ------------------------------------------------------------------------------------------------------
+
+
+def write_modality(app: Any, name: str, source: list[str]) -> None:
+    """What a page that only names a modality says."""
+    if match := MODALITY.fullmatch(source[0]):
+        manifest = registry.describe(match[1])
+        named = (registry.named_class(manifest, part) for part in ("options", "controls"))
+        for thing in (reference, *(import_module(cls.__module__) for cls in named if cls is not None)):
+            app.env.note_dependency(thing.__file__)
+        source[0] = reference.markdown(manifest)
+
+
+def check_modalities(app: Any) -> None:
+    """Warn of each modality of the project's own that has no page."""
+    for id in registry.own_distributions():
+        if not (Path(app.srcdir) / "reference" / "modalities" / f"{id}.md").exists():
+            logging.getLogger(__name__).warning("docs/reference/modalities/ has no page %s.md (%% modality %s)", id, id)
+
+
 def setup(app: Any) -> dict[str, Any]:
     app.add_directive("settings", SettingsDirective)
     app.add_directive("commands", CommandsDirective)
@@ -198,4 +177,6 @@ def setup(app: Any) -> dict[str, Any]:
     app.connect("autodoc-process-docstring", after_napoleon, priority=600)
     app.connect("autodoc-process-signature", process_signature)
     app.connect("builder-inited", check_map)
+    app.connect("builder-inited", check_modalities)
+    app.connect("source-read", write_modality)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -30,11 +30,21 @@ def plugins_list(as_json: Annotated[bool, typer.Option("--json", help="As JSON."
 
 
 @app.command("show", cls=Command)
-def plugins_show(id: Annotated[str, typer.Argument(help="A modality.")]) -> None:
+def plugins_show(
+    id: Annotated[str, typer.Argument(help="A modality.")],
+    as_markdown: Annotated[
+        bool, typer.Option("--markdown", help="As a page of reference, for a README or a site.")
+    ] = False,
+) -> None:
     """A modality's presets, options and controls."""
     from genkit import registry
 
     manifest = registry.describe(id)
+    if as_markdown:
+        from genkit.reference import markdown
+
+        print(markdown(manifest), end="")
+        return
     print(f"{manifest.title}: {registry.origin(manifest)}\n{manifest.summary}")
     print(f"writes {', '.join(manifest.formats)}; many at once as {', '.join(manifest.sheets) or 'nothing'}")
     print(f"default data: {manifest.data or 'none'}\n\npresets:")
