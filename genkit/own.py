@@ -47,11 +47,11 @@ class Named:
         Raises:
             ValueError: for one that is neither built in nor of the form `module:attribute`, or for an object without.
         """
-        if value is not None and not isinstance(value, str):
+        if callable(value) or isinstance(value, tuple):  # losses and penalties are named tuples
             return name_of(value)
-        if value is None or value in self.built_in or ":" in value:
+        if value is None or value in self.built_in or (isinstance(value, str) and ":" in value):
             return value
-        raise ValueError(f"no such name {value!r}.{did_you_mean(value, self.built_in)} Your own: module:attribute")
+        raise ValueError(f"no such name {value!r}.{did_you_mean(str(value), self.built_in)} Your own: module:attribute")
 
 
 def resolve(target: str) -> Any:

@@ -155,7 +155,9 @@ def test_an_object_without_a_name_of_its_own_is_refused_in_one_sentence():
     with pytest.raises(ConfigError, match="no module has under a name of its own: write it at the top of a module"):
         build(ring, settings=[{"recipe": {"loss": hinge(generator=lambda fake, real: hinge_generator(fake, real))}}])
     with pytest.raises(ValidationError, match="no module has"):
-        Recipe(loss=object())
+        Recipe(loss=lambda: None)
+    with pytest.raises(ValidationError, match="no such name 1"):
+        Recipe(loss=1)
 
 
 # Networks, and folders that name them ----------------------------------------------------------------------------
