@@ -249,13 +249,18 @@ def core_version() -> str:
         return "unknown"
 
 
+def is_id(id: str) -> bool:
+    """Whether a modality can be called so."""
+    return _ID.fullmatch(id) is not None
+
+
 def check_manifest(id: str, manifest: object) -> str:
     """What is wrong with a manifest, or an empty string."""
     if not isinstance(manifest, Modality):
         return f"its entry point names a {type(manifest).__name__}, not a genkit.plugin.Modality"
     if manifest.id != id:
         return f"its manifest calls itself {manifest.id!r}, its entry point {id!r}; they must be equal"
-    if not _ID.fullmatch(id):
+    if not is_id(id):
         return f"the id {id!r} is not lower-case letters, digits and underscores, at most 32"
     if not manifest.presets:
         return "its manifest has no presets"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -58,3 +59,21 @@ def plugins_show(
         for name, field in fields.items():
             about = " ".join((field.description or "").split())
             print(f"  {name:<18}{about} [default: {field.get_default(call_default_factory=True)}]")
+
+
+@app.command("new", cls=Command)
+def plugins_new(
+    id: Annotated[str, typer.Argument(metavar="NAME", help="What users will type, such as waves.")],
+    out: Annotated[Path | None, typer.Option(help="The folder of the package [default: NAME-gan].")] = None,
+) -> None:
+    """Write the package of a new modality: complete, installable, and training at once."""
+    import shlex
+
+    from genkit.scaffold import new_plugin
+
+    folder = shlex.quote(str(new_plugin(id, out)))
+    print(f"{folder} is a package that works. Next:\n")
+    print(f"  cd {folder}")
+    print("  pip install -e '.[test]'")
+    print("  pytest")
+    print(f"  genkit train {id} --out runs/{id}")

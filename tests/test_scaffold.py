@@ -1,0 +1,147 @@
+"""What `genkit plugins new` writes: found, shown, trained and drawn from at once, and clean; taken names are refused.
+
+Discovery is real: what pip would write beside the package is written by hand. That its own tests pass, and that pip
+itself installs it, is shown in test_distribution.
+"""
+
+import importlib
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import genkit
+from genkit import cli, registry
+from genkit.errors import ConfigError, StorageError
+from genkit.scaffold import new_plugin, package_files
+
+LONGEST = "a" * 32
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory):
+    return new_plugin("waves", tmp_path_factory.mktemp("new") / "waves-gan")
+
+
+@pytest.fixture
+def installed(package, tmp_path):
+    """Run a command of genkit with the package on the path, as after `pip install -e`."""
+    project = tomllib.loads((package / "pyproject.toml").read_text())["project"]
+    metadata = tmp_path / f"waves_gan-{project['version']}.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: 0.1.0\n")
+    entries = project["entry-points"][genkit.plugin.ENTRY_POINT_GROUP]
+    lines = [f"[{genkit.plugin.ENTRY_POINT_GROUP}]", *(f"{id} = {target}" for id, target in entries.items())]
+    (metadata / "entry_points.txt").write_text("\n".join(lines))
+    paths = [str(package / "src"), str(tmp_path), os.environ.get("PYTHONPATH", "")]
+
+    def run(*words):
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+        command = [sys.executable, "-m", "genkit", *map(str, words)]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
+
+
+def ruff(*words):
+    done = subprocess.run([sys.executable, "-m", "ruff", *map(str, words)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_new_package_is_found_shown_trained_and_drawn_from(installed, tmp_path):
+    assert "Curves: waves-gan 0.1.0 (waves)" in installed("plugins", "show", "waves")
+    installed("train", "waves", "--items", 640, "--threads", 1, "--plan", "fp32", "--out", "run", "-q")
+    installed("generate", "run", "-n", 3, "--out", "some/")
+    installed("generate", "run", "-n", 3, "--out", "all.csv")
+    some = [path.read_text() for path in sorted((tmp_path / "some").glob("*.csv"))]
+    assert "".join(some) == (tmp_path / "all.csv").read_text()
+    assert [line.count(",") for line in some] == [63] * 3
+    # What was generated can be trained on.
+    assert "3 of 3 items" in installed("data", "check", "all.csv", "--modality", "waves")
+
+
+@pytest.mark.parametrize("id", ["a", "waves_2d", LONGEST])
+def test_whatever_its_name_the_package_is_formatted_and_free_of_lint(id, tmp_path):
+    folder = new_plugin(id, tmp_path / "package")
+    ruff("format", "--check", folder)
+    ruff("check", folder)
+    for path in folder.rglob("*.py"):
+        compile(path.read_text(), str(path), "exec")
+
+
+@pytest.mark.slow
+def test_the_package_is_typed(package):
+    paths = os.pathsep.join([str(package / "src"), str(Path(genkit.__file__).parent.parent)])
+    command = [sys.executable, "-m", "mypy", "--cache-dir", os.devnull]
+    done = subprocess.run(
+        command, cwd=package, env={**os.environ, "MYPYPATH": paths}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_it_needs_the_core_that_wrote_it_or_a_newer_one():
+    project = tomllib.loads(package_files("waves_2d")["pyproject.toml"])["project"]
+    assert project["name"] == "waves-2d-gan"
+    assert f"genkit-gan>={registry.core_version()}" in project["dependencies"]
+    assert project["entry-points"]["genkit.modality.v1"] == {"waves_2d": "waves_2d_gan:modality"}
+
+
+@pytest.mark.parametrize(
+    ("id", "why"),
+    [
+        ("Waves", "lower-case letter"),
+        ("2d", "lower-case letter"),
+        ("", "lower-case letter"),
+        ("../waves", "lower-case letter"),
+        (LONGEST + "a", "at most 32"),
+        ("image", "that of genkit-gan-image"),
+    ],
+)
+def test_a_name_that_is_impossible_or_taken_is_refused(id, why, tmp_path):
+    with pytest.raises(ConfigError, match=why):
+        new_plugin(id, tmp_path / "new")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_name_whose_module_exists_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "taken_gan.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.invalidate_caches()
+    with pytest.raises(ConfigError, match="taken_gan is installed already"):
+        package_files("taken")
+
+
+def test_a_folder_with_anything_in_it_is_left_alone(tmp_path):
+    (tmp_path / "mine").touch()
+    for folder in (tmp_path, tmp_path / "mine"):
+        with pytest.raises(ConfigError, match="not empty"):
+            new_plugin("waves", folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_an_empty_folder_is_filled(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    cli.app(["plugins", "new", "waves", "--out", "."], standalone_mode=False)
+    assert (tmp_path / "src" / "waves_gan" / "plugin.py").is_file()
+    assert {path.name for path in tmp_path.iterdir()} >= {".github", ".gitignore", "README.md", "pyproject.toml"}
+    assert "genkit train waves" in capsys.readouterr().out
+
+
+def test_it_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    write, files = Path.write_text, []
+
+    def fails_at_last(path, *arguments, **named):
+        files.append(path)
+        if len(files) > 3:
+            raise OSError(28, "No space left on device")
+        return write(path, *arguments, **named)
+
+    monkeypatch.setattr(Path, "write_text", fails_at_last)
+    with pytest.raises(StorageError, match="No space left"):
+        new_plugin("waves", tmp_path / "waves-gan")
+    assert not list(tmp_path.iterdir())
