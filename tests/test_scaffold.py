@@ -6,6 +6,8 @@ itself installs it, is shown in test_distribution.
 
 import importlib
 import os
+import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -36,9 +38,9 @@ def installed(package, tmp_path):
     entries = project["entry-points"][genkit.plugin.ENTRY_POINT_GROUP]
     lines = [f"[{genkit.plugin.ENTRY_POINT_GROUP}]", *(f"{id} = {target}" for id, target in entries.items())]
     (metadata / "entry_points.txt").write_text("\n".join(lines))
-    paths = [str(package / "src"), str(tmp_path), os.environ.get("PYTHONPATH", "")]
 
-    def run(*words):
+    def run(*words, source=package / "src"):
+        paths = [str(source), str(tmp_path), os.environ.get("PYTHONPATH", "")]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
         command = [sys.executable, "-m", "genkit", *map(str, words)]
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
@@ -145,3 +147,18 @@ def test_it_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     with pytest.raises(StorageError, match="No space left"):
         new_plugin("waves", tmp_path / "waves-gan")
     assert not list(tmp_path.iterdir())
+
+
+def test_the_package_is_under_150_lines_of_python(package):
+    lines = [line for path in package.rglob("src/**/*.py") for line in path.read_text().splitlines() if line.strip()]
+    assert len(lines) < 150
+
+
+def test_the_change_of_the_tutorial_fits_and_is_an_option(installed, package, tmp_path):
+    page = Path(__file__).parent.parent / "docs" / "tutorials" / "write_a_modality.md"
+    (change,) = re.findall(r"^```diff\n(.*?)^```", page.read_text(), re.M | re.S)
+    changed = shutil.copytree(package, tmp_path / "changed")
+    subprocess.run(["git", "apply", "-"], cwd=changed, input=change, text=True, check=True)
+    ruff("check", changed)
+    shown = installed("plugins", "show", "waves", source=changed / "src")
+    assert "  depth             Hidden layers of each network. [default: 2]" in shown

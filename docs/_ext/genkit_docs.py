@@ -3,6 +3,7 @@
     .. settings:: genkit.recipe.Recipe      the fields of a settings class: types, bounds, defaults, meanings
     .. commands::                           `--help` of every command
     % modality ID                           alone on a page: the page of a modality, from its manifest and its settings
+    .. template:: src/package/plugin.py     a file as `genkit plugins new waves` writes it, or a part of it
     docstrings                              the house's plain style, made safe for reStructuredText
     the map                                 a room of genkit/ that docs/architecture.md does not name is a warning
     modalities                              one of the project's own without a page is a warning
@@ -17,9 +18,10 @@ import re
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from docutils import nodes
+from docutils.parsers.rst import directives
 from docutils.statemachine import StringList
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
@@ -87,6 +89,30 @@ class CommandsDirective(SphinxDirective):
         section["names"] = [nodes.fully_normalize_name(title)]
         self.state.document.note_implicit_target(section, section)
         return section
+
+
+class TemplateDirective(SphinxDirective):
+    """A file of the package that `plugins new` writes: from the line that begins with `from` to the one with `to`."""
+
+    required_arguments = 1
+    option_spec: ClassVar = {"from": directives.unchanged, "to": directives.unchanged}
+
+    def run(self) -> list[nodes.Node]:
+        from genkit import scaffold
+
+        path, id = self.arguments[0], "waves"
+        self.env.note_dependency(str(Path(scaffold.__file__).with_name("templates") / "modality" / (path + ".txt")))
+        text = "\n" + scaffold.package_files(id)[path.replace("package", scaffold.package_of(id))]
+        for mark in map("\n{}".format, map(self._mark, self.options)):
+            if mark not in text:
+                raise self.error(f"no line of {path} begins with {mark.strip()!r}")
+        start = text.index("\n" + self._mark("from")) if "from" in self.options else 0
+        end = text.index("\n" + self._mark("to"), start + 1) if "to" in self.options else None
+        code = text[start:end].strip("\n")
+        return [nodes.literal_block(code, code, language="toml" if path.endswith(".toml") else "python")]
+
+    def _mark(self, name: str) -> str:
+        return self.options[name].strip('"')
 
 
 def parsed(directive: SphinxDirective, lines: list[str]) -> list[nodes.Node]:
@@ -173,6 +199,7 @@ def check_modalities(app: Any) -> None:
 def setup(app: Any) -> dict[str, Any]:
     app.add_directive("settings", SettingsDirective)
     app.add_directive("commands", CommandsDirective)
+    app.add_directive("template", TemplateDirective)
     app.connect("autodoc-process-docstring", before_napoleon, priority=400)
     app.connect("autodoc-process-docstring", after_napoleon, priority=600)
     app.connect("autodoc-process-signature", process_signature)
