@@ -20,7 +20,8 @@ import genkit
 from genkit import config as configuration
 from genkit.data import open_data
 from genkit.errors import ConfigError, DataError, Interrupted, ModelError, PluginError, RunError, TrainingError
-from genkit.game import Game, impose, make_optimizer, pack, unpack
+from genkit.game import Game
+from genkit.optimizers import impose, make_optimizer, pack, unpack
 from genkit.plugin import Critique, Modality, ModalityPlugin, Networks, Noise, Preset, Sample
 from genkit.recipe import Constraint, Player
 from genkit.runtime import Runtime

@@ -21,7 +21,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from genkit import config, plan
 from genkit.data import open_data
-from genkit.game import Game, make_optimizer
+from genkit.game import Game
+from genkit.optimizers import make_optimizer
 from genkit.plugin import Sample
 from genkit.recipe import PLANS
 from genkit.runtime import Runtime
