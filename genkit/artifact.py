@@ -12,9 +12,9 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import safetensors
 import safetensors.torch
@@ -37,7 +37,14 @@ Tensors = Mapping[str, Tensor]
 
 
 def write_whole(path: str | Path, content: bytes, durable: bool = True) -> None:
-    """Write a file whole or not at all.
+    """Write a file whole or not at all: see `writing`."""
+    with writing(path, durable) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def writing(path: str | Path, durable: bool = True) -> Iterator[BinaryIO]:
+    """A file that is there, whole, once the block has ended; where the block fails nothing is changed.
 
     Args:
         durable: survive a power cut as well as a crash of the process.
@@ -49,14 +56,16 @@ def write_whole(path: str | Path, content: bytes, durable: bool = True) -> None:
     temporary = os.path.join(folder, f".{name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
         with open(temporary, "wb") as file:
-            file.write(content)
+            yield file
             if durable:
                 file.flush()
                 os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError as error:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
+        if not isinstance(error, OSError):
+            raise
         raise StorageError(f"cannot write {path}: {error.strerror or error}. Nothing of it was changed") from error
 
 

@@ -19,13 +19,14 @@ from genkit.averages import Average, couples_samples, recalibrated
 from genkit.config import RunConfig
 from genkit.data import Batches, global_seeds, join, parts, seed_everything
 from genkit.diagnosis import REALS, Reference
+from genkit.drawing import CHUNK, draw_batch, noise_for
 from genkit.errors import ConfigError, PluginError, TrainingError, did_you_mean
 from genkit.optimizers import impose, make_optimizer, pack, unpack
 from genkit.players import CriticPlayer, GeneratorPlayer, check_critic, sees_other_rows
 from genkit.plugin import ModalityPlugin, Sample, capabilities_of, full_precision, missing_capabilities
 from genkit.recipe import GumbelSoftmax, Player, Stage, value_at
 from genkit.runtime import Runtime
-from genkit.sampling import CHUNK, Model, draw_chunk, noise_for
+from genkit.sampling import Model
 
 RECALIBRATION_ROWS = 1024
 LOST_TURNS = 20
@@ -330,7 +331,7 @@ class Game:
 
         def draw(module: nn.Module, number: int) -> Sample:
             rows = range(number * CHUNK, (number + 1) * CHUNK)
-            return draw_chunk(module, rows, "recalibration", self._data_conditions(rows), self.controls, device)
+            return draw_batch(module, rows, "recalibration", self._data_conditions(rows), self.controls, device)
 
         with global_seeds("model"):
             module = recalibrated(self.average.module(), draw, RECALIBRATION_ROWS // CHUNK)

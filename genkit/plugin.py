@@ -14,9 +14,10 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Protocol, TypeVar
 
 from genkit.errors import ConfigError, DataError
 
@@ -29,8 +30,8 @@ API = (1, 0)
 
 ENTRY_POINT_GROUP = f"genkit.modality.v{API[0]}"
 
-PLUGIN_CAPABILITIES = frozenset({"condition", "initialise", "terms", "augment", "sheet"})
-GENERATOR_CAPABILITIES = frozenset({"pretrain_loss", "log_prob", "complete", "relaxed"})
+PLUGIN_CAPABILITIES = frozenset({"condition", "initialise", "terms", "augment", "sheet", "sink"})
+GENERATOR_CAPABILITIES = frozenset({"pretrain_loss", "log_prob", "complete", "relaxed", "unroll"})
 CAPABILITIES = PLUGIN_CAPABILITIES | GENERATOR_CAPABILITIES
 """What a preset may announce beyond the musts. Each is the name of a method: of the plugin, or of its generator."""
 
@@ -251,6 +252,33 @@ class Generator(Protocol):
         ...
 
 
+class Unrolling(Generator, Protocol):
+    """A generator with the capability `unroll`: samples of any length, of which any steps can be drawn by themselves.
+
+    In training its `forward` draws samples of one length from noise of `Noise.steps` steps; when sampling, each sample
+    is drawn alone, in whole blocks, so that memory is bounded and bits do not depend on the length.
+
+    Args:
+        block: output steps of one call of `unroll` when sampling.
+        step_axis: of x [B, *event], the axis that output steps run along; at least 1.
+    """
+
+    block: int
+    step_axis: int
+
+    def length(self, controls: Any) -> int:
+        """Output steps of a whole sample; controls None: those of training."""
+        ...
+
+    def needs(self, steps: range, controls: Any) -> Mapping[str, range]:
+        """Which steps (>= 0) of each noise part that has steps are needed to draw these output steps."""
+        ...
+
+    def unroll(self, noise: Mapping[str, Tensor], condition: Tensor | None, controls: Any, steps: range) -> Sample:
+        """These output steps, from just the noise that they need; equal whatever is drawn beside them."""
+        ...
+
+
 @dataclass(frozen=True)
 class Networks:
     """A model's modules, as architecture only: the engine moves everything, and asks for `initialise` where it must.
@@ -378,6 +406,10 @@ class ModalityPlugin(ABC):
         Args:
             columns: how many samples belong side by side where the caller knows; None: the plugin's choice.
         """
+        raise NotImplementedError
+
+    def sink(self, file: BinaryIO, format: str, controls: Any) -> AbstractContextManager[Callable[[Sample], None]]:
+        """A writer of one sample that comes in parts [1, ...]: the same file as `encode` makes of the whole."""
         raise NotImplementedError
 
 

@@ -13,42 +13,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from genkit import artifact, config, registry
 from genkit.data import global_seeds, join
-from genkit.errors import ConfigError, ModelError, PluginError, UnknownModality, first_line
+from genkit.drawing import CHUNK, Between, draw_blocks, draw_chunk, draw_walk, in_parts, rows_of, unrolls
+from genkit.errors import ConfigError, ModelError, PluginError, UnknownModality, did_you_mean, first_line
 from genkit.jury import Jury, open_jury
-from genkit.noise import between
-from genkit.noise import draw as draw_noise
 from genkit.own import admit_network, known
-from genkit.plugin import Facts, Generator, Modality, ModalityPlugin, Noise, Sample, capabilities_of
+from genkit.plugin import Facts, Modality, ModalityPlugin, Sample, Unrolling, capabilities_of
 from genkit.runtime import WORKERS, lay_out, overlapped, pick_device
-
-CHUNK = 64
-"""Rows of every forward when sampling. Part of what a sample's bits depend on: never changed lightly."""
-
-
-class Between(NamedTuple):
-    """A place on the way from one identity to another.
-
-    Args:
-        start, end: their indices.
-        share: of the way that lies behind, 0 .. 1; 0 has the noise of `start` itself, 1 that of `end`.
-    """
-
-    start: int
-    end: int
-    share: float
-
-    @property
-    def nearer(self) -> int:
-        """The index of the nearer end, halfway the first."""
-        return self.end if self.share > 0.5 else self.start
 
 
 @dataclass(frozen=True)
@@ -220,8 +197,39 @@ class Model:
         walk = [Between(a, b, step / steps) for a, b in itertools.pairwise(ends) for step in range(steps)]
         walk.append(Between(ends[-2], ends[-1], 1.0))
         columns = steps if len(ends) > 2 else len(walk)  # a row for each pair, the last identity alone below them
-        sample = self._draw_walk(walk, seed, self._asker(label), settings)
+        sample = draw_walk(self.generator, walk, seed, self._asker(label), settings, self.device)
         return Samples(sample, seed, tuple(range(len(walk))), label, self, settings, tuple(walk), columns)
+
+    def unroll(
+        self,
+        seed: int = 0,
+        index: int = 0,
+        label: str | None = None,
+        controls: Mapping[str, Any] | None = None,
+        steps: int | None = None,
+        stop: int | None = None,
+    ) -> Iterator[Sample]:
+        """One sample of any length, part by part [1, ...] on the CPU, in constant memory.
+
+        Its first steps are those of `generate`, bit for bit.
+
+        Args:
+            seed, index: its identity.
+            label, controls: as in `generate`.
+            steps: of each part; None: the generator's choice.
+            stop: steps in all; None: there is no end.
+
+        Raises:
+            ConfigError: if the model's samples have one length, or for steps that are none.
+        """
+        if not unrolls(self.generator):
+            raise ConfigError("samples of this model have one length: there is nothing to unroll")
+        size = cast(Unrolling, self.generator).block if steps is None else steps
+        if size < 1 or index < 0 or (stop is not None and stop < 1):
+            raise ConfigError(f"steps = {size}, stop = {stop}, index = {index}: steps of at least 1 are needed")
+        settings = config.controls(self.modality, controls or {})
+        told = seed, self._asker(label)([index]), settings, self.device
+        return in_parts(self.generator, draw_blocks(self.generator, [index], *told), size, stop)
 
     def draw(
         self,
@@ -239,14 +247,14 @@ class Model:
             best_of: candidates for each: the first has the identity's own noise, the k-th that of a stream of its own.
         """
         seeds = [seed, *(f"{seed}/candidate {number}" for number in range(1, best_of))]
-        ask = conditions or self._asker(label)
+        ask, at_once = conditions or self._asker(label), rows_of(self.generator)
         pieces: list[Sample] = []
         order: list[int] = []
         chunks: dict[int, list[int]] = {}
         for place, index in enumerate(indices):
-            chunks.setdefault(index // CHUNK, []).append(place)
+            chunks.setdefault(index // at_once, []).append(place)
         for chunk, wanted in sorted(chunks.items()):
-            whole = range(chunk * CHUNK, (chunk + 1) * CHUNK)
+            whole = range(chunk * at_once, (chunk + 1) * at_once)
             rows = [indices[place] - whole.start for place in wanted]
             told = ask(whole), controls, self.device
             candidates = (draw_chunk(self.generator, whole, name, *told) for name in seeds)
@@ -259,25 +267,6 @@ class Model:
         back = torch.empty(len(order), dtype=torch.long)
         back[torch.tensor(order)] = torch.arange(len(order))
         return joined[back]
-
-    def _draw_walk(
-        self, walk: Sequence[Between], seed: int, ask: Callable[[Sequence[int]], Tensor | None], controls: Any
-    ) -> Sample:
-        """The batch of samples on a walk, on the CPU, in chunks that the last place fills up."""
-        parts = _noise_of(self.generator)
-        ends = sorted({index for place in walk for index in place[:2]})
-        known = {part: dict(zip(ends, draw_noise(spec, part, seed, ends), strict=True)) for part, spec in parts.items()}
-        pieces: list[Sample] = []
-        for first in range(0, len(walk), CHUNK):
-            wanted = list(walk[first : first + CHUNK])
-            whole = wanted + wanted[-1:] * (CHUNK - len(wanted))
-            condition = ask([place.nearer for place in whole])
-            noise = {}
-            for part, spec in parts.items():
-                rows = [between(known[part][a], known[part][b], share, spec.law) for a, b, share in whole]
-                noise[part] = torch.from_numpy(np.stack(rows)).to(self.device)
-            pieces.append(_forward(self.generator, noise, condition, controls, self.device)[: len(wanted)].to("cpu"))
-        return join(pieces)
 
     def save(self, path: str | Path) -> Path:
         """Write the model folder; returns it."""
@@ -306,33 +295,6 @@ class Model:
             return condition
 
         return ask
-
-
-def draw_chunk(
-    generator: nn.Module, indices: range, seed: int | str, condition: Tensor | None, controls: Any, device: torch.device
-) -> Sample:
-    """One forward without gradients; a row depends on its identity alone."""
-    return _forward(generator, noise_for(generator, seed, indices, device), condition, controls, device)
-
-
-def noise_for(generator: nn.Module, seed: int | str, indices: Sequence[int], device: torch.device) -> dict[str, Tensor]:
-    """All parts of a generator's noise for some identities."""
-    return {
-        part: torch.from_numpy(draw_noise(spec, part, seed, indices)).to(device)
-        for part, spec in _noise_of(generator).items()
-    }
-
-
-def _noise_of(generator: nn.Module) -> Mapping[str, Noise]:
-    return cast(Generator, generator).noise
-
-
-def _forward(
-    generator: nn.Module, noise: Mapping[str, Tensor], condition: Tensor | None, controls: Any, device: torch.device
-) -> Sample:
-    with torch.no_grad():
-        sample: Sample = generator(noise, None if condition is None else condition.to(device), controls)
-        return sample
 
 
 def open_model(
@@ -398,13 +360,14 @@ def _manifest_for(info: Mapping[str, Any], folder: Path) -> Modality:
 # Files -----------------------------------------------------------------------------------------------------------
 
 
-def save(chunks: Iterable[Samples], path: str | Path, workers: int = WORKERS) -> list[Path]:
+def save(chunks: Iterable[Samples], path: str | Path, workers: int = WORKERS, format: str | None = None) -> list[Path]:
     """Write samples as they come.
 
     Args:
         chunks: of one model, seed and label.
-        path: a folder (one file per sample, named by its index, and `samples.json`), or a file whose ending is one of
-            the modality's sheets (one joint file).
+        path: a folder (one file per sample, named by its index, and `samples.json`), or a file: one joint file, whose
+            ending is one of the modality's sheets, or the file of a single sample, whose ending is one of its formats.
+        format: of the folder's files; None: the modality's first.
         workers: threads that write the folder's files while the next chunk is drawn; 0: each chunk waits for its own.
 
     Returns:
@@ -420,12 +383,16 @@ def save(chunks: Iterable[Samples], path: str | Path, workers: int = WORKERS) ->
     if joint:
         ending = path.suffix[1:].lower()
         whole = join([first.sample, *(chunk.sample for chunk in chunks)])
+        is_joint(modality, path, len(whole))
         artifact.make_folder(path.parent)
-        with registry.asking(modality, "sheet"):
-            content = model.plugin.sheet(whole, ending, first.controls, first.columns)
+        if len(whole) == 1 and ending in modality.formats:
+            (content,) = first.encode(ending)
+        else:
+            with registry.asking(modality, "sheet"):
+                content = model.plugin.sheet(whole, ending, first.controls, first.columns)
         artifact.write_whole(path, content)
         return [path]
-    format = modality.formats[0]
+    format = format_of(modality, format)
 
     def write(chunk: Samples) -> None:
         artifact.write_files(path, zip(_names(chunk, format), chunk.encode(format), strict=True))
@@ -434,7 +401,8 @@ def save(chunks: Iterable[Samples], path: str | Path, workers: int = WORKERS) ->
     pieces = (chunk[place : place + CHUNK] for chunk in every for place in range(0, len(chunk), CHUNK))
     rows = [row for piece in overlapped(write, pieces, workers) for row in _rows(piece, format)]
     chosen = {"best_of": first.best_of, "critics_sha256": model.jury.sha256} if first.best_of > 1 else {}
-    told = {"model": describe_model(model), "controls": _plain(first.controls), **chosen}
+    controls = {} if first.controls is None else first.controls.model_dump(mode="json")
+    told = {"model": describe_model(model), "controls": controls, **chosen}
     document = {"schema": 1, **told, "samples": rows}
     document["samples"] = _rows_beside(path / "samples.json", document) + rows
     artifact.write_whole(path / "samples.json", _sidecar(document))
@@ -462,17 +430,66 @@ def _rows(chunk: Samples, format: str) -> Iterator[dict[str, Any]]:
         yield {"file": name, "seed": seed, **known, "label": chunk.label, **told}
 
 
-def is_joint(modality: Modality, path: str | Path) -> bool:
-    """Whether a path means one joint file: it has an ending, and neither a slash behind it nor a folder of its name.
+def save_long(model: Model, path: str | Path, seed: int = 0, index: int = 0, **arguments: Any) -> Path:
+    """Draw one sample and write its file part by part, in constant memory where the format allows it.
+
+    Args:
+        arguments: label and controls, as for `Model.unroll`.
 
     Raises:
-        ConfigError: if the modality cannot write a joint file of that ending.
+        ConfigError: if the modality cannot write such a file.
+    """
+    path, settings = Path(path), config.controls(model.modality, arguments.get("controls") or {})
+    format = format_of(model.modality, path.suffix[1:].lower())
+    stop = cast(Unrolling, model.generator).length(settings)
+    artifact.make_folder(path.parent)
+    with (
+        registry.asking(model.modality, "sink"),
+        artifact.writing(path) as file,
+        model.plugin.sink(file, format, settings) as write,
+    ):
+        for part in model.unroll(seed, index, stop=stop, **arguments):
+            write(part)
+    return path
+
+
+def is_long(model: Model, path: str | Path) -> bool:
+    """Whether the file of one sample can be written part by part."""
+    ending = Path(path).suffix[1:].lower()
+    can = {"unroll", "sink"} <= capabilities_of(model.plugin, model.generator)
+    return can and is_joint(model.modality, path) and ending in model.modality.formats
+
+
+def format_of(modality: Modality, format: str | None) -> str:
+    """One of a modality's formats; None: the first.
+
+    Raises:
+        ConfigError: for any other.
+    """
+    if format is not None and format not in modality.formats:
+        can = ", ".join(modality.formats)
+        raise ConfigError(f"format {format!r}: {modality.id} writes {can}.{did_you_mean(format, modality.formats)}")
+    return format or modality.formats[0]
+
+
+def is_joint(modality: Modality, path: str | Path, n: int = 1) -> bool:
+    """Whether a path means one file: it has an ending, and neither a slash behind it nor a folder of its name.
+
+    Args:
+        n: how many samples it is for.
+
+    Raises:
+        ConfigError: if the modality cannot write so many samples as one file of that ending.
     """
     if str(path).endswith(("/", os.sep)) or not Path(path).suffix or Path(path).is_dir():
         return False
-    if Path(path).suffix[1:].lower() not in modality.sheets:
+    ending = Path(path).suffix[1:].lower()
+    if ending not in modality.sheets and (n > 1 or ending not in modality.formats):
         can = ", ".join(f".{ending}" for ending in modality.sheets) or "no joint file"
-        raise ConfigError(f"{path}: {modality.id} writes {can} for many samples; a path that ends in / is a folder")
+        alone = ", ".join(f".{ending}" for ending in modality.formats)
+        raise ConfigError(
+            f"{path}: {modality.id} writes {can} for many samples, {alone} for one; a path that ends in / is a folder"
+        )
     return True
 
 
@@ -500,7 +517,3 @@ def describe_model(model: Model) -> dict[str, Any]:
         "genkit": model.info.get("genkit"),
         "torch": torch.__version__,
     }
-
-
-def _plain(controls: Any) -> dict[str, Any]:
-    return {} if controls is None else controls.model_dump(mode="json")

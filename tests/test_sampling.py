@@ -13,9 +13,10 @@ import pytest
 import torch
 
 import genkit
+from genkit.drawing import CHUNK, Between, draw_chunk
 from genkit.errors import ConfigError, ModelError, PluginError, StorageError, UserError
 from genkit.runtime import overlapped
-from genkit.sampling import CHUNK, Between, draw_chunk, save
+from genkit.sampling import save
 from genkit.testing.toys import duet, language, ring, step_language
 
 

@@ -107,6 +107,9 @@ def generate(
         list[str] | None, typer.Option(help="module:Class of a network of one's own that the model may be built from.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps ...")] = "auto",
+    format: Annotated[
+        str | None, typer.Option(help="Of the files in a folder [default: the modality's first].")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
 ) -> None:
     """Draw samples: one file each into a folder, or one joint file."""
@@ -122,7 +125,8 @@ def generate(
     controls = configuration.parse_overrides(settings or [])
     opened = sampling.open_model(model, device, own=own or ())
     if out != "-":
-        sampling.is_joint(opened.modality, out)  # before the work, not after it
+        sampling.is_joint(opened.modality, out, len(ends) or n)  # before the work, not after it
+        sampling.format_of(opened.modality, format)
     chunks: Iterable[Samples]
     if ends:
         chunks = [opened.interpolate(ends, seed, 8 if steps is None else steps, label, controls)]
@@ -138,7 +142,10 @@ def generate(
         for chunk in chunks:
             sys.stdout.buffer.writelines(b" ".join(sample.splitlines()) + b"\n" for sample in chunk.encode())
         return
-    written = sampling.save(chunks, out)
+    if n == 1 and not ends and best_of is None and sampling.is_long(opened, out):
+        written = [sampling.save_long(opened, out, seed, start, label=label, controls=controls)]
+    else:
+        written = sampling.save(chunks, out, format=format)
     if as_json:
         import json
 

@@ -23,7 +23,8 @@ from PIL import Image
 
 import genkit
 from genkit import compat
-from genkit.sampling import CHUNK, save
+from genkit.drawing import CHUNK
+from genkit.sampling import save
 
 compat.torchvision()
 from torchvision.utils import save_image  # noqa: E402  # only after compat

@@ -24,8 +24,8 @@ import numpy as np
 import torch
 
 import genkit
+from genkit.drawing import CHUNK, draw_chunk
 from genkit.plugin import Facts, ModalityPlugin, Networks, Sample
-from genkit.sampling import CHUNK, draw_chunk
 from genkit_text import modality as text
 from genkit_text.critics import make_critic
 from genkit_text.generators import make_generator

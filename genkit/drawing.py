@@ -1,0 +1,183 @@
+"""Identities -> noise -> samples, without gradients: chunks of them, walks between them, one of any length by blocks.
+
+A row depends on its identity, its condition and the controls alone. Knows generators and their noise; no plugin, no
+file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import count
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from genkit.data import join
+from genkit.noise import between
+from genkit.noise import draw as draw_noise
+from genkit.plugin import Generator, Noise, Sample, Unrolling
+
+CHUNK = 64
+"""Rows of every forward when sampling. Part of what a sample's bits depend on: never changed lightly."""
+
+
+class Between(NamedTuple):
+    """A place on the way from one identity to another.
+
+    Args:
+        start, end: their indices.
+        share: of the way that lies behind, 0 .. 1; 0 has the noise of `start` itself, 1 that of `end`.
+    """
+
+    start: int
+    end: int
+    share: float
+
+    @property
+    def nearer(self) -> int:
+        """The index of the nearer end, halfway the first."""
+        return self.end if self.share > 0.5 else self.start
+
+
+def unrolls(generator: object) -> bool:
+    """Whether a generator draws samples of any length, block by block."""
+    return callable(getattr(generator, "unroll", None))
+
+
+def rows_of(generator: nn.Module) -> int:
+    """How many samples are drawn at once: whole chunks, but those that may be of any length one by one."""
+    return 1 if unrolls(generator) else CHUNK
+
+
+def draw_chunk(
+    generator: nn.Module, indices: Sequence[int], seed: int | str, condition: Tensor | None, controls: Any,
+    device: torch.device,
+) -> Sample:  # fmt: skip
+    """Whole samples of some identities, of the length that the controls ask for."""
+    if not unrolls(generator):
+        return draw_batch(generator, indices, seed, condition, controls, device)
+    length, parts, drawn = cast(Unrolling, generator).length(controls), [], 0
+    for part in draw_blocks(generator, indices, seed, condition, controls, device):
+        parts.append(part)
+        drawn += cast(Unrolling, generator).block
+        if drawn >= length:
+            break
+    return cut(generator, parts, 0, length)
+
+
+def draw_batch(
+    generator: nn.Module, indices: Sequence[int], seed: int | str, condition: Tensor | None, controls: Any,
+    device: torch.device,
+) -> Sample:  # fmt: skip
+    """One forward, as in training."""
+    return forward(generator, noise_for(generator, seed, indices, device, controls), condition, controls, device)
+
+
+def draw_blocks(
+    generator: nn.Module, indices: Sequence[int], seed: int | str, condition: Tensor | None, controls: Any,
+    device: torch.device, first: int = 0,
+) -> Iterator[Sample]:  # fmt: skip
+    """Samples without an end: their blocks of steps, from block `first` on; always whole, so that bits are equal."""
+    unrolling = cast(Unrolling, generator)
+    told = None if condition is None else condition.to(device)
+    for number in count(first):
+        steps = range(number * unrolling.block, (number + 1) * unrolling.block)
+        windows = unrolling.needs(steps, controls)
+        noise = noise_for(generator, seed, indices, device, controls, windows)
+        with torch.no_grad():
+            yield unrolling.unroll(noise, told, controls, steps)
+
+
+def draw_walk(
+    generator: nn.Module, walk: Sequence[Between], seed: int,
+    ask: Callable[[Sequence[int]], Tensor | None], controls: Any, device: torch.device,
+) -> Sample:  # fmt: skip
+    """The batch of samples on a walk, on the CPU, in chunks that the last place fills up."""
+    ends = sorted({index for place in walk for index in place[:2]})
+    length = cast(Unrolling, generator).length(controls) if unrolls(generator) else 0
+    windows = cast(Unrolling, generator).needs(range(length), controls) if length else {}
+    drawn = {part: _draw(spec, part, seed, ends, controls, windows) for part, spec in noise_of(generator).items()}
+    known = {part: dict(zip(ends, rows, strict=True)) for part, rows in drawn.items()}
+    pieces: list[Sample] = []
+    at_once = rows_of(generator)
+    for first in range(0, len(walk), at_once):
+        wanted = list(walk[first : first + at_once])
+        whole = wanted + wanted[-1:] * (at_once - len(wanted))
+        condition = ask([place.nearer for place in whole])
+        noise = {}
+        for part, spec in noise_of(generator).items():
+            rows = [between(known[part][a], known[part][b], share, spec.law) for a, b, share in whole]
+            noise[part] = torch.from_numpy(np.stack(rows)).to(device)
+        if length:
+            with torch.no_grad():
+                sample = cast(Unrolling, generator).unroll(
+                    noise, None if condition is None else condition.to(device), controls, range(length)
+                )
+        else:
+            sample = forward(generator, noise, condition, controls, device)
+        pieces.append(sample[: len(wanted)].to("cpu"))
+    return join(pieces)
+
+
+def in_parts(generator: nn.Module, blocks: Iterator[Sample], size: int, stop: int | None = None) -> Iterator[Sample]:
+    """Blocks as parts of `size` steps each, on the CPU; the last is shorter where there is a `stop`."""
+    axis, held, given = cast(Unrolling, generator).step_axis, [next(blocks).to("cpu")], 0
+    while stop is None or given < stop:
+        wanted = size if stop is None else min(size, stop - given)
+        while sum(part.x.shape[axis] for part in held) < wanted:
+            held.append(next(blocks).to("cpu"))
+        yield cut(generator, held, 0, wanted)
+        left = sum(part.x.shape[axis] for part in held) - wanted
+        held = [cut(generator, held, wanted, wanted + left)]
+        given += wanted
+
+
+def cut(generator: nn.Module, parts: Sequence[Sample], start: int, stop: int) -> Sample:
+    """Steps start .. stop - 1 of parts that follow each other."""
+    axis, first = cast(Unrolling, generator).step_axis, parts[0]
+    x = torch.cat([part.x for part in parts], axis).narrow(axis, start, stop - start)
+    mask = None if first.mask is None else torch.cat([cast(Tensor, part.mask) for part in parts], 1)[:, start:stop]
+    return Sample(x, first.condition, mask)
+
+
+def noise_for(
+    generator: nn.Module, seed: int | str, indices: Sequence[int], device: torch.device, controls: Any = None,
+    windows: Mapping[str, range] | None = None,
+) -> dict[str, Tensor]:  # fmt: skip
+    """All parts of a generator's noise for some identities.
+
+    Args:
+        controls: a control `<part>_seed` that is not None is that part's seed.
+        windows: steps of the parts that have steps, where they are not those of training.
+    """
+    return {
+        part: torch.from_numpy(_draw(spec, part, seed, indices, controls, windows or {})).to(device)
+        for part, spec in noise_of(generator).items()
+    }
+
+
+def _draw(
+    spec: Noise, part: str, seed: int | str, indices: Sequence[int], controls: Any, windows: Mapping[str, range]
+) -> np.ndarray[Any, Any]:
+    own = getattr(controls, f"{part}_seed", None)
+    window = windows.get(part)
+    if window is not None:
+        spec = replace(spec, steps=len(window))
+    return draw_noise(spec, part, seed if own is None else own, indices, 0 if window is None else window.start)
+
+
+def noise_of(generator: nn.Module) -> Mapping[str, Noise]:
+    """The parts of a generator's noise."""
+    return cast(Generator, generator).noise
+
+
+def forward(
+    generator: nn.Module, noise: Mapping[str, Tensor], condition: Tensor | None, controls: Any, device: torch.device
+) -> Sample:
+    """One forward without gradients."""
+    with torch.no_grad():
+        sample: Sample = generator(noise, None if condition is None else condition.to(device), controls)
+        return sample
