@@ -105,6 +105,18 @@ class Modality:
         result: dict[str, Any] = json.loads(json.dumps(plain))
         return result
 
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> Modality:
+        """The manifest that `to_json` made such data of."""
+        presets = {
+            name: Preset(
+                **{**preset, "capabilities": None if (can := preset["capabilities"]) is None else frozenset(can)}
+            )
+            for name, preset in plain["presets"].items()
+        }
+        endings = {name: tuple(plain[name]) for name in ("formats", "sheets")}
+        return cls(**{**plain, **endings, "presets": presets})
+
 
 @dataclass(frozen=True)
 class Facts:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +11,7 @@ from typing import Annotated
 import typer
 
 from genkit.cli.words import Command, group, print_table
+from genkit.errors import ConfigError, did_you_mean
 
 app = group("What is installed.")
 
@@ -77,3 +80,28 @@ def plugins_new(
     print("  pip install -e '.[test]'")
     print("  pytest")
     print(f"  genkit train {id} --out runs/{id}")
+
+
+@app.command("check", cls=Command)
+def plugins_check(
+    modality: Annotated[str, typer.Argument(help="A modality, or module:attribute of a manifest.")],
+    settings: Annotated[
+        list[str] | None, typer.Argument(help="Overrides that keep it small: options.size=16 recipe.loss=hinge ...")
+    ] = None,
+    preset: Annotated[str | None, typer.Option(help="A preset [default: the first].")] = None,
+    data: Annotated[str | None, typer.Option(help="A path, or builtin:NAME.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Whether a modality keeps the contract: every check that applies to it, in a few seconds of training."""
+    from genkit.config import parse_overrides
+    from genkit.testing import check_modality
+
+    sys.path.append(os.getcwd())  # as in `train`
+    given = parse_overrides(settings or [])
+    for key in given:
+        if key not in ("options", "recipe"):
+            raise ConfigError(f"{key}: no such setting of a check.{did_you_mean(key, ('options', 'recipe'))}")
+    report = check_modality(modality, preset, data, **given)
+    print(json.dumps(report.to_json(), indent=2) if as_json else report)
+    if not report.ok:
+        raise typer.Exit(1)

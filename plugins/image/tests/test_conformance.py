@@ -1,0 +1,16 @@
+"""The contract, kept: plain, and conditional with everything that can be changed about pictures."""
+
+from genkit.testing import ModalityConformance
+
+
+class TestPlain(ModalityConformance):
+    modality = "image"
+    options = {"size": 16, "features": 4}
+    minimum = 25
+
+
+class TestConditional(ModalityConformance):
+    modality = "image"
+    preset = "modern"
+    options = {"size": 16, "features": 4, "conditional": True, "augment": "on", "flip": True, "crop": 2}
+    minimum = 25
