@@ -152,8 +152,8 @@ def facts_round_trip(subject: Subject) -> None:
 def networks_follow_from_facts(subject: Subject) -> None:
     """The networks are rebuilt from options and facts alone, without the data; torch's seed decides their weights."""
     plugin, _ = subject.open()
-    options = plugin.options
-    if isinstance(options, BaseModel):
+    options: Any = subject.config.options
+    if options is not None:
         options = configuration.validate(type(options), json.loads(options.model_dump_json()), "options")
     facts = Facts(json.loads(json.dumps(dict(plugin.facts.values))), dict(plugin.facts.files))
     with global_seeds("networks"):

@@ -40,8 +40,10 @@ def condition_answers(subject: Subject) -> None:
     if given is None:
         return
     expect(len(given) == len(indices), f"condition gave {len(given)} rows for {len(indices)} indices")
-    alone = plugin.condition(None, indices[-1:])
-    expect(alone is not None and torch.equal(alone[0], given[-1]), "a condition depends on the indices asked with it")
+    for index, row in zip(indices, given, strict=True):
+        alone = plugin.condition(None, [index])
+        same = alone is not None and torch.equal(alone[0], row)
+        expect(same, f"the condition of index {index} depends on the indices that are asked with it")
     if real is None:
         raise AssertionError("condition has a default, but the data have no conditions: give None without labels")
     found, wanted = (given.shape[1:], given.dtype), (real.shape[1:], real.dtype)

@@ -1,0 +1,378 @@
+"""The conformance suite: the toys pass it, and for each check there is a modality that it catches."""
+
+import itertools
+import json
+import os
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+from genkit.cli import app
+from genkit.errors import ConfigError, DataError
+from genkit.plugin import Critique, Facts, Networks, Preset, Sample
+from genkit.testing import ModalityConformance, check_modality, toys
+from genkit.testing.conformance import CHECKS, MINIMUM
+from genkit.testing.toys import duet, language, ring
+
+NAMES = [check.name for check in CHECKS]
+CALLS = itertools.count()
+
+
+# Mutants: a toy with one fault each -------------------------------------------------------------------------------
+
+
+def like(modality, *, preset=None, **parts):
+    """A toy with other parts; `preset` replaces settings of its default preset."""
+    presets = {"default": replace(modality.presets["default"], **(preset or {}))}
+    return replace(modality, **{"presets": presets, **parts})
+
+
+def points(generator=toys.PointGenerator, critic=toys.PointCritic):
+    """The ring with a network of its own."""
+
+    class Mutant(toys.Mixture):
+        def networks(self):
+            options = self.options
+            return Networks(generator(options.width, options.latent), {"critic": critic(options.width)})
+
+    return like(ring, plugin=Mutant)
+
+
+def speaker(generator):
+    """The tiny language with a generator of its own."""
+
+    class Mutant(toys.Language):
+        def networks(self):
+            return Networks(generator(self.options), {"critic": toys.LanguageCritic(self.options)})
+
+    return like(language, plugin=Mutant)
+
+
+class Loose(toys.RingOptions, extra="ignore"):
+    pass
+
+
+class LooseControls(toys.DuetControls, extra="ignore"):
+    pass
+
+
+class OtherDataEachTime(toys.Mixture):
+    def dataset(self, source):
+        return torch.randn(100, 2)
+
+
+class TupleInFacts(toys.Mixture):
+    @classmethod
+    def inspect(cls, source, options):
+        return Facts({"centre": (0.0, 0.0)})
+
+
+class WideOnceItHasSeenData(toys.Mixture):
+    def dataset(self, source):
+        self.options = self.options.model_copy(update={"width": 16})
+        return super().dataset(source)
+
+
+class OneAxisMore(toys.PointGenerator):
+    def forward(self, noise, condition=None, controls=None):
+        return Sample(super().forward(noise).x[:, None])
+
+
+class Flattens(toys.PointCritic):
+    def forward(self, sample):
+        return super().forward(Sample(sample.x.flatten(1)))
+
+
+class OneVerdictForAll(toys.PointCritic):
+    def forward(self, sample):
+        return Critique((super().forward(sample).logits[0].mean()[None],))
+
+
+class WithoutSlope(toys.PointGenerator):
+    def forward(self, noise, condition=None, controls=None):
+        x = super().forward(noise).x
+        return Sample(x.detach() + 0 * x)
+
+
+class SpareLayer(toys.PointGenerator):
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        self.spare = nn.Linear(2, 2)
+
+
+class CountsItsCalls(toys.PointGenerator):
+    calls = 0
+
+    def forward(self, noise, condition=None, controls=None):
+        self.calls += self.training
+        return Sample(super().forward(noise).x * (1 + 0.1 * self.calls))
+
+
+class ShakyHand(toys.PointGenerator):
+    def forward(self, noise, condition=None, controls=None):
+        x = super().forward(noise).x
+        return Sample(x + 0.1 * torch.randn_like(x))
+
+
+class CentredOnItsBatch(toys.PointGenerator):
+    def forward(self, noise, condition=None, controls=None):
+        x = super().forward(noise).x
+        return Sample(x - x.mean(0))
+
+
+class ShiftIsNoBuffer(toys.PointGenerator):
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        self.shift = torch.randn(2)
+
+    def forward(self, noise, condition=None, controls=None):
+        return Sample(super().forward(noise).x + self.shift)
+
+
+class ProcessDecides(toys.Mixture):
+    def networks(self):
+        networks = super().networks()
+        networks.generator.register_forward_hook(lambda _, __, sample: sample.with_x(sample.x + os.getpid()))
+        return networks
+
+
+class LeavesAFile(toys.Mixture):
+    def dataset(self, source):
+        Path("left.txt").write_text("here")
+        return super().dataset(source)
+
+
+class RemembersLooks(toys.Duet):
+    looks = 0
+
+    def sheet(self, *arguments):
+        self.looks += 1
+        return super().sheet(*arguments)
+
+    def terms(self, *arguments):
+        return {name: value * (1 + self.looks) for name, value in super().terms(*arguments).items()}
+
+
+class ConditionByPlace(toys.Duet):
+    def condition(self, value, indices):
+        return torch.arange(len(indices)) % 3
+
+
+class OtherWeightsEachTime(toys.Mixture):
+    def initialise(self, networks):
+        first = next(networks.generator.parameters())
+        nn.init.constant_(first, 1 / (1 + next(CALLS)))
+
+
+class Rounds(toys.Mixture):
+    def augment(self, sample):
+        return sample.with_x(sample.x.round())
+
+
+class NumberedSheets(toys.Duet):
+    def sheet(self, *_):
+        return str(next(CALLS)).encode()
+
+
+class FlatLoss(toys.LanguageGenerator):
+    def pretrain_loss(self, real):
+        return super().pretrain_loss(real).detach()
+
+
+class PositiveLogProb(toys.LanguageGenerator):
+    def log_prob(self, sample):
+        return -super().log_prob(sample)
+
+
+class StartsAnew(toys.LanguageGenerator):
+    def complete(self, sample, length, noise):
+        return super().complete(sample, torch.zeros_like(length), noise)
+
+
+class ScoresAnotherPolicy(toys.LanguageGenerator):
+    def log_prob(self, sample):
+        return super().log_prob(sample) / 2
+
+
+class AugmentsItsData(Rounds):
+    def dataset(self, source):
+        return self.augment(Sample(super().dataset(source))).x
+
+
+class WritesNoPng(toys.Mixture):
+    def encode(self, sample, format, controls):
+        return super().encode(sample, "npy", controls)
+
+
+def announcing(*capabilities, **parts):
+    return like(ring, preset={"capabilities": frozenset(capabilities)}, **parts)
+
+
+MISSPELT = Preset(recipe={"loss": "hinje"})
+NO_SUCH_TERM = {**duet.presets["default"].recipe, "terms": {"spred": 0.1}}
+
+MUTANTS = {
+    "manifest_is_plain_data": (like(ring, media_type="points"), "type/subtype"),
+    "import_takes_no_torch": ("genkit.testing.toys:ring", "imports torch"),
+    "names_resolve": (like(ring, options="genkit.testing.toys:NoSuchOptions"), "NoSuchOptions"),
+    "presets_are_configurations": (replace(ring, presets={**ring.presets, "other": MISSPELT}), "Did you mean 'hinge'"),
+    "capabilities_are_real": (announcing("augment"), "announces augment, which its classes lack"),
+    "options_round_trip": (like(ring, options=Loose), "take an unknown key"),
+    "controls_round_trip": (like(duet, controls=LooseControls), "take an unknown key"),
+    "data_are_samples": (like(ring, plugin=OtherDataEachTime), "other items"),
+    "facts_round_trip": (like(ring, plugin=TupleInFacts), "not the same after JSON"),
+    "networks_follow_from_facts": (like(ring, plugin=WideOnceItHasSeenData), "rebuilt without the data"),
+    "fakes_are_like_reals": (points(OneAxisMore, Flattens), r"samples are \[1, 2\] of float32"),
+    "critics_judge_each_row": (points(critic=OneVerdictForAll), r"gave logits \[1\]"),
+    "training_is_finite_and_moves_all": (points(WithoutSlope), "generator has not changed"),
+    "gradients_stay_at_home": (points(SpareLayer), "no gradient ever reached module.spare.bias"),
+    "resume_equals_uninterrupted": (points(CountsItsCalls), "never stopped"),
+    "looking_does_not_touch": (like(duet, plugin=RemembersLooks), "looked at samples"),
+    "same_identity_same_sample": (points(ShakyHand), "drawn again"),
+    "rows_stand_alone": (points(CentredOnItsBatch), "rows of their batch"),
+    "saved_is_loaded": (points(ShiftIsNoBuffer), "draws other samples"),
+    "files_are_what_they_say": (
+        like(ring, plugin=WritesNoPng, formats=("png",), media_type="image/png"),
+        "a .png file begins",
+    ),
+    "fresh_process_rebuilds": (like(ring, plugin=f"{__name__}:ProcessDecides"), "a fresh process"),
+    "files_stay_in_the_run": (like(ring, plugin=LeavesAFile), "left.txt"),
+    "condition_answers": (like(duet, plugin=ConditionByPlace), "of index 1 depends on the indices"),
+    "initialise_is_repeatable": (announcing("initialise", plugin=OtherWeightsEachTime), "the second time"),
+    "terms_are_scalars": (like(duet, preset={"recipe": NO_SUCH_TERM}), "weighs spred, but terms gave spread"),
+    "augment_keeps_shape": (announcing("augment", plugin=Rounds), "gradient through augment is nothing"),
+    "sheet_writes_each_ending": (like(duet, plugin=NumberedSheets), "another sheet .txt"),
+    "pretrain_loss_learns": (speaker(FlatLoss), "no gradient of pretrain_loss"),
+    "log_prob_is_one": (speaker(PositiveLogProb), "at most 0"),
+    "complete_keeps_prefixes": (speaker(StartsAnew), "told to keep"),
+    "relaxed_agrees": (speaker(ScoresAnotherPolicy), "score with the same policy"),
+    "unannounced_is_not_used": (like(ring, plugin=AugmentsItsData), "augment was called"),
+}
+"""Check -> (a modality that it must catch, what it says)."""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_check_catches_its_mutant(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    mutant, says = MUTANTS[name]
+    (result,) = check_modality(mutant, only=[name]).results
+    assert result.status == "failed", name
+    assert re.search(says, result.reason), result.reason
+
+
+def test_no_mutant_is_without_its_check():
+    assert list(MUTANTS) == NAMES
+
+
+# The toys ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("toy", [ring, language, duet], ids=lambda toy: toy.id)
+def test_a_toy_keeps_the_contract(toy):
+    report = check_modality(toy)
+    assert report.ok, str(report)
+    assert report.applied >= MINIMUM + len(toy.presets["default"].capabilities)
+
+
+OTHERS = [(toys.grid, None), (toys.step_language, None), *((language, name) for name in list(language.presets)[1:])]
+
+
+@pytest.mark.parametrize(("toy", "preset"), OTHERS)
+def test_the_other_toys_and_presets_keep_it_within_this_process(toy, preset):
+    report = check_modality(toy, preset, only=[name for name in NAMES if name != "fresh_process_rebuilds"])
+    assert report.ok, str(report)
+
+
+def test_what_is_hidden_is_not_used():
+    hidden = like(duet, preset={"capabilities": frozenset({"condition", "terms"})})
+    (result,) = check_modality(hidden, only=["unannounced_is_not_used"]).results
+    assert result.status == "passed", result.reason
+
+
+# The report, the class, the command -------------------------------------------------------------------------------
+
+
+def test_a_report_counts_what_applied_and_says_why_the_rest_did_not():
+    few = ["names_resolve", "options_round_trip", "controls_round_trip"]
+    report = check_modality(ring, only=few, minimum=2)
+    assert report.ok
+    assert str(report).endswith("applied 2, failed 0, skipped 1 (no controls)")
+    short = check_modality(ring, only=few, minimum=3)
+    assert not short.ok
+    assert "too few: at least 3" in str(short)
+    assert [row["status"] for row in short.to_json()["results"]] == ["passed", "passed", "skipped"]
+
+
+def test_an_expected_failure_needs_to_fail():
+    name = "facts_round_trip"
+    told = {"only": [name], "expected_failures": {name: "tuples"}}
+    report = check_modality(like(ring, plugin=TupleInFacts), **told)
+    assert report.ok
+    assert str(report).endswith("expected to fail 1")
+    report = check_modality(ring, **told)
+    assert not report.ok
+    assert "take it out of expected_failures" in report.results[0].reason
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"only": ["name_resolve"]}, "Did you mean 'names_resolve'"),
+        ({"expected_failures": {"x": "y"}}, "there is no check 'x'"),
+        ({"preset": "defalt"}, "Did you mean 'default'"),
+        ({"options": {"widht": 3}}, "Did you mean 'width'"),
+    ],
+)
+def test_the_users_mistakes_are_said_at_once(given, says):
+    with pytest.raises(ConfigError, match=says):
+        check_modality(ring, **given)
+
+
+class _Broken(ModalityConformance):
+    modality = like(ring, plugin=TupleInFacts)
+    expected_failures = {"data_are_samples": "not true", "facts_round_trip": "a tuple"}
+
+
+def test_the_class_has_a_test_for_each_check_and_one_that_counts(tmp_path):
+    assert {f"test_{name}" for name in NAMES} | {"test_enough_checks_apply"} == {
+        name for name in dir(ModalityConformance) if name.startswith("test_")
+    }
+    _Broken.setup_class()
+    broken = _Broken()
+    broken.test_names_resolve()
+    with pytest.raises(pytest.xfail.Exception, match="a tuple"):
+        broken.test_facts_round_trip()
+    with pytest.raises(pytest.skip.Exception, match="no controls"):
+        broken.test_controls_round_trip()
+    with pytest.raises(AssertionError, match="it passes, but was expected"):
+        broken.test_data_are_samples()
+    with pytest.raises(AssertionError, match=f"only {MINIMUM - 1} checks apply"):
+        broken.test_enough_checks_apply()
+    folder = broken.subject().folder
+    _Broken.teardown_class()
+    assert not folder.exists()
+
+
+def test_data_that_cannot_be_opened_are_the_users_mistake():
+    class Refuses(toys.Mixture):
+        @classmethod
+        def open(cls, source, options):
+            raise DataError(f"{source} is no folder")
+
+    with pytest.raises(DataError, match="is no folder"):
+        check_modality(like(ring, plugin=Refuses), data="nowhere")
+
+
+def test_the_command_tells_and_ends_with_what_it_found():
+    run = CliRunner().invoke
+    told = run(app, ["plugins", "check", "genkit.testing.toys:ring", "options.width=8", "--json"])
+    report = json.loads(told.stdout)
+    failed = [row["name"] for row in report["results"] if row["status"] == "failed"]
+    assert (told.exit_code, report["ok"], failed) == (1, False, ["import_takes_no_torch"])  # toys are no package
+    assert isinstance(run(app, ["plugins", "check", "nobody:at_home"]).exception, ConfigError)
+    assert isinstance(run(app, ["plugins", "check", "image", "run.items=3"]).exception, ConfigError)
