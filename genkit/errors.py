@@ -60,10 +60,11 @@ class PluginError(GenkitError):
         plugin: who failed, as `distribution version (id)`.
         call: what was asked of it.
         reason: what it answered.
+        closer: the command that looks closer, where there is one.
     """
 
-    def __init__(self, plugin: str, call: str, reason: str) -> None:
-        super().__init__(f"plugin {plugin} failed at {call}: {reason}")
+    def __init__(self, plugin: str, call: str, reason: str, closer: str = "") -> None:
+        super().__init__(f"plugin {plugin} failed at {call}: {reason}{f' (`{closer}` tells more)' if closer else ''}")
         self.plugin, self.call, self.reason = plugin, call, reason
 
 

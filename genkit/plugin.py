@@ -36,6 +36,10 @@ CAPABILITIES = PLUGIN_CAPABILITIES | GENERATOR_CAPABILITIES
 """What a preset may announce beyond the musts. Each is the name of a method: of the plugin, or of its generator."""
 
 
+class Incompatible(ImportError):
+    """A manifest that needs a newer version of this contract."""
+
+
 # What a plugin declares ------------------------------------------------------------------------------------------
 
 
@@ -74,6 +78,10 @@ class Modality:
         controls: the same for what can be turned when generating. None: there are none.
         presets: the first is the default.
         data: the default data source, None where there is none.
+        needs: the lowest version of this contract that the plugin can work with: a floor, for what a minor has added.
+
+    Raises:
+        Incompatible: if that is newer than this `API`, whatever else the manifest says.
     """
 
     id: str
@@ -87,6 +95,13 @@ class Modality:
     controls: str | type[Any] | None = None
     presets: Mapping[str, Preset] = field(default_factory=lambda: {"default": Preset()})
     data: str | None = None
+    needs: tuple[int, int] = (1, 0)
+
+    def __new__(cls, *_: Any, needs: tuple[int, int] = API, **__: Any) -> Modality:
+        if tuple(needs) > API:  # before the initialiser, which would stumble over keywords that it does not know yet
+            wanted, here = (".".join(map(str, version)) for version in (needs, API))
+            raise Incompatible(f"it needs plugin API {wanted}, this genkit has {here}: upgrade genkit-gan")
+        return super().__new__(cls)
 
     def to_json(self) -> dict[str, Any]:
         """The manifest as JSON data.

@@ -5,28 +5,26 @@
     Loaded      the plugin's class, which imports torch    training, sampling
 
 A faulty plugin is a row with a reason. Conflicts name both distributions and are never settled by install order.
+Wherever an id is taken, so is `distribution:id`, which also names a plugin that another one keeps from its id.
 Knows no modality: which distributions are the project's own it reads from the extras of its own metadata.
 """
 
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import re
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
+from genkit import selection
 from genkit.errors import GenkitError, PluginError, UnknownModality, did_you_mean, first_line
 from genkit.own import resolve
-from genkit.plugin import API, Modality, ModalityPlugin
-
-if TYPE_CHECKING:
-    import subprocess
+from genkit.plugin import API, Incompatible, Modality, ModalityPlugin
+from genkit.selection import canonical, matches
 
 CORE = "genkit-gan"
 PROBE_SECONDS = 20
@@ -43,8 +41,8 @@ class Found:
         target: `module:attribute` of the manifest.
         distribution, version: the package that brings it; `local` for one registered in this process.
         path: where that package's metadata lie.
-        status: ok, conflict (another distribution claims the id), incompatible (another major of the contract),
-            or broken (it cannot be imported or described).
+        status: ok, disabled (the user does not want it), conflict (another distribution claims the id), incompatible
+            (another version of the contract), or broken (it cannot be imported or described).
         reason: why it is not ok.
     """
 
@@ -55,6 +53,11 @@ class Found:
     path: str
     status: str = "ok"
     reason: str = ""
+
+    @property
+    def name(self) -> str:
+        """In full: `distribution:id`."""
+        return f"{canonical(self.distribution)}:{self.id}"
 
     def __str__(self) -> str:
         return f"{self.distribution} {self.version} ({self.id})"
@@ -70,7 +73,10 @@ def register(modality: Modality, replace: bool = False) -> Modality:
         PluginError: if the id is taken and `replace` is False.
     """
     taken = modality.id in _registered and _registered[modality.id] != modality
-    installed = any(row.id == modality.id for row in _scan()) and home_of(modality).distribution == "local"
+    installed = (
+        any(row.id == modality.id and row.status != "disabled" for row in _scan())
+        and home_of(modality).distribution == "local"
+    )
     if (taken or installed) and not replace:
         raise PluginError(
             f"local ({modality.id})", "register", "the id is taken already; pass replace=True to take it over"
@@ -84,90 +90,120 @@ def unregister(id: str) -> None:
     _registered.pop(id, None)
 
 
-def found() -> list[Found]:
-    """All plugins that are installed or registered, sorted by id and distribution. Imports none of them."""
+def found(strict: bool | None = None) -> list[Found]:
+    """All plugins that are installed or registered, sorted by id and distribution. Imports none of them.
+
+    Args:
+        strict: whether one that is neither ok nor disabled is an error. None: as GENKIT_STRICT_PLUGINS says.
+
+    Raises:
+        PluginError: in that case.
+    """
     rows = [*_scan(), *(_local(modality) for modality in _registered.values())]
-    return sorted(_settle(rows), key=lambda row: (row.id, row.distribution))
+    rows = sorted(_settle(rows), key=lambda row: (row.id, row.distribution))
+    return _all_well(rows) if strict or (strict is None and selection.strict()) else rows
 
 
 def probed() -> list[Found]:
     """The same after a try to describe each installed plugin, each in a process of its own with a time limit.
 
-    A plugin that raises, exits, prints, hangs or crashes at import becomes a broken row, and nothing worse.
+    A plugin that raises, exits, hangs or crashes at import becomes a broken row, and nothing worse. Raises as `found`.
     """
+    from genkit.probing import ask
+
     rows = found()
-    todo = {row: _start_probe(row) for row in rows if row.status == "ok" and row.distribution != "local"}
-    deadline = time.monotonic() + PROBE_SECONDS
-    reasons = {row: _end_probe(process, deadline) for row, process in todo.items()}
-    return [replace(row, status="broken", reason=reason) if (reason := reasons.get(row)) else row for row in rows]
+    well = [row for row in rows if row.status == "ok" and row.distribution != "local"]
+    answers = ask({row: ("genkit.registry", "judged", row.id, row.target) for row in well}, PROBE_SECONDS)
+    for row, (judgement, fault) in answers.items():
+        verdict = judgement or {"status": "broken", "reason": f"its import {fault}"}
+        rows[rows.index(row)] = replace(row, **verdict)
+    return _all_well(rows) if selection.strict() else rows
 
 
-def _start_probe(row: Found) -> subprocess.Popen[bytes]:
-    import subprocess
-
-    # -P: a file of the user's that is named like a module of the standard library must not be what is imported.
-    command = [sys.executable, "-P", "-c", "from genkit.registry import _probe; _probe()", row.id, row.target]
-    null = subprocess.DEVNULL
-    return subprocess.Popen(command, stdin=null, stdout=subprocess.PIPE, stderr=null)
-
-
-def _end_probe(process: subprocess.Popen[bytes], deadline: float) -> str:
-    """Why a plugin cannot be described, or nothing."""
-    import subprocess
-
+def judged(id: str, target: str) -> dict[str, str]:
+    """The status of a plugin that is imported for it, and the reason."""
     try:
-        output, _ = process.communicate(timeout=max(deadline - time.monotonic(), 0.5))
-        end = f"it ended the process at import (exit code {process.returncode})"
-    except subprocess.TimeoutExpired as error:
-        process.kill()
-        process.wait()
-        output, end = error.stdout or b"", f"its import did not end within {PROBE_SECONDS} s"
-    finally:
-        if process.stdout is not None:
-            process.stdout.close()
-    lines = output.decode(errors="replace").splitlines()
-    answers: list[str] = [json.loads(line.removeprefix(_MARK)) for line in lines if line.startswith(_MARK)]
-    return answers[-1] if answers else end
+        _manifest(Found(id, target, "", "", ""))
+    except PluginError as error:
+        status = "incompatible" if isinstance(error.__cause__, Incompatible) else "broken"
+        return {
+            "status": status,
+            "reason": error.reason if error.call == "description" else f"{error.call}: {error.reason}",
+        }
+    return {"status": "ok", "reason": ""}
 
 
-def provider(id: str) -> Found:
+def disable(name: str) -> list[str]:
+    """Leave plugins out from now on, for this user, and say in full which.
+
+    Args:
+        name: an id, a distribution, or `distribution:id`.
+
+    Raises:
+        UnknownModality: if no installed plugin is called so.
+        ConfigError, StorageError: if the choice cannot be kept.
+    """
+    names = [row.name for row in named(name)]
+    selection.disable(names)
+    return names
+
+
+def named(name: str) -> list[Found]:
+    """The rows of the installed plugins that a name means, whatever their status.
+
+    Args:
+        name: an id, a distribution, or `distribution:id`.
+
+    Raises:
+        UnknownModality: if there is none.
+    """
+    installed = [row for row in found(strict=False) if row.distribution != "local"]
+    rows = [row for row in installed if matches(name, row.name)]
+    if not rows:
+        known = {word for row in installed for word in (row.id, row.distribution)}
+        raise UnknownModality(f"no installed plugin is called {name!r}.{did_you_mean(name, known)}")
+    return rows
+
+
+def provider(name: str) -> Found:
     """The one plugin that provides a modality.
+
+    Args:
+        name: an id, or `distribution:id`, which a conflict about the id does not concern.
 
     Raises:
         UnknownModality: if there is none: the nearest name, and what to install if it is one of the project's own.
         PluginError: if it is not usable, with the reason.
     """
-    rows = [row for row in found() if row.id == id]
-    usable = [row for row in rows if row.status == "ok"]
-    if usable:
-        return usable[0]
+    full = ":" in name
+    everything = found()
+    rows = [row for row in everything if (matches(name, row.name) if full else row.id == name)]
+    for row in rows:
+        if row.status == "ok" or (full and row.status == "conflict"):
+            return row
     if rows:
-        raise PluginError(str(rows[0]), "discovery", rows[0].reason)
-    home = own_distributions().get(id)
+        row = min(rows, key=lambda row: row.status == "disabled")
+        raise PluginError(str(row), "discovery", row.reason)
+    own = own_distributions()
+    home = {f"{home}:{id}": home for id, home in own.items()}.get(name) or own.get(name)
     if home:
-        raise UnknownModality(f"modality {id!r} is not installed: pip install {home}")
-    known = {row.id for row in found()}
-    hint = did_you_mean(id, known | set(own_distributions())) or " No plugins are installed."
-    raise UnknownModality(f"no installed plugin provides the modality {id!r}.{hint}")
+        raise UnknownModality(f"modality {name!r} is not installed: pip install {home}")
+    known = {row.name if full else row.id for row in everything} | (set() if full else set(own))
+    hint = did_you_mean(name, known) or " No plugins are installed."
+    raise UnknownModality(f"no installed plugin provides the modality {name!r}.{hint}")
 
 
-def describe(id: str) -> Modality:
+def describe(name: str) -> Modality:
     """The manifest of a modality, checked.
+
+    Args:
+        name: an id, or `distribution:id`.
 
     Raises:
         UnknownModality, PluginError: as `provider`, and if the manifest cannot be imported or is none.
     """
-    row = provider(id)
-    if row.distribution == "local":
-        return _registered[id]
-    try:
-        manifest = resolve(row.target)
-    except _FAULTS as error:
-        raise PluginError(str(row), f"import of {row.target}", first_line(error)) from error
-    wrong = check_manifest(id, manifest)
-    if wrong:
-        raise PluginError(str(row), "description", wrong)
-    return cast(Modality, manifest)
+    row = provider(name)
+    return _registered[row.id] if row.distribution == "local" else _manifest(row)
 
 
 def load(modality: Modality) -> type[ModalityPlugin]:
@@ -194,7 +230,8 @@ def named_class(modality: Modality, part: str) -> Any:
     try:
         return resolve(target)
     except _FAULTS as error:
-        raise PluginError(origin(modality), f"import of its {part} {target}", first_line(error)) from error
+        home = home_of(modality)
+        raise PluginError(str(home), f"import of its {part} {target}", first_line(error), _cure(home)) from error
 
 
 @contextlib.contextmanager
@@ -274,7 +311,28 @@ def check_manifest(id: str, manifest: object) -> str:
 # Below: how the rows come about ----------------------------------------------------------------------------------
 
 _FAULTS = (Exception, SystemExit)
-_MARK = "genkit-probe "
+
+
+def _manifest(row: Found) -> Modality:
+    try:
+        manifest = resolve(row.target)
+    except _FAULTS as error:
+        raise PluginError(str(row), f"import of {row.target}", first_line(error), _cure(row)) from error
+    wrong = check_manifest(row.id, manifest)
+    if wrong:
+        raise PluginError(str(row), "description", wrong, _cure(row))
+    return cast(Modality, manifest)
+
+
+def _cure(row: Found) -> str:
+    return "" if row.distribution == "local" else f"genkit plugins doctor {row.id}"
+
+
+def _all_well(rows: list[Found]) -> list[Found]:
+    for row in rows:
+        if row.status not in ("ok", "disabled"):
+            raise PluginError(str(row), "discovery", f"{row.reason} ({selection.STRICT} is set)")
+    return rows
 
 
 def _local(modality: Modality) -> Found:
@@ -283,6 +341,14 @@ def _local(modality: Modality) -> Found:
 
 
 def _scan() -> Iterator[Found]:
+    """Rows of all installed distributions, those that the user does not want marked."""
+    rows = list(_installed())
+    refused = selection.refused([row.name for row in rows])
+    for row in rows:
+        yield replace(row, status="disabled", reason=refused[row.name]) if row.name in refused else row
+
+
+def _installed() -> Iterator[Found]:
     """Rows of all installed distributions; one with broken metadata is passed over, or a row if it is a plugin's."""
     from importlib.metadata import distributions
 
@@ -300,7 +366,7 @@ def _scan() -> Iterator[Found]:
         except Exception:  # metadata that cannot be read leave the plugin nameless, not unlisted
             name, version = "unknown", "unknown"
         path = str(getattr(distribution, "_path", ""))
-        key = path if name == "unknown" else re.sub(r"[-_.]+", "-", name).lower()
+        key = path if name == "unknown" else canonical(name)
         if key in seen:  # a distribution counts once: the first on sys.path is what imports find
             continue
         seen.add(key)
@@ -339,9 +405,8 @@ def _settle(rows: Sequence[Found]) -> list[Found]:
         )
         if row.status == "ok" and not wins:
             others = ", ".join(f"{other.distribution} {other.version}" for other in rivals)
-            row = replace(
-                row, status="conflict", reason=f"the id {row.id!r} is also claimed by {others}: uninstall one"
-            )
+            cure = f"name it {row.name}, or disable or uninstall one"
+            row = replace(row, status="conflict", reason=f"the id {row.id!r} is also claimed by {others}: {cure}")
         elif row.status == "ok" and row.distribution != "local" and not _importable(row.target):
             module = row.target.partition(":")[0]
             row = replace(row, status="broken", reason=f"its module {module} is missing: reinstall {row.distribution}")
@@ -358,17 +423,6 @@ def _importable(target: str) -> bool:
         return package in sys.modules or importlib.util.find_spec(package) is not None
     except (ImportError, ValueError):
         return False
-
-
-def _probe() -> None:
-    """Describe the `id target` of the command line and print why it fails, or nothing (in a process of its own)."""
-    stdout, (id, target) = sys.stdout, sys.argv[1:]
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            reason = check_manifest(id, resolve(target))
-    except _FAULTS as error:
-        reason = f"import of {target}: {first_line(error)}"
-    print("\n" + _MARK + json.dumps(reason), file=stdout, flush=True)
 
 
 def rows_as_json(rows: Sequence[Found]) -> str:

@@ -344,17 +344,12 @@ def open_model(
 def _manifest_for(info: Mapping[str, Any], folder: Path) -> Modality:
     maker = info["plugin"]
     try:
-        row = registry.provider(info["modality"])
+        return registry.describe(f"{maker.get('distribution')}:{info['modality']}")
     except UnknownModality as error:
         made = f"{maker.get('distribution')} {maker.get('version')} ({info['modality']})"
         local = maker.get("distribution") == "local"
         cure = "genkit.register its modality first, or pass it as modality=" if local else error
         raise ModelError(f"{folder} was made with {made}, which is not installed here: {cure}") from error
-    if row.distribution != maker.get("distribution"):
-        raise ModelError(
-            f"{folder} was made with {maker.get('distribution')} ({info['modality']}); here that modality is {row}"
-        )
-    return registry.describe(info["modality"])
 
 
 # Files -----------------------------------------------------------------------------------------------------------

@@ -89,7 +89,6 @@ def train(
         "recipe": {**(recipe or {}), **({} if batch_size is None else {"batch_size": batch_size})},
         "run": {**(run or {}), **{key: value for key, value in short.items() if value is not None}},
     }
-    name = modality if isinstance(modality, str) else modality.id
     manifest = registry.describe(modality) if isinstance(modality, str) else modality
     report = progress if progress and leads() else lambda _: None
     layers = [*settings, given]
@@ -101,7 +100,7 @@ def train(
         preset = preset or (known.get("preset") if known.get("preset") in manifest.presets else None)
     if resume and overwrite:
         raise RunError("resume and overwrite exclude each other: go on with the run, or delete it")
-    folder = RunFolder(out or Path("runs") / name, resume=resume, overwrite=overwrite, leads=leads())
+    folder = RunFolder(out or Path("runs") / manifest.id, resume=resume, overwrite=overwrite, leads=leads())
     threads_before = torch.get_num_threads()
     try:
         saved = folder.config if resume else None

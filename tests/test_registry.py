@@ -6,9 +6,9 @@ Discovery is real: each test puts fake distributions on the path, of this proces
 import dataclasses
 import importlib
 import json
-import os
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -19,49 +19,6 @@ from genkit.plugin import Modality, ModalityPlugin, Preset
 V1 = "genkit.modality.v1"
 OURS = {row.id: row.status for row in registry.found()}
 """The project's own plugins, as many as are installed: all of them well."""
-MANIFEST = """
-from genkit.plugin import Modality, Preset
-modality = Modality(id="{id}", title="A stranger's", plugin="{module}_heavy:Plugin", presets={{"only": Preset()}})
-"""
-
-
-class Site:
-    """A folder on sys.path into which distributions are installed."""
-
-    def __init__(self, folder):
-        self.folder = folder
-        folder.mkdir(exist_ok=True)
-
-    def install(self, name, entries, modules=None, version="1.0", group=V1):
-        """A distribution: entry points `id -> module:attribute` and the source of its modules."""
-        metadata = self.folder / f"{name.replace('-', '_')}-{version}.dist-info"
-        metadata.mkdir()
-        (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-        lines = [f"[{group}]", *(f"{id} = {target}" for id, target in entries.items())]
-        (metadata / "entry_points.txt").write_text("\n".join(lines) + "\n")
-        for module, source in (modules or {}).items():
-            (self.folder / f"{module}.py").write_text(source)
-        importlib.invalidate_caches()
-        return metadata
-
-    def plugin(self, id, before="", after="", name=None, **named):
-        """A plugin `id`, of the distribution `genkit-<id>` and the module `fake_<id>`."""
-        module = f"fake_{id}"
-        source = before + MANIFEST.format(id=id, module=module) + after
-        return self.install(name or f"genkit-{id}", {id: f"{module}:modality"}, {module: source}, **named)
-
-
-@pytest.fixture
-def site(tmp_path, monkeypatch):
-    known = set(sys.modules)
-    made = Site(tmp_path / "site")
-    monkeypatch.syspath_prepend(made.folder)
-    inherited = os.environ.get("PYTHONPATH")  # a probe is a process of its own
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(made.folder), inherited])))
-    yield made
-    for module in set(sys.modules) - known:
-        if module.startswith("fake_"):
-            del sys.modules[module]
 
 
 @pytest.fixture
@@ -86,6 +43,12 @@ def python(code, cwd, *flags, typed=""):
     done = subprocess.run(command, input=typed, capture_output=True, text=True, cwd=cwd, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def runs(pid):
+    """Whether a process is there and no zombie that nobody has waited for."""
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False).stdout
+    return bool(state) and not state.startswith("Z")
 
 
 def mine(id="mine", **named):
@@ -137,7 +100,7 @@ def test_describing_imports_one_manifest_and_no_torch(site, tmp_path):
 
 
 def test_several_plugins_of_one_distribution_are_rows_of_their_own(site):
-    sources = {f"fake_{id}": MANIFEST.format(id=id, module=f"fake_{id}") for id in ("alpha", "beta")}
+    sources = {f"fake_{id}": site.MANIFEST.format(id=id, module=f"fake_{id}") for id in ("alpha", "beta")}
     site.install("genkit-both", {"alpha": "fake_alpha:modality", "beta": "fake_beta:modality"}, sources)
     found = rows(registry.found())
     assert found["alpha"].distribution == found["beta"].distribution == "genkit-both"
@@ -212,7 +175,7 @@ def test_an_entry_point_that_names_nothing_is_a_broken_row(site, quick):
 @pytest.fixture
 def second(tmp_path, monkeypatch, site):
     """A folder that comes later on the path."""
-    made = Site(tmp_path / "second")
+    made = type(site)(tmp_path / "second")
     monkeypatch.syspath_prepend(made.folder)
     monkeypatch.syspath_prepend(site.folder)
     return made
@@ -241,7 +204,7 @@ def test_one_distribution_has_one_name_however_it_is_spelled(site, second):
 
 def test_a_stranger_who_claims_our_id_is_named_beside_us_and_we_go_on(site):
     site.install(
-        "acme-pictures", {"image": "fake_image:modality"}, {"fake_image": MANIFEST.format(id="image", module="x")}
+        "acme-pictures", {"image": "fake_image:modality"}, {"fake_image": site.MANIFEST.format(id="image", module="x")}
     )
     ours, theirs = sorted(
         (row for row in registry.found() if row.id == "image"), key=lambda row: row.status, reverse=True
@@ -256,7 +219,7 @@ def test_a_stranger_who_claims_our_id_is_named_beside_us_and_we_go_on(site):
 def test_two_strangers_with_one_id_are_both_refused_and_both_named(site):
     for name in ("acme-one", "acme-two"):
         module = f"fake_{name[5:]}"
-        site.install(name, {"alpha": f"{module}:modality"}, {module: MANIFEST.format(id="alpha", module=module)})
+        site.install(name, {"alpha": f"{module}:modality"}, {module: site.MANIFEST.format(id="alpha", module=module)})
     found = [row for row in registry.found() if row.id == "alpha"]
     assert [(row.distribution, row.status) for row in found] == [("acme-one", "conflict"), ("acme-two", "conflict")]
     assert "acme-two 1.0" in found[0].reason
@@ -292,6 +255,18 @@ def test_an_incompatible_plugin_is_no_rival(site):
     assert registry.describe("alpha").id == "alpha"
 
 
+def test_a_plugin_for_a_later_minor_of_the_contract_is_incompatible_whatever_else_it_says(site, quick):
+    source = "from genkit.plugin import Modality\nmodality = Modality('alpha', 'T', 'm:P', needs=(1, 9), smell='rose')"
+    site.install("genkit-alpha", {"alpha": "fake_alpha:modality"}, {"fake_alpha": source})
+    row = rows(registry.probed())["alpha"]
+    assert row.status == "incompatible"
+    assert row.reason.endswith("it needs plugin API 1.9, this genkit has 1.0: upgrade genkit-gan")
+    with pytest.raises(PluginError, match=r"genkit-alpha 1\.0 .*needs plugin API 1\.9"):
+        registry.describe("alpha")
+    assert mine(needs=(1, 0)) == mine()
+    assert registry.describe("image").id == "image"
+
+
 # Described -------------------------------------------------------------------------------------------------------
 
 FAULTS = {
@@ -299,14 +274,17 @@ FAULTS = {
     "raising": ("raise ImportError('needs libfoo\\nsecond line')", "ImportError: needs libfoo"),
     "syntax": ("def", "SyntaxError"),
     "exiting": ("import sys; sys.exit(0)", "SystemExit"),
-    "killing": ("import os; os._exit(0)", "ended the process at import (exit code 0)"),
+    "killing": ("import os; os._exit(0)", "its import ended the process (exit code 0)"),
     "crashing": (
         "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
-        "ended the process at import (exit code -9)",
+        "its import ended the process (exit code -9)",
     ),
-    "interrupting": ("raise KeyboardInterrupt", "ended the process at import"),
+    "interrupting": ("raise KeyboardInterrupt", "its import ended the process"),
     "lacking": ("", "AttributeError"),
-    "misnamed": (MANIFEST.format(id="other", module="x"), "calls itself 'other', its entry point 'misnamed'"),
+    "misnamed": (
+        "from genkit.plugin import Modality\nmodality = Modality('other', 'T', 'm:P')",
+        "calls itself 'other', its entry point 'misnamed'",
+    ),
     "number": ("modality = 5", "names a int, not a genkit.plugin.Modality"),
     "klass": ("from genkit.plugin import Modality as modality", "names a type, not a genkit.plugin.Modality"),
     "unplain": (
@@ -334,6 +312,11 @@ FINE = {
     "mumbling": "import os; os.write(1, b'no end of line')\n",
     "binary": "import os; os.write(1, b'\\xff\\xfe\\n'); os.write(2, b'\\xff\\xfe\\n')\n",
     "closing": "import sys; sys.stdout = None\n",
+    "threading": "import threading, time; threading.Thread(target=time.sleep, args=(600,)).start()\n",
+    "lingering": "import atexit, time; atexit.register(time.sleep, 600)\n",
+    "forking": "import os, time; os.fork() or time.sleep(600)\n",
+    "leaving": "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n",
+    "clearing": "import sys; [sys.modules.pop(name) for name in ('json', 'genkit.registry', 'genkit.errors', 'os')]\n",
 }
 
 
@@ -365,6 +348,21 @@ def test_what_a_plugin_prints_at_import_is_its_own_affair(site, quick, id):
     assert {"aaa", id, "zzz", *OURS} == {row.id for row in found}
 
 
+@pytest.mark.parametrize("after", ["", "time.sleep(600)", "os._exit(1)"])
+def test_what_a_plugin_starts_at_import_ends_with_the_look_at_it(site, monkeypatch, tmp_path, after):
+    monkeypatch.setattr(registry, "PROBE_SECONDS", 1.0)
+    code = "import time; time.sleep(600)"
+    start = f"child = subprocess.Popen([sys.executable, '-c', {code!r}])"
+    note = f"open({str(tmp_path / 'pid')!r}, 'w').write(str(child.pid))"
+    site.plugin("alpha", before=f"import os, subprocess, sys, time\n{start}\n{note}\n", after=after)
+    assert rows(registry.probed())["alpha"].status == ("broken" if after else "ok")
+    pid = int((tmp_path / "pid").read_text())
+    deadline = time.monotonic() + 2
+    while runs(pid) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not runs(pid)
+
+
 def test_a_hanging_plugin_that_has_printed_bytes_is_broken_and_nothing_worse(site, monkeypatch):
     monkeypatch.setattr(registry, "PROBE_SECONDS", 1.5)
     site.plugin("hanging", before="import os, time; os.write(1, b'\\xff\\xfe\\n'); time.sleep(600)\n")
@@ -386,7 +384,7 @@ def test_a_slow_plugin_takes_none_of_its_neighbours_time(site, monkeypatch):
 
 def test_each_of_two_names_for_one_manifest_is_judged_by_itself(site, quick):
     entries = {"alpha": "fake_both:modality", "beta": "fake_both:modality"}
-    site.install("genkit-both", entries, {"fake_both": MANIFEST.format(id="alpha", module="x")})
+    site.install("genkit-both", entries, {"fake_both": site.MANIFEST.format(id="alpha", module="x")})
     assert {row.id: row.status for row in registry.probed()} == {"alpha": "ok", "beta": "broken", **OURS}
 
 
@@ -495,7 +493,7 @@ def test_the_home_of_a_manifest_is_the_distribution_that_brought_it(site):
 
 
 def test_the_home_of_a_manifest_inside_a_class_is_found_as_well(site):
-    source = MANIFEST.format(id="alpha", module="x") + "class Box:\n    inner = modality\n"
+    source = site.MANIFEST.format(id="alpha", module="x") + "class Box:\n    inner = modality\n"
     site.install("genkit-alpha", {"alpha": "fake_alpha:Box.inner"}, {"fake_alpha": source})
     assert registry.origin(registry.describe("alpha")) == "genkit-alpha 1.0 (alpha)"
 
@@ -601,7 +599,6 @@ def test_the_list_of_plugins_survives_all_faulty_plugins_together(site, tmp_path
 def test_the_commands_list_and_show_work_beside_faulty_plugins(site, tmp_path):
     for id in ("missing", "raising", "exiting", "killing"):
         install_fault(site, id)
-    environment = {**os.environ, "PYTHONPATH": str(site.folder)}
     for arguments, expected in (
         (["list"], "killing"),
         (["list", "--json"], '"status": "broken"'),
@@ -609,16 +606,16 @@ def test_the_commands_list_and_show_work_beside_faulty_plugins(site, tmp_path):
     ):
         done = subprocess.run(
             [sys.executable, "-m", "genkit", "plugins", *arguments],
-            capture_output=True, text=True, cwd=tmp_path, env=environment, check=False,
+            capture_output=True, text=True, cwd=tmp_path, check=False,
         )  # fmt: skip
         assert (done.returncode, done.stderr) == (0, "")
         assert expected in done.stdout
     done = subprocess.run(
         [sys.executable, "-m", "genkit", "plugins", "show", "raising"],
-        capture_output=True, text=True, cwd=tmp_path, env=environment, check=False,
+        capture_output=True, text=True, cwd=tmp_path, check=False,
     )  # fmt: skip
     assert done.returncode == 1
     assert done.stderr == (
         "genkit: plugin genkit-raising 1.0 (raising) failed at import of fake_raising:modality: "
-        "ImportError: needs libfoo\n"
+        "ImportError: needs libfoo (`genkit plugins doctor raising` tells more)\n"
     )

@@ -21,7 +21,8 @@ import typer
 
 from genkit.cli import models, plugins
 from genkit.cli.words import Command, Commands, group
-from genkit.errors import GenkitError
+from genkit.errors import GenkitError, PluginError
+from genkit.selection import strict
 
 __all__ = ["Command", "Commands", "app", "group", "main"]
 
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         app(words)
     except GenkitError as error:
-        if {"-v", "--verbose"} & set(words):
+        if {"-v", "--verbose"} & set(words) or (strict() and isinstance(error, PluginError)):
             import traceback
 
             traceback.print_exc()

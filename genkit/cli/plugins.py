@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
+from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import Annotated
 
@@ -19,9 +21,12 @@ app = group("What is installed.")
 @app.command("list", cls=Command)
 def plugins_list(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
     """All plugins, with the reason where one cannot be used. Imports none of them here."""
+    from genkit import selection
     from genkit.registry import own_distributions, probed, rows_as_json
 
     rows = probed()
+    for complaint in selection.complaints([row.name for row in rows]):
+        print(f"note: {complaint}", file=sys.stderr)
     if as_json:
         print(rows_as_json(rows))
     elif not rows:
@@ -31,6 +36,50 @@ def plugins_list(as_json: Annotated[bool, typer.Option("--json", help="As JSON."
             ("ID", "DISTRIBUTION", "VERSION", "STATUS", "REASON"),
             ((row.id, row.distribution, row.version, row.status, row.reason) for row in rows),
         )
+
+
+@app.command("doctor", cls=Command)
+def plugins_doctor(
+    name: Annotated[str | None, typer.Argument(help="A plugin: ID, DISTRIBUTION or DISTRIBUTION:ID.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """What is wrong with the installed plugins, or with one. Exit code 1 if there is a fault."""
+    from genkit.doctor import examine
+
+    findings = examine(name)
+    if as_json:
+        print(json.dumps({"schema": 1, "findings": [asdict(finding) for finding in findings]}, indent=2))
+    else:
+        print_table(("SUBJECT", "CHECK", "VERDICT", "MESSAGE"), map(astuple, findings))
+    if any(finding.verdict == "fault" for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command("disable", cls=Command)
+def plugins_disable(name: Annotated[str, typer.Argument(help="ID, DISTRIBUTION or DISTRIBUTION:ID.")]) -> None:
+    """Leave a plugin out, for this user, until it is enabled again."""
+    from genkit import registry
+
+    _print_change("disabled", registry.disable(name))
+
+
+@app.command("enable", cls=Command)
+def plugins_enable(name: Annotated[str, typer.Argument(help="ID, DISTRIBUTION or DISTRIBUTION:ID.")]) -> None:
+    """Take a disabled plugin back."""
+    from genkit import registry, selection
+
+    names = selection.enable(name)
+    if not names:
+        registry.named(name)  # a misspelt one is no enabled one
+    _print_change("enabled", names)
+
+
+def _print_change(word: str, names: Sequence[str]) -> None:
+    from genkit.selection import ALLOWED, allowed
+
+    print(f"{word}: {', '.join(names) or 'nothing, it was not disabled'}")
+    if allowed() is not None:
+        print(f"note: {ALLOWED} is set and decides alone until it is unset", file=sys.stderr)
 
 
 @app.command("show", cls=Command)

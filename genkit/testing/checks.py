@@ -22,9 +22,10 @@ from genkit import artifact, registry
 from genkit import config as configuration
 from genkit.artifact import RunFolder
 from genkit.data import Batches, global_seeds
+from genkit.drawing import CHUNK
 from genkit.errors import ConfigError
 from genkit.plugin import CAPABILITIES, Critique, Facts, Modality
-from genkit.sampling import CHUNK, open_model
+from genkit.sampling import open_model
 from genkit.testing.findings import (
     all_weights,
     begins_rightly,

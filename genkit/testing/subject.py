@@ -21,8 +21,10 @@ from genkit import config as configuration
 from genkit import registry
 from genkit.config import RunConfig
 from genkit.data import global_seeds, open_data
+from genkit.drawing import noise_for
 from genkit.errors import ConfigError, UserError, did_you_mean, first_line
 from genkit.game import Game
+from genkit.own import resolve
 from genkit.plugin import (
     GENERATOR_CAPABILITIES,
     PLUGIN_CAPABILITIES,
@@ -34,7 +36,7 @@ from genkit.plugin import (
 )
 from genkit.recipe import Recipe, ScoreFunction
 from genkit.runtime import Runtime
-from genkit.sampling import Model, Samples, noise_for
+from genkit.sampling import Model, Samples
 from genkit.training import play_round, train
 
 ROWS = 8
@@ -271,11 +273,11 @@ def _found(modality: str | Modality) -> tuple[Modality, str | None]:
     """(the manifest, `module:attribute` of it where it has such a name)."""
     if isinstance(modality, Modality):
         return modality, None
-    if ":" not in modality:
+    if ":" not in modality or modality in {row.name for row in registry.found()}:
         row = registry.provider(modality)
         return registry.describe(modality), None if row.distribution == "local" else row.target
     try:
-        manifest = registry.resolve(modality)
+        manifest = resolve(modality)
     except (Exception, SystemExit) as error:  # whatever the author's module raises at import
         raise ConfigError(f"{modality}: cannot be imported ({first_line(error)})") from error
     if not isinstance(manifest, Modality):
