@@ -282,8 +282,8 @@ class Generator(Protocol):
 class Unrolling(Generator, Protocol):
     """A generator with the capability `unroll`: samples of any length, of which any steps can be drawn by themselves.
 
-    In training its `forward` draws samples of one length from noise of `Noise.steps` steps; when sampling, each sample
-    is drawn alone, in whole blocks, so that memory is bounded and bits do not depend on the length.
+    In training its `forward` draws the first `length(None)` steps, from noise of `Noise.steps` steps; when sampling,
+    each sample is drawn alone, in whole blocks, so that memory is bounded and bits do not depend on the length.
 
     Args:
         block: output steps of one call of `unroll` when sampling.

@@ -1,5 +1,6 @@
 """The conformance suite: the toys pass it, and for each check there is a modality that it catches."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -17,6 +18,7 @@ from genkit.errors import ConfigError, DataError
 from genkit.plugin import Critique, Facts, Networks, Preset, Sample
 from genkit.testing import ModalityConformance, check_modality, toys
 from genkit.testing.conformance import CHECKS, MINIMUM
+from genkit.testing.curves import CurveGenerator, Curves, curves
 from genkit.testing.toys import duet, language, ring
 
 NAMES = [check.name for check in CHECKS]
@@ -204,6 +206,22 @@ class AugmentsItsData(Rounds):
         return self.augment(Sample(super().dataset(source))).x
 
 
+class ForgetsTheTime(CurveGenerator):
+    def unroll(self, noise, condition, controls, steps):
+        drawn = super().unroll(noise, condition, controls, steps)
+        return drawn.with_x(drawn.x + torch.arange(len(steps)))
+
+
+class StartsEachBlockAnew(Curves):
+    def networks(self):
+        return Networks(ForgetsTheTime(), super().networks().critics)
+
+
+class LosesAStep(Curves):
+    def sink(self, file, format, controls):
+        return contextlib.nullcontext(lambda part: file.write(self.encode(part.with_x(part.x[..., :-1]), format, None)))
+
+
 class WritesNoPng(toys.Mixture):
     def encode(self, sample, format, controls):
         return super().encode(sample, "npy", controls)
@@ -228,7 +246,7 @@ MUTANTS = {
     "facts_round_trip": (like(ring, plugin=TupleInFacts), "not the same after JSON"),
     "networks_follow_from_facts": (like(ring, plugin=WideOnceItHasSeenData), "rebuilt without the data"),
     "fakes_are_like_reals": (points(OneAxisMore, Flattens), r"samples are \[1, 2\] of float32"),
-    "critics_judge_each_row": (points(critic=OneVerdictForAll), r"gave logits \[1\]"),
+    "critics_judge_each_row": (points(critic=OneVerdictForAll), r"logits \[1\] for 8 samples"),
     "training_is_finite_and_moves_all": (points(WithoutSlope), "generator has not changed"),
     "gradients_stay_at_home": (points(SpareLayer), "no gradient ever reached module.spare.bias"),
     "resume_equals_uninterrupted": (points(CountsItsCalls), "never stopped"),
@@ -251,6 +269,8 @@ MUTANTS = {
     "log_prob_is_one": (speaker(PositiveLogProb), "at most 0"),
     "complete_keeps_prefixes": (speaker(StartsAnew), "told to keep"),
     "relaxed_agrees": (speaker(ScoresAnotherPolicy), "score with the same policy"),
+    "unroll_is_one_sample": (like(curves, plugin=StartsEachBlockAnew), "drawn 1 at a time differ"),
+    "sink_writes_what_encode_writes": (like(curves, plugin=LosesAStep), "another .raw"),
     "unannounced_is_not_used": (like(ring, plugin=AugmentsItsData), "augment was called"),
 }
 """Check -> (a modality that it must catch, what it says)."""
@@ -272,7 +292,7 @@ def test_no_mutant_is_without_its_check():
 # The toys ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("toy", [ring, language, duet], ids=lambda toy: toy.id)
+@pytest.mark.parametrize("toy", [ring, language, duet, curves], ids=lambda toy: toy.id)
 def test_a_toy_keeps_the_contract(toy):
     report = check_modality(toy)
     assert report.ok, str(report)

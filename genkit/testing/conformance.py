@@ -79,6 +79,8 @@ CHECKS = (
     Check(mays.log_prob_is_one, "log_prob"),
     Check(mays.complete_keeps_prefixes, "complete"),
     Check(mays.relaxed_agrees, "relaxed"),
+    Check(mays.unroll_is_one_sample, "unroll"),
+    Check(mays.sink_writes_what_encode_writes, "sink"),
     Check(mays.unannounced_is_not_used, HIDDEN),
 )
 """In the order in which they are asked."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +13,7 @@ from torch import Tensor
 
 from genkit.adversarial import straight_through
 from genkit.data import global_seeds
+from genkit.drawing import cut, noise_for
 from genkit.errors import UserError
 from genkit.plugin import Sample
 from genkit.testing.findings import (
@@ -170,6 +173,55 @@ def relaxed_agrees(subject: Subject) -> None:
         scored = generator.log_prob(plain)[:, :steps].detach()
         agree = torch.allclose(drawn[valid[:, :steps]], scored[valid[:, :steps]].to(drawn.dtype), rtol=1e-3, atol=1e-3)
         expect(agree, "log_prob is not that of the logits from which symbols are drawn: score with the same policy")
+
+
+def unroll_is_one_sample(subject: Subject) -> None:
+    """`unroll` draws any steps by themselves as it draws them together, and in training's length as `forward` does."""
+    generator: Any = subject.generator
+    condition, controls = subject.real_batch.condition, subject.controls
+
+    def drawn(steps: range, given: Any) -> Sample:
+        windows = generator.needs(steps, given)
+        noise = noise_for(generator, 0, range(len(subject.real_batch)), torch.device("cpu"), given, windows)
+        with torch.no_grad():
+            sample: Sample = generator.unroll(noise, condition, given, steps)
+        found = sample.x.shape[generator.step_axis]
+        expect(found == len(steps), f"unroll gave {found} steps along axis {generator.step_axis} for {len(steps)}")
+        return sample
+
+    stop = max(generator.length(controls), 8) + 5
+    whole = drawn(range(stop), controls).x
+    for size in (1, 7):
+        parts = [drawn(range(at, min(at + size, stop)), controls).x for at in range(0, stop, size)]
+        gap = (torch.cat(parts, generator.step_axis) - whole).abs().max().item()
+        expect(gap <= 1e-5, f"steps drawn {size} at a time differ by up to {gap:g} from those drawn together")
+    trained, length = subject.fake(), generator.length(None)
+    found = trained.x.shape[generator.step_axis]
+    expect(found == length, f"length is {length} without controls, but forward draws {found} steps")
+    for part, window in generator.needs(range(length), None).items():
+        steps = generator.noise[part].steps
+        expect(window == range(steps or 0), f"{length} steps need {window} of the noise {part!r}, which has {steps}")
+    with torch.no_grad():
+        unrolled = generator.unroll(subject.noise(), condition, None, range(length)).x
+    gap = (unrolled - trained.x).abs().max().item()
+    expect(gap <= 1e-4, f"unroll and forward differ by up to {gap:g} for the same noise")
+
+
+def sink_writes_what_encode_writes(subject: Subject) -> None:
+    """`sink` makes of a sample that comes in parts the file that `encode` makes of the whole."""
+    model, samples = subject.model, subject.drawn(range(1))
+    axis = getattr(model.generator, "step_axis", None)
+    parts = [samples.sample]
+    if axis is not None:
+        cuts = (0, 1, 3, samples.x.shape[axis])
+        parts = [cut(model.generator, parts, start, stop) for start, stop in itertools.pairwise(cuts) if stop > start]
+    for ending in subject.modality.formats:
+        file = io.BytesIO()
+        with model.plugin.sink(file, ending, samples.controls) as write:
+            for part in parts:
+                write(part)
+        (whole,) = samples.encode(ending)
+        expect(file.getvalue() == whole, f"sink and encode write another .{ending} of one sample")
 
 
 def unannounced_is_not_used(subject: Subject) -> None:
