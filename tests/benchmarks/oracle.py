@@ -209,14 +209,15 @@ def picture(rows, path: Path) -> None:
     """The pairs of all seeds, maximum likelihood as a line."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 5), layout="constrained")
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
-    for name in dict.fromkeys(row["preset"] for row in rows):
-        for seed in dict.fromkeys(row["seed"] for row in rows):
+    for number, name in enumerate(dict.fromkeys(row["preset"] for row in rows)):
+        for seed in (seeds := dict.fromkeys(row["seed"] for row in rows)):
             own = [row for row in rows if (row["preset"], row["seed"]) == (name, seed)]
             x, y = [row["nll_oracle"] for row in own], [row["nll_test"] for row in own]
-            style = {"color": "grey", "marker": "."} if name == "mle" else {"marker": "o", "linestyle": ""}
-            axes.plot(x, y, **style, label=f"{name}, seed {seed}")
+            style = {"color": "grey", "marker": "."} if name == "mle" else {"marker": "osD^vP"[number], "linestyle": ""}
+            color = {} if name == "mle" else {"color": f"C{number - 1}", "alpha": 0.8}
+            axes.plot(x, y, **style, **color, label=name if seed == next(iter(seeds)) else None)
     axes.set_xlabel("NLL_oracle, nats a symbol: quality, better to the left")
     axes.set_ylabel("NLL_test, nats a symbol: diversity, better below")
     axes.legend()
