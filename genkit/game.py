@@ -22,7 +22,7 @@ from genkit.diagnosis import REALS, Reference
 from genkit.drawing import CHUNK, draw_batch, noise_for
 from genkit.errors import ConfigError, PluginError, TrainingError, did_you_mean
 from genkit.optimizers import impose, make_optimizer, pack, unpack
-from genkit.players import CriticPlayer, GeneratorPlayer, check_critic, sees_other_rows
+from genkit.players import CriticPlayer, GeneratorPlayer, check_critic, check_generator, sees_other_rows
 from genkit.plugin import ModalityPlugin, Sample, capabilities_of, full_precision, missing_capabilities
 from genkit.recipe import GumbelSoftmax, Player, Stage, value_at
 from genkit.runtime import Runtime
@@ -86,6 +86,9 @@ class Game:
         self.skipped = {name: torch.zeros((), device=runtime.device) for name in self.players}  # turns in a row
         self._stage_begun = -1
         first = self.batches.take(0, min(8, len(self.batches))).to(runtime.device)
+        noise = noise_for(self.networks.generator, "rows", range(len(first)), runtime.device)
+        with registry.asking(config.modality, "the generator"), global_seeds("rows"):
+            check_generator(self.networks.generator, noise, self.controls, first)
         for name, player in self.critics.items():
             with registry.asking(config.modality, f"the critic {name!r}"), global_seeds("rows"):
                 check_critic(name, player.module, first)

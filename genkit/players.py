@@ -259,6 +259,22 @@ def check_critic(name: str, critic: nn.Module, sample: Sample) -> None:
 
 
 @torch.no_grad()
+def check_generator(generator: nn.Module, noise: Mapping[str, Tensor], controls: Any, real: Sample) -> None:
+    """The same of a generator.
+
+    Raises:
+        ConfigError: if it gives anything but a Sample like the data.
+    """
+    was_training = generator.training
+    fake = generator.eval()(noise, real.condition, controls)
+    generator.train(was_training)
+    if not isinstance(fake, Sample):
+        raise ConfigError(f"the generator gives a {type(fake).__name__}; a genkit.plugin.Sample was expected")
+    if fake.x.shape != real.x.shape:
+        raise ConfigError(f"the generator gives samples {list(fake.x.shape)}, the data are {list(real.x.shape)}")
+
+
+@torch.no_grad()
 def sees_other_rows(critic: nn.Module, sample: Sample) -> bool:
     """Whether a critic's word on one sample depends on the others of its batch: asked of it, not declared.
 

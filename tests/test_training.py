@@ -110,6 +110,27 @@ def test_fakes_are_not_both_kept_and_cut(train):
         train(ring, 64, recipe={**REUSE, "batch_size": 16, "accumulate": 2})
 
 
+@pytest.mark.parametrize(
+    ("drawn", "says"),
+    [
+        (lambda x: x, "the generator gives a Tensor; a genkit.plugin.Sample was expected"),
+        (lambda x: Sample(x[:, :1]), r"the generator gives samples \[8, 1\], the data are \[8, 2\]"),
+        (lambda x: x.no_such_thing, "failed at the generator: AttributeError"),
+    ],
+)
+def test_a_generator_that_breaks_the_contract_says_so_before_the_game(train, drawn, says):
+    class Other(PointGenerator):
+        def forward(self, *given):
+            return drawn(super().forward(*given).x)
+
+    class Points(Mixture):
+        def networks(self):
+            return replace(super().networks(), generator=Other(8, 2))
+
+    with pytest.raises((ConfigError, PluginError), match=says):
+        train(replace(ring, plugin=Points), 64)
+
+
 @pytest.mark.parametrize("game", GAMES)
 def test_a_resumed_run_equals_one_that_never_stopped(train, game):
     modality, recipe = GAMES[game]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from dataclasses import asdict, astuple
 from pathlib import Path
@@ -140,6 +141,7 @@ def plugins_check(
     preset: Annotated[str | None, typer.Option(help="A preset [default: the first].")] = None,
     data: Annotated[str | None, typer.Option(help="A path, or builtin:NAME.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show where a check failed.")] = False,
 ) -> None:
     """Whether a modality keeps the contract: every check that applies to it, in a few seconds of training."""
     from genkit.config import parse_overrides
@@ -152,5 +154,8 @@ def plugins_check(
             raise ConfigError(f"{key}: no such setting of a check.{did_you_mean(key, ('options', 'recipe'))}")
     report = check_modality(modality, preset, data, **given)
     print(json.dumps(report.to_json(), indent=2) if as_json else report)
+    for result in report.results if verbose else ():
+        if result.status == "failed" and result.error is not None:
+            print(f"\n{result.name}:", *traceback.format_exception(result.error), sep="\n", file=sys.stderr)
     if not report.ok:
         raise typer.Exit(1)
