@@ -91,6 +91,11 @@ def _check_id(id: str) -> None:
             f"{id!r} cannot be the id of a modality: a lower-case letter, then lower-case letters, digits and "
             "underscores, at most 32 in all"
         )
+    if id.startswith("genkit"):
+        raise ConfigError(
+            f"{id!r} begins with genkit, and such names are the project's own or, on PyPI, those of Google's SDK: "
+            "choose another"
+        )
     homes = {row.id: row.distribution for row in registry.found()} | registry.own_distributions()
     if id in homes:
         raise ConfigError(f"the id {id!r} is that of {homes[id]}: choose another")

@@ -102,6 +102,9 @@ def test_it_needs_the_core_that_wrote_it_or_a_newer_one():
         ("../waves", "lower-case letter"),
         (LONGEST + "a", "at most 32"),
         ("image", "that of genkit-gan-image"),
+        ("genkit", "the project's own"),
+        ("genkit_waves", "the project's own"),
+        ("genkitwaves", "the project's own"),
     ],
 )
 def test_a_name_that_is_impossible_or_taken_is_refused(id, why, tmp_path):
