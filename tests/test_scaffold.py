@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 from pathlib import Path
 
@@ -150,6 +151,18 @@ def test_it_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     with pytest.raises(StorageError, match="No space left"):
         new_plugin("waves", tmp_path / "waves-gan")
     assert not list(tmp_path.iterdir())
+
+
+def test_what_is_published_holds_nothing_that_was_generated(package, tmp_path):
+    project = shutil.copytree(package, tmp_path / "project")
+    for path in ("runs/run.txt", "samples/0.csv", "all.csv"):
+        (project / path).parent.mkdir(exist_ok=True)
+        (project / path).touch()
+    build = [sys.executable, "-m", "build", "--sdist", "--no-isolation", "--outdir", str(tmp_path), str(project)]
+    subprocess.run(build, check=True, capture_output=True)
+    with tarfile.open(tmp_path / "waves_gan-0.1.0.tar.gz") as archive:
+        tops = {Path(name).parts[1] for name in archive.getnames()}
+    assert tops == {"src", "tests", "README.md", ".gitignore", "pyproject.toml", "PKG-INFO"}
 
 
 def test_the_package_is_under_150_lines_of_python(package):
