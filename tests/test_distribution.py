@@ -76,5 +76,5 @@ def test_the_tutorial_works_step_by_step_beside_wheels_of_the_core_and_one_plugi
     assert "options.depth:          4" in said
     assert len(re.findall(r"\d+ passed", said)) == 2
     assert len((tmp_path / "waves-gan" / "curves.csv").read_text().splitlines()) == 100
-    assert len(list((tmp_path / "waves-gan" / "three").glob("*.csv"))) == 3
+    assert len(list((tmp_path / "waves-gan" / "samples").glob("*.csv"))) == 3
     print("\ntutorial: followed in a fresh environment, tests of the package included")
