@@ -260,9 +260,9 @@ class Game:
         self._tally(name, {"gradient_norm": norm, "skipped": (~finite).float()})
         self.skipped[name] = (self.skipped[name] + 1).where(~finite, 0.0)
         self.turns[name] += 1
+        self.runtime.average(self.shared_buffers[name])  # before what looks at them, so that all processes agree
         if settings.constraint is not None and self.turns[name] % settings.constraint.interval == 0:
-            impose(settings.constraint, self.trainable[name])
-        self.runtime.average(self.shared_buffers[name])
+            impose(settings.constraint, self.players[name])
 
     def _term_weights(self) -> dict[str, float]:
         return {name: value_at(weight, self.items) for name, weight in self.config.recipe.terms.items()}

@@ -5,12 +5,16 @@ Knows parameters and settings; no networks, no losses, no game.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
+from genkit.averages import batch_norms
 from genkit.recipe import Constraint, Player, value_at
+
+LEAST_SCALE = 0.01
+"""Of a normalisation under singular_values, over the largest that it may have: at zero it would stay."""
 
 
 def make_optimizer(settings: Player, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
@@ -28,15 +32,21 @@ def make_optimizer(settings: Player, parameters: list[nn.Parameter]) -> torch.op
 
 
 @torch.no_grad()
-def impose(constraint: Constraint, parameters: Sequence[nn.Parameter]) -> None:
-    """Bring weights back under a bound. Source: see `genkit.recipe.Constraint`."""
-    for parameter in parameters:
+def impose(constraint: Constraint, player: nn.Module) -> None:
+    """Bring the weights that learn back under a bound. Source: see `genkit.recipe.Constraint`."""
+    for parameter in player.parameters():
+        if not parameter.requires_grad:
+            continue
         if constraint.kind == "weight_clip":
             parameter.clamp_(-constraint.bound, constraint.bound)
         elif parameter.ndim >= 2:
             left, values, right = torch.linalg.svd(parameter.flatten(1), full_matrices=False)
             clipped = (left * values.clamp(max=constraint.bound)) @ right
             parameter.copy_(clipped.view_as(parameter))
+    for norm in batch_norms(player) if constraint.kind == "singular_values" else ():
+        if norm.running_var is not None and norm.weight is not None and norm.weight.requires_grad:
+            most = constraint.bound * norm.running_var.sqrt()
+            norm.weight.clamp_(LEAST_SCALE * most, most)
 
 
 def pack(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:

@@ -99,7 +99,8 @@ class Constraint(Settings):
 
     kind: Literal["weight_clip", "singular_values"]
     """weight_clip: every parameter into [-bound, bound] (Arjovsky et al. 2017, arXiv:1701.07875).
-    singular_values: every weight of two or more axes, as a matrix [out, -1], to singular values <= bound
+    singular_values: every weight of two or more axes, as a matrix [out, -1], to singular values <= bound, and every
+    BatchNorm's scale to what its running deviation leaves of that: at most bound times it, at least a hundredth of that
     (Saito et al. 2017, arXiv:1611.06624, section 3.3)."""
     bound: PositiveFloat = 1.0
     interval: PositiveInt = 1

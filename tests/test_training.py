@@ -280,12 +280,26 @@ def test_constraints_bound_what_they_say():
     torch.manual_seed(0)
     matrix, kernel, bias = (nn.Parameter(3 * torch.randn(*shape)) for shape in ((4, 6), (5, 2, 3, 3), (7,)))
     before = bias.detach().clone()
-    impose(Constraint(kind="singular_values", bound=1.0), [matrix, kernel, bias])
+    player = nn.ParameterList([matrix, kernel, bias])
+    impose(Constraint(kind="singular_values", bound=1.0), player)
     assert torch.linalg.matrix_norm(matrix, 2) <= 1 + 1e-5
     assert torch.linalg.matrix_norm(kernel.flatten(1), 2) <= 1 + 1e-5
     assert torch.equal(bias, before)
-    impose(Constraint(kind="weight_clip", bound=0.1), [matrix, bias])
-    assert max(matrix.abs().max(), bias.abs().max()) <= 0.1
+    kernel.requires_grad_(False)
+    impose(Constraint(kind="weight_clip", bound=0.1), player)
+    assert max(matrix.abs().max(), bias.abs().max()) <= 0.1 < kernel.abs().max()
+
+
+def test_singular_values_bound_the_scale_of_a_normalisation_by_its_running_deviation():
+    norm, frozen = nn.BatchNorm1d(3), nn.BatchNorm1d(3, affine=False)
+    norm.running_var.copy_(torch.tensor([4.0, 0.25, 1.0]))
+    with torch.no_grad():
+        norm.weight.copy_(torch.tensor([3.0, -1.0, 0.5]))
+        norm.bias.fill_(7.0)
+    for kind, expected in (("weight_clip", [3.0, -1.0, 0.5]), ("singular_values", [2.0, 0.005, 0.5])):
+        impose(Constraint(kind=kind, bound=10.0 if kind == "weight_clip" else 1.0), nn.Sequential(norm, frozen))
+        assert norm.weight.tolist() == pytest.approx(expected)
+    assert norm.bias.tolist() == [7.0] * 3
 
 
 # Refusing --------------------------------------------------------------------------------------------------------
