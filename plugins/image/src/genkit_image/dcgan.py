@@ -121,8 +121,8 @@ class Critic(nn.Module):
 
 def initialise(layer: nn.Module) -> None:
     """Weights N(0, 0.02); BatchNorm's scale N(1, 0.02). Source: Radford et al. 2015, section 4."""
-    if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Embedding):
+    if isinstance(layer, nn.modules.conv._ConvNd | nn.Embedding):
         nn.init.normal_(layer.weight, 0.0, 0.02)
-    elif isinstance(layer, nn.BatchNorm2d):
+    elif isinstance(layer, nn.modules.batchnorm._BatchNorm):
         nn.init.normal_(layer.weight, 1.0, 0.02)
         nn.init.zeros_(layer.bias)

@@ -12,11 +12,29 @@ from genkit.recipe import Settings
 Side = Annotated[int, Field(ge=16, le=1024)]
 
 
-class Options(Settings):
-    """What is trained."""
+class Sized(Settings):
+    """What has a height and a width."""
 
     size: Side | tuple[Side, Side] = 64
     """Height and width in pixels, or one number for both; multiples of 4. Pictures are scaled and cropped to it."""
+
+    @field_validator("size")
+    @classmethod
+    def _is_divisible(cls, size: int | tuple[int, int]) -> int | tuple[int, int]:
+        for side in (size, size) if isinstance(size, int) else size:
+            if side % 4:
+                raise ValueError(f"{side} must be a multiple of 4: choose {side // 4 * 4} or {side // 4 * 4 + 4}")
+        return size
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(height, width)."""
+        return (self.size, self.size) if isinstance(self.size, int) else self.size
+
+
+class Options(Sized):
+    """What is trained."""
+
     conditional: bool = False
     """Learn each class by its label: sub-folders, or the labels of IDX files and data sets."""
     channels: Literal["auto", 1, 3, 4] = "auto"
@@ -52,14 +70,6 @@ class Options(Settings):
     """What keeps the critic in bounds: BatchNorm (Radford et al. 2015), spectral norm (Miyato et al. 2018), or neither
     (for recipes with a gradient penalty). A residual critic takes spectral or none."""
 
-    @field_validator("size")
-    @classmethod
-    def _is_divisible(cls, size: int | tuple[int, int]) -> int | tuple[int, int]:
-        for side in (size, size) if isinstance(size, int) else size:
-            if side % 4:
-                raise ValueError(f"{side} must be a multiple of 4: choose {side // 4 * 4} or {side // 4 * 4 + 4}")
-        return size
-
     @model_validator(mode="after")
     def _has_a_norm_that_fits(self) -> Options:
         if self.architecture == "residual" and self.critic_norm == "batch":
@@ -67,11 +77,6 @@ class Options(Settings):
                 'critic_norm "batch" is not for residual networks: choose "none" (with penalties) or "spectral"'
             )
         return self
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(height, width)."""
-        return (self.size, self.size) if isinstance(self.size, int) else self.size
 
 
 class Controls(Settings):

@@ -74,18 +74,7 @@ class ImagePlugin(ModalityPlugin):
         Raises:
             ConfigError: for an unknown label, or any label of an unconditional model.
         """
-        labels = self.facts["labels"]
-        if not labels:
-            if value is not None:
-                raise ConfigError(
-                    f"label {value!r}: this model knows no labels; train one with options.conditional=true"
-                )
-            return None
-        if value is None:
-            return torch.tensor([index % len(labels) for index in indices])
-        if value not in labels:
-            raise ConfigError(f"label {value!r}: no such label.{did_you_mean(value, labels)}")
-        return torch.full((len(indices),), labels.index(value))
+        return class_numbers(self.facts["labels"], value, indices)
 
     def augment(self, sample: Sample) -> Sample:
         """What critics see: changed at random where there are few pictures."""
@@ -112,6 +101,23 @@ class ImagePlugin(ModalityPlugin):
             columns = classes if 2 <= classes <= min(len(samples), 20) else math.ceil(math.sqrt(len(samples)))
         grid(pixels, columns).save(buffer, "PNG")
         return buffer.getvalue()
+
+
+def class_numbers(labels: Sequence[str], value: str | None, indices: Sequence[int]) -> Tensor | None:
+    """[B]: the number of the label asked for; without one, sample i is of class i modulo K; None: there are no labels.
+
+    Raises:
+        ConfigError: for an unknown label, or any label where there are none.
+    """
+    if not labels:
+        if value is not None:
+            raise ConfigError(f"label {value!r}: this model knows no labels; train one with options.conditional=true")
+        return None
+    if value is None:
+        return torch.tensor([index % len(labels) for index in indices])
+    if value not in labels:
+        raise ConfigError(f"label {value!r}: no such label.{did_you_mean(value, labels)}")
+    return torch.full((len(indices),), labels.index(value))
 
 
 def to_pixels(x: Tensor) -> Tensor:
