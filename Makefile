@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SETUP := pyproject.toml plugins/image/pyproject.toml plugins/text/pyproject.toml constraints.txt Makefile
+SETUP := pyproject.toml plugins/image/pyproject.toml plugins/text/pyproject.toml plugins/video/pyproject.toml constraints.txt Makefile
 DEMO_ITEMS ?= 160000
 
 .PHONY: install demo test slow check lint types floors bench docs clean
@@ -16,7 +16,8 @@ $(STAMP):
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-		--editable ".[dev,docs,track]" --editable plugins/image --editable "plugins/text[curves]" torchvision torchaudio
+		--editable ".[dev,docs,track]" --editable plugins/image --editable "plugins/text[curves]" \
+		--editable plugins/video torchvision torchaudio
 	rm -f $(VENV)/.installed-* && touch $@
 
 demo: install
@@ -53,6 +54,7 @@ bench: install
 	$(BIN)/python tests/benchmarks/step.py
 	$(BIN)/python tests/benchmarks/step.py --plan auto
 	$(BIN)/python tests/benchmarks/step.py --preset dcgan-small --size 32 --steps 10
+	$(BIN)/python tests/benchmarks/clip_step.py
 	$(BIN)/python tests/benchmarks/startup.py
 	$(BIN)/python tests/benchmarks/generate.py
 
