@@ -150,7 +150,7 @@ def noise_for(
     """All parts of a generator's noise for some identities.
 
     Args:
-        controls: a control `<part>_seed` that is not None is that part's seed.
+        controls: a control `<part>_seed` that is not None is that part's seed, and that of parts `<part>.<more>`.
         windows: steps of the parts that have steps, where they are not those of training.
     """
     return {
@@ -162,7 +162,7 @@ def noise_for(
 def _draw(
     spec: Noise, part: str, seed: int | str, indices: Sequence[int], controls: Any, windows: Mapping[str, range]
 ) -> np.ndarray[Any, Any]:
-    own = getattr(controls, f"{part}_seed", None)
+    own = getattr(controls, f"{part.partition('.')[0]}_seed", None)
     window = windows.get(part)
     if window is not None:
         spec = replace(spec, steps=len(window))

@@ -155,7 +155,7 @@ class Stream(Unrolled):
         self.waves = waves
         if not waves:
             return
-        self.noise["path"] = Noise((2 * waves,))
+        self.noise["motion.path"] = Noise((2 * waves,))
         self.speeds = nn.Sequential(
             variance_scaling_(nn.Linear(waves + options.content, HIDDEN)),
             nn.LeakyReLU(LEAKY_SLOPE),
@@ -186,13 +186,13 @@ class Stream(Unrolled):
 
         In float64, modulo 1: what is left of a phase after an hour must not depend on float32's last digit.
         """
-        start, paces = noise["path"].chunk(2, 1)
+        start, paces = noise["motion.path"].chunk(2, 1)
         with torch.autocast(start.device.type, enabled=False):
             speed = self.pace * self.speeds(torch.cat([paces, noise["content"]], 1).float())
         device = "cpu" if start.device.type == "mps" else start.device  # MPS has no float64
         speed, start = (part.to(device, torch.float64)[:, None] for part in (speed, start))
         phase = torch.special.ndtr(start) + speed * times.to(device)[:, None]
-        return phase.remainder(1).to(noise["path"].device, torch.float32)
+        return phase.remainder(1).to(noise["motion.path"].device, torch.float32)
 
 
 class Mocogan(Unrolled):

@@ -103,5 +103,3 @@ class Controls(Settings):
     """A seed for what is shown, in place of the seed; None: that."""
     motion_seed: Seed | None = None
     """The same for how it moves."""
-    path_seed: Seed | None = None
-    """The same for the waves of stream: where and how fast things go to and fro."""
