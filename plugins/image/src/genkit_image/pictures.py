@@ -89,7 +89,7 @@ class Checked:
         return np.concatenate(self._in_threads(lambda block: self._again(block, channels), blocks))
 
     def _in_threads(self, do: Any, blocks: Sequence[Any]) -> list[Any]:
-        with _quiet():
+        with quiet():
             if not self.source.parallel or len(blocks) < 2:
                 return [do(block) for block in blocks]
             with ThreadPoolExecutor(THREADS) as pool:
@@ -304,8 +304,8 @@ def to_png(pixels: Tensor) -> list[bytes]:
     rows[:, 0, 1:] = values[:, 0]
     np.subtract(values[:, 1:], values[:, :-1], out=rows[:, 1:, 1:])
     header = struct.pack(">IIBBBBB", width, height, 8, _PNG_COLOURS[channels], 0, 0, 0)
-    before, after = b"\x89PNG\r\n\x1a\n" + _png_chunk(b"IHDR", header), _png_chunk(b"IEND", b"")
-    return [before + _png_chunk(b"IDAT", zlib.compress(picture.data, _PNG_LEVEL)) + after for picture in rows]
+    before, after = b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header), png_chunk(b"IEND", b"")
+    return [before + png_chunk(b"IDAT", zlib.compress(picture.data, _PNG_LEVEL)) + after for picture in rows]
 
 
 _PNG_COLOURS = {1: 0, 2: 4, 3: 2, 4: 6}
@@ -313,7 +313,8 @@ _PNG_LEVEL = 3
 """zlib's: above it files shrink by a few per cent and take twice the time."""
 
 
-def _png_chunk(kind: bytes, data: bytes) -> bytes:
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    """One part of a PNG file: length, kind, data, checksum."""
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))
 
 
@@ -326,7 +327,7 @@ def _name(source: Source, number: int) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No warning about odd pictures, which are judged by what comes out; one that may be a bomb is an error."""
     with warnings.catch_warnings():  # before any thread starts: filters belong to the process
         warnings.simplefilter("ignore")

@@ -134,7 +134,7 @@ def decode(file: IO[bytes]) -> Image.Image:
         if 0 in picture.size:
             raise ValueError("it has no pixels")
         picture.load()
-        return _eight_bits(ImageOps.exif_transpose(picture))
+        return eight_bits(ImageOps.exif_transpose(picture))
 
 
 def reason(error: BaseException) -> str:
@@ -152,7 +152,7 @@ def reason(error: BaseException) -> str:
     return (text if said else f"damaged: {error!r}")[:120]
 
 
-def _eight_bits(picture: Image.Image) -> Image.Image:
+def eight_bits(picture: Image.Image) -> Image.Image:
     """The same with 8 bits a channel; 16-bit grey is scaled.
 
     Raises:
@@ -367,7 +367,7 @@ def _content(picture: Any) -> Content:
         ValueError: for anything else.
     """
     if isinstance(picture, Image.Image):
-        return _eight_bits(picture)
+        return eight_bits(picture)
     if not isinstance(picture, np.ndarray | Tensor):
         raise ValueError(f"a {type(picture).__name__} is no picture: Pillow's, an array or a tensor is")
     first = _channels_first(picture) if picture.ndim == 3 else False
