@@ -31,10 +31,10 @@ class VideoPlugin(ModalityPlugin):
 
     @classmethod
     def open(cls, source: Any, options: Options) -> Any:
-        """The source as `genkit_video.footage.Checked`: every file looked at once."""
-        from genkit_video import footage
+        """The source as `genkit_video.clips.Checked`: every file looked at once."""
+        from genkit_video import clips
 
-        return source if isinstance(source, footage.Checked) else footage.Checked(source, options)
+        return source if isinstance(source, clips.Checked) else clips.Checked(source, options)
 
     @classmethod
     def inspect(cls, source: Any, options: Options) -> Facts:
@@ -53,10 +53,10 @@ class VideoPlugin(ModalityPlugin):
 
     def dataset(self, source: Any) -> Any:
         """Clips, cut and scaled."""
-        from genkit_video import footage
+        from genkit_video import clips
 
         checked = self.open(source, self.options)
-        return footage.Clips(checked, self.options, self.facts["channels"], self.facts["labels"])
+        return clips.Clips(checked, self.options, self.facts["channels"], self.facts["labels"])
 
     def networks(self) -> Networks:
         """The networks that the options name."""
@@ -103,13 +103,13 @@ class VideoPlugin(ModalityPlugin):
             yield lambda part: take(to_frames(part.x[0]))
 
     def sheet(self, samples: Sample, format: str, controls: Any, columns: int | None = None) -> bytes:
-        """A contact sheet as PNG, or all clips at once as an animated WebP."""
+        """A contact sheet as PNG, a row for each clip; or all clips at once as an animated WebP."""
         from genkit_video import writing
 
-        columns, clips, buffer = columns or math.ceil(math.sqrt(len(samples))), to_frames(samples.x), io.BytesIO()
+        frames, buffer = to_frames(samples.x), io.BytesIO()
         if format == "webp":
-            return writing.animated_grid(clips, columns, self._fps(controls))
-        writing.contact_sheet(clips, columns).save(buffer, "PNG")
+            return writing.animated_grid(frames, columns or math.ceil(math.sqrt(len(samples))), self._fps(controls))
+        writing.contact_sheet(frames).save(buffer, "PNG")
         return buffer.getvalue()
 
     def _kinds(self) -> list[str]:
