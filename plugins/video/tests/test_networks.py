@@ -10,7 +10,7 @@ from torch import nn
 
 from genkit.errors import ConfigError
 from genkit.noise import draw
-from genkit.players import impose
+from genkit.optimizers import impose
 from genkit.plugin import Critique, Noise, Sample
 from genkit.recipe import Constraint
 from genkit.runtime import lay_out

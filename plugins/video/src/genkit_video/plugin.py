@@ -64,11 +64,15 @@ class VideoPlugin(ModalityPlugin):
         return Networks(make_generator(*given, self.facts["rate"]), make_critics(*given))
 
     def condition(self, value: str | None, indices: Sequence[int]) -> Tensor | None:
-        """[B]: class numbers; without a label, clip i is of class i modulo K. Found categories are numbers from 0.
+        """[B]: class numbers; without a label, clip i is of class i modulo K.
+
+        Found categories are asked for by numbers from 0; without one, the noise chooses.
 
         Raises:
             ConfigError: for an unknown label, or any label of an unconditional model.
         """
+        if value is None and not self.facts["labels"]:
+            return None
         return class_numbers(self._kinds(), value, indices)
 
     def terms(
