@@ -31,6 +31,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/ceiling"))
     parser.add_argument("--marks", type=int, nargs="+", default=[20_000, 60_000, 200_000])
+    parser.add_argument("--presets", nargs="+", default=["seqgan-fast", "seqgan"], help="whose critics")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     oracle = Oracle(arguments.seed)
@@ -43,7 +44,7 @@ def main() -> None:
             return torch.cat([(oracle.network.log_prob(x) - model.generator.log_prob(x)).sum(1) for x in parts])
 
     print(f"both distributions known: {higher(best(oracle.test), best(fakes)):.3f} of unseen lines")
-    for name in ("seqgan-fast", "seqgan"):
+    for name in arguments.presets:
         for items in arguments.marks:
             score = learned(name, items, oracle, arguments)
             of_fakes, seen, unseen = score(fakes), score(oracle.lines), score(oracle.test)
@@ -64,7 +65,7 @@ def learned(name: str, items: int, oracle: Oracle, arguments):
     recipe = {"stages": [{"kind": "critics"}], "critic": {"steps": 1}}
     genkit.train(
         oracles, Lines(oracle.lines), out=out, items=items, seed=arguments.seed, threads=arguments.threads,
-        recipe=recipe, **begin,
+        recipe=recipe, options=own.options, **begin,
     )  # fmt: skip
     critic = make_critic(Options(**own.options), Facts(FACTS)).eval()
     tensors = {key.removeprefix("critic."): value for key, value in read_critics(out / "model").items()}

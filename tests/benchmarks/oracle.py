@@ -150,6 +150,7 @@ def train(name: str, oracle: Oracle, seed: int, out: Path, threads: int, init: P
     own = replace(preset, options={**preset.options, **SIZE}, recipe=recipe, capabilities=None)
     oracles = replace(text, id="oracle", plugin=Numbers, data=None, presets={name: own})
     settings = {"items": items, "seed": seed, "threads": threads, "init": init, "recipe": {"stages": stages}}
+    settings["options"] = own.options  # else a game that begins with another model has that model's critic
     model = genkit.train(oracles, Lines(oracle.lines), out=out / f"{name}-{seed}", overwrite=True, **settings)
     return model, time.monotonic() - began
 
