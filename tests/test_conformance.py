@@ -245,7 +245,7 @@ MUTANTS = {
     "data_are_samples": (like(ring, plugin=OtherDataEachTime), "other items"),
     "facts_round_trip": (like(ring, plugin=TupleInFacts), "not the same after JSON"),
     "networks_follow_from_facts": (like(ring, plugin=WideOnceItHasSeenData), "rebuilt without the data"),
-    "fakes_are_like_reals": (points(OneAxisMore, Flattens), r"samples are \[1, 2\] of float32"),
+    "fakes_are_like_reals": (points(OneAxisMore, Flattens), r"samples \[8, 1, 2\], the data are"),
     "critics_judge_each_row": (points(critic=OneVerdictForAll), r"logits \[1\] for 8 samples"),
     "training_is_finite_and_moves_all": (points(WithoutSlope), "generator has not changed"),
     "gradients_stay_at_home": (points(SpareLayer), "no gradient ever reached module.spare.bias"),

@@ -177,8 +177,9 @@ class _Mp4(_Encoded):
     def _begin(self, height: int, width: int) -> VideoStream:
         if height % 2 or width % 2:
             self._output.metadata["comment"] = f"genkit: {width}x{height}"  # `footage.CROP` reads it
-        # Where macroblocks stick out, x264's quick parts read memory that nobody has filled, and bytes differ.
-        self.options = {"crf": "18"} if height % 16 == width % 16 == 0 else {"crf": "18", "x264-params": "asm=0"}
+        # Where blocks stick out of a plane, or of the halved one for looking ahead, x264's quick parts read memory that
+        # nobody has filled, and bytes differ; once they did at 16 x 16.
+        self.options = {"crf": "18"} if height % 64 == width % 64 == 0 else {"crf": "18", "x264-params": "asm=0"}
         return super()._begin(height + height % 2, width + width % 2)
 
     def _picture(self, frame: Pixels) -> av.VideoFrame:
