@@ -59,13 +59,8 @@ def draw_chunk(
     """Whole samples of some identities, of the length that the controls ask for."""
     if not unrolls(generator):
         return draw_batch(generator, indices, seed, condition, controls, device)
-    length, parts, drawn = cast(Unrolling, generator).length(controls), [], 0
-    for part in draw_blocks(generator, indices, seed, condition, controls, device):
-        parts.append(part)
-        drawn += cast(Unrolling, generator).block
-        if drawn >= length:
-            break
-    return cut(generator, parts, 0, length)
+    length = cast(Unrolling, generator).length(controls)
+    return next(in_parts(generator, draw_blocks(generator, indices, seed, condition, controls, device), length))
 
 
 def draw_batch(
@@ -78,17 +73,14 @@ def draw_batch(
 
 def draw_blocks(
     generator: nn.Module, indices: Sequence[int], seed: int | str, condition: Tensor | None, controls: Any,
-    device: torch.device, first: int = 0,
+    device: torch.device,
 ) -> Iterator[Sample]:  # fmt: skip
-    """Samples without an end: their blocks of steps, from block `first` on; always whole, so that bits are equal."""
+    """Samples without an end: their blocks of steps; always whole, so that bits do not depend on what is asked for."""
     unrolling = cast(Unrolling, generator)
-    told = None if condition is None else condition.to(device)
-    for number in count(first):
-        steps = range(number * unrolling.block, (number + 1) * unrolling.block)
-        windows = unrolling.needs(steps, controls)
-        noise = noise_for(generator, seed, indices, device, controls, windows)
-        with torch.no_grad():
-            yield unrolling.unroll(noise, told, controls, steps)
+    for start in count(0, unrolling.block):
+        steps = range(start, start + unrolling.block)
+        noise = noise_for(generator, seed, indices, device, controls, unrolling.needs(steps, controls))
+        yield forward(generator, noise, condition, controls, device, steps)
 
 
 def draw_walk(
@@ -97,8 +89,8 @@ def draw_walk(
 ) -> Sample:  # fmt: skip
     """The batch of samples on a walk, on the CPU, in chunks that the last place fills up."""
     ends = sorted({index for place in walk for index in place[:2]})
-    length = cast(Unrolling, generator).length(controls) if unrolls(generator) else 0
-    windows = cast(Unrolling, generator).needs(range(length), controls) if length else {}
+    steps = range(cast(Unrolling, generator).length(controls)) if unrolls(generator) else None
+    windows = {} if steps is None else cast(Unrolling, generator).needs(steps, controls)
     drawn = {part: _draw(spec, part, seed, ends, controls, windows) for part, spec in noise_of(generator).items()}
     known = {part: dict(zip(ends, rows, strict=True)) for part, rows in drawn.items()}
     pieces: list[Sample] = []
@@ -111,28 +103,20 @@ def draw_walk(
         for part, spec in noise_of(generator).items():
             rows = [between(known[part][a], known[part][b], share, spec.law) for a, b, share in whole]
             noise[part] = torch.from_numpy(np.stack(rows)).to(device)
-        if length:
-            with torch.no_grad():
-                sample = cast(Unrolling, generator).unroll(
-                    noise, None if condition is None else condition.to(device), controls, range(length)
-                )
-        else:
-            sample = forward(generator, noise, condition, controls, device)
-        pieces.append(sample[: len(wanted)].to("cpu"))
+        pieces.append(forward(generator, noise, condition, controls, device, steps)[: len(wanted)].to("cpu"))
     return join(pieces)
 
 
 def in_parts(generator: nn.Module, blocks: Iterator[Sample], size: int, stop: int | None = None) -> Iterator[Sample]:
-    """Blocks as parts of `size` steps each, on the CPU; the last is shorter where there is a `stop`."""
-    axis, held, given = cast(Unrolling, generator).step_axis, [next(blocks).to("cpu")], 0
+    """Blocks as parts of `size` steps each; the last is shorter where there is a `stop`."""
+    axis, given = cast(Unrolling, generator).step_axis, 0
+    held: list[Sample] = []
     while stop is None or given < stop:
         wanted = size if stop is None else min(size, stop - given)
-        while sum(part.x.shape[axis] for part in held) < wanted:
-            held.append(next(blocks).to("cpu"))
+        while (ready := sum(part.x.shape[axis] for part in held)) < wanted:
+            held.append(next(blocks))
         yield cut(generator, held, 0, wanted)
-        left = sum(part.x.shape[axis] for part in held) - wanted
-        held = [cut(generator, held, wanted, wanted + left)]
-        given += wanted
+        held, given = [cut(generator, held, wanted, ready)], given + wanted
 
 
 def cut(generator: nn.Module, parts: Sequence[Sample], start: int, stop: int) -> Sample:
@@ -175,9 +159,13 @@ def noise_of(generator: nn.Module) -> Mapping[str, Noise]:
 
 
 def forward(
-    generator: nn.Module, noise: Mapping[str, Tensor], condition: Tensor | None, controls: Any, device: torch.device
-) -> Sample:
-    """One forward without gradients."""
+    generator: nn.Module, noise: Mapping[str, Tensor], condition: Tensor | None, controls: Any, device: torch.device,
+    steps: range | None = None,
+) -> Sample:  # fmt: skip
+    """One forward without gradients; `steps`: of a sample of any length, these."""
+    told = None if condition is None else condition.to(device)
     with torch.no_grad():
-        sample: Sample = generator(noise, None if condition is None else condition.to(device), controls)
+        if steps is not None:
+            return cast(Unrolling, generator).unroll(noise, told, controls, steps)
+        sample: Sample = generator(noise, told, controls)
         return sample

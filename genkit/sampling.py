@@ -22,6 +22,7 @@ from genkit import artifact, config, registry
 from genkit.data import global_seeds, join
 from genkit.drawing import CHUNK, Between, draw_blocks, draw_chunk, draw_walk, in_parts, rows_of, unrolls
 from genkit.errors import ConfigError, ModelError, PluginError, UnknownModality, did_you_mean, first_line
+from genkit.files import make_folder, write_whole, writing
 from genkit.jury import Jury, open_jury
 from genkit.own import admit_network, known
 from genkit.plugin import Facts, Modality, ModalityPlugin, Sample, Unrolling, capabilities_of
@@ -229,7 +230,8 @@ class Model:
             raise ConfigError(f"steps = {size}, stop = {stop}, index = {index}: steps of at least 1 are needed")
         settings = config.controls(self.modality, controls or {})
         told = seed, self._asker(label)([index]), settings, self.device
-        return in_parts(self.generator, draw_blocks(self.generator, [index], *told), size, stop)
+        parts = in_parts(self.generator, draw_blocks(self.generator, [index], *told), size, stop)
+        return (part.to("cpu") for part in parts)
 
     def draw(
         self,
@@ -379,13 +381,13 @@ def save(chunks: Iterable[Samples], path: str | Path, workers: int = WORKERS, fo
         ending = path.suffix[1:].lower()
         whole = join([first.sample, *(chunk.sample for chunk in chunks)])
         is_joint(modality, path, len(whole))
-        artifact.make_folder(path.parent)
+        make_folder(path.parent)
         if len(whole) == 1 and ending in modality.formats:
             (content,) = first.encode(ending)
         else:
             with registry.asking(modality, "sheet"):
                 content = model.plugin.sheet(whole, ending, first.controls, first.columns)
-        artifact.write_whole(path, content)
+        write_whole(path, content)
         return [path]
     format = format_of(modality, format)
 
@@ -400,7 +402,7 @@ def save(chunks: Iterable[Samples], path: str | Path, workers: int = WORKERS, fo
     told = {"model": describe_model(model), "controls": controls, **chosen}
     document = {"schema": 1, **told, "samples": rows}
     document["samples"] = _rows_beside(path / "samples.json", document) + rows
-    artifact.write_whole(path / "samples.json", _sidecar(document))
+    write_whole(path / "samples.json", _sidecar(document))
     return [*(path / row["file"] for row in rows), path / "samples.json"]
 
 
@@ -437,10 +439,10 @@ def save_long(model: Model, path: str | Path, seed: int = 0, index: int = 0, **a
     path, settings = Path(path), config.controls(model.modality, arguments.get("controls") or {})
     format = format_of(model.modality, path.suffix[1:].lower())
     stop = cast(Unrolling, model.generator).length(settings)
-    artifact.make_folder(path.parent)
+    make_folder(path.parent)
     with (
         registry.asking(model.modality, "sink"),
-        artifact.writing(path) as file,
+        writing(path) as file,
         model.plugin.sink(file, format, settings) as write,
     ):
         for part in model.unroll(seed, index, stop=stop, **arguments):

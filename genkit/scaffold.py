@@ -45,9 +45,8 @@ def new_plugin(id: str, folder: str | Path | None = None) -> Path:
                 (whole / path).parent.mkdir(parents=True, exist_ok=True)
                 (whole / path).write_text(content, encoding="utf-8")
             target.mkdir(exist_ok=True)
-            for entry in sorted(
-                whole.iterdir()
-            ):  # renamed within one disk, into a folder that may be where the user stands
+            # Renamed within one disk, into a folder that may be where the user stands.
+            for entry in sorted(whole.iterdir()):
                 os.rename(entry, target / entry.name)
     except OSError as error:
         raise StorageError(f"cannot write {target}: {error.strerror or error}. Nothing of it was written") from error

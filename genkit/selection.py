@@ -10,14 +10,14 @@ no plugin.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from genkit.errors import ConfigError, StorageError, first_line
+from genkit.errors import ConfigError, first_line
+from genkit.files import make_folder, write_whole
 
 ALLOWED = "GENKIT_PLUGINS"
 STRICT = "GENKIT_STRICT_PLUGINS"
@@ -114,13 +114,5 @@ def _readable() -> frozenset[str]:
 
 
 def _write(names: Iterable[str]) -> None:
-    path = _path()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps({"disabled": sorted(names)}, indent=2) + "\n")
-        os.replace(temporary, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise StorageError(f"cannot write {path}: {error.strerror or error}. Nothing of it was changed") from error
+    make_folder(_path().parent)
+    write_whole(_path(), (json.dumps({"disabled": sorted(names)}, indent=2) + "\n").encode())

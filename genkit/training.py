@@ -27,6 +27,7 @@ from genkit.config import RunConfig
 from genkit.data import global_seeds, open_data
 from genkit.diagnosis import saturated
 from genkit.errors import Interrupted, ModelError, RunError, first_line
+from genkit.files import make_folder, write_whole
 from genkit.game import LOST_TURNS, Game, diverged, under
 from genkit.plan import choose
 from genkit.plugin import Modality, Sample
@@ -343,8 +344,8 @@ def _look(game: Game, folder: RunFolder, clock: Clock) -> None:
         with registry.asking(modality, "sheet"):
             content = game.plugin.sheet(sample, modality.sheets[0], game.controls)
     path = folder.path / "samples" / f"{game.items:012d}.{modality.sheets[0]}"
-    artifact.make_folder(path.parent)
-    artifact.write_whole(path, content, durable=False)
+    make_folder(path.parent)
+    write_whole(path, content, durable=False)
     clock.tell(note=f"samples: {path}")
 
 

@@ -13,11 +13,12 @@ import argparse
 import statistics
 
 import torch
-from step import run
+from step import in_turn
 from torch.nn.functional import softplus
 
 from genkit import config
-from genkit.game import Game, make_optimizer
+from genkit.game import Game
+from genkit.optimizers import make_optimizer
 from genkit.plugin import Facts, Sample
 from genkit.runtime import Runtime
 from genkit.training import play_round
@@ -44,14 +45,7 @@ def main() -> None:
     def engine() -> None:
         play_round(game)
 
-    ratios, times = [], {engine: [], by_hand: []}
-    for step in (engine, by_hand):
-        run(step, 2)
-    for pair in range(arguments.pairs):
-        for step in (engine, by_hand) if pair % 2 else (by_hand, engine):
-            times[step].append(run(step, arguments.steps))
-        ratios.append(times[engine][-1] / times[by_hand][-1])
-    engine_ms, hand_ms = (1e3 * statistics.median(times[step]) / arguments.steps for step in (engine, by_hand))
+    engine_ms, hand_ms, ratios = in_turn(engine, by_hand, arguments.pairs, arguments.steps)
     size, threads = arguments.size, torch.get_num_threads()
     title = f"stream {arguments.frames}x{size}x{size} batch {arguments.batch}, {threads} threads"
     print(f"{title}: engine {engine_ms:.1f} ms, loop {hand_ms:.1f} ms a step")

@@ -53,17 +53,9 @@ def main() -> None:
     def engine() -> None:
         play_round(game)
 
-    ratios, times = [], {engine: [], by_hand: []}
-    for step in (engine, by_hand):
-        run(step, 2)
-    for pair in range(arguments.pairs):
-        order = (engine, by_hand) if pair % 2 else (by_hand, engine)
-        for step in order:
-            times[step].append(run(step, arguments.steps))
-        ratios.append(times[engine][-1] / times[by_hand][-1])
+    engine_ms, hand_ms, ratios = in_turn(engine, by_hand, arguments.pairs, arguments.steps)
     size, threads = arguments.size, torch.get_num_threads()
     title = f"{arguments.preset} {size}x{size} batch {arguments.batch}, {threads} threads"
-    engine_ms, hand_ms = (1e3 * statistics.median(times[step]) / arguments.steps for step in (engine, by_hand))
     print(f"{title}: engine {engine_ms:.1f} ms, loop {hand_ms:.1f} ms a step")
     ratio = statistics.median(ratios)
     print(f"ratio engine / loop: median {ratio:.3f} (of {len(ratios)} pairs), {1 / ratio:.2f}x its items per second")
@@ -74,6 +66,18 @@ def main() -> None:
         peaks = {kind: peak(kind) for kind in (torch.float32, torch.bfloat16)}
         print(f"{reached:.0f} GFLOP/s of matrix products in the engine's step; products alone: ", end="")
         print(", ".join(f"{str(kind)[6:]} {value:.0f} ({reached / value:.0%})" for kind, value in peaks.items()))
+
+
+def in_turn(engine, by_hand, pairs: int, steps: int) -> tuple[float, float, list[float]]:
+    """(milliseconds a step of either, the median; the ratio of the engine's time to the loop's in each pair)."""
+    times = {engine: [], by_hand: []}
+    for step in times:
+        run(step, 2)
+    for pair in range(pairs):
+        for step in (engine, by_hand) if pair % 2 else (by_hand, engine):
+            times[step].append(run(step, steps))
+    engine_ms, hand_ms = (1e3 * statistics.median(spent) / steps for spent in times.values())
+    return engine_ms, hand_ms, [one / other for one, other in zip(*times.values(), strict=True)]
 
 
 def peak(kind: torch.dtype) -> float:

@@ -98,7 +98,7 @@ def curve(
     wanted = _numbers(temperatures)
     check_picture(out)
     from genkit import load
-    from genkit.artifact import make_folder, write_whole
+    from genkit.files import make_folder, write_whole
     from genkit_text.evaluation import TEMPERATURES
     from genkit_text.evaluation import curve as run
 

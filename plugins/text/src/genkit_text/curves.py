@@ -59,7 +59,7 @@ def plot(rows: Sequence[Mapping[str, Any]], path: str | Path, baseline: str = BA
     check_picture(path)
     from matplotlib.figure import Figure
 
-    from genkit.artifact import make_folder, write_whole
+    from genkit.files import make_folder, write_whole
 
     judged, n = all(row["judge_nll"] is not None for row in rows), rows[0]["n"]
     quality = "NLL of samples under the judge, nats per symbol" if judged else f"1 − BLEU-{n} of samples"
