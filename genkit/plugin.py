@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Protocol, TypeVar
 
-from genkit.errors import ConfigError, DataError
+from genkit.errors import ConfigError, DataError, did_you_mean
 
 if TYPE_CHECKING:
     import torch
@@ -438,6 +438,25 @@ class ModalityPlugin(ABC):
     def sink(self, file: BinaryIO, format: str, controls: Any) -> AbstractContextManager[Callable[[Sample], None]]:
         """A writer of one sample that comes in parts [1, ...]: the same file as `encode` makes of the whole."""
         raise NotImplementedError
+
+
+def class_numbers(labels: Sequence[str], value: str | None, indices: Sequence[int]) -> Tensor | None:
+    """[B]: the number of the label asked for; without one, sample i is of class i modulo K; None: there are no labels.
+
+    Raises:
+        ConfigError: for an unknown label, or any label where there are none.
+    """
+    import torch
+
+    if not labels:
+        if value is not None:
+            raise ConfigError(f"label {value!r}: this model knows no labels; train one with options.conditional=true")
+        return None
+    if value is None:
+        return torch.tensor([index % len(labels) for index in indices])
+    if value not in labels:
+        raise ConfigError(f"label {value!r}: no such label.{did_you_mean(value, labels)}")
+    return torch.full((len(indices),), labels.index(value))
 
 
 def capabilities_of(plugin: ModalityPlugin, generator: object) -> frozenset[str]:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from genkit import own
-from genkit.errors import ConfigError, DataError, GenkitError, did_you_mean
-from genkit.plugin import Facts, ModalityPlugin, Networks, Sample
+from genkit.errors import DataError, GenkitError
+from genkit.plugin import Facts, ModalityPlugin, Networks, Sample, class_numbers
 from genkit_image import dcgan, modern
 from genkit_image.augment import augmented
 from genkit_image.options import Options
@@ -101,23 +101,6 @@ class ImagePlugin(ModalityPlugin):
             columns = classes if 2 <= classes <= min(len(samples), 20) else math.ceil(math.sqrt(len(samples)))
         grid(pixels, columns).save(buffer, "PNG")
         return buffer.getvalue()
-
-
-def class_numbers(labels: Sequence[str], value: str | None, indices: Sequence[int]) -> Tensor | None:
-    """[B]: the number of the label asked for; without one, sample i is of class i modulo K; None: there are no labels.
-
-    Raises:
-        ConfigError: for an unknown label, or any label where there are none.
-    """
-    if not labels:
-        if value is not None:
-            raise ConfigError(f"label {value!r}: this model knows no labels; train one with options.conditional=true")
-        return None
-    if value is None:
-        return torch.tensor([index % len(labels) for index in indices])
-    if value not in labels:
-        raise ConfigError(f"label {value!r}: no such label.{did_you_mean(value, labels)}")
-    return torch.full((len(indices),), labels.index(value))
 
 
 def to_pixels(x: Tensor) -> Tensor:

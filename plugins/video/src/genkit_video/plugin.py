@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from genkit.errors import DataError
-from genkit.plugin import Critique, Facts, ModalityPlugin, Networks, Sample
-from genkit_image.plugin import class_numbers, to_pixels
+from genkit.plugin import Critique, Facts, ModalityPlugin, Networks, Sample, class_numbers
+from genkit_image.plugin import to_pixels
 from genkit_video.critics import make_critics
 from genkit_video.generators import make_generator
 from genkit_video.options import Options
