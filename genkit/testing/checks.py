@@ -12,11 +12,13 @@ import mimetypes
 import os
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import BaseModel
+from torch import Tensor
 
 from genkit import artifact, registry
 from genkit import config as configuration
@@ -335,7 +337,11 @@ def draw_there() -> None:
     condition = artifact.read_tensors(Path(asked)).get("condition")
     opened = open_model(model, "cpu", Modality.from_json(json.loads(manifest)))
     controls = configuration.controls(opened.modality, {})
-    x = opened.draw(range(4), 0, controls=controls, conditions=lambda _: condition).x
+
+    def told(indices: Sequence[int]) -> Tensor | None:
+        return None if condition is None else condition[list(indices)]
+
+    x = opened.draw(range(4), 0, controls=controls, conditions=told).x
     sys.stdout.write(f"\n{fingerprint(x)}\n")
 
 
