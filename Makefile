@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SETUP := pyproject.toml plugins/image/pyproject.toml plugins/text/pyproject.toml plugins/video/pyproject.toml constraints.txt Makefile
+PLUGINS := audio image text video
+SETUP := pyproject.toml $(PLUGINS:%=plugins/%/pyproject.toml) constraints.txt Makefile
 DEMO_ITEMS ?= 160000
 
 .PHONY: install demo test slow check lint types floors bench docs clean
@@ -17,7 +18,7 @@ $(STAMP):
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
 		--editable ".[dev,docs,track]" --editable plugins/image --editable "plugins/text[curves]" \
-		--editable plugins/video torchvision torchaudio
+		--editable plugins/video --editable plugins/audio torchvision torchaudio
 	rm -f $(VENV)/.installed-* && touch $@
 
 demo: install

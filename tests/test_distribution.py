@@ -44,7 +44,7 @@ def follow(page, folder, programs):
 
 @pytest.mark.slow
 def test_wheels_of_all_distributions_train_and_generate_in_a_fresh_environment(tmp_path):
-    plugins = "image", "text", "video"
+    plugins = "audio", "image", "text", "video"
     files = wheels_of(tmp_path / "wheels", ROOT, *(ROOT / "plugins" / name for name in plugins))
     assert [file.name.split("-")[0] for file in files] == ["genkit_gan", *(f"genkit_gan_{name}" for name in plugins)]
     assert sum(file.stat().st_size for file in files) < 12 * 2**20

@@ -56,7 +56,7 @@ def test_the_face_is_what_it_says():
 
 def test_manifests_cost_no_torch():
     heavy = "any(name in sys.modules for name in ('torch', 'pydantic'))"
-    code = f"import sys, genkit_image, genkit_text, genkit_video; sys.exit({heavy})"
+    code = f"import sys, genkit_audio, genkit_image, genkit_text, genkit_video; sys.exit({heavy})"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -68,7 +68,7 @@ def test_the_example_of_own_networks_runs_in_one_short_file():
 
 
 def test_versions_move_together():
-    for plugin in ("image", "text", "video"):
+    for plugin in ("audio", "image", "text", "video"):
         text = (ROOT / "plugins" / plugin / "pyproject.toml").read_text()
         assert f'version = "{genkit.__version__}"' in text
         assert f"genkit-gan=={genkit.__version__}" in text
