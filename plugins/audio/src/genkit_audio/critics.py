@@ -100,7 +100,7 @@ class SpectrumCritic(nn.Module):
     """Windows [B, 1, L] (and a class [B]) -> a logit each for spectra of several resolutions, seen as surfaces.
 
     A wave critic hears phases, which hardly anybody does; what is loud when, and at which pitch, stands here in the
-    open. After the spectral critics of Jang et al. 2021, arXiv:2106.07889, section 2.2.
+    open. After the spectral critics of Jang et al. 2021, arXiv:2106.07889.
 
     Args:
         options: samples, spectrum_features.
