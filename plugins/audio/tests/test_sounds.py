@@ -1,0 +1,332 @@
+"""Sounds and windows: what is read is what is there; what cannot be used is named, and stops nothing."""
+
+import io
+import zipfile
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from genkit import compat
+from genkit.data import Batches
+from genkit.errors import ConfigError, DataError
+from genkit_audio import sounds
+from genkit_audio.sounds import Checked, Windows
+from genkit_audio.sources import open_sounds, to_int16
+
+KINDS = {"wav": "PCM_16", "flac": "PCM_16", "ogg": "VORBIS", "mp3": "MPEG_LAYER_III"}
+
+
+@dataclass
+class Cut:
+    """What windows need of the options."""
+
+    rate: int | None = None
+    samples: int = 1024
+    pad: str = "end"
+    cut: str = "random"
+    labels: str = "folders"
+    normalize: str = "none"
+    augment: float = 0.0
+
+
+def tone(count, channels=1, seed=0):
+    """Noise under a slow wave: no two windows of it are alike."""
+    noise = np.random.default_rng(seed).normal(size=(channels, count)).cumsum(1)
+    return (0.8 * noise / np.abs(noise).max()).astype(np.float32)
+
+
+def put(path, values, rate=16000, subtype=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, values.T, rate, subtype or KINDS[path.suffix[1:]])
+    return path
+
+
+def reasons(found):
+    return {one.name: one.reason for one in found}
+
+
+WORDS = np.arange(40, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+
+
+# Reading ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ending", KINDS)
+def test_a_part_is_a_cut_of_the_whole(tmp_path, ending):
+    sound = open_sounds(put(tmp_path / f"a.{ending}", tone(50_001, 2), 22050)).items[0]
+    assert (sound.rate, sound.channels, sound.frames) == (22050, 2, 50_001)
+    straight = soundfile.read(tmp_path / f"a.{ending}", dtype="float32")[0].mean(1)
+    for start in (0, 1, 30_000, 1151, 40_001, 20_000):
+        assert np.abs(sound.read(start, 10_000) - straight[start : start + 10_000]).max() <= 1e-6
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"), [(44100, 16000), (16000, 44100), (48000, 44100), (8000, 16000), (11025, 8000)]
+)
+def test_a_resampled_window_is_a_cut_of_the_resampled_whole(tmp_path, given, wanted):
+    compat.torchaudio()
+    from torchaudio.functional import resample
+
+    sound = open_sounds(put(tmp_path / "a.wav", tone(30_011), given)).items[0]
+    whole = resample(torch.from_numpy(sound.read(0, sound.frames)), given, wanted).numpy()
+    assert sound.count(wanted) == len(whole)
+    for start in (0, 1, 17, 440, 441, 3000, len(whole) - 700):
+        assert np.abs(sound.read(start, 700, wanted) - whole[start : start + 700]).max() < 1e-5
+
+
+def test_odd_rates_are_resampled_by_a_small_filter(tmp_path):
+    sound = open_sounds(put(tmp_path / "a.wav", tone(44101), 44101)).items[0]
+    assert abs(sound.count(16000) - 16000) <= 1
+    assert len(sound.read(0, 15_000, 16000)) == 15_000
+
+
+@pytest.mark.parametrize("ending", ["wav", "flac"])
+def test_sixteen_bits_are_kept(tmp_path, ending):
+    every = np.arange(-32768, 32768, dtype=np.int16)
+    put(tmp_path / f"a.{ending}", every[None])
+    sound = open_sounds(tmp_path).items[0]
+    assert (to_int16(sound.read(0, 65536)) == every).all()
+    kept = Checked(tmp_path, Cut()).kept[0]
+    assert (kept.read(0, 65536) == sound.read(0, 65536)).all()
+
+
+def test_more_than_there_is_cannot_be_read(tmp_path):
+    sound = open_sounds(put(tmp_path / "a.wav", tone(1000), 8000)).items[0]
+    with pytest.raises(DataError, match="has 2000 values; 1500 to 2500"):
+        sound.read(1500, 1000, 16000)
+
+
+# Sources ---------------------------------------------------------------------------------------------------------
+
+
+def test_folders_zips_lists_and_files_hold_the_same_sounds(tmp_path):
+    for name in ("kick/a.wav", "kick/b.flac", "snare/c.ogg"):
+        put(tmp_path / "drums" / name, tone(2000))
+    (tmp_path / "drums/kick/.hidden.wav").write_text("x")
+    (tmp_path / "drums/notes.txt").write_text("x")
+    with zipfile.ZipFile(tmp_path / "drums.zip", "w") as archive:
+        for file in (tmp_path / "drums").rglob("*.*"):
+            archive.write(file, f"drums/{file.relative_to(tmp_path / 'drums')}")
+    for source in (tmp_path / "drums", tmp_path / "drums.zip"):
+        found = open_sounds(source)
+        assert [item.name for item in found.items] == ["kick/a.wav", "kick/b.flac", "snare/c.ogg"]
+        assert [item.label for item in found.items] == ["kick", "kick", "snare"]
+        assert len(found.items[0].read(5, 100)) == 100
+    paths = [tmp_path / "drums/kick/a.wav", str(tmp_path / "missing.wav")]
+    listed = open_sounds(paths)
+    assert [item.label for item in listed.items] == [None]
+    assert reasons(listed.skipped) == {str(tmp_path / "missing.wav"): "there is no such file"}
+    assert open_sounds(str(paths[0])).items[0].name == "a.wav"
+
+
+def test_a_zip_of_one_folder_of_classes_is_those_classes(tmp_path):
+    put(tmp_path / "kick/a.wav", tone(2000))
+    with zipfile.ZipFile(tmp_path / "one.zip", "w") as archive:
+        archive.write(tmp_path / "kick/a.wav", "pack/kick/a.wav")
+        archive.write(tmp_path / "kick/a.wav", "pack/snare/a.wav")
+    assert [item.label for item in open_sounds(tmp_path / "one.zip").items] == ["kick", "snare"]
+
+
+def test_labels_are_read_off_file_names(tmp_path):
+    for name in ("kick_1.wav", "kick-hard.wav", "snare02.wav", "x/tom.wav"):
+        put(tmp_path / name, tone(2000))
+    found = open_sounds(tmp_path, "prefix")
+    assert {item.name: item.label for item in found.items} == {
+        "kick_1.wav": "kick", "kick-hard.wav": "kick", "snare02.wav": "snare", "x/tom.wav": "tom",
+    }  # fmt: skip
+    assert {item.label for item in open_sounds(tmp_path).items} == {None}
+    checked = Checked(tmp_path, Cut(labels="prefix"))
+    assert checked.names == ("kick", "snare", "tom")
+    batch = Windows(checked, Cut(), ("kick", "snare", "tom")).random_batch([0, 1, 2, 3], WORDS[:4])
+    assert batch.condition.tolist() == [checked.names.index(item.label) for item in checked.kept]
+    with pytest.raises(DataError, match="holds sounds of snare, tom; the classes of the model are kick"):
+        Windows(checked, Cut(), ("kick",))
+
+
+def test_arrays_are_sounds():
+    rows = tone(2000, 3)
+    found = open_sounds(rows)
+    assert (found.items[1].read(0, 2000) == rows[1]).all()
+    assert np.allclose(open_sounds(torch.from_numpy(rows)[None]).items[0].read(0, 2000, 8000), rows.mean(0), atol=1e-6)
+    assert (open_sounds(to_int16(rows)).items[2].read(0, 2000) == to_int16(rows)[2] / np.float32(32768)).all()
+    assert Checked(rows, Cut()).rate == sounds.RATE
+    for wrong in (np.zeros(5), np.zeros((2, 5), np.uint8), np.zeros((2, 0))):
+        with pytest.raises(DataError, match="an array of"):
+            open_sounds(wrong)
+
+
+def test_what_is_no_source_says_so(tmp_path):
+    (tmp_path / "a.txt").write_text("x")
+    with pytest.raises(DataError, match=r"holds no sounds .*found: 1 \.txt"):
+        open_sounds(tmp_path)
+    with pytest.raises(DataError, match="no such file or folder"):
+        open_sounds(tmp_path / "none")
+    with pytest.raises(ConfigError, match="Did you mean 'drums'"):
+        open_sounds("builtin:drum")
+    with pytest.raises(DataError, match="cannot be read from a int"):
+        open_sounds(5)
+
+
+def test_the_drums_are_91_sounds_of_families():
+    checked = Checked("builtin:drums", Cut())
+    assert (len(checked.kept), checked.rate, checked.skipped) == (91, 16000, ())
+    assert set(checked.names) >= {"bd", "drum", "elec", "sn", "tabla"}
+    prefixed = Checked("builtin:drums", Cut(labels="prefix"))
+    assert prefixed.names == checked.names
+    seconds = sum(sound.frames for sound in checked.kept) / 16000
+    assert 43 < seconds < 44
+
+
+# What cannot be used ---------------------------------------------------------------------------------------------
+
+
+def test_what_cannot_be_used_is_named(tmp_path):
+    put(tmp_path / "good.wav", tone(4000))
+    put(tmp_path / "silent.wav", np.zeros((1, 4000), np.float32))
+    put(tmp_path / "nan.wav", np.where(np.arange(4000) == 77, np.nan, tone(4000)), subtype="FLOAT")
+    put(tmp_path / "loud.wav", 5 * tone(4000), subtype="FLOAT")
+    put(tmp_path / "empty.wav", tone(1)[:, :0])
+    for ending in KINDS:
+        (tmp_path / f"text.{ending}").write_text("no sound at all\n" * 500)
+        (tmp_path / f"nothing.{ending}").write_bytes(b"")
+    (tmp_path / "folder.wav").mkdir()
+    checked = Checked(tmp_path, Cut())
+    assert [item.name for item in checked.kept] == ["good.wav", "loud.wav"]
+    found = reasons(checked.skipped)
+    assert len(found) == 3 + 2 * len(KINDS)
+    assert found["silent.wav"].startswith("silence: never louder than 0.0001")
+    assert found["nan.wav"] == "values that are not finite"
+    assert found["empty.wav"] == "it has no length"
+    assert found["text.wav"] == found["nothing.flac"] == "no sound, or damaged at its beginning"
+    assert all(found.values())
+    assert "% of its values at full scale" in reasons(checked.noted)["loud.wav"]
+    assert float(Windows(checked, Cut()).random_batch([3, 4], WORDS[:2]).x.abs().max()) <= 1
+
+
+@pytest.mark.parametrize("ending", KINDS)
+def test_of_a_damaged_file_what_is_whole_is_used(tmp_path, ending):
+    content = put(tmp_path / f"a.{ending}", tone(60_000)).read_bytes()
+    whole = open_sounds(tmp_path / f"a.{ending}").items[0].read(0, 60_000)
+    for share in (0.0, 0.001, 0.02, 0.3, 0.5, 0.7, 0.99):
+        (tmp_path / f"a.{ending}").write_bytes(content[: int(share * len(content))])
+        checked = Checked(tmp_path, Cut())
+        assert len(checked.kept) + len(checked.skipped) == 1
+        assert checked.kept or share < 0.5  # a page of ogg is as long
+        for sound in checked.kept:
+            assert sound.frames <= 60_000
+            safe = max(0, sound.frames - 4096)
+            assert np.abs(sound.read(0, safe) - whole[:safe]).max(initial=0) < 1e-4
+            Windows(checked, Cut()).random_batch([0], WORDS[:1])
+
+
+def test_nothing_but_damage_is_an_empty_data_set(tmp_path):
+    (tmp_path / "a.wav").write_bytes(b"RIFF")
+    data = Windows(Checked(tmp_path, Cut()), Cut())
+    assert len(data) == 0
+    assert len(data.skipped) == 1
+
+
+def test_a_file_that_breaks_later_is_replaced(tmp_path, monkeypatch):
+    monkeypatch.setattr(sounds, "CACHE_BYTES", 0)
+    for name in "ab":
+        put(tmp_path / f"{name}.wav", tone(8000))
+    checked = Checked(tmp_path, Cut())
+    data = Windows(checked, Cut())
+    (tmp_path / "a.wav").write_bytes(b"gone")
+    assert data.random_batch(list(range(len(data))), WORDS[: len(data)]).x.shape == (14, 1, 1024)
+    assert checked.damaged >= 7
+    (tmp_path / "b.wav").unlink()
+    with pytest.raises(DataError, match=r"8 windows in a row of .* bring the files back"):
+        data.random_batch([0], WORDS[:1])
+
+
+# Windows ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("augment", [0.0, 1.0])
+def test_windows_are_the_same_from_memory_and_from_files(tmp_path, monkeypatch, augment):
+    for name, rate, count in (("a.wav", 22050, 9000), ("b.flac", 16000, 700), ("c.wav", 16000, 5000)):
+        put(tmp_path / name, tone(count, 2), rate)
+    options = Cut(augment=augment)
+    kept = Windows(Checked(tmp_path, options), options)
+    monkeypatch.setattr(sounds, "CACHE_BYTES", 0)
+    read = Windows(Checked(tmp_path, options), options)
+    indices = [index % len(kept) for index in range(40)]
+    one, other = kept.random_batch(indices, WORDS).x, read.random_batch(indices, WORDS).x
+    assert kept.checked.rate == 16000
+    assert (one - other).abs().max() < (1e-4 if augment == 0 else 0.02)  # speed is changed at one go, or after the rate
+    assert one.dtype == torch.float32
+
+
+def test_a_window_is_a_function_of_its_word(tmp_path):
+    put(tmp_path / "a.wav", tone(20_000))
+    data = Windows(Checked(tmp_path, Cut()), options := Cut(augment=1.0))
+    several = data.random_batch([0] * 40, WORDS).x
+    assert (several == data.random_batch([0] * 40, WORDS).x).all()
+    assert (several[7] == data.random_batch([0], WORDS[7:8]).x[0]).all()
+    assert len(several.unique(dim=0)) > 30
+    torch.manual_seed(0)
+    first = data[0].x
+    torch.manual_seed(0)
+    assert (first == data[0].x).all()
+    assert first.shape == (1, options.samples)
+    assert Batches(data, 0).take(0, 5).x.shape == (5, 1, 1024)
+
+
+def test_windows_in_order_are_the_sound(tmp_path):
+    put(tmp_path / "a.wav", tone(5000))
+    checked = Checked(tmp_path, Cut())
+    whole = checked.kept[0].read(0, 5000)
+    data = Windows(checked, Cut(cut="ordered"))
+    assert (data.random_batch([0, 1, 2, 3], WORDS[:4]).x.flatten().numpy() == whole[:4096]).all()
+    assert len(Windows(checked, Cut(cut="start"))) == 1
+    assert len(Windows(checked, Cut(cut="start", samples=6000))) == 1
+
+
+def test_short_sounds_are_padded_as_it_says(tmp_path):
+    put(tmp_path / "a.wav", tone(100) + 0.05)
+    checked = Checked(tmp_path, Cut())
+    short = checked.kept[0].read(0, 100)
+
+    def window(**options):
+        return Windows(checked, Cut(samples=250, **options)).random_batch([0], WORDS[5:6]).x[0, 0].numpy()
+
+    assert (window() == np.concatenate([short, np.zeros(150)])).all()
+    assert (window(pad="loop") == np.concatenate([short, short, short[:50]])).all()
+    anywhere = window(pad="random")
+    start = int(np.flatnonzero(anywhere)[0])
+    assert start > 0
+    assert (anywhere[start : start + 100] == short).all()
+
+
+def test_peaks_are_brought_to_full_scale(tmp_path):
+    put(tmp_path / "a.wav", 0.1 * tone(1024))
+    checked = Checked(tmp_path, Cut())
+    x = Windows(checked, Cut(normalize="peak")).random_batch([0], WORDS[:1]).x
+    assert abs(float(x.abs().max()) - 1) < 1e-4
+
+
+def test_augmentation_changes_speed_level_and_polarity(tmp_path):
+    wave = 0.5 * np.sin(2 * np.pi * 500 * np.arange(16000) / 16000)[None]
+    put(tmp_path / "a.wav", wave.astype(np.float32))
+    checked, options = Checked(tmp_path, Cut()), Cut(samples=8192, augment=1.0)
+    x = Windows(checked, options).random_batch([0] * 40, WORDS).x[:, 0]
+    found = torch.fft.rfft(x * torch.hann_window(8192)).abs().argmax(1) * 16000 / 8192
+    assert 445 < found.min() < 470
+    assert 530 < found.max() < 560
+    level = x[:, 4000:4800].abs().amax(1)
+    assert level.min() < 0.4
+    assert 0.6 < level.max() < 0.72
+    assert len(Windows(checked, replace(options, cut="start")).random_batch([0], WORDS[:1]).x) == 1
+
+
+def test_a_large_entry_of_a_zip_is_not_unpacked(tmp_path, monkeypatch):
+    monkeypatch.setattr("genkit_audio.sources.ENTRY_BYTES", 1000)
+    buffer = io.BytesIO()
+    soundfile.write(buffer, tone(4000).T, 16000, "PCM_16", format="WAV")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("a.wav", buffer.getvalue())
+    assert "at most 1,000 are unpacked" in open_sounds(tmp_path / "a.zip").skipped[0].reason
