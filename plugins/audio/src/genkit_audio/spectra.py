@@ -1,0 +1,54 @@
+"""Sounds as spectra: log-mel spectrograms, the same for pictures, metrics and networks. Knows no file and no model.
+
+Shape letters: B batch, n values of a sound, M mel bands.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from genkit import compat
+
+FLOOR = 1e-5
+"""The smallest magnitude that is told from silence."""
+
+
+def log_mel(x: Tensor, rate: int, mels: int = 80, hop: int | None = None) -> Tensor:
+    """[B, M, ceil(n / hop)]: natural logarithms of mel magnitudes, at least log(FLOOR); differentiable.
+
+    Frames are `4 * hop` long and centred on their hops; what lies outside is silence.
+
+    Args:
+        x: [B, n] in [-1, 1].
+        rate: in Hz.
+        mels: M, over the whole band.
+        hop: values from frame to frame; None: `hop_of(rate)`.
+    Source:
+        The features of Kong et al. 2020, arXiv:2010.05646, section 3, over the whole band: magnitudes, Slaney's scale
+        and norm.
+    """
+    hop = hop or hop_of(rate)
+    edge = 3 * hop // 2
+    spectra = _mel(rate, mels, hop, x.device)(pad(x, (edge, 3 * hop - edge + -x.shape[1] % hop)))
+    return spectra.clamp(min=FLOOR).log()
+
+
+def hop_of(rate: int) -> int:
+    """The power of two nearest to 12 ms, at least 64: 256 from 16,000 to 24,000 Hz, 512 at 44,100 and 48,000 Hz."""
+    return max(64, 2 ** round(math.log2(rate / 86)))
+
+
+@lru_cache(maxsize=16)
+def _mel(rate: int, mels: int, hop: int, device: torch.device) -> nn.Module:
+    compat.torchaudio()
+    from torchaudio.transforms import MelSpectrogram
+
+    mel: nn.Module = MelSpectrogram(
+        rate, n_fft=4 * hop, hop_length=hop, n_mels=mels, power=1.0, center=False, norm="slaney", mel_scale="slaney"
+    )
+    return mel.to(device)
