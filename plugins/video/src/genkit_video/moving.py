@@ -51,14 +51,7 @@ class Moving:
         """[2, T, 2]: (y, x) of the upper left corner of each glyph in pixels; it is drawn at the whole ones."""
         y, x, angle = self._uniform(index)[:, 1:].T
         place, way = np.stack([y, x], 1), np.stack([np.sin(2 * np.pi * angle), np.cos(2 * np.pi * angle)], 1)
-        path = np.empty((2, self.frames, 2))
-        for frame in range(self.frames):
-            place = place + STEP * way
-            way = np.where((place <= 0) | (place >= 1), -way, way)
-            place = place.clip(0, 1)
-            path[:, frame] = place
-        path *= np.array(self.shape) - self.side
-        return path
+        return bounce(place, STEP * way, self.frames).swapaxes(1, 2) * (np.array(self.shape) - self.side)
 
     def clip(self, index: int) -> NDArray[np.uint8]:
         """[T, H, W]: where glyphs overlap, the brighter pixel is seen."""
@@ -74,3 +67,14 @@ class Moving:
         """[2, 4] in [0, 1): what is random about a clip, a function of its index alone."""
         words = np.random.Philox(key=index).random_raw(8)  # raw words: NumPy promises no more across its versions
         return (words >> np.uint64(11)).reshape(2, 4).astype(np.float64) * np.float64(2.0**-53)
+
+
+def bounce(place: NDArray[np.float64], step: NDArray[np.float64], frames: int) -> NDArray[np.float64]:
+    """[*, T] in [0, 1]: where what is at a place [*] and moves by a step [*] per frame is after each, between walls."""
+    path = np.empty((*place.shape, frames))
+    for frame in range(frames):
+        place = place + step
+        step = np.where((place <= 0) | (place >= 1), -step, step)
+        place = place.clip(0, 1)
+        path[..., frame] = place
+    return path

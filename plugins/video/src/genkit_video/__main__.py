@@ -1,0 +1,82 @@
+"""`python -m genkit_video`: what a model of clips is worth, from the command line.
+
+Results go to standard output, what is being done and errors to standard error. Exit codes are those of `genkit`.
+Imports what a command needs when it runs: `--help` never imports torch.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from genkit.cli import Command, group
+from genkit.errors import GenkitError
+
+app = group("Tell what models of clips are worth, beside real clips.")
+
+
+@app.callback()
+def _several() -> None:  # else typer makes the only command the program
+    pass
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command and exit."""
+    try:
+        app(None if arguments is None else list(arguments), prog_name="python -m genkit_video")
+    except GenkitError as error:
+        print(f"genkit_video: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+@app.command(cls=Command)
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="A run folder or a model folder.")],
+    data: Annotated[str, typer.Option(metavar="SRC", help="Real clips: a path, or builtin:moving.")],
+    settings: Annotated[list[str] | None, typer.Argument(help="Controls of the samples: seconds=4 ...")] = None,
+    samples: Annotated[int, typer.Option("-n", "--samples", help="How many are drawn, and how many real ones.")] = 200,
+    seed: Annotated[int, typer.Option(help="Of the samples, and of the real clips.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps ...")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Errors only.")] = False,
+) -> None:
+    """How clips move, how far they are from real ones, and on builtin:moving whether they obey its rule."""
+    from genkit.config import parse_overrides
+
+    controls = parse_overrides(settings or [])
+    from genkit import load
+    from genkit_video.judging import evaluate as run
+
+    def tell(doing: str) -> None:
+        if not quiet:
+            print(doing, file=sys.stderr, flush=True)
+
+    report = run(load(model, device), data, samples, controls, seed, tell)
+    if as_json:
+        import json
+
+        print(json.dumps(report, indent=1, allow_nan=False))
+    else:
+        _print_rows(report["rows"])
+
+
+def _print_rows(rows: Mapping[str, Mapping[str, Any]]) -> None:
+    from genkit.cli.words import print_table
+
+    names = dict.fromkeys(name for row in rows.values() for name in row)
+    print_table(
+        ("", *(name.upper() for name in rows)),
+        [(name, *(_short(row.get(name)) for row in rows.values())) for name in names],
+    )
+
+
+def _short(value: Any) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""What a model of clips is worth: how they move, how far they are from real ones, and whether they obey a known truth.
+
+Every figure stands beside that of real clips, and of real clips whose frames are shuffled: they are the scale. Knows no
+way of training.
+
+Shape letters: N clips, T frames, H W pixels, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genkit import Model
+from genkit.config import controls as checked_controls
+from genkit.data import refuse
+from genkit.errors import ConfigError
+from genkit_image.pictures import Pixels
+from genkit_video import modality, tracking
+from genkit_video.clips import Clips
+from genkit_video.plugin import to_frames
+
+BATCH = 64
+"""Real clips that are cut at a time."""
+
+FROZEN = 0.25
+"""A clip is frozen that changes less than this from frame to frame, where real ones in the median change by 1."""
+
+PERIOD = 4
+"""Frames of the shortest loop."""
+
+LOOPS = 0.5
+"""A clip loops if frames a period apart differ by less than this, where neighbours differ by 1."""
+
+FLICKERS = 2.0
+"""A clip flickers if its brightness jumps more than this, where one in twenty real clips jumps more than 1."""
+
+Tell = Callable[[str], object]
+"""Is told what is being done."""
+
+
+class Dynamics(NamedTuple):
+    """How clips change with time.
+
+    Args:
+        motion: [N] mean difference of pixels of neighbouring frames, of 1.
+        repeat: [N] the same of frames a period apart, for the best period, over `motion`; infinite for shorter clips.
+        flicker: [N] root mean square second difference in time of a frame's brightness, over the clip's brightness.
+    """
+
+    motion: NDArray[np.float64]
+    repeat: NDArray[np.float64]
+    flicker: NDArray[np.float64]
+
+
+def dynamics(clips: Pixels) -> Dynamics:
+    """How clips [N, T, H, W, C] change with time."""
+    values, frames = clips.reshape(*clips.shape[:2], -1).astype(np.float32) / 255, clips.shape[1]
+
+    def apart(lag: int) -> NDArray[np.float64]:
+        return np.abs(values[:, lag:] - values[:, :-lag]).mean((1, 2), dtype=np.float64)
+
+    motion = apart(1)
+    least = np.min([np.full(len(clips), np.inf), *(apart(lag) for lag in range(PERIOD, frames - PERIOD + 1))], 0)
+    bright = values.mean(2, dtype=np.float64)
+    jumps = np.sqrt(np.square(np.diff(bright, 2, axis=1)).sum(1) / max(1, frames - 2))
+    repeat = np.divide(least, motion, out=np.full(len(clips), np.inf), where=motion > 0)
+    return Dynamics(motion, repeat, jumps / bright.mean(1).clip(1 / 255))
+
+
+def rates(found: Dynamics, real: Dynamics) -> dict[str, float]:
+    """Shares of clips that are frozen, loop and flicker, with real ones for comparison; as JSON data."""
+    shares = {
+        "frozen": found.motion < FROZEN * np.median(real.motion),
+        "looping": found.repeat < LOOPS,
+        "flickering": found.flicker > FLICKERS * np.quantile(real.flicker, 0.95),
+    }
+    return {name: float(share.mean()) for name, share in shares.items()}
+
+
+def evaluate(
+    model: Model,
+    data: Any,
+    samples: int = 200,
+    controls: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    tell: Tell = lambda doing: None,
+) -> dict[str, Any]:
+    """All that can be said of a model's clips beside real ones, as JSON data.
+
+    Args:
+        data: real clips, any source that could be trained on; of `builtin:moving` the truth is known, and is asked for.
+        samples: how many are drawn, and how many real clips they stand beside.
+        controls: of the samples; real clips are as long, and have as many frames per second.
+        seed: of the samples, and of which real clips are cut.
+
+    Raises:
+        ConfigError: for a model of another modality, or a setting that cannot be.
+        DataError: if the data hold no clip that is as long.
+    """
+    if model.modality.id != modality.id:
+        raise ConfigError(f"a model of {model.modality.id}: only models of {modality.id} are judged here")
+    if samples < 2:
+        raise ConfigError(f"samples = {samples}: at least 2 are needed")
+    settings: Any = checked_controls(modality, controls or {})
+    tell(f"drawing {samples:,} clips")
+    drawn = [to_frames(part.x) for part in model.stream(samples, seed, controls=controls or {})]
+    sets = {"model": np.concatenate(drawn)}
+    tell(f"cutting {2 * samples:,} real clips of {sets['model'].shape[1]} frames")
+    real = _real(model, data, 2 * samples, sets["model"].shape[1], settings.fps, seed)
+    reference, sets["real"] = real[::2], real[1::2]
+    sets["shuffled"] = shuffled(sets["real"], seed)
+    usual = dynamics(reference)
+    rows: dict[str, dict[str, Any]] = {}
+    for name, clips in sets.items():
+        tell(f"judging {name}")
+        found = dynamics(clips)
+        rows[name] = rates(found, usual) | {"motion": float(found.motion.mean())}
+        if data == "builtin:moving":
+            rows[name] |= tracking.truth(clips)
+    return {
+        "model": None if model.path is None else str(model.path),
+        "controls": settings.model_dump(mode="json", exclude_none=True),
+        "data": str(data) if isinstance(data, str) else f"<{type(data).__name__}>",
+        "seed": seed,
+        "clips": samples,
+        "shape": list(sets["model"].shape[1:]),
+        "rows": rows,
+    }
+
+
+def shuffled(clips: Pixels, seed: int = 0) -> Pixels:
+    """Clips [N, T, ...], the frames of each in an order of its own."""
+    words = np.random.Philox(key=seed).random_raw(clips.shape[0] * clips.shape[1])
+    order = words.reshape(clips.shape[:2]).argsort(1)
+    return np.take_along_axis(clips, order.reshape(*order.shape, *(clips.ndim - 2) * [1]), 1)
+
+
+def _real(model: Model, data: Any, count: int, frames: int, fps: float | None, seed: int) -> Pixels:
+    """[N, T, H, W, C]: real clips from anywhere in the data; none twice while there are others."""
+    facts = model.plugin.facts
+    options = model.plugin.options.model_copy(update={"frames": frames, "fps": fps or facts["rate"]})
+    clips = Clips(model.plugin.open(data, options), options, facts["channels"])
+    refuse(len(clips), clips.skipped, clips.checked.source.title, strict=False)
+    words = np.random.Philox(key=seed).random_raw(len(clips) + count)
+    places = np.resize(np.argsort(words[: len(clips)], kind="stable"), count)
+    batches = [slice(start, start + BATCH) for start in range(0, count, BATCH)]
+    cut = [clips.random_batch(places[part].tolist(), words[len(clips) :][part]) for part in batches]
+    return np.concatenate([to_frames(sample.x) for sample in cut])
