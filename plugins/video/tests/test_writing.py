@@ -157,6 +157,17 @@ def test_a_sheet_has_a_row_for_each_clip_and_a_grid_moves():
         assert moving.size == (2 + 2 * 34, 2 + 2 * 34)
 
 
+def test_a_sheet_of_many_clips_has_blocks_side_by_side():
+    clips = np.arange(50, dtype=np.uint8)[:, None, None, None, None].repeat(9, 1).repeat(32, 2).repeat(32, 3)
+    clips = clips * 5 + np.arange(9, dtype=np.uint8)[:, None, None, None]
+    sheet = contact_sheet(clips, 8)
+    assert sheet.size == (2 + 2 * 8 * 34, 2 + 25 * 34)
+    pixels = np.asarray(sheet)
+    assert [pixels[2, 2], pixels[2 + 34, 2], pixels[2, 2 + 8 * 34], pixels[2, 2 + 7 * 34]] == [0, 5, 125, 8]
+    assert contact_sheet(clips.repeat(4, 3), 8).width <= 1600
+    assert contact_sheet(clips[:49], 8).size == sheet.size
+
+
 def grown(frames):
     """Bytes of resident memory that writing so many frames has left behind, beyond the first ones."""
 

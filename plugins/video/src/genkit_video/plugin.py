@@ -107,7 +107,7 @@ class VideoPlugin(ModalityPlugin):
             yield lambda part: take(to_frames(part.x[0]))
 
     def sheet(self, samples: Sample, format: str, controls: Any, columns: int | None = None) -> bytes:
-        """A contact sheet as PNG, a row for each clip; or all clips at once as an animated WebP."""
+        """A contact sheet as PNG, frames of each clip in a row; or all clips at once as an animated WebP."""
         from genkit_video import writing
 
         frames, buffer = to_frames(samples.x), io.BytesIO()

@@ -9,6 +9,7 @@ Shape letters: B clips, T frames, H W pixels, C channels (1 grey, 3 colour).
 from __future__ import annotations
 
 import io
+import math
 import struct
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -28,6 +29,9 @@ from genkit_image.pictures import Pixels, grid, png_chunk, to_picture, to_png
 
 FORMATS = ("mp4", "webp", "gif", "zip", "webm", "png")
 """File endings. zip: a PNG file for each frame, which says nothing of time; png: animated (APNG)."""
+
+LISTED, WIDEST = 8, 1600
+"""Clips that a contact sheet lists one below the other at most, and its pixels across if there are more."""
 
 Sink = Callable[[Pixels], None]
 """Takes the next frames [T, H, W, C] of a clip."""
@@ -80,9 +84,22 @@ def encode(frames: Pixels, format: str, fps: float | Fraction) -> bytes:
 
 
 def contact_sheet(clips: Pixels, columns: int = 8) -> Image.Image:
-    """Clips [B, T, H, W, C] as one picture: a row for each, with up to so many of its frames, evenly spread."""
-    places = np.linspace(0, clips.shape[1] - 1, min(columns, clips.shape[1])).round().astype(int)
-    return grid(_channels_first(clips[:, places].reshape(-1, *clips.shape[2:])), len(places))
+    """Clips [B, T, H, W, C] as one picture: a row for each, with up to so many of its frames, evenly spread.
+
+    More than `LISTED` clips stand in blocks side by side, so many that the picture is about square and not wider than
+    `WIDEST` pixels; the clips of a block are below one another, and the last block may have fewer.
+    """
+    count, length, height, width = clips.shape[:4]
+    places = np.linspace(0, length - 1, min(columns, length)).round().astype(int)
+    row = len(places) * (width + 2)  # `grid` puts 2 pixels between frames
+    blocks = 1
+    if count > LISTED:
+        blocks = max(1, min(round(math.sqrt(count * (height + 2) / row)), WIDEST // row))
+    rows = -(-count // blocks)
+    shown = np.zeros((blocks * rows, len(places), *clips.shape[2:]), np.uint8)
+    shown[:count] = clips[:, places]
+    frames = shown.reshape(blocks, rows, *shown.shape[1:]).swapaxes(0, 1)
+    return grid(_channels_first(frames.reshape(-1, *clips.shape[2:])), blocks * len(places))
 
 
 def animated_grid(clips: Pixels, columns: int, fps: float | Fraction) -> bytes:
