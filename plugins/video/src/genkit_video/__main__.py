@@ -6,6 +6,7 @@ Imports what a command needs when it runs: `--help` never imports torch.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -39,6 +40,10 @@ def evaluate(
     data: Annotated[str, typer.Option(metavar="SRC", help="Real clips: a path, or builtin:moving.")],
     settings: Annotated[list[str] | None, typer.Argument(help="Controls of the samples: seconds=4 ...")] = None,
     samples: Annotated[int, typer.Option("-n", "--samples", help="How many are drawn, and how many real ones.")] = 200,
+    embedder: Annotated[
+        str, typer.Option(help="Whose Frechet distance is told: small (trained here), none, or module:function.")
+    ] = "small",
+    i3d: Annotated[Path | None, typer.Option(help="A TorchScript file of I3D, for FVD; -n 2048 then.")] = None,
     seed: Annotated[int, typer.Option(help="Of the samples, and of the real clips.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps ...")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
@@ -47,6 +52,7 @@ def evaluate(
     """How clips move, how far they are from real ones, and on builtin:moving whether they obey its rule."""
     from genkit.config import parse_overrides
 
+    sys.path.append(os.getcwd())  # for `module:function` of a file that lies here; behind everything installed
     controls = parse_overrides(settings or [])
     from genkit import load
     from genkit_video.judging import evaluate as run
@@ -55,13 +61,15 @@ def evaluate(
         if not quiet:
             print(doing, file=sys.stderr, flush=True)
 
-    report = run(load(model, device), data, samples, controls, seed, tell)
+    report = run(load(model, device), data, samples, embedder, i3d, controls, seed, tell)
     if as_json:
         import json
 
         print(json.dumps(report, indent=1, allow_nan=False))
     else:
         _print_rows(report["rows"])
+        if report["embedder"]:
+            print(f"The Frechet distance is by {report['embedder']['name']}.")
 
 
 def _print_rows(rows: Mapping[str, Mapping[str, Any]]) -> None:

@@ -9,6 +9,7 @@ Shape letters: N clips, T frames, H W pixels, C channels.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,9 +20,13 @@ from genkit.config import controls as checked_controls
 from genkit.data import refuse
 from genkit.errors import ConfigError
 from genkit_image.pictures import Pixels
-from genkit_video import modality, tracking
+from genkit_video import embedding, modality, tracking
 from genkit_video.clips import Clips
+from genkit_video.embedding import Embedder
 from genkit_video.plugin import to_frames
+
+LEARNED = 512
+"""Further real clips that the small network learns from."""
 
 BATCH = 64
 """Real clips that are cut at a time."""
@@ -85,6 +90,8 @@ def evaluate(
     model: Model,
     data: Any,
     samples: int = 200,
+    embedder: str = "small",
+    i3d: str | Path | None = None,
     controls: Mapping[str, Any] | None = None,
     seed: int = 0,
     tell: Tell = lambda doing: None,
@@ -94,6 +101,9 @@ def evaluate(
     Args:
         data: real clips, any source that could be trained on; of `builtin:moving` the truth is known, and is asked for.
         samples: how many are drawn, and how many real clips they stand beside.
+        embedder: whose Frechet distance to real clips is told: `small`, a network trained here; `none`;
+            `module:function` of one's own, as `genkit_video.embedding.own` takes it.
+        i3d: a TorchScript file of I3D, in place of an embedder; with 2,048 clips or more, the distance is FVD.
         controls: of the samples; real clips are as long, and have as many frames per second.
         seed: of the samples, and of which real clips are cut.
 
@@ -105,31 +115,60 @@ def evaluate(
         raise ConfigError(f"a model of {model.modality.id}: only models of {modality.id} are judged here")
     if samples < 2:
         raise ConfigError(f"samples = {samples}: at least 2 are needed")
+    if embedder not in ("small", "none") and ":" not in embedder:
+        raise ConfigError(f"--embedder {embedder!r}: small, none or module:function")
+    if i3d is not None and embedder != "small":
+        raise ConfigError(f"--i3d {i3d} and --embedder {embedder} exclude each other: a distance is by one network")
     settings: Any = checked_controls(modality, controls or {})
+    network = None if i3d is None else embedding.i3d(i3d)
     tell(f"drawing {samples:,} clips")
-    drawn = [to_frames(part.x) for part in model.stream(samples, seed, controls=controls or {})]
-    sets = {"model": np.concatenate(drawn)}
-    tell(f"cutting {2 * samples:,} real clips of {sets['model'].shape[1]} frames")
-    real = _real(model, data, 2 * samples, sets["model"].shape[1], settings.fps, seed)
-    reference, sets["real"] = real[::2], real[1::2]
-    sets["shuffled"] = shuffled(sets["real"], seed)
-    usual = dynamics(reference)
-    rows: dict[str, dict[str, Any]] = {}
-    for name, clips in sets.items():
-        tell(f"judging {name}")
-        found = dynamics(clips)
-        rows[name] = rates(found, usual) | {"motion": float(found.motion.mean())}
-        if data == "builtin:moving":
-            rows[name] |= tracking.truth(clips)
+    drawn = np.concatenate([to_frames(part.x) for part in model.stream(samples, seed, controls=controls or {})])
+    if drawn.shape[1] < 3:
+        raise ConfigError(
+            f"clips of {drawn.shape[1]} frames: at least 3 are needed to see motion; ask for more seconds"
+        )
+    if ":" in embedder:
+        network = embedding.own(embedder, drawn.shape[1:])
+    learns = LEARNED if embedder == "small" and network is None else 0
+    tell(f"cutting {2 * samples + learns:,} real clips of {drawn.shape[1]} frames")
+    cut = _real(model, data, 2 * samples + learns, drawn.shape[1], settings.fps, seed)
+    reference, real, others = np.split(cut, [samples, 2 * samples])
+    accuracy = None
+    if learns:
+        tell("training a small network to compare clips by")
+        network, accuracy = embedding.small(others, seed)
+    sets = {"model": drawn, "real": real, "shuffled": shuffled(real, seed)}
     return {
         "model": None if model.path is None else str(model.path),
         "controls": settings.model_dump(mode="json", exclude_none=True),
-        "data": str(data) if isinstance(data, str) else f"<{type(data).__name__}>",
+        "data": data if isinstance(data, str) else f"<{type(data).__name__}>",
         "seed": seed,
         "clips": samples,
-        "shape": list(sets["model"].shape[1:]),
-        "rows": rows,
+        "shape": list(drawn.shape[1:]),
+        "embedder": None if network is None else {"name": network.name, "accuracy": accuracy},
+        "rows": _rows(sets, reference, network, isinstance(data, str) and data == "builtin:moving", tell),
     }
+
+
+def _rows(
+    sets: Mapping[str, Pixels], reference: Pixels, network: Embedder | None, known: bool, tell: Tell
+) -> dict[str, dict[str, float | None]]:
+    """What is told of each set of clips beside the reference; `known`: they should be like `builtin:moving`."""
+    usual, rows = dynamics(reference), {}
+    cloud = None if network is None else network.points(reference)
+    for name, clips in sets.items():
+        tell(f"judging {name}")
+        found = dynamics(clips)
+        row: dict[str, float | None] = {**rates(found, usual), "motion": float(found.motion.mean())}
+        if network is not None and cloud is not None:
+            row[network.called(len(clips))] = embedding.frechet(network.points(clips), cloud)
+        rows[name] = row | (tracking.truth(clips) if known else {})
+    for name in ("residual", "speed") if known else ():
+        usually = rows["real"][name]
+        for row in rows.values():
+            value = row[name]
+            row[f"{name}_of_real"] = value / usually if value is not None and usually else None
+    return rows
 
 
 def shuffled(clips: Pixels, seed: int = 0) -> Pixels:
