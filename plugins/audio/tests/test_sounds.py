@@ -118,7 +118,7 @@ def test_folders_zips_lists_and_files_hold_the_same_sounds(tmp_path):
     paths = [tmp_path / "drums/kick/a.wav", str(tmp_path / "missing.wav")]
     listed = open_sounds(paths)
     assert [item.label for item in listed.items] == [None]
-    assert reasons(listed.skipped) == {str(tmp_path / "missing.wav"): "there is no such file"}
+    assert reasons(listed.skipped) == {str(tmp_path / "missing.wav"): "No such file or directory"}
     assert open_sounds(str(paths[0])).items[0].name == "a.wav"
 
 
@@ -324,7 +324,7 @@ def test_augmentation_changes_speed_level_and_polarity(tmp_path):
 
 
 def test_a_large_entry_of_a_zip_is_not_unpacked(tmp_path, monkeypatch):
-    monkeypatch.setattr("genkit_audio.sources.ENTRY_BYTES", 1000)
+    monkeypatch.setattr("genkit.tree.ENTRY_BYTES", 1000)
     buffer = io.BytesIO()
     soundfile.write(buffer, tone(4000).T, 16000, "PCM_16", format="WAV")
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:

@@ -145,7 +145,7 @@ def test_what_the_file_system_does_not_give_is_named(tmp_path, monkeypatch):
         onerror(PermissionError(13, "Permission denied", os.path.join(path, "locked")))
         yield str(path), [], names
 
-    monkeypatch.setattr(sources.os, "walk", refuse)
+    monkeypatch.setattr("genkit.tree.os.walk", refuse)
     assert opened(str(tmp_path / "set")).skipped == (("locked", "the folder: Permission denied"),)
 
 
@@ -288,7 +288,7 @@ def test_hostile_entries_of_zip_files_are_skipped(tmp_path, monkeypatch):
     raw[raw.rindex(b"locked.png") - 46 + 8] |= 1  # the flag of encryption
     raw[raw.rindex(b"liar.png") - 46 + 24 : raw.rindex(b"liar.png") - 46 + 28] = struct.pack("<I", 100)
     path.write_bytes(raw)
-    monkeypatch.setattr("genkit_image.sources.ENTRY_BYTES", 4000)
+    monkeypatch.setattr("genkit.tree.ENTRY_BYTES", 4000)
     checked = opened(str(path))
     reasons = dict(checked.skipped)
     assert set(reasons) == {"large.png", "liar.png", "locked.png"}

@@ -322,7 +322,7 @@ def test_nothing_usable_is_an_empty_set_with_reasons(tmp_path):
 
 def test_a_source_that_is_none_is_refused_in_one_sentence(tmp_path):
     (tmp_path / "notes.txt").write_text("")
-    with pytest.raises(DataError, match=r"holds no videos and no folders of frames; found: \.txt"):
+    with pytest.raises(DataError, match=r"holds no videos and no folders of frames .*found: 1 \.txt"):
         open_footage(tmp_path)
     with pytest.raises(DataError, match="there is no such file or folder"):
         open_footage(tmp_path / "nowhere")

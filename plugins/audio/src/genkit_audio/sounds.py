@@ -21,13 +21,11 @@ from numpy.typing import NDArray
 
 from genkit.errors import DataError
 from genkit.plugin import Sample, Skipped
-from genkit_audio.sources import THREADS, Sound, Values, held, open_sounds, reason
+from genkit.tree import CACHE_BYTES, THREADS
+from genkit_audio.sources import Sound, Values, held, open_sounds, reason
 
 RATE = 16000
 """Of what has no rate of its own: arrays."""
-
-CACHE_BYTES = 512 * 2**20
-"""Sounds that fit in so much memory are kept; others are read again whenever they are needed."""
 
 BLOCK = 2**20
 """Frames that are looked at at a time."""

@@ -8,19 +8,14 @@ Shape letters: N sounds, C channels, n values of one channel.
 
 from __future__ import annotations
 
-import io
 import math
-import os
-import posixpath
 import re
-import threading
 import zipfile
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.resources import as_file, files
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -31,9 +26,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from genkit import compat
+from genkit import compat, tree
 from genkit.errors import ConfigError, DataError, did_you_mean
 from genkit.plugin import Skipped
+from genkit.tree import THREADS, Opened, ordinary
 
 ENDINGS = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".caf", ".w64"})
 
@@ -41,11 +37,6 @@ BUILTIN = {"drums": "drums.zip"}
 
 LABELS = ("folders", "prefix")
 """Where classes are read off: the first level of sub-folders; the start of file names up to a `_`, `-` or digit."""
-
-THREADS = min(4, os.cpu_count() or 1)
-
-ENTRY_BYTES = 512 * 2**20
-"""A zip file's entry that claims to be larger is left out."""
 
 SYSTEM = 2
 """libsndfile's number for what the operating system refuses; its other words for damage are often wrong."""
@@ -164,7 +155,8 @@ def open_sounds(source: Any, labels: str = "folders") -> Sounds:
         array = source.detach().cpu().numpy() if isinstance(source, Tensor) else source
         return Sounds("the array", _from_array(array))
     if isinstance(source, list | tuple):
-        return _labelled(_from_files("the list", {str(path): _at(Path(path)) for path in source}), labels)
+        sounds = _from_files("the list", {str(path): partial(ordinary, Path(path)) for path in source})
+        return _labelled(sounds, labels) if labels == "prefix" else sounds
     if not isinstance(source, str | Path):
         raise DataError(
             f"sounds cannot be read from a {type(source).__name__}: pass a path, a list of paths, "
@@ -176,89 +168,29 @@ def open_sounds(source: Any, labels: str = "folders") -> Sounds:
         if name not in BUILTIN:
             raise ConfigError(f"data = {text!r}: no such built-in set.{did_you_mean(name, BUILTIN)}")
         with as_file(files("genkit_audio") / "data" / BUILTIN[name]) as path:
-            return _labelled(_from_zip(path.read_bytes(), text), labels)
+            return _labelled(_from_tree(path.read_bytes(), text), labels)
     path = Path(source)
     if not path.exists():
         raise DataError(f"data = {text!r}: there is no such file or folder")
-    if path.is_dir():
-        return _labelled(_from_folder(path), labels)
-    if zipfile.is_zipfile(path):
-        return _labelled(_from_zip(path, text), labels)
-    return _labelled(_from_files(text, {path.name: _at(path)}), labels)
+    if path.is_dir() or zipfile.is_zipfile(path):
+        return _labelled(_from_tree(path, text), labels)
+    return _labelled(_from_files(text, {path.name: partial(ordinary, path)}), labels)
 
 
 def reason(error: BaseException) -> str:
     """Why a sound could not be read, in a few words."""
     if isinstance(error, soundfile.LibsndfileError):
         return "it cannot be opened" if error.code == SYSTEM else "no sound, or damaged at its beginning"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    said = isinstance(error, ValueError | RuntimeError | OSError) and str(error).strip().partition("\n")[0]
-    return (said or f"damaged: {error!r}")[:120]
+    return tree.reason(error)
 
 
 # Files -----------------------------------------------------------------------------------------------------------
 
-Opened = Callable[[], str | io.BytesIO]
-"""Gives what libsndfile can open, as often as it is asked."""
 
-
-def _at(path: Path) -> Opened:
-    def opened() -> str:
-        if not path.is_file():  # reading a pipe or a device may never end
-            raise ValueError("it is no ordinary file" if path.exists() else "there is no such file")
-        return str(path)
-
-    return opened
-
-
-def _from_folder(path: Path) -> Sounds:
-    faults: list[OSError] = []
-    found = [Path(folder, name) for folder, _, names in os.walk(path, onerror=faults.append) for name in names]
-    every = {file.relative_to(path).as_posix(): file for file in sorted(found)}
-    source = _from_files(str(path), {name: _at(every[name]) for name in _sounds_among(str(path), every)})
-    skipped = [Skipped(os.path.relpath(fault.filename, path), f"the folder: {fault.strerror}") for fault in faults]
-    return replace(source, skipped=(*skipped, *source.skipped))
-
-
-def _from_zip(file: Path | bytes, title: str) -> Sounds:
-    try:
-        archive = zipfile.ZipFile(io.BytesIO(file) if isinstance(file, bytes) else file)
-        entries = {info.filename.lstrip("/"): info for info in archive.infolist() if not info.is_dir()}
-    except Exception as error:  # a hostile directory of entries: what the module does not expect in it has many names
-        raise DataError(f"{title} cannot be read as a zip file ({reason(error)})") from error
-    lock = threading.Lock()  # the module counts its readers without one
-
-    def entry(name: str) -> Opened:
-        def opened() -> io.BytesIO:
-            info = entries[name]
-            if info.flag_bits & 1:
-                raise ValueError("it is encrypted")
-            if info.file_size > ENTRY_BYTES:
-                raise ValueError(f"it claims to hold {info.file_size:,} bytes; at most {ENTRY_BYTES:,} are unpacked")
-            with lock, archive.open(info) as packed:
-                return io.BytesIO(packed.read(info.file_size))  # so much is unpacked and no more
-
-        return opened
-
-    names = _sounds_among(title, sorted(entries))
-    top = len(PurePosixPath(posixpath.commonpath(list(map(posixpath.dirname, names)))).parts)  # the folder itself
-    return _from_files(title, {"/".join(PurePosixPath(name).parts[top:]): entry(name) for name in names})
-
-
-def _sounds_among(title: str, names: Iterable[str]) -> list[str]:
-    """Those that are named like sounds; what a file manager or a notebook leaves behind is none.
-
-    Raises:
-        DataError: if there are none; tells what there is.
-    """
-    shown = [name for name in names if not re.search(r"(^|/)(\.|__MACOSX/)", name)]
-    sounds = [name for name in shown if PurePosixPath(name).suffix.lower() in ENDINGS]
-    if not sounds:
-        common = Counter(PurePosixPath(name).suffix.lower() for name in shown).most_common(4)
-        kinds = ", ".join(f"{count} {ending or 'without ending'}" for ending, count in common) or "nothing"
-        raise DataError(f"{title} holds no sounds ({' '.join(sorted(ENDINGS))}); found: {kinds}")
-    return sounds
+def _from_tree(source: Path | bytes, title: str) -> Sounds:
+    found = tree.open_tree(source, ENDINGS, "sounds", title)
+    sounds = _from_files(title, found.files)
+    return replace(sounds, skipped=(*found.skipped, *sounds.skipped))
 
 
 def _from_files(title: str, named: Mapping[str, Opened]) -> Sounds:
@@ -293,8 +225,7 @@ def _labelled(source: Sounds, labels: str) -> Sounds:
     if labels == "prefix":
         found = [re.split(r"[_\-\d]", PurePosixPath(item.name).stem)[0] or None for item in source.items]
     else:
-        nested = all("/" in item.name for item in source.items) and source.title != "the list"
-        found = [item.name.partition("/")[0] if nested else None for item in source.items]
+        found = tree.labels([item.name for item in source.items])
     items = [replace(item, label=label) for item, label in zip(source.items, found, strict=True)]
     return replace(source, items=items)
 

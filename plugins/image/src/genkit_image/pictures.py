@@ -8,7 +8,6 @@ Shape letters: B batch, N pictures, C channels (1 grey, 3 colour, 4 colour and a
 from __future__ import annotations
 
 import math
-import os
 import struct
 import threading
 import warnings
@@ -28,13 +27,10 @@ from torch import Tensor
 from genkit import compat
 from genkit.errors import DataError
 from genkit.plugin import Sample, Skipped
+from genkit.tree import CACHE_BYTES, THREADS
 from genkit_image.options import Options
 from genkit_image.sources import Content, Source, reason
 
-CACHE_BYTES = 512 * 2**20
-"""Scaled pictures that fit in so much memory are kept; others are decoded again whenever they are needed."""
-
-THREADS = min(4, os.cpu_count() or 1)
 BLOCK = 64
 """Pictures that one thread takes on at a time."""
 

@@ -8,20 +8,15 @@ Shape letters: N pictures, C channels, H W pixels.
 from __future__ import annotations
 
 import gzip
-import io
 import logging
 import math
-import os
-import posixpath
-import threading
 import zipfile
 import zlib
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from inspect import signature
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, Any, cast
 
 import numpy as np
@@ -29,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from genkit import compat
+from genkit import compat, tree
 from genkit.errors import ConfigError, DataError, did_you_mean
 from genkit.plugin import Skipped
 
@@ -44,9 +39,6 @@ BUILTIN = {
 ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """What the endings stand for. Pillow goes by content, and would start other programs for some of the others (EPS)."""
-
-ENTRY_BYTES = 2**28
-"""An entry of a zip file that claims to be larger is not unpacked."""
 
 Content = Image.Image | NDArray[np.uint8]
 """One picture before it is scaled: Pillow's, or an array [H, W] or [H, W, C]."""
@@ -112,16 +104,30 @@ def open_source(source: Any) -> Source:
     path = Path(source)
     if not path.exists():
         raise DataError(f"data = {text!r}: there is no such file or folder")
-    if path.is_file():
-        zipped = path.suffix.lower() == ".zip" or zipfile.is_zipfile(path)
-        return _from_zip(path) if zipped else _from_idx(path, (), text)
+    if path.is_file() and path.suffix.lower() != ".zip" and not zipfile.is_zipfile(path):
+        return _from_idx(path, (), text)
     packed = sorted(path.glob("*images-idx3-ubyte*"))
     if packed:
         return _from_idx(next((file for file in packed if file.name.startswith("train")), packed[0]), (), text)
-    return _from_folder(path)
+    return of_tree(tree.open_tree(path, ENDINGS, "pictures"))
 
 
 # Files -----------------------------------------------------------------------------------------------------------
+
+
+def of_tree(files: tree.Tree) -> Source:
+    """Pictures that are files; the first level of folders are classes, unless pictures lie beside them."""
+    items = list(files.files)
+    classes = tree.labels(items)
+    names = tuple(sorted({name for name in classes if name is not None}))
+    numbers: dict[str | None, int] = {name: number for number, name in enumerate(names)}
+
+    def read(index: int) -> tuple[Image.Image, int | None]:
+        opened = files.files[items[index]]()
+        with opened.open("rb") if isinstance(opened, Path) else opened as file:
+            return decode(file), numbers.get(classes[index])
+
+    return Source(files.title, items, read, names, files.skipped)
 
 
 def decode(file: IO[bytes]) -> Image.Image:
@@ -143,13 +149,7 @@ def reason(error: BaseException) -> str:
         return "no picture, or damaged at its beginning"
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return f"it claims more pixels than the {Image.MAX_IMAGE_PIXELS:,} that are safe (a decompression bomb?)"
-    if isinstance(error, MemoryError):
-        return "it does not fit into memory"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    text = str(error).strip().partition("\n")[0]
-    said = text and isinstance(error, OSError | ValueError | RuntimeError | SyntaxError | Warning)
-    return (text if said else f"damaged: {error!r}")[:120]
+    return tree.reason(error)
 
 
 def eight_bits(picture: Image.Image) -> Image.Image:
@@ -166,79 +166,6 @@ def eight_bits(picture: Image.Image) -> Image.Image:
     if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
         return picture.convert("RGBA")
     return picture.convert("L" if picture.mode in ("L", "1") else "RGB")
-
-
-def _from_folder(path: Path) -> Source:
-    faults: list[OSError] = []
-    found = [Path(folder, name) for folder, _, names in os.walk(path, onerror=faults.append) for name in names]
-    every = sorted(file.relative_to(path) for file in found)
-    items = _pictures_among(str(path), every)
-
-    def open_item(item: str) -> IO[bytes]:
-        if not (path / item).is_file() and (path / item).exists():  # reading a pipe or a device may never end
-            raise ValueError("it is no ordinary file")
-        return (path / item).open("rb")
-
-    skipped = [Skipped(os.path.relpath(fault.filename, path), f"the folder: {fault.strerror}") for fault in faults]
-    return _from_tree(str(path), items, open_item, tuple(skipped))
-
-
-def _from_zip(path: Path) -> Source:
-    try:
-        archive = zipfile.ZipFile(path)
-        entries = {PurePosixPath(info.filename.lstrip("/")): info for info in archive.infolist() if not info.is_dir()}
-    except Exception as error:  # a hostile directory of entries: what the module does not expect in it has many names
-        raise DataError(f"{path} cannot be read as a zip file ({reason(error)})") from error
-    items = _pictures_among(str(path), sorted(entries))
-    top = len(PurePosixPath(posixpath.commonpath(list(map(posixpath.dirname, items)))).parts)  # the folder itself
-    lock = threading.Lock()  # the module counts its readers without one
-    short = {"/".join(PurePosixPath(item).parts[top:]): entries[PurePosixPath(item)] for item in items}
-
-    def open_entry(item: str) -> IO[bytes]:
-        info = short[item]
-        if info.flag_bits & 1:
-            raise ValueError("it is encrypted")
-        if info.file_size > ENTRY_BYTES:
-            raise ValueError(f"it claims to hold {info.file_size:,} bytes; at most {ENTRY_BYTES:,} are unpacked")
-        with lock, archive.open(info) as entry:
-            return io.BytesIO(entry.read(info.file_size))  # so much is unpacked and no more, whatever it really holds
-
-    return _from_tree(str(path), list(short), open_entry)
-
-
-def _pictures_among(title: str, every: Sequence[PurePosixPath] | Sequence[Path]) -> list[str]:
-    """Those that are named like pictures.
-
-    Raises:
-        DataError: if there are none; tells what there is.
-    """
-    shown = [file for file in every if not _is_hidden(file)]
-    pictures = [file.as_posix() for file in shown if file.suffix.lower() in ENDINGS]
-    if not pictures:
-        common = Counter(file.suffix.lower() for file in shown).most_common(4)
-        kinds = ", ".join(f"{count} {ending or 'without ending'}" for ending, count in common) or "nothing"
-        raise DataError(f"{title} holds no pictures ({' '.join(sorted(ENDINGS))}); found: {kinds}")
-    return pictures
-
-
-def _is_hidden(path: PurePosixPath | Path) -> bool:
-    """What a file manager or a notebook leaves behind is no picture and no class."""
-    return any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
-
-
-def _from_tree(
-    title: str, items: list[str], open_item: Callable[[str], IO[bytes]], skipped: tuple[Skipped, ...] = ()
-) -> Source:
-    """Files by their paths within a folder; its sub-folders are classes, unless pictures lie beside them."""
-    classes = [item.partition("/")[0] if "/" in item else "" for item in items]
-    names = sorted(set(classes))
-    numbers = {name: number for number, name in enumerate(names)} if "" not in names else {}
-
-    def read(index: int) -> tuple[Image.Image, int | None]:
-        with open_item(items[index]) as file:
-            return decode(file), numbers.get(classes[index])
-
-    return Source(title, items, read, tuple(names) if numbers else (), skipped)
 
 
 def _from_idx(path: Path, names: tuple[str, ...], title: str) -> Source:

@@ -8,12 +8,10 @@ from __future__ import annotations
 import gzip
 import json
 import lzma
-import os
 import re
 import zlib
 from array import array
 from bisect import bisect_right
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -22,6 +20,7 @@ from typing import Any, NamedTuple
 
 from genkit.errors import ConfigError, DataError, did_you_mean
 from genkit.plugin import Skipped
+from genkit.tree import open_tree, ordinary, reason
 from genkit_text.options import Options
 
 BUILTIN = {"kjv": "kjv-clauses.txt.xz", "verses": "quatrains-5x4.txt.xz"}
@@ -96,7 +95,7 @@ def open_source(source: Any, options: Options) -> Source:
     try:
         return _gathered(title, _rows(path.name, _content(path), options), options)
     except ValueError as error:
-        raise DataError(f"{path} {error}; {READ}") from error
+        raise DataError(f"{path}: {error}; {READ}") from error
 
 
 def _gathered(title: str, every: Iterable[_Found], options: Options) -> Source:
@@ -159,13 +158,13 @@ def _content(path: Path) -> bytes:
         raw = path.read_bytes()
         raw = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
     except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"cannot be read ({error})") from error
+        raise ValueError(f"it cannot be read ({error})") from error
     if not raw:
-        raise ValueError("is empty")
+        raise ValueError("it is empty")
     if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise ValueError("is text in UTF-16: save it in UTF-8")
+        raise ValueError("it is text in UTF-16: save it in UTF-8")
     if b"\0" in raw[:8192]:
-        raise ValueError("is no text: it holds bytes that are 0")
+        raise ValueError("it is no text: it holds bytes that are 0")
     return raw
 
 
@@ -204,24 +203,14 @@ def _from_fields(file: str, number: int, fields: Mapping[Any, Any], options: Opt
 
 
 def _from_folder(folder: Path, options: Options) -> Iterator[_Found]:
-    faults: list[OSError] = []
-    found = [Path(place, name) for place, _, names in os.walk(folder, onerror=faults.append) for name in names]
-    every = sorted(file.relative_to(folder) for file in found)
-    shown = [file for file in every if not any(part.startswith(".") for part in file.parts)]
-    texts = [file for file in shown if file.name.lower().endswith(ENDINGS)]
-    if not texts:
-        common = Counter(file.suffix.lower() for file in shown).most_common(4)
-        kinds = ", ".join(f"{count} {ending or 'without ending'}" for ending, count in common) or "nothing"
-        raise DataError(f"{folder} holds no texts ({' '.join(ENDINGS)}); found: {kinds}")
-    for fault in faults:
-        yield _Found(os.path.relpath(fault.filename, folder), 0, fault=f"the folder: {fault.strerror}")
-    for file in texts:
+    found = open_tree(folder, ENDINGS, "texts")
+    for name, fault in found.skipped:
+        yield _Found(name, 0, fault=fault)
+    for name in found.files:
         try:
-            if not (folder / file).is_file():  # reading a pipe or a device may never end
-                raise ValueError("is no ordinary file")
-            yield from _rows(file.as_posix(), _content(folder / file), options)
-        except ValueError as error:
-            yield _Found(file.as_posix(), 0, fault=f"it {error}")
+            yield from _rows(name, _content(ordinary(folder / name)), options)
+        except (OSError, ValueError) as error:
+            yield _Found(name, 0, fault=reason(error))
 
 
 def _from_builtin(title: str, options: Options) -> Iterator[_Found]:

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from genkit.errors import DataError
 from genkit.plugin import Sample, Skipped
-from genkit_image.pictures import CACHE_BYTES, THREADS, Pixels, quiet, with_channels
+from genkit.tree import CACHE_BYTES, THREADS
+from genkit_image.pictures import Pixels, quiet, with_channels
 from genkit_video.footage import Footage, open_footage, reason
 
 FPS = 12.0

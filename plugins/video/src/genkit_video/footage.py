@@ -11,7 +11,7 @@ from __future__ import annotations
 import posixpath
 import re
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,10 +25,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from genkit import tree
 from genkit.errors import ConfigError, DataError, did_you_mean
 from genkit.plugin import Skipped
+from genkit.tree import THREADS
 from genkit_image import sources as pictures
-from genkit_image.pictures import THREADS, Pixels, quiet, scaled, with_channels
+from genkit_image.pictures import Pixels, quiet, scaled, with_channels
 from genkit_image.sources import Content
 from genkit_video.decoding import Decoders
 from genkit_video.moving import Moving
@@ -159,8 +161,7 @@ def open_footage(source: Any, frames: int = 16, shape: tuple[int, int] = (64, 64
     if path.is_dir():
         return _from_folder(path)
     if zipfile.is_zipfile(path) and path.suffix.lower() != ".npy":
-        found = pictures.open_source(path)
-        return _from_frames(text, found, range(len(found.items)))
+        return _from_frames(text, pictures.open_source(path))
     return _from_files(text, {path.name: path})
 
 
@@ -169,22 +170,18 @@ def open_footage(source: Any, frames: int = 16, shape: tuple[int, int] = (64, 64
 
 def _from_folder(path: Path) -> Footages:
     """Videos of a folder and those below it; the first level of sub-folders are classes unless videos lie beside."""
-    every = {file.relative_to(path).as_posix(): file for file in sorted(path.rglob("*")) if file.is_file()}
-    shown = {name: file for name, file in every.items() if not re.search(r"(^|/)(\.|__MACOSX/)", name)}
-    films = {name: file for name, file in shown.items() if _is_film(file)}
-    stills = {name for name, file in shown.items() if file.suffix.lower() in pictures.ENDINGS} - set(films)
-    if not films and not stills:
-        kinds = ", ".join(sorted({file.suffix.lower() or "without ending" for file in shown.values()})[:5])
-        raise DataError(f"{path} holds no videos and no folders of frames; found: {kinds or 'nothing'}")
-    found = _from_files(str(path), films)
-    items, skipped = list(found.items), found.skipped
-    if stills:
-        tree = pictures.open_source(path)
-        drawn = _from_frames(str(path), tree, [number for number, item in enumerate(tree.items) if item in stills])
-        items, skipped = [*items, *drawn.items], skipped + drawn.skipped
-    if all("/" in item.name for item in items):
-        items = [replace(item, label=item.name.partition("/")[0]) for item in items]
-    return Footages(str(path), items, skipped)
+    endings = {*VIDEOS, *ANIMATIONS, *pictures.ENDINGS, ".npy"}
+    found = tree.open_tree(path, endings, "videos and no folders of frames")
+    films = {name: path / name for name in found.files if _is_film(path / name)}
+    stills = {name: opened for name, opened in found.files.items() if name not in films}
+    moving, drawn = (
+        _from_files(str(path), films),
+        _from_frames(str(path), pictures.of_tree(replace(found, files=stills))),
+    )
+    items = [*moving.items, *drawn.items]
+    names = tree.labels([item.name for item in items])
+    items = [replace(item, label=label) for item, label in zip(items, names, strict=True)]
+    return Footages(str(path), items, (*moving.skipped, *drawn.skipped))
 
 
 def _is_film(file: Path) -> bool:
@@ -193,7 +190,7 @@ def _is_film(file: Path) -> bool:
     if ending not in ANIMATIONS:
         return ending in VIDEOS or ending == ".npy"
     try:
-        with quiet(), Image.open(file) as picture:
+        with quiet(), Image.open(tree.ordinary(file)) as picture:
             return ending == ".apng" or getattr(picture, "is_animated", False)
     except Exception:  # damaged: it will be named when it is read
         return True
@@ -205,9 +202,7 @@ def _from_files(title: str, files: Mapping[str, Path]) -> Footages:
     def opened(named: tuple[str, Path]) -> list[Footage] | Skipped:
         name, path = named
         try:
-            if not path.is_file():  # reading a pipe or a device may never end
-                raise ValueError("it is no ordinary file" if path.exists() else "there is no such file")
-            if path.suffix.lower() == ".npy":
+            if tree.ordinary(path).suffix.lower() == ".npy":
                 return _from_array(np.load(path, mmap_mode="r", allow_pickle=False), name)
             return [_animation(path, name) if _is_animation(path) else _film(path, name, decoders)]
         except Exception as error:  # whatever parsers raise at damaged files
@@ -337,10 +332,10 @@ def _timed(
 # Frames and arrays -----------------------------------------------------------------------------------------------
 
 
-def _from_frames(title: str, source: pictures.Source, chosen: Iterable[int]) -> Footages:
+def _from_frames(title: str, source: pictures.Source) -> Footages:
     """One video for each folder of pictures, in the order of the numbers in their names."""
     folders: dict[str, list[int]] = {}
-    for number in sorted(chosen, key=lambda number: _natural(source.items[number])):
+    for number in sorted(range(len(source.items)), key=lambda number: _natural(source.items[number])):
         folders.setdefault(posixpath.dirname(source.items[number]) or ".", []).append(number)
 
     def footage(folder: str, numbers: list[int]) -> Footage:
@@ -351,7 +346,7 @@ def _from_frames(title: str, source: pictures.Source, chosen: Iterable[int]) -> 
         width, height = first.size if isinstance(first, Image.Image) else first.shape[1::-1]
         return _untimed(folder, len(numbers), (height, width), frames)
 
-    items, skipped = [], []
+    items, skipped = [], [*source.skipped]
     for folder, numbers in folders.items():
         try:
             items.append(footage(folder, numbers))
