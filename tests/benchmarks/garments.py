@@ -12,25 +12,18 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from genkit.evaluation import frechet
 from genkit_image.options import Options
 from genkit_image.pictures import Checked, Pictures
 from genkit_image.sources import open_source
 
 CLASSES = 10
-
-
-class Cloud(NamedTuple):
-    """Mean [F] and covariance [F, F] of features, in float64."""
-
-    mean: Tensor
-    covariance: Tensor
 
 
 class Judge:
@@ -52,8 +45,8 @@ class Judge:
         x, labels = whole(self.held)
         _, kinds = self.features(x)
         self.accuracy = (kinds == labels).float().mean().item()
-        self.reference = cloud(self.features(whole(self.learn)[0])[0])
-        self.real = frechet(cloud(self.features(x)[0]), self.reference)
+        self.reference = self.features(whole(self.learn)[0])[0]
+        self.real = frechet(self.features(x)[0], self.reference)
 
     @torch.no_grad()
     def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -65,21 +58,7 @@ class Judge:
         """(Fréchet distance of `count` samples to the 60,000 training pictures, kinds that hold at least 1 %)."""
         features, kinds = self.features(draw(count))
         held = (torch.bincount(kinds, minlength=CLASSES) >= count / 100).sum()
-        return frechet(cloud(features), self.reference), int(held)
-
-
-def cloud(features: Tensor) -> Cloud:
-    """Mean and covariance."""
-    return Cloud(features.double().mean(0), torch.cov(features.double().T))
-
-
-def frechet(one: Cloud, other: Cloud) -> float:
-    """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), by symmetric eigenvalues. Source: Dowson and Landau 1982."""
-    values, vectors = torch.linalg.eigh(one.covariance)
-    root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
-    cross = torch.linalg.eigvalsh(root @ other.covariance @ root).clamp(min=0).sqrt().sum()
-    spread = one.covariance.trace() + other.covariance.trace() - 2 * cross
-    return float((one.mean - other.mean).square().sum() + spread)
+        return frechet(features, self.reference), int(held)
 
 
 def pictures(source: str) -> Pictures:

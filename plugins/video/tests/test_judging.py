@@ -10,9 +10,9 @@ import torch
 
 import genkit
 from genkit.errors import ConfigError
+from genkit.evaluation import frechet
 from genkit_video import embedding
 from genkit_video.__main__ import main
-from genkit_video.embedding import frechet
 from genkit_video.judging import dynamics, evaluate, rates, shuffled
 from genkit_video.moving import Moving
 from genkit_video.tracking import residual, track, truth
@@ -80,18 +80,6 @@ def test_frozen_looping_and_flickering_clips_are_told():
     assert rates(dynamics(other[:, np.arange(16) % 5]), real)["looping"] == 1
     dimmed = (other * np.where(np.arange(16) % 2, 1, 0.5)[:, None, None, None]).astype(np.uint8)
     assert rates(dynamics(dimmed), real)["flickering"] == 1
-
-
-def test_frechet_is_the_closed_form():
-    draw = np.random.default_rng(0)
-    one, other = draw.normal(size=(200, 5)), draw.normal(size=(200, 5)) * [1, 2, 3, 4, 5] + 1
-    first, second = np.cov(one.T), np.cov(other.T)
-    roots = np.sqrt(np.linalg.eigvals(first @ second).real).sum()
-    wanted = np.square(one.mean(0) - other.mean(0)).sum() + np.trace(first + second) - 2 * roots
-    assert frechet(one, other) == pytest.approx(wanted)
-    assert frechet(one, one) == pytest.approx(0, abs=1e-9)
-    assert frechet(one, one + 3) == pytest.approx(45)
-    assert frechet(one[:3], one[:3] * 2) >= 0  # fewer clips than numbers
 
 
 def test_the_small_network_is_repeatable_and_sees_shuffled_frames(monkeypatch):

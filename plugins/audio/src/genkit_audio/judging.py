@@ -22,6 +22,7 @@ from genkit import Model
 from genkit.config import controls as checked_controls
 from genkit.data import refuse
 from genkit.errors import ConfigError, DataError
+from genkit.evaluation import frechet
 from genkit.noise import stream_key, words
 from genkit.own import admit
 from genkit_audio.sounds import CLIPPED, FULL, Checked, Windows
@@ -104,13 +105,11 @@ def evaluate(
     }  # fmt: skip
 
 
-def frechet(one: NDArray[Any], other: NDArray[Any]) -> float:
-    """Frechet distance of two clouds [N, D] and [M, D], taken as Gaussian; in float64.
+def distance(one: Tensor, other: Tensor) -> float:
+    """Frechet distance of two clouds [N, D] and [M, D].
 
     Raises:
         DataError: for clouds of no more points than numbers each, whose covariances say nothing.
-    Source:
-        Dowson and Landau 1982, eq. 4: |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)).
     """
     fewest, width = min(len(one), len(other)), one.shape[1]
     if fewest <= width:
@@ -118,12 +117,7 @@ def frechet(one: NDArray[Any], other: NDArray[Any]) -> float:
             f"a distance of {width} features needs more than {width} sounds on each side, and one has {fewest}: give "
             "more data and draw more samples"
         )
-    a, b = (np.asarray(cloud, np.float64) for cloud in (one, other))
-    first, second = (np.atleast_2d(np.cov(cloud, rowvar=False)) for cloud in (a, b))
-    values, vectors = np.linalg.eigh(first)
-    root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
-    cross = np.sqrt(np.linalg.eigvalsh(root @ second @ root).clip(0)).sum()  # symmetric, and similar to C1 C2
-    return float(np.square(a.mean(0) - b.mean(0)).sum() + np.trace(first) + np.trace(second) - 2 * cross)
+    return frechet(one.cpu(), other.cpu())
 
 
 def log_mel_statistics(x: Tensor, rate: int) -> Tensor:
@@ -178,12 +172,13 @@ def _row(
 ) -> dict[str, Any]:
     found = nearest(x, known, rate)
     row: dict[str, Any] = {
-        "log-mel statistics distance": frechet(*(log_mel_statistics(one, rate).numpy() for one in (x, reference))),
+        "log-mel statistics distance": distance(*(log_mel_statistics(one, rate) for one in (x, reference))),
     }
     if embedder is not None:
         with torch.no_grad():
-            clouds = [_in_batches(lambda part: embedder(part, rate), one) for one in (x, reference)]
-        row[f"{name} distance"] = frechet(*(cloud.cpu().numpy() for cloud in clouds))
+            row[f"{name} distance"] = distance(
+                *(_in_batches(lambda part: embedder(part, rate), one) for one in (x, reference))
+            )
     return {
         **row,
         "silent": float((x.square().mean(1).sqrt() < SILENT).float().mean()),

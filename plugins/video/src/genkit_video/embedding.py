@@ -1,4 +1,4 @@
-"""Clips as points, and how far apart two clouds of them are. Knows no model and no data.
+"""Clips as points, whose distances tell how alike clips are. Knows no model and no data.
 
 What turns clips into points is named with every distance: distances by different networks cannot be compared.
 
@@ -50,20 +50,6 @@ class Embedder(NamedTuple):
     def called(self, clips: int) -> str:
         """What the distance of so many clips is called."""
         return "fvd" if self.exact and clips >= FVD_CLIPS else "frechet"
-
-
-def frechet(one: Floats, other: Floats) -> float:
-    """Squared Frechet distance of the normal distributions with the means and covariances of two clouds [N, D].
-
-    Source: Dowson and Landau 1982; as a distance of generated samples, Heusel et al. 2017, arXiv:1706.08500, eq. 6.
-    """
-    one, other = (np.asarray(cloud, np.float64) for cloud in (one, other))
-    first, second = (np.atleast_2d(np.cov(cloud, rowvar=False)) for cloud in (one, other))
-    values, vectors = np.linalg.eigh(first)
-    root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
-    shared = np.sqrt(np.linalg.eigvalsh(root @ second @ root).clip(0)).sum()
-    apart = np.square(one.mean(0) - other.mean(0)).sum()
-    return float(apart + np.trace(first) + np.trace(second) - 2 * shared)
 
 
 def own(name: str, shape: tuple[int, ...]) -> Embedder:

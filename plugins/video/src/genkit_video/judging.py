@@ -19,6 +19,7 @@ from genkit import Model
 from genkit.config import controls as checked_controls
 from genkit.data import refuse
 from genkit.errors import ConfigError
+from genkit.evaluation import frechet
 from genkit_image.pictures import Pixels
 from genkit_video import embedding, modality, tracking
 from genkit_video.clips import Clips
@@ -161,7 +162,7 @@ def _rows(
         found = dynamics(clips)
         row: dict[str, float | None] = {**rates(found, usual), "motion": float(found.motion.mean())}
         if network is not None and cloud is not None:
-            row[network.called(len(clips))] = embedding.frechet(network.points(clips), cloud)
+            row[network.called(len(clips))] = frechet(network.points(clips), cloud)
         rows[name] = row | (tracking.truth(clips) if known else {})
     for name in ("residual", "speed") if known else ():
         usually = rows["real"][name]
