@@ -1,6 +1,6 @@
 """Words to calls. The only room that prints or exits.
 
-    words       what every command is made of
+    words       what every command is made of, those of plugins too
     models      train, generate, info, data
     plugins     plugins
     progress    what a terminal sees of a training
@@ -12,19 +12,15 @@ Results go to standard output; progress, notes and errors to standard error. Exi
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
 from genkit.cli import models, plugins
-from genkit.cli.words import Command, Commands, group
-from genkit.errors import GenkitError, PluginError
-from genkit.selection import strict
+from genkit.cli.words import Command, group, run
 
-__all__ = ["Command", "Commands", "app", "group", "main"]
+__all__ = ["app", "main"]
 
 app = group("Train and sample adversarial generators of any medium.")
 for command in (models.train, models.generate, models.info):
@@ -35,19 +31,7 @@ app.add_typer(models.data_app, name="data")
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    try:
-        app(words)
-    except GenkitError as error:
-        if {"-v", "--verbose"} & set(words) or (strict() and isinstance(error, PluginError)):
-            import traceback
-
-            traceback.print_exc()
-        print(f"genkit: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except BrokenPipeError:  # the reader of our output has left
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+    run(app, "genkit", arguments)
 
 
 @app.callback(invoke_without_command=True)

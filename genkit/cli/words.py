@@ -1,14 +1,24 @@
-"""What every command is made of: its class, groups of commands, how lines and tables are printed."""
+"""What every command is made of, ours and those of plugins: its class, groups of commands, how one ends, what it prints.
+
+A plugin's own program, `python -m PACKAGE`, is a `group` of commands and a `main` that calls `run`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from genkit.errors import Interrupted
+from genkit.errors import GenkitError, Interrupted, PluginError
+from genkit.selection import strict
+
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, mps ...")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print everything as JSON.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Errors only.")]
 
 
 class _QuickHelp:
@@ -38,10 +48,41 @@ class Commands(_QuickHelp, TyperGroup):
 
 def group(help: str) -> typer.Typer:
     """A set of commands."""
-    return typer.Typer(
+    app = typer.Typer(
         cls=Commands, no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
         help=help,
     )  # fmt: skip
+    app.callback()(lambda: None)  # else typer would make the only command of a group the program
+    return app
+
+
+def run(app: typer.Typer, name: str, arguments: Sequence[str] | None = None) -> None:
+    """Run a command and exit; what went wrong is told in the name of the program."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        app(words)
+    except GenkitError as error:
+        if {"-v", "--verbose"} & set(words) or (strict() and isinstance(error, PluginError)):
+            import traceback
+
+            traceback.print_exc()
+        print(f"{name}: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:  # the reader of our output has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def teller(quiet: bool) -> Callable[[str], None]:
+    """Tells on standard error what is being done."""
+    return lambda doing: None if quiet else print(doing, file=sys.stderr, flush=True)
+
+
+def print_json(data: Any) -> None:
+    """As JSON that any parser takes."""
+    import json
+
+    print(json.dumps(data, indent=1, allow_nan=False))
 
 
 def print_lines(lines: Iterable[tuple[str, Any]]) -> None:

@@ -13,13 +13,10 @@ from typing import Annotated, Any
 
 import typer
 
-from genkit.cli import Command, Commands
-from genkit.errors import ConfigError, GenkitError
+from genkit.cli.words import AsJson, Command, Device, Quiet, group, print_json, run, teller
+from genkit.errors import ConfigError
 
-app = typer.Typer(
-    cls=Commands, no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
-    help="Tell what text models are worth, on text that they have not seen.",
-)  # fmt: skip
+app = group("Tell what text models are worth, on text that they have not seen.")
 
 Data = Annotated[str, typer.Option(metavar="SRC", help="Held-out text: a path, or builtin:kjv/held-out.")]
 Judge = Annotated[Path | None, typer.Option(help="An independent model of held-out text, whose NLL is the quality.")]
@@ -27,18 +24,11 @@ Count = Annotated[int, typer.Option("-n", "--samples", help="How many are drawn 
 References = Annotated[int | None, typer.Option(help="Held-out lines for BLEU at most [default: all].")]
 Order = Annotated[int, typer.Option(help="Of the longest n-grams.")]
 Seed = Annotated[int, typer.Option(help="Of the samples.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, mps ...")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print everything as JSON.")]
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Errors only.")]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit."""
-    try:
-        app(None if arguments is None else list(arguments), prog_name="python -m genkit_text")
-    except GenkitError as error:
-        print(f"genkit_text: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    run(app, "genkit_text", arguments)
 
 
 @app.command(cls=Command)
@@ -61,14 +51,14 @@ def evaluate(
 
     controls = parse_overrides(settings or [])
     from genkit import load
-    from genkit_text.evaluation import evaluate as run
+    from genkit_text import evaluation
 
-    report = run(
+    report = evaluation.evaluate(
         load(model, device), data, samples, references, order, None if judge is None else load(judge, device),
-        training, controls, seed, _teller(quiet),
+        training, controls, seed, teller(quiet),
     )  # fmt: skip
     if as_json:
-        _print_json(report)
+        print_json(report)
     else:
         for key, value in _flat(report):
             print(f"{key + ':':<26} {value}")
@@ -99,19 +89,18 @@ def curve(
     check_picture(out)
     from genkit import load
     from genkit.files import make_folder, write_whole
-    from genkit_text.evaluation import TEMPERATURES
-    from genkit_text.evaluation import curve as run
+    from genkit_text import evaluation
 
     for file in filter(None, (out, csv)):
         make_folder(file.parent)
-    rows = run(
+    rows = evaluation.curve(
         [(name, load(path, device)) for name, path in named], data, None if judge is None else load(judge, device),
-        wanted or TEMPERATURES, samples, references, order, None, seed, _teller(quiet),
+        wanted or evaluation.TEMPERATURES, samples, references, order, None, seed, teller(quiet),
     )  # fmt: skip
     if csv is not None:
         write_whole(csv, to_csv(rows).encode())
     if as_json:
-        _print_json(rows)
+        print_json(rows)
     else:
         print(csv or to_csv(rows).removesuffix("\n"))
     print(plot(rows, out, baseline), file=sys.stderr if as_json or csv is None else sys.stdout)
@@ -129,16 +118,6 @@ def _numbers(text: str | None) -> list[float]:
         return [float(number) for number in text.split(",")] if text else []
     except ValueError:
         raise ConfigError(f"--temperatures {text!r}: numbers with commas between are needed, such as 0.8,1") from None
-
-
-def _teller(quiet: bool) -> Any:
-    return lambda doing: None if quiet else print(doing, file=sys.stderr, flush=True)
-
-
-def _print_json(data: Any) -> None:
-    import json
-
-    print(json.dumps(data, indent=1, allow_nan=False))
 
 
 def _flat(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]]:

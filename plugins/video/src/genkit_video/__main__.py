@@ -14,24 +14,14 @@ from typing import Annotated, Any
 
 import typer
 
-from genkit.cli import Command, group
-from genkit.errors import GenkitError
+from genkit.cli.words import AsJson, Command, Device, Quiet, group, print_json, print_table, run, teller
 
 app = group("Tell what models of clips are worth, beside real clips.")
 
 
-@app.callback()
-def _several() -> None:  # else typer makes the only command the program
-    pass
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit."""
-    try:
-        app(None if arguments is None else list(arguments), prog_name="python -m genkit_video")
-    except GenkitError as error:
-        print(f"genkit_video: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    run(app, "genkit_video", arguments)
 
 
 @app.command(cls=Command)
@@ -45,9 +35,9 @@ def evaluate(
     ] = "small",
     i3d: Annotated[Path | None, typer.Option(help="A TorchScript file of I3D, for FVD; -n 2048 then.")] = None,
     seed: Annotated[int, typer.Option(help="Of the samples, and of the real clips.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps ...")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Errors only.")] = False,
+    device: Device = "auto",
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """How clips move, how far they are from real ones, and on builtin:moving whether they obey its rule."""
     from genkit.config import parse_overrides
@@ -55,17 +45,11 @@ def evaluate(
     sys.path.append(os.getcwd())  # for `module:function` of a file that lies here; behind everything installed
     controls = parse_overrides(settings or [])
     from genkit import load
-    from genkit_video.judging import evaluate as run
+    from genkit_video import judging
 
-    def tell(doing: str) -> None:
-        if not quiet:
-            print(doing, file=sys.stderr, flush=True)
-
-    report = run(load(model, device), data, samples, embedder, i3d, controls, seed, tell)
+    report = judging.evaluate(load(model, device), data, samples, embedder, i3d, controls, seed, teller(quiet))
     if as_json:
-        import json
-
-        print(json.dumps(report, indent=1, allow_nan=False))
+        print_json(report)
     else:
         _print_rows(report["rows"])
         if report["embedder"]:
@@ -73,8 +57,6 @@ def evaluate(
 
 
 def _print_rows(rows: Mapping[str, Mapping[str, Any]]) -> None:
-    from genkit.cli.words import print_table
-
     names = dict.fromkeys(name for row in rows.values() for name in row)
     print_table(
         ("", *(name.upper() for name in rows)),
