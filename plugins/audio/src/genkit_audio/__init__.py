@@ -30,8 +30,9 @@ modality = Modality(
     presets={
         "wavegan-small": Preset(
             summary="A narrow WaveGAN and a critic of spectra; relativistic loss, lazy R1 and R2: for a CPU.",
+            options={"augment": 1.0, "normalize": "peak"},
             recipe=_QUICK,
-            run={"items": 50_000},
+            run={"items": 30_000},
         ),
         "stream": Preset(
             summary="Sounds without an end, by WaveGAN's convolutions over noise; the same critics and losses.",
