@@ -24,6 +24,8 @@ from genkit_video.options import Options
 KERNEL = 3
 """Of each of the two convolutions over motion noise."""
 HIDDEN = 64
+LATENT = 128
+"""Numbers that the picture network of stream is told of each frame."""
 TEMPORAL = (512, 256, 128)
 """Maps of TGAN's temporal generator before each doubling; all later ones have the last."""
 
@@ -62,6 +64,16 @@ def between(codes: Tensor, places: Tensor) -> Tensor:
     return start + share * (end - start)
 
 
+def precise(layers: nn.Module, x: Tensor) -> Tensor:
+    """layers(x) in float32 whatever the plan is, since it says what is where; in eval mode in float64 and rounded, so
+    that last digits do not tell how many frames were drawn at once."""
+    with torch.autocast(x.device.type, enabled=False):
+        if layers.training or x.device.type == "mps":  # MPS has no float64
+            return layers(x.float())
+        exact = {name: values.double() for name, values in layers.named_parameters()}
+        return torch.func.functional_call(layers, exact, x.double()).float()
+
+
 class Unrolled(nn.Module):
     """What endless clips share: codes at regular times, interpolated to those of the frames, rendered one by one.
 
@@ -71,18 +83,18 @@ class Unrolled(nn.Module):
         options: size, frames, content, motion, features and those of the picture network.
         channels, classes, rate: as for `make_generator`.
         spacing: frames of the data between two codes.
+        latent: numbers that the picture network is told of each frame.
     """
 
     block = 64
     step_axis = 2
     noise: dict[str, Noise]
 
-    def __init__(self, options: Options, channels: int, classes: int, rate: float, spacing: int) -> None:
+    def __init__(self, options: Options, channels: int, classes: int, rate: float, spacing: int, latent: int) -> None:
         super().__init__()
         self.frames, self.rate, self.spacing = options.frames, rate, spacing
         kind = modern if options.renderer == "residual" else dcgan
-        pictures = options.of_pictures(options.features, options.content + options.motion)
-        self.renderer = kind.Generator(pictures, channels, classes)
+        self.renderer = kind.Generator(options.of_pictures(options.features, latent), channels, classes)
         self.noise = {"content": Noise((options.content,))}
         self.noise["motion"] = Noise((options.motion,), steps=self.needs(range(self.frames), None)["motion"].stop)
 
@@ -94,9 +106,9 @@ class Unrolled(nn.Module):
         """[B, len(wanted), M] from exactly the motion noise behind them."""
         raise NotImplementedError
 
-    def moving(self, noise: Mapping[str, Tensor], codes: Tensor, times: Tensor) -> Tensor:
-        """[B, T, M] that the renderer is told of each frame; the default: the interpolated codes themselves."""
-        return codes
+    def latents(self, noise: Mapping[str, Tensor], codes: Tensor, times: Tensor) -> Tensor:
+        """[B, T, latent] that the picture network is told of each frame; the default: content and its code."""
+        return torch.cat([noise["content"][:, None].expand(-1, len(times), -1), codes], 2)
 
     def forward(self, noise: Mapping[str, Tensor], condition: Tensor | None = None, controls: Any = None) -> Sample:
         """As many frames as in training, at the data's rate, whatever the controls say."""
@@ -115,11 +127,9 @@ class Unrolled(nn.Module):
         times = moments(steps, controls, self.rate)
         around = self._codes_around(times)
         codes = between(self.codes(noise["motion"], around), times / self.spacing - around.start)
-        told = self.moving(noise, codes, times)
-        content = noise["content"][:, None].expand(-1, len(times), -1)
         condition = self.told(noise, condition)
         repeated = None if condition is None else condition.repeat_interleave(len(times))
-        x = self.renderer({"z": torch.cat([content, told], 2).flatten(0, 1)}, repeated).x
+        x = self.renderer({"z": self.latents(noise, codes, times).flatten(0, 1)}, repeated).x
         return Sample(x.unflatten(0, (-1, len(times))).transpose(1, 2), condition)
 
     def told(self, noise: Mapping[str, Tensor], condition: Tensor | None) -> Tensor | None:
@@ -144,13 +154,20 @@ class Stream(Unrolled):
     """
 
     def __init__(self, options: Options, channels: int, classes: int, rate: float) -> None:
-        super().__init__(options, channels, classes, rate, options.spacing)
+        super().__init__(options, channels, classes, rate, options.spacing, LATENT)
         width, waves = options.motion, options.waves
         gain = math.sqrt(2 / (1 + LEAKY_SLOPE**2))
         self.memory = nn.Sequential(
             variance_scaling_(nn.Conv1d(width, HIDDEN, KERNEL)),
             nn.LeakyReLU(LEAKY_SLOPE),
             variance_scaling_(nn.Conv1d(HIDDEN, width, KERNEL), gain),
+        )
+        self.mapping = nn.Sequential(
+            variance_scaling_(nn.Linear(options.content + width + 2 * waves, 2 * LATENT)),
+            nn.LeakyReLU(LEAKY_SLOPE),
+            variance_scaling_(nn.Linear(2 * LATENT, 2 * LATENT), gain),
+            nn.LeakyReLU(LEAKY_SLOPE),
+            variance_scaling_(nn.Linear(2 * LATENT, LATENT), gain),
         )
         self.waves = waves
         if not waves:
@@ -161,11 +178,6 @@ class Stream(Unrolled):
             nn.LeakyReLU(LEAKY_SLOPE),
             variance_scaling_(nn.Linear(HIDDEN, waves), gain),
         )
-        self.mix = nn.Sequential(
-            variance_scaling_(nn.Linear(width + 2 * waves, HIDDEN)),
-            nn.LeakyReLU(LEAKY_SLOPE),
-            variance_scaling_(nn.Linear(HIDDEN, width), gain),
-        )
         # Cycles per frame at the start: from once in 16 frames down to once in 128.
         self.register_buffer("pace", torch.logspace(-4, -7, waves, 2), persistent=False)
 
@@ -175,11 +187,12 @@ class Stream(Unrolled):
     def codes(self, motion: Tensor, wanted: range) -> Tensor:
         return self.memory(motion.transpose(1, 2)).transpose(1, 2)
 
-    def moving(self, noise: Mapping[str, Tensor], codes: Tensor, times: Tensor) -> Tensor:
-        if not self.waves:
-            return codes
-        turns = 2 * math.pi * self.phases(noise, times).float()
-        return self.mix(torch.cat([codes, turns.sin(), turns.cos()], 2))
+    def latents(self, noise: Mapping[str, Tensor], codes: Tensor, times: Tensor) -> Tensor:
+        x = super().latents(noise, codes, times)
+        if self.waves:
+            turns = 2 * math.pi * self.phases(noise, times)
+            x = torch.cat([x, math.sqrt(2) * turns.sin(), math.sqrt(2) * turns.cos()], 2)
+        return precise(self.mapping, x)
 
     def phases(self, noise: Mapping[str, Tensor], times: Tensor) -> Tensor:
         """[B, T, waves] in [0, 1): where each wave is in its cycle.
@@ -207,7 +220,7 @@ class Mocogan(Unrolled):
     """
 
     def __init__(self, options: Options, channels: int, classes: int, rate: float) -> None:
-        super().__init__(options, channels, classes, rate, 1)
+        super().__init__(options, channels, classes, rate, 1, options.content + options.motion)
         self.cell = nn.GRU(options.motion, options.motion, batch_first=True)
         self.categories = options.categories
         if self.categories:
