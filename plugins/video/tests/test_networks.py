@@ -47,8 +47,9 @@ def learned(generator):
     with torch.no_grad():
         for _ in range(3):
             generator(noise_for(generator, rows=8, seed=7))
-        if isinstance(generator.renderer.body[-1], nn.Tanh):
-            generator.renderer.body[-2].weight.mul_(10)
+        body = getattr(generator.renderer, "pictures", generator.renderer).body
+        if isinstance(body[-1], nn.Tanh):
+            body[-2].weight.mul_(10)
     return generator.eval()
 
 
@@ -217,11 +218,21 @@ def test_small_tgan_has_the_widths_of_its_name():
     assert [layer.out_channels for layer in critic.body if isinstance(layer, nn.Conv3d)] == [8, 16, 32]
 
 
+def test_content_steers_the_renderer_of_a_stream_the_same_in_all_frames():
+    torch.manual_seed(0)
+    renderer = make_generator(Options(**TINY), 1, 0, RATE).renderer.eval()
+    content, told = torch.randn(2, 6), torch.randn(1, 1, 128).expand(2, 3, -1)
+    frames = renderer(content, told)
+    assert frames.shape == (2, 1, 3, 16, 16)
+    torch.testing.assert_close(frames[:, :, :1].expand_as(frames), frames, rtol=0, atol=1e-6)
+    assert (frames[0] - frames[1]).abs().max() > 1e-4
+
+
 def test_mocogan_has_the_published_layers():
     options = Options(**modality.presets["mocogan"].options, categories=6)
     generator, critics = make_generator(options, 3, 6, RATE), make_critics(options, 3, 6)
-    assert generator.renderer.body[0].in_channels == 50 + 6 + 10
-    assert generator.renderer.body[0].out_channels == 512
+    assert generator.renderer.pictures.body[0].in_channels == 50 + 6 + 10
+    assert generator.renderer.pictures.body[0].out_channels == 512
     image, video = critics["image"].critic, critics["video"]
     assert [layer.out_channels for layer in image.body if isinstance(layer, nn.Conv2d)] == [64, 128, 256, 1]
     assert [layer.out_channels for layer in video.modules() if isinstance(layer, nn.Conv3d)] == [64, 128, 256, 512, 7]

@@ -18,8 +18,8 @@ from genkit.blocks import LEAKY_SLOPE, DownStage, Residual, variance_scaling_
 from genkit.errors import ConfigError
 from genkit.plugin import Critique, Sample
 from genkit_image import dcgan, modern
-from genkit_video.generators import initialise, scaled
 from genkit_video.options import Options
+from genkit_video.renderers import initialise, scaled
 
 
 def make_critics(options: Options, channels: int, classes: int) -> dict[str, nn.Module]:

@@ -18,14 +18,14 @@ from torch.nn.functional import one_hot
 from genkit.blocks import LEAKY_SLOPE, variance_scaling_
 from genkit.errors import ConfigError
 from genkit.plugin import Noise, Sample
-from genkit_image import dcgan, modern
 from genkit_video.options import Options
+from genkit_video.renderers import GAIN, Modulated, Pictures, TganRenderer, initialise, scaled
 
 KERNEL = 3
 """Of each of the two convolutions over motion noise."""
 HIDDEN = 64
 LATENT = 128
-"""Numbers that the picture network of stream is told of each frame."""
+"""Numbers that stream's renderer is told of each frame."""
 TEMPORAL = (512, 256, 128)
 """Maps of TGAN's temporal generator before each doubling; all later ones have the last."""
 
@@ -80,21 +80,19 @@ class Unrolled(nn.Module):
     A frame is a pure function of the noise and of its number, so any stretch of a clip can be drawn alone.
 
     Args:
-        options: size, frames, content, motion, features and those of the picture network.
-        channels, classes, rate: as for `make_generator`.
+        options: frames, content, motion.
+        rate: as for `make_generator`.
         spacing: frames of the data between two codes.
-        latent: numbers that the picture network is told of each frame.
+        renderer: draws frames of contents, latents and conditions.
     """
 
     block = 64
     step_axis = 2
     noise: dict[str, Noise]
 
-    def __init__(self, options: Options, channels: int, classes: int, rate: float, spacing: int, latent: int) -> None:
+    def __init__(self, options: Options, rate: float, spacing: int, renderer: nn.Module) -> None:
         super().__init__()
-        self.frames, self.rate, self.spacing = options.frames, rate, spacing
-        kind = modern if options.renderer == "residual" else dcgan
-        self.renderer = kind.Generator(options.of_pictures(options.features, latent), channels, classes)
+        self.frames, self.rate, self.spacing, self.renderer = options.frames, rate, spacing, renderer
         self.noise = {"content": Noise((options.content,))}
         self.noise["motion"] = Noise((options.motion,), steps=self.needs(range(self.frames), None)["motion"].stop)
 
@@ -107,7 +105,7 @@ class Unrolled(nn.Module):
         raise NotImplementedError
 
     def latents(self, noise: Mapping[str, Tensor], codes: Tensor, times: Tensor) -> Tensor:
-        """[B, T, latent] that the picture network is told of each frame; the default: content and its code."""
+        """[B, T, M] that the renderer is told of each frame; the default: content and its code."""
         return torch.cat([noise["content"][:, None].expand(-1, len(times), -1), codes], 2)
 
     def forward(self, noise: Mapping[str, Tensor], condition: Tensor | None = None, controls: Any = None) -> Sample:
@@ -128,9 +126,7 @@ class Unrolled(nn.Module):
         around = self._codes_around(times)
         codes = between(self.codes(noise["motion"], around), times / self.spacing - around.start)
         condition = self.told(noise, condition)
-        repeated = None if condition is None else condition.repeat_interleave(len(times))
-        x = self.renderer({"z": self.latents(noise, codes, times).flatten(0, 1)}, repeated).x
-        return Sample(x.unflatten(0, (-1, len(times))).transpose(1, 2), condition)
+        return Sample(self.renderer(noise["content"], self.latents(noise, codes, times), condition), condition)
 
     def told(self, noise: Mapping[str, Tensor], condition: Tensor | None) -> Tensor | None:
         """The classes [B] that the renderer is told; the default: those asked for."""
@@ -154,20 +150,20 @@ class Stream(Unrolled):
     """
 
     def __init__(self, options: Options, channels: int, classes: int, rate: float) -> None:
-        super().__init__(options, channels, classes, rate, options.spacing, LATENT)
+        kind = Pictures if options.renderer == "residual" else Modulated
+        super().__init__(options, rate, options.spacing, kind(options, LATENT, channels, classes))
         width, waves = options.motion, options.waves
-        gain = math.sqrt(2 / (1 + LEAKY_SLOPE**2))
         self.memory = nn.Sequential(
             variance_scaling_(nn.Conv1d(width, HIDDEN, KERNEL)),
             nn.LeakyReLU(LEAKY_SLOPE),
-            variance_scaling_(nn.Conv1d(HIDDEN, width, KERNEL), gain),
+            variance_scaling_(nn.Conv1d(HIDDEN, width, KERNEL), GAIN),
         )
         self.mapping = nn.Sequential(
             variance_scaling_(nn.Linear(options.content + width + 2 * waves, 2 * LATENT)),
             nn.LeakyReLU(LEAKY_SLOPE),
-            variance_scaling_(nn.Linear(2 * LATENT, 2 * LATENT), gain),
+            variance_scaling_(nn.Linear(2 * LATENT, 2 * LATENT), GAIN),
             nn.LeakyReLU(LEAKY_SLOPE),
-            variance_scaling_(nn.Linear(2 * LATENT, LATENT), gain),
+            variance_scaling_(nn.Linear(2 * LATENT, LATENT), GAIN),
         )
         self.waves = waves
         if not waves:
@@ -176,7 +172,7 @@ class Stream(Unrolled):
         self.speeds = nn.Sequential(
             variance_scaling_(nn.Linear(waves + options.content, HIDDEN)),
             nn.LeakyReLU(LEAKY_SLOPE),
-            variance_scaling_(nn.Linear(HIDDEN, waves), gain),
+            variance_scaling_(nn.Linear(HIDDEN, waves), GAIN),
         )
         # Cycles per frame at the start: from once in 16 frames down to once in 128.
         self.register_buffer("pace", torch.logspace(-4, -7, waves, 2), persistent=False)
@@ -220,7 +216,7 @@ class Mocogan(Unrolled):
     """
 
     def __init__(self, options: Options, channels: int, classes: int, rate: float) -> None:
-        super().__init__(options, channels, classes, rate, 1, options.content + options.motion)
+        super().__init__(options, rate, 1, Pictures(options, options.content + options.motion, channels, classes))
         self.cell = nn.GRU(options.motion, options.motion, batch_first=True)
         self.categories = options.categories
         if self.categories:
@@ -282,31 +278,6 @@ class Tgan(nn.Module):
         return moments(range(count), controls, self.rate).clamp(max=self.frames - 1)
 
 
-class TganRenderer(nn.Module):
-    """TGAN's image generator: content [B, Z] and codes [B, T, M] -> frames [B, C, T, H, W] in [-1, 1]."""
-
-    def __init__(self, options: Options, content: int, motion: int, channels: int) -> None:
-        super().__init__()
-        maps, self.base = dcgan.layout(options.of_pictures(options.features))
-        maps = [*maps, 2 * maps[-1]]
-        half = maps[-1] // 2 * math.prod(self.base)
-        self.slow, self.fast = (
-            nn.Sequential(nn.Linear(width, half, bias=False), nn.BatchNorm1d(half), nn.ReLU(inplace=True))
-            for width in (content, motion)
-        )
-        layers: list[nn.Module] = []
-        for below, above in itertools.pairwise(reversed(maps)):
-            layers += [nn.ConvTranspose2d(below, above, 4, 2, 1, bias=False), nn.BatchNorm2d(above)]
-            layers += [nn.ReLU(inplace=True)]
-        self.body = nn.Sequential(*layers, nn.ConvTranspose2d(maps[0], channels, 3, 1, 1), nn.Tanh())
-
-    def forward(self, content: Tensor, codes: Tensor) -> Tensor:
-        count = codes.shape[1]
-        slow = self.slow(content).unflatten(1, (-1, *self.base)).repeat_interleave(count, 0)
-        fast = self.fast(codes.flatten(0, 1)).unflatten(1, (-1, *self.base))
-        return self.body(torch.cat([slow, fast], 1)).unflatten(0, (-1, count)).transpose(1, 2)
-
-
 def _temporal(content: int, motion: int, frames: int) -> nn.Sequential:
     """TGAN's temporal generator: [B, Z, 1] -> [B, M, frames] in [-1, 1]; the length doubles layer by layer."""
     doublings = frames.bit_length() - 1
@@ -315,17 +286,3 @@ def _temporal(content: int, motion: int, frames: int) -> nn.Sequential:
     for below, above in itertools.pairwise(maps):
         layers += [nn.ConvTranspose1d(below, above, 4, 2, 1), scaled(nn.BatchNorm1d(above)), nn.ReLU()]
     return nn.Sequential(*layers, nn.ConvTranspose1d(maps[-1], motion, 4, 2, 1), nn.Tanh())
-
-
-def scaled(norm: nn.BatchNorm1d | nn.BatchNorm3d) -> nn.Module:
-    """A BatchNorm that scales and does not shift, as TGAN's do."""
-    norm.register_parameter("bias", None)
-    return norm
-
-
-def initialise(layer: nn.Module) -> None:
-    """Weights U(-0.01, 0.01), biases 0. Source: the authors' settings for moving digits."""
-    if isinstance(layer, nn.modules.conv._ConvNd | nn.Linear):
-        nn.init.uniform_(layer.weight, -0.01, 0.01)
-        if layer.bias is not None:
-            nn.init.zeros_(layer.bias)
