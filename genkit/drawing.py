@@ -59,7 +59,7 @@ def draw_chunk(
     """Whole samples of some identities, of the length that the controls ask for."""
     if not unrolls(generator):
         return draw_batch(generator, indices, seed, condition, controls, device)
-    length = cast(Unrolling, generator).length(controls)
+    length = cast(Unrolling, generator).length(controls, condition)
     return next(in_parts(generator, draw_blocks(generator, indices, seed, condition, controls, device), length))
 
 
@@ -89,7 +89,9 @@ def draw_walk(
 ) -> Sample:  # fmt: skip
     """The batch of samples on a walk, on the CPU, in chunks that the last place fills up."""
     ends = sorted({index for place in walk for index in place[:2]})
-    steps = range(cast(Unrolling, generator).length(controls)) if unrolls(generator) else None
+    steps = None
+    if unrolls(generator):
+        steps = range(cast(Unrolling, generator).length(controls, ask([walk[0].nearer])))
     windows = {} if steps is None else cast(Unrolling, generator).needs(steps, controls)
     drawn = {part: _draw(spec, part, seed, ends, controls, windows) for part, spec in noise_of(generator).items()}
     known = {part: dict(zip(ends, rows, strict=True)) for part, rows in drawn.items()}

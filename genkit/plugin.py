@@ -293,8 +293,8 @@ class Unrolling(Generator, Protocol):
     block: int
     step_axis: int
 
-    def length(self, controls: Any) -> int:
-        """Output steps of a whole sample; controls None: those of training."""
+    def length(self, controls: Any, condition: Tensor | None = None) -> int:
+        """Output steps of a whole sample, where its condition [1, ...] has a say in it; controls None: of training."""
         ...
 
     def needs(self, steps: range, controls: Any) -> Mapping[str, range]:

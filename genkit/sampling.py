@@ -293,7 +293,9 @@ class Model:
             with registry.asking(self.modality, "condition"):
                 condition = self.plugin.condition(label, indices) if can else None
             if condition is None and self.info.get("conditional"):
-                raise ConfigError("this model is conditional and has no default: say what to draw with --label")
+                raise ConfigError(
+                    "this model is conditional and has no default: say what to draw with --label or --condition"
+                )
             return condition
 
         return ask
@@ -438,7 +440,8 @@ def save_long(model: Model, path: str | Path, seed: int = 0, index: int = 0, **a
     """
     path, settings = Path(path), config.controls(model.modality, arguments.get("controls") or {})
     format = format_of(model.modality, path.suffix[1:].lower())
-    stop = cast(Unrolling, model.generator).length(settings)
+    condition = model._asker(arguments.get("label"))([index])
+    stop = cast(Unrolling, model.generator).length(settings, condition)
     make_folder(path.parent)
     with (
         registry.asking(model.modality, "sink"),

@@ -102,7 +102,12 @@ def generate(
     steps: Annotated[int | None, typer.Option(help="Samples from one of them to the next [default: 8].")] = None,
     best_of: Annotated[int | None, typer.Option(help="Candidates for each sample; its critics choose one.")] = None,
     out: Annotated[str, typer.Option(help="A folder, a joint file such as grid.png, or - for text.")] = "samples/",
-    label: Annotated[str | None, typer.Option(help="What a conditional model is asked for.")] = None,
+    label: Annotated[
+        str | None,
+        typer.Option(
+            "--label", "--condition", help="What a conditional model is asked for: a label, a prompt, a file."
+        ),
+    ] = None,
     own: Annotated[
         list[str] | None, typer.Option(help="module:Class of a network of one's own that the model may be built from.")
     ] = None,

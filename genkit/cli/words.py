@@ -1,4 +1,4 @@
-"""What every command is made of, ours and those of plugins: its class, groups of commands, how one ends, what it prints.
+"""What every command is made of, ours and those of plugins: its class, its group, how it ends, what it prints.
 
 A plugin's own program, `python -m PACKAGE`, is a `group` of commands and a `main` that calls `run`.
 """

@@ -41,7 +41,7 @@ class CurveGenerator(nn.Module):
     def forward(self, noise: Mapping[str, Tensor], condition: Tensor | None = None, controls: Any = None) -> Sample:
         return Sample(self.smooth(noise["motion"].transpose(1, 2)) + noise["content"][:, :, None])
 
-    def length(self, controls: CurveControls | None) -> int:
+    def length(self, controls: CurveControls | None, condition: Tensor | None = None) -> int:
         """Steps of a whole curve."""
         return LENGTH if controls is None else controls.steps
 

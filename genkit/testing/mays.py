@@ -189,13 +189,13 @@ def unroll_is_one_sample(subject: Subject) -> None:
         expect(found == len(steps), f"unroll gave {found} steps along axis {generator.step_axis} for {len(steps)}")
         return sample
 
-    stop = max(generator.length(controls), 8) + 5
+    stop = max(generator.length(controls, condition), 8) + 5
     whole = drawn(range(stop), controls).x
     for size in (1, 7):
         parts = [drawn(range(at, min(at + size, stop)), controls).x for at in range(0, stop, size)]
         gap = (torch.cat(parts, generator.step_axis) - whole).abs().max().item()
         expect(gap <= 1e-5, f"steps drawn {size} at a time differ by up to {gap:g} from those drawn together")
-    trained, length = subject.fake(), generator.length(None)
+    trained, length = subject.fake(), generator.length(None, condition)
     found = trained.x.shape[generator.step_axis]
     expect(found == length, f"length is {length} without controls, but forward draws {found} steps")
     for part, window in generator.needs(range(length), None).items():

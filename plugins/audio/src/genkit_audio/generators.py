@@ -127,7 +127,7 @@ class Stream(nn.Module):
         """As many samples as in training, whatever the controls say."""
         return self.unroll(noise, condition, None, range(self.samples))
 
-    def length(self, controls: Any) -> int:
+    def length(self, controls: Any, condition: Tensor | None = None) -> int:
         """Samples of a whole sound under the controls."""
         return length(controls, self.samples, self.rate)
 

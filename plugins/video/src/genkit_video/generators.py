@@ -112,7 +112,7 @@ class Unrolled(nn.Module):
         """As many frames as in training, at the data's rate, whatever the controls say."""
         return self.unroll(noise, condition, None, range(self.frames))
 
-    def length(self, controls: Any) -> int:
+    def length(self, controls: Any, condition: Tensor | None = None) -> int:
         """Frames of a whole clip under the controls."""
         return length(controls, self.frames, self.rate)
 
