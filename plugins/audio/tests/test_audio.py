@@ -20,7 +20,7 @@ from genkit_audio.options import Controls, Options
 from genkit_audio.plugin import AudioPlugin
 
 TINY = {"samples": 1024, "features": 2, "critic_features": 2, "spectrum_features": 2, "content": 6}
-PRESETS = ("wavegan-small", "stream", "wavegan")
+PRESETS = ("wavegan-small", "stream", "vocoder", "wavegan")
 
 
 class Tones(AudioPlugin):

@@ -20,3 +20,9 @@ class TestWavegan(ModalityConformance):
     modality = "genkit_audio:modality"
     preset = "wavegan"
     options = {**SMALL, "samples": 2048}
+
+
+class TestVocoder(ModalityConformance):
+    modality = "genkit_audio:modality"
+    preset = "vocoder"
+    options = {"samples": 1024, "mels": 16, "width": 8, "blocks": 1, "corrections": 1, "critic_features": 2}

@@ -16,10 +16,14 @@ _QUICK = {
     "ema_halflife_items": 10_000,
 }
 
+_TOLD = {"optimizer": "adamw", "betas": (0.8, 0.99), "weight_decay": 0.01}
+_RISING = {"start": 1e-5, "end": 1e-3, "items": 1_000}
+_FALLING = {"start": 5e-4, "end": 1e-4, "items": 20_000, "after": 24_000, "shape": "cosine"}
+
 modality = Modality(
     id="audio",
     title="Sounds",
-    summary="Sounds from audio files or arrays, a window at once or without an end; class-conditional if asked.",
+    summary="Sounds from audio files or arrays, a window at once or without an end, by class or by spectrum.",
     plugin="genkit_audio.plugin:AudioPlugin",
     options="genkit_audio.options:Options",
     controls="genkit_audio.options:Controls",
@@ -39,6 +43,31 @@ modality = Modality(
             options={"architecture": "stream"},
             recipe=_QUICK,
             run={"items": 50_000},
+        ),
+        "vocoder": Preset(
+            summary="From log-mel spectra back to waves, for a CPU; the critics and losses of HiFi-GAN.",
+            options={
+                "architecture": "vocoder",
+                "samples": 8192,
+                "augment": 1.0,
+                "critics": "periods",
+                "critic_features": 8,
+            },
+            recipe={
+                "batch_size": 16,
+                "loss": "least_squares",
+                "stages": [
+                    {"kind": "pretrain", "items": 24_000, "generator": {"learning_rate": _RISING}},
+                    {"kind": "game"},
+                ],
+                "generator": {**_TOLD, "learning_rate": _FALLING},
+                # LSGAN's losses have a half here that HiFi-GAN's have not.
+                "critic": {**_TOLD, "learning_rate": 2e-4, "weight": 2.0},
+                "terms": {"mel": 45.0, "features": 2.0},
+                "estimator": {"kind": "pathwise", "reuse_fakes": True},
+                "ema_halflife_items": 2_000,
+            },
+            run={"items": 44_000},
         ),
         "wavegan": Preset(
             summary="WaveGAN as published (Donahue et al. 2019): phase shuffle, WGAN-GP, five critic steps to one.",

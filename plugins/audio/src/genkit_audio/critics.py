@@ -16,6 +16,7 @@ from genkit.blocks import LEAKY_SLOPE, variance_scaling_
 from genkit.plugin import Critique, Sample
 from genkit_audio.generators import BASE, KERNEL, initialise, layout
 from genkit_audio.options import Options
+from genkit_audio.vocoder import PeriodCritic, ScaleCritic
 
 SHUFFLED = 4
 """Layers after which phases are shuffled, at most."""
@@ -32,6 +33,8 @@ def make_critics(options: Options, classes: int) -> dict[str, nn.Module]:
     Args:
         classes: K; 0: unconditional.
     """
+    if options.critics == "periods":
+        return {"period": PeriodCritic(options.critic_features), "scale": ScaleCritic(options.critic_features)}
     critics: dict[str, nn.Module] = {}
     if options.critics != "spectrum":
         critics["wave"] = WaveCritic(options, classes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from genkit.recipe import Settings
 
@@ -33,9 +33,9 @@ class Options(Settings):
     """Learn each class by its label."""
     labels: Literal["folders", "prefix"] = "folders"
     """Where labels come from: sub-folders, or the beginnings of file names."""
-    architecture: Literal["wavegan", "stream"] = "wavegan"
+    architecture: Literal["wavegan", "stream", "vocoder"] = "wavegan"
     """How a sound is made: wavegan, a window at once (Donahue et al. 2019); stream, without an end, by convolutions
-    over noise."""
+    over noise; vocoder, from its log-mel spectrum."""
     content: Width = 100
     """Numbers of noise behind a whole sound."""
     texture: Width = 16
@@ -44,10 +44,18 @@ class Options(Settings):
     """Samples from one block of texture noise to the next, for stream. One block is heard over about ten times that."""
     features: Width = 16
     """Feature maps of the generator next to the wave; they double with every layer."""
-    critics: Literal["wave", "spectrum", "both"] = "both"
-    """Who judges: the wave itself, its spectra, or both."""
+    mels: Annotated[int, Field(ge=8, le=256)] = 80
+    """Bands of the spectra that a vocoder is told."""
+    width: Width = 192
+    """Feature maps of a vocoder, the same in all layers."""
+    blocks: Width = 5
+    """Residual blocks of a vocoder; each hears three frames more on either side."""
+    corrections: Annotated[int, Field(ge=0, le=32)] = 8
+    """How often a vocoder compares its own spectrum with what it was told, and mends it."""
+    critics: Literal["wave", "spectrum", "both", "periods"] = "both"
+    """Who judges: the wave itself, its spectra, or both; periods: the wave by periods and scales (Kong et al. 2020)."""
     critic_features: Width = 16
-    """Feature maps of the wave critic next to the wave; they double with every layer."""
+    """Feature maps of the wave critic, and of those of periods, next to the wave; they double with every layer."""
     spectrum_features: Width = 8
     """The same for the critic of spectra."""
     phase_shuffle: Annotated[int, Field(ge=0, le=8)] = 2
@@ -62,12 +70,18 @@ class Options(Settings):
             raise ValueError(f"{samples} must be a power of two: choose {below} or {2 * below}")
         return samples
 
+    @model_validator(mode="after")
+    def _is_told_one_thing(self) -> Options:
+        if self.conditional and (self.architecture == "vocoder" or self.critics == "periods"):
+            raise ValueError("conditional: neither a vocoder nor critics of periods know labels; leave it out")
+        return self
+
 
 class Controls(Settings):
     """What can be turned when generating."""
 
     seconds: Annotated[float, Field(gt=0)] | None = None
-    """How long a sound lasts; None: as long as in training."""
+    """How long a sound lasts; None: as long as in training, or as what a vocoder was told."""
     content_seed: Seed | None = None
     """A seed for what sounds, in place of the seed; None: that."""
     texture_seed: Seed | None = None

@@ -6,17 +6,20 @@ Shape letters: B batch, L samples of the wave (of one channel), K classes.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from genkit.errors import DataError
-from genkit.plugin import Facts, ModalityPlugin, Networks, Sample, class_numbers
+from genkit.plugin import Critique, Facts, ModalityPlugin, Networks, Sample, class_numbers
+from genkit_audio import vocoder
 from genkit_audio.critics import make_critics
 from genkit_audio.generators import make_generator
 from genkit_audio.options import Options
+from genkit_audio.spectra import log_mel
 
 
 class AudioPlugin(ModalityPlugin):
@@ -47,23 +50,44 @@ class AudioPlugin(ModalityPlugin):
         return Facts({"rate": int(checked.rate), "labels": list(checked.names) if options.conditional else []})
 
     def dataset(self, source: Any) -> Any:
-        """Windows of sounds."""
+        """Windows of sounds; for a vocoder with their log-mel spectra."""
         from genkit_audio import sounds
 
-        return sounds.Windows(self.open(source, self.options), self.options, self.facts["labels"])
+        told = partial(log_mel, rate=self.facts["rate"], mels=self.options.mels) if self.speaks else None
+        return sounds.Windows(self.open(source, self.options), self.options, self.facts["labels"], told)
 
     def networks(self) -> Networks:
         """The networks that the options name."""
-        options, classes = self.options, len(self.facts["labels"])
-        return Networks(make_generator(options, classes, self.facts["rate"]), make_critics(options, classes))
+        options, classes, rate = self.options, len(self.facts["labels"]), self.facts["rate"]
+        generator = vocoder.Vocoder(options, rate) if self.speaks else make_generator(options, classes, rate)
+        return Networks(generator, make_critics(options, classes))
+
+    @property
+    def speaks(self) -> bool:
+        """Whether a sound is made from the spectrum of another."""
+        return self.options.architecture == "vocoder"
 
     def condition(self, value: str | None, indices: Sequence[int]) -> Tensor | None:
-        """[B]: class numbers; without a label, sound i is of class i modulo K.
+        """[B]: class numbers; without a label, sound i is of class i modulo K. For a vocoder what a sound file tells.
+
+        Args:
+            value: a label; for a vocoder the path of a sound file, without which it has no default.
 
         Raises:
-            ConfigError: for an unknown label, or any label of an unconditional model.
+            ConfigError: for an unknown label, any label of an unconditional model, or a path that leads to no sound.
         """
+        if self.speaks:
+            one = None if value is None else vocoder.told(value, self.facts["rate"], self.options.mels)
+            return None if one is None else one.expand(len(indices), -1, -1)
         return class_numbers(self.facts["labels"], value, indices)
+
+    def terms(
+        self, player: str, networks: Networks, real: Sample, fake: Sample, critiques: Mapping[str, Critique]
+    ) -> Mapping[str, Tensor]:
+        """`mel` and `features` of a vocoder: see `genkit_audio.vocoder.terms`."""
+        if player != "generator" or not self.speaks:
+            return {}
+        return vocoder.terms(networks, real, fake, critiques, self.facts["rate"])
 
     def encode(self, sample: Sample, format: str, controls: Any) -> bytes:
         """One sound as a file."""

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from genkit.errors import DataError
 from genkit.plugin import Sample, Skipped
@@ -191,14 +192,21 @@ class Windows:
     Args:
         checked: the sounds.
         options: how windows are cut, placed and changed.
-        labels: names of the classes whose numbers are the conditions; empty: there are no conditions.
+        labels: names of the classes whose numbers are the conditions; empty: there are no such conditions.
+        told: windows [B, n] -> what is told of them instead; None: nothing.
 
     Raises:
         DataError: if a sound is of another class.
     """
 
-    def __init__(self, checked: Checked, options: Cut, labels: Sequence[str] = ()) -> None:
-        self.checked, self.options, self.skipped = checked, options, checked.skipped
+    def __init__(
+        self,
+        checked: Checked,
+        options: Cut,
+        labels: Sequence[str] = (),
+        told: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        self.checked, self.options, self.skipped, self.told = checked, options, checked.skipped, told
         unknown = sorted(set(checked.names or ("no class",)) - set(labels)) if labels else []
         if unknown:
             has, knows = ", ".join(unknown), ", ".join(labels)
@@ -218,9 +226,11 @@ class Windows:
         return self.random_batch([index], word[None])[0]
 
     def random_batch(self, indices: list[int], words: NDArray[np.uint64]) -> Sample:
-        """Windows x [B, 1, n], each cut and changed by its random word; condition [B] or None."""
+        """Windows x [B, 1, n], each cut and changed by its random word; and their conditions."""
         cut = self.checked.each(lambda pair: self._cut(*pair), zip(indices, words.tolist(), strict=True))
         x = torch.from_numpy(np.stack([values for values, _ in cut])[:, None])
+        if self.told is not None:
+            return Sample(x, self.told(x[:, 0]))
         classes = None if self._classes is None else torch.tensor([self._classes[place] for _, place in cut])
         return Sample(x, classes)
 

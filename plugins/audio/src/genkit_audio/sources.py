@@ -35,6 +35,10 @@ ENDINGS = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", "
 
 BUILTIN = {"drums": "drums.zip"}
 
+PARTS = ("train", "held-out")
+HELD_OUT_EVERY = 8
+"""Every so-many-th sound of a built-in set, by name, is in its part held-out, the others are in train."""
+
 LABELS = ("folders", "prefix")
 """Where classes are read off: the first level of sub-folders; the start of file names up to a `_`, `-` or digit."""
 
@@ -143,8 +147,8 @@ def open_sounds(source: Any, labels: str = "folders") -> Sounds:
 
     Args:
         source: a sound file (whatever libsndfile reads: wav, flac, ogg, opus, mp3, aiff ...); a folder or a zip file
-            of these; `builtin:drums`; a list of paths; an array or tensor [N, n] or [N, C, n], floats in [-1, 1] or
-            int16, which has no rate.
+            of these; `builtin:drums`, and its parts `builtin:drums/train` and `builtin:drums/held-out`; a list of
+            paths; an array or tensor [N, n] or [N, C, n], floats in [-1, 1] or int16, which has no rate.
         labels: one of `LABELS`. Sub-folders are classes unless sounds lie beside them.
 
     Raises:
@@ -164,11 +168,7 @@ def open_sounds(source: Any, labels: str = "folders") -> Sounds:
         )
     text = str(source)
     if text.startswith("builtin:"):
-        name = text.removeprefix("builtin:")
-        if name not in BUILTIN:
-            raise ConfigError(f"data = {text!r}: no such built-in set.{did_you_mean(name, BUILTIN)}")
-        with as_file(files("genkit_audio") / "data" / BUILTIN[name]) as path:
-            return _labelled(_from_tree(path.read_bytes(), text), labels)
+        return _labelled(_from_builtin(text), labels)
     path = Path(source)
     if not path.exists():
         raise DataError(f"data = {text!r}: there is no such file or folder")
@@ -185,6 +185,22 @@ def reason(error: BaseException) -> str:
 
 
 # Files -----------------------------------------------------------------------------------------------------------
+
+
+def _from_builtin(title: str) -> Sounds:
+    name, _, part = title.removeprefix("builtin:").partition("/")
+    if name not in BUILTIN or title.endswith("/") or (part and part not in PARTS):
+        every = [*BUILTIN, *(f"{known}/{part}" for known in BUILTIN for part in PARTS)]
+        hint = did_you_mean(title.removeprefix("builtin:"), every)
+        raise ConfigError(f"data = {title!r}: no such built-in set.{hint}")
+    with as_file(files("genkit_audio") / "data" / BUILTIN[name]) as path:
+        source = _from_tree(path.read_bytes(), title)
+    chosen = [
+        item
+        for number, item in enumerate(source.items)
+        if not part or (number % HELD_OUT_EVERY == 0) == (part == "held-out")
+    ]
+    return replace(source, items=chosen)
 
 
 def _from_tree(source: Path | bytes, title: str) -> Sounds:

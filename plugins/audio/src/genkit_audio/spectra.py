@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import pad
 
 from genkit import compat
@@ -43,12 +44,17 @@ def hop_of(rate: int) -> int:
     return max(64, 2 ** round(math.log2(rate / 86)))
 
 
+def mel_bands(rate: int, mels: int, hop: int) -> Tensor:
+    """[2 hop + 1, M]: the weights by which `log_mel` sums magnitudes to bands."""
+    return cast(Tensor, _mel(rate, mels, hop, torch.device("cpu")).mel_scale.fb).clone()
+
+
 @lru_cache(maxsize=16)
-def _mel(rate: int, mels: int, hop: int, device: torch.device) -> nn.Module:
+def _mel(rate: int, mels: int, hop: int, device: torch.device) -> Any:
     compat.torchaudio()
     from torchaudio.transforms import MelSpectrogram
 
-    mel: nn.Module = MelSpectrogram(
+    mel = MelSpectrogram(
         rate, n_fft=4 * hop, hop_length=hop, n_mels=mels, power=1.0, center=False, norm="slaney", mel_scale="slaney"
     )
     return mel.to(device)
