@@ -281,6 +281,8 @@ def test_clips_are_cut_from_anywhere_or_one_after_the_other(tmp_path):
     assert len(ordered) == 5 + 2
     starts = [numbers(((ordered[i].x + 1) * 127.5).permute(1, 2, 3, 0).numpy())[0] for i in range(7)]
     assert starts == [0, 8, 16, 24, 32, 0, 8]
+    first = Clips(Checked(tmp_path, Cut()), Cut(cut="start"), 1)
+    assert [numbers(((clip.x + 1) * 127.5).permute(1, 2, 3, 0).numpy())[0] for clip in first] == [0, 0]
     clips = Clips(Checked(tmp_path, Cut()), Cut(), 1)
     torch.manual_seed(0)
     begun = {numbers(((clips[0].x + 1) * 127.5).permute(1, 2, 3, 0).numpy())[0] for _ in range(200)}

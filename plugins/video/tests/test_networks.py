@@ -67,6 +67,7 @@ def count(module):
 ENDLESS = {
     "stream": {},
     "stream, residual": {"renderer": "residual"},
+    "stream, beginning": {"cut": "start"},
     "stream, no waves": {"waves": 0, "spacing": 3},
     "mocogan": {**MOCOGAN, "categories": 3},
 }
@@ -216,6 +217,17 @@ def test_small_tgan_has_the_widths_of_its_name():
     assert [layer.in_channels for layer in renderer.body if isinstance(layer, nn.ConvTranspose2d)] == [64, 32, 16, 8]
     critic = make_critics(options, 1, 0)["clip"]
     assert [layer.out_channels for layer in critic.body if isinstance(layer, nn.Conv3d)] == [8, 16, 32]
+
+
+def test_a_stream_with_a_beginning_ages_until_it_is_as_old_as_in_training():
+    generator = endless({"cut": "start", "waves": 0, "frames": 8})
+    steps = range(20)
+    noise = {"content": torch.zeros(1, 6), "motion": torch.zeros(1, len(generator.needs(steps, None)["motion"]), 5)}
+    with torch.no_grad():
+        x = generator.unroll(noise, None, None, steps).x
+    change = (x[:, :, 1:] - x[:, :, :-1]).abs().amax((0, 1, 3, 4))
+    assert change[:7].min() > 1e-4
+    assert change[7:].max() < 1e-6
 
 
 def test_content_steers_the_renderer_of_a_stream_the_same_in_all_frames():

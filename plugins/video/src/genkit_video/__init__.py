@@ -3,8 +3,8 @@
 from genkit.plugin import Modality, Preset
 
 _REUSE = {"kind": "pathwise", "reuse_fakes": True}
-_LAZY = {"weight": 1.0, "interval": 8}
-_ADAM = {"learning_rate": 1e-3, "betas": (0.0, 0.99)}
+_LAZY = {"weight": 2.0, "interval": 8}
+_LATE = {"end": 1e-4, "after": 80_000, "items": 40_000, "shape": "cosine"}
 _USUAL = {"learning_rate": 2e-4, "betas": (0.5, 0.999), "weight_decay": 1e-5}
 
 
@@ -36,16 +36,17 @@ modality = Modality(
     presets={
         "stream": Preset(
             summary="Clips without an end, at any frame rate; relativistic loss, lazy R1 and R2: narrow, for a CPU.",
+            options={"size": 32, "critic_features": 32},
             recipe={
                 "batch_size": 16,
                 "loss": "relativistic",
                 "penalties": {"r1": _LAZY, "r2": _LAZY},
                 "estimator": _REUSE,
-                "generator": _ADAM,
-                "critic": _ADAM,
+                "generator": {"learning_rate": {"start": 1e-3, **_LATE}, "betas": (0.0, 0.99)},
+                "critic": {"learning_rate": {"start": 5e-4, **_LATE}, "betas": (0.0, 0.99)},
                 "ema_halflife_items": 20_000,
             },
-            run={"items": 100_000},
+            run={"items": 120_000},
         ),
         "tgan-small": Preset(
             summary="A narrow TGAN at 32 x 32 that learns four times as fast: for a CPU.",

@@ -57,7 +57,7 @@ class Cut(Protocol):
 
     @property
     def cut(self) -> str:
-        """random: from anywhere; ordered: one after the other."""
+        """random: from anywhere; ordered: one after the other; start: the first one alone."""
         ...
 
     @property
@@ -169,11 +169,12 @@ class Checked:
 class Clips:
     """Clips of videos, as a map-style data set of Samples x [C, T, H, W] in [-1, 1].
 
-    Each video has as many items as clips fit into it without overlap. A random item is cut from anywhere in its video.
+    Each video has as many items as clips fit into it without overlap, or one. A random item is cut from anywhere in its
+    video.
 
     Args:
         checked: the videos.
-        options: whether clips are cut at random or in order.
+        options: where clips are cut.
         channels: C.
         labels: names of the classes whose numbers are the conditions; empty: there are no conditions.
 
@@ -190,7 +191,7 @@ class Clips:
         numbers = () if checked.labels is None else checked.labels.tolist()
         self._classes = [labels.index(checked.names[number]) for number in numbers] if labels else None
         fit = [checked.count(place) // checked.frames for place in range(len(checked.kept))]
-        self._ends = np.cumsum(fit, dtype=np.int64)
+        self._ends = np.cumsum(np.minimum(fit, 1) if options.cut == "start" else fit, dtype=np.int64)
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0

@@ -24,6 +24,8 @@ from genkit_video.renderers import GAIN, Modulated, Pictures, TganRenderer, init
 KERNEL = 3
 """Of each of the two convolutions over motion noise."""
 HIDDEN = 64
+AGES = 8
+"""Half waves over a clip by which stream is told how old it is."""
 LATENT = 128
 """Numbers that stream's renderer is told of each frame."""
 TEMPORAL = (512, 256, 128)
@@ -144,8 +146,11 @@ class Stream(Unrolled):
     its beginning. Waves do what convolutions, which forget, cannot: bounce at an even speed for ever. (Skorokhodov et
     al. 2022, arXiv:2112.14683, section 3.2, take phases from the codes, and lose them with the codes.)
 
+    With cut="start" clips have a beginning: how long ago that was is told too, until they are as old as those of
+    training. From there on the law is stationary again.
+
     Args:
-        options: waves, spacing, and those of `Unrolled`.
+        options: waves, spacing, cut, and those of `Unrolled`.
         channels, classes, rate: as for `make_generator`.
     """
 
@@ -153,13 +158,14 @@ class Stream(Unrolled):
         kind = Pictures if options.renderer == "residual" else Modulated
         super().__init__(options, rate, options.spacing, kind(options, LATENT, channels, classes))
         width, waves = options.motion, options.waves
+        self.ages = AGES if options.cut == "start" else 0
         self.memory = nn.Sequential(
             variance_scaling_(nn.Conv1d(width, HIDDEN, KERNEL)),
             nn.LeakyReLU(LEAKY_SLOPE),
             variance_scaling_(nn.Conv1d(HIDDEN, width, KERNEL), GAIN),
         )
         self.mapping = nn.Sequential(
-            variance_scaling_(nn.Linear(options.content + width + 2 * waves, 2 * LATENT)),
+            variance_scaling_(nn.Linear(options.content + width + 2 * waves + self.ages, 2 * LATENT)),
             nn.LeakyReLU(LEAKY_SLOPE),
             variance_scaling_(nn.Linear(2 * LATENT, 2 * LATENT), GAIN),
             nn.LeakyReLU(LEAKY_SLOPE),
@@ -188,6 +194,10 @@ class Stream(Unrolled):
         if self.waves:
             turns = 2 * math.pi * self.phases(noise, times)
             x = torch.cat([x, math.sqrt(2) * turns.sin(), math.sqrt(2) * turns.cos()], 2)
+        if self.ages:
+            age = (times / (self.frames - 1)).clamp(max=1)[:, None] * torch.arange(1, self.ages + 1)
+            seen = math.sqrt(2) * (math.pi * age).cos().to(x)
+            x = torch.cat([x, seen.expand(len(x), -1, -1)], 2)
         return precise(self.mapping, x)
 
     def phases(self, noise: Mapping[str, Tensor], times: Tensor) -> Tensor:

@@ -22,8 +22,9 @@ class Options(Sized):
     """Frames of a clip that critics see."""
     fps: Rate | None = None
     """Frames per second at which clips are cut; None: the rate that most of the data have."""
-    cut: Literal["random", "ordered"] = "random"
-    """random: a clip begins anywhere; ordered: one begins where the last ended, and none is cut twice."""
+    cut: Literal["random", "ordered", "start"] = "random"
+    """random: a clip begins anywhere; ordered: one begins where the last ended, and none is cut twice; start: the
+    first of each video alone, and stream is told how long ago that was, for what has a beginning."""
     conditional: bool = False
     """Learn each class by its label: sub-folders."""
     channels: Literal["auto", 1, 3] = "auto"
