@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -41,12 +42,15 @@ def told(path: str, rate: int, mels: int) -> Tensor:
         ConfigError: if that is not one sound.
     """
     try:
+        if not Path(path).exists():
+            raise DataError("there is no such file")
         sound, *others = open_sounds(path).items or (None,)
         if sound is None or others:
-            raise DataError("not one sound")
+            raise DataError("it is not one sound")
         values = torch.from_numpy(sound.read(0, sound.count(rate), rate)).clamp(-1, 1)
     except Exception as error:  # whatever decoders raise at damage
-        raise ConfigError(f"condition {path!r}: {reason(error)}; give the path of one sound file") from error
+        why = str(error) if isinstance(error, DataError) else reason(error)
+        raise ConfigError(f"condition {path!r}: {why}; give the path of one sound file") from error
     spectrum, hop = log_mel(values[None], rate, mels)[0], hop_of(rate)
     share = (len(values) / hop - torch.arange(spectrum.shape[1], dtype=torch.float64)).clamp(0, 1)
     return torch.cat([spectrum, share.float()[None]])

@@ -33,7 +33,8 @@ class Options(Sized):
     """How frames follow one another: stream, without an end, by convolutions over noise and by waves; tgan, a fixed
     number of codes made at once (Saito et al. 2017); mocogan, a recurrent cell (Tulyakov et al. 2018)."""
     renderer: Literal["dcgan", "residual"] = "dcgan"
-    """The picture networks, and the clip critic of stream: DCGAN's, or norm-free residual ones."""
+    """The picture networks, and the clip critic of stream: DCGAN's, whose layers content steers in stream, or norm-free
+    residual ones."""
     content: Width = 64
     """Numbers of noise behind a whole clip."""
     motion: Width = 16
