@@ -63,12 +63,14 @@ def main() -> None:
 
 
 SMALL = {
+    "audio": ["options.samples=4096", "options.features=4", "options.critic_features=4", "options.spectrum_features=4"],
     "image": ["options.features=8"],
     "text": [
         "options.embedding=16",
         "options.hidden=16",
         "recipe.stages=[{kind: pretrain, items: 20000}, {kind: game}]",
     ],
+    "video": ["options.size=16", "options.frames=8", "options.features=4", "options.critic_features=4"],
 }
 """What makes a training of each modality small."""
 
