@@ -20,7 +20,7 @@ from genkit_audio.options import Controls, Options
 from genkit_audio.plugin import AudioPlugin
 
 TINY = {"samples": 1024, "features": 2, "critic_features": 2, "spectrum_features": 2, "content": 6}
-PRESETS = ("wavegan-small", "stream", "vocoder", "wavegan")
+FROM_NOISE = ("wavegan-small", "stream", "wavegan")
 
 
 class Tones(AudioPlugin):
@@ -70,8 +70,8 @@ def train(tmp_path):
 
 def test_the_manifest_is_plain_data_and_its_presets_are_configurations():
     json.dumps(modality.to_json())
-    assert tuple(modality.presets) == PRESETS
-    for preset in PRESETS:
+    assert set(modality.presets) == {*FROM_NOISE, "vocoder"}
+    for preset in modality.presets:
         assert build(modality, preset).preset == preset
 
 
@@ -84,7 +84,7 @@ def test_the_published_preset_plays_the_published_game():
 
 
 @pytest.mark.parametrize("conditional", [False, True], ids=["", "conditional"])
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", FROM_NOISE)
 def test_every_preset_trains_and_draws(train, preset, conditional):
     model = train("run", 80, preset, {"conditional": conditional})
     assert not model.generator.training
@@ -97,7 +97,7 @@ def test_every_preset_trains_and_draws(train, preset, conditional):
         assert not torch.equal(one, two)
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", FROM_NOISE)
 def test_a_run_that_goes_on_is_the_run_that_never_stopped(train, preset):
     whole = train("whole", 160, preset)
     train("parts", 80, preset)
