@@ -50,7 +50,7 @@ class Options(Settings):
     """Feature maps of a vocoder, the same in all layers."""
     blocks: Width = 5
     """Residual blocks of a vocoder; each hears three frames more on either side."""
-    corrections: Annotated[int, Field(ge=0, le=32)] = 8
+    corrections: Annotated[int, Field(ge=0, le=32)] = 12
     """How often a vocoder compares its own spectrum with what it was told, and mends it."""
     critics: Literal["wave", "spectrum", "both", "periods"] = "both"
     """Who judges: the wave itself, its spectra, or both; periods: the wave by periods and scales (Kong et al. 2020)."""
