@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from pydantic import ValidationError
 
@@ -117,6 +118,20 @@ def test_silence_stays_silent():
     assert unrolled(generator_for(), told, range(2048)).abs().max() < 100 * FLOOR
 
 
+def test_half_precision_is_for_layers_alone():
+    """Transforms and bands stay in float32: spectra span decades."""
+    generator, x = generator_for(corrections=2), torch.randn(2, 1024).clamp(-1, 1) * 0.3
+    told = log_mel(x, RATE, 20)
+    plain = unrolled(generator, told, range(1024))
+    with torch.autocast("cpu", torch.bfloat16):
+        half = generator({}, told)
+        torch.testing.assert_close(log_mel(x, RATE, 20), told, rtol=0, atol=0)
+        loss = generator.pretrain_loss(Sample(x[:, None], told))
+    loss.backward()
+    assert half.x.dtype == loss.dtype == torch.float32
+    assert 0 < (half.x - plain).abs().max() < 0.1 * plain.abs().max()
+
+
 # Length ----------------------------------------------------------------------------------------------------------
 
 
@@ -166,7 +181,8 @@ def test_what_is_no_sound_is_refused_in_one_sentence(model, tmp_path, speech):
     (tmp_path / "many").mkdir()
     for name in ("a.wav", "b.wav"):
         speech(100, name=f"many/{name}")
-    for path in ("missing.wav", "noise.wav", "many"):
+    soundfile.write(tmp_path / "nan.wav", np.full(100, np.nan), RATE, subtype="FLOAT")
+    for path in ("missing.wav", "noise.wav", "many", "nan.wav"):
         with pytest.raises(ConfigError, match=r"give the path of one sound file$") as raised:
             model.generate(1, label=str(tmp_path / path))
         assert "\n" not in str(raised.value)

@@ -20,7 +20,7 @@ FLOOR = 1e-5
 
 
 def log_mel(x: Tensor, rate: int, mels: int = 80, hop: int | None = None) -> Tensor:
-    """[B, M, ceil(n / hop)]: natural logarithms of mel magnitudes, at least log(FLOOR); differentiable.
+    """[B, M, ceil(n / hop)]: natural logarithms of mel magnitudes, at least log(FLOOR); differentiable, in float32.
 
     Frames are `4 * hop` long and centred on their hops; what lies outside is silence.
 
@@ -35,7 +35,9 @@ def log_mel(x: Tensor, rate: int, mels: int = 80, hop: int | None = None) -> Ten
     """
     hop = hop or hop_of(rate)
     edge = 3 * hop // 2
-    spectra = _mel(rate, mels, hop, x.device)(pad(x, (edge, 3 * hop - edge + -x.shape[1] % hop)))
+    around = pad(x.float(), (edge, 3 * hop - edge + -x.shape[1] % hop))
+    with torch.autocast(x.device.type, enabled=False):
+        spectra = _mel(rate, mels, hop, x.device)(around)
     return spectra.clamp(min=FLOOR).log()
 
 

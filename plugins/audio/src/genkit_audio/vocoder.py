@@ -48,6 +48,8 @@ def told(path: str, rate: int, mels: int) -> Tensor:
         if sound is None or others:
             raise DataError("it is not one sound")
         values = torch.from_numpy(sound.read(0, sound.count(rate), rate)).clamp(-1, 1)
+        if not values.isfinite().all():
+            raise DataError("not all of its values are finite")
     except Exception as error:  # whatever decoders raise at damage
         why = str(error) if isinstance(error, DataError) else reason(error)
         raise ConfigError(f"condition {path!r}: {why}; give the path of one sound file") from error
@@ -150,9 +152,11 @@ class Vocoder(nn.Module):
             wanted = range(stages[-1][1].start - 1, stages[-1][1].stop + 2)
             stages.append((wanted, self._frames(wanted, stop)))
         wanted, frames = stages.pop()
-        wave = self._wave(self._spectra(condition, frames), frames, wanted, stop)
-        for wanted, frames in reversed(stages):
-            wave = self._wave(self._corrected(wave, self._cut(condition, frames)), frames, wanted, stop)
+        made = self._made(condition, frames)
+        with torch.autocast(made.device.type, enabled=False):  # there are no complex numbers of half precision
+            wave = self._wave(self._spectra(made.float(), self._cut(condition, frames)), frames, wanted, stop)
+            for wanted, frames in reversed(stages):
+                wave = self._wave(self._corrected(wave, self._cut(condition, frames)), frames, wanted, stop)
         first = steps.start - wanted.start * self.hop + half
         return Sample(wave[:, None, first : first + len(steps)].clamp(-1, 1), condition)
 
@@ -162,11 +166,10 @@ class Vocoder(nn.Module):
 
     def _samples(self, condition: Tensor) -> int:
         if condition.ndim != 3 or condition.shape[1] not in (self.mels, self.mels + 1):
-            found, wanted = (
-                list(condition.shape),
-                f"[B, {self.mels}, T], one row more where a sound ends within a frame",
+            raise ConfigError(
+                f"the condition is {list(condition.shape)}; this model takes log-mel spectra [B, {self.mels}, T], "
+                "one row more where a sound ends within a frame"
             )
-            raise ConfigError(f"the condition is {found}; this model takes log-mel spectra {wanted}")
         if condition.shape[1] == self.mels:
             return condition.shape[2] * self.hop
         return round(condition[0, self.mels].sum(dtype=torch.float64).item() * self.hop)
@@ -182,15 +185,19 @@ class Vocoder(nn.Module):
         inside, before = condition[:, : self.mels, first:last], min(max(-frames.start, 0), len(frames))
         return pad(inside, (before, len(frames) - before - last + first), value=QUIET)
 
-    def _spectra(self, condition: Tensor, frames: range) -> Tensor:
-        """[B, bins, frames], complex."""
+    def _made(self, condition: Tensor, frames: range) -> Tensor:
+        """[B, 3 bins, frames]: what the layers make of the frames around each."""
         context = KERNEL // 2 * (1 + len(self.blocks))
-        told = self._cut(condition, range(frames.start - context, frames.stop + context))
-        x = self.first((told - QUIET) / 4 - 1)
+        x = self.first((self._cut(condition, range(frames.start - context, frames.stop + context)) - QUIET) / 4 - 1)
         for block in self.blocks:
             x = block(x)
-        louder, real, imaginary = self.last(x.transpose(1, 2)).transpose(1, 2).chunk(3, 1)
-        level = self.spread @ (told[:, :, context:-context] - self.size[:, None]) + louder
+        made: Tensor = self.last(x.transpose(1, 2)).transpose(1, 2)
+        return made
+
+    def _spectra(self, made: Tensor, wanted: Tensor) -> Tensor:
+        """[B, bins, frames], complex: the levels that are wanted, by so much louder, and a direction."""
+        louder, real, imaginary = made.chunk(3, 1)
+        level = self.spread @ (wanted - self.size[:, None]) + louder
         direction = torch.complex(real, imaginary)
         return level.clamp(max=math.log(self.window)).exp() * direction / direction.abs().clamp(min=1e-6)
 
