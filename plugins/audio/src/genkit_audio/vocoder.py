@@ -29,6 +29,8 @@ OVERLAP = 4
 """Frames of the short-time Fourier transform over each sample."""
 QUIET = math.log(FLOOR)
 """A mel band in which there is nothing."""
+RELAXATION = 1.5
+"""A correction goes so far beyond what a band lacks, of which overlapping frames take part back."""
 PERIODS = (2, 3, 5, 7, 11)
 """Of the critics of periods; each sees every so-many-th sample side by side."""
 SCALES = 3
@@ -215,7 +217,7 @@ class Vocoder(nn.Module):
         frames = wave.unfold(1, self.window, self.hop) * self.hann
         spectra = torch.fft.rfft(frames, dim=2).transpose(1, 2)
         found = (self.bands.T @ spectra.abs()).clamp(min=FLOOR).log()
-        return spectra * (self.spread @ (wanted - found)).clamp(-3, 3).exp()
+        return spectra * (RELAXATION * (self.spread @ (wanted - found)).clamp(-3, 3)).exp()
 
 
 class Block(nn.Module):
