@@ -6,6 +6,7 @@ found, what was wanted and what to do. Its docstring is what users read. Knows n
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import json
 import mimetypes
@@ -349,6 +350,7 @@ def draw_there() -> None:
 
 def files_stay_in_the_run(subject: Subject) -> None:
     """Opening, training, drawing and saving leave files in the run's folder only (and in the user's cache)."""
+    importlib.import_module("torch._dynamo")  # makes its own folder, when a process makes its first optimizer
     with subject.watching():
         subject.drawn(range(2)).save(subject.folder / "drawn")
     cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
