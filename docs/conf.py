@@ -14,7 +14,9 @@ sys.path.insert(0, str(HERE / "_ext"))
 project = "genkit"
 author = "the genkit authors"
 project_copyright = author
-release = re.search(r'__version__ = "(.+)"', (HERE.parent / "genkit" / "__init__.py").read_text())[1]
+release = re.search(r'__version__ = "(.+)"', (HERE.parent / "genkit" / "__init__.py").read_text())[
+    1
+]
 version = release
 
 extensions = [
@@ -29,7 +31,9 @@ exclude_patterns = ["_build", "_ext"]
 
 # Pages that run ---------------------------------------------------------------------------------------------------
 
-nb_execution_mode = "force"  # a cache is keyed by the page's own cells and would miss changes of genkit
+nb_execution_mode = (
+    "force"  # a cache is keyed by the page's own cells and would miss changes of genkit
+)
 nb_execution_in_temp = True  # runs/ and whatever else the cells write never land in the repository
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300

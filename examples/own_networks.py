@@ -18,7 +18,9 @@ class Generator(nn.Module):
     def __init__(self):
         super().__init__()
         self.noise = {"z": Noise(shape=(8,))}
-        self.body = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2))
+        self.body = nn.Sequential(
+            nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2)
+        )
 
     def forward(self, noise, condition=None, controls=None):
         return Sample(self.body(noise["z"]))
@@ -29,7 +31,9 @@ class Critic(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.body = nn.Sequential(nn.Linear(2, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 1))
+        self.body = nn.Sequential(
+            nn.Linear(2, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 1)
+        )
 
     def forward(self, sample):
         return Critique((self.body(sample.x).squeeze(1),))

@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "train": ("genkit.training", "train"),
-    "Progress": ("genkit.clock", "Progress"),
-    "check_data": ("genkit.data", "check_data"),
-    "DataReport": ("genkit.data", "DataReport"),
-    "load": ("genkit.sampling", "open_model"),
-    "Model": ("genkit.sampling", "Model"),
-    "Samples": ("genkit.sampling", "Samples"),
-    "plugins": ("genkit.registry", "found"),
-    "register": ("genkit.registry", "register"),
-    "unregister": ("genkit.registry", "unregister"),
+    "train": ("genkit.engine.training", "train"),
+    "Progress": ("genkit.engine.clock", "Progress"),
+    "check_data": ("genkit.engine.data", "check_data"),
+    "DataReport": ("genkit.engine.data", "DataReport"),
+    "load": ("genkit.sampling.model", "open_model"),
+    "Model": ("genkit.sampling.model", "Model"),
+    "Samples": ("genkit.sampling.samples", "Samples"),
+    "plugins": ("genkit.discovery.registry", "found"),
+    "register": ("genkit.discovery.registry", "register"),
+    "unregister": ("genkit.discovery.registry", "unregister"),
     "GenkitError": ("genkit.errors", "GenkitError"),
     "UserError": ("genkit.errors", "UserError"),
     "Interrupted": ("genkit.errors", "Interrupted"),
@@ -46,14 +46,15 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from genkit.clock import Progress
-    from genkit.data import DataReport, check_data
+    from genkit.discovery.registry import found as plugins
+    from genkit.discovery.registry import register, unregister
+    from genkit.engine.clock import Progress
+    from genkit.engine.data import DataReport, check_data
+    from genkit.engine.training import train
     from genkit.errors import GenkitError, Interrupted, UserError
-    from genkit.registry import found as plugins
-    from genkit.registry import register, unregister
-    from genkit.sampling import Model, Samples
-    from genkit.sampling import open_model as load
-    from genkit.training import train
+    from genkit.sampling.model import Model
+    from genkit.sampling.model import open_model as load
+    from genkit.sampling.samples import Samples
 
 
 def __getattr__(name: str) -> Any:

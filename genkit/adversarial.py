@@ -123,7 +123,9 @@ def squared_gradient_norm(points: Tensor, logits: Tensor) -> Tensor:
         ValueError: if `points` does not require grad.
     """
     if not points.requires_grad:
-        raise ValueError("the points of a gradient penalty must require grad before the critic sees them")
+        raise ValueError(
+            "the points of a gradient penalty must require grad before the critic sees them"
+        )
     (gradient,) = torch.autograd.grad(logits.sum(), points, create_graph=True)
     return gradient.square().flatten(1).sum(1)
 
@@ -188,6 +190,28 @@ PENALTIES: dict[str, Penalty] = {
 }
 
 
+# Means under a mask ----------------------------------------------------------------------------------------------
+
+
+def row_means(values: Tensor, mask: Tensor | None) -> Tensor:
+    """[B]: the mean of each row of [B] or [B, ...] values, over the valid steps [B, L] where there is a mask."""
+    if mask is not None:
+        return masked(values, mask).sum(1) / mask.sum(1).clamp(min=1)
+    return values.flatten(1).mean(1) if values.ndim > 1 else values
+
+
+def masked_mean(values: Tensor, mask: Tensor | None, count: Tensor | None = None) -> Tensor:
+    """Mean of [B, ...] values over the valid steps [B, L]; `count` replaces the number of them in this batch."""
+    if mask is None:
+        return values.mean()
+    return masked(values, mask).sum() / (mask.sum() if count is None else count)
+
+
+def masked(values: Tensor, mask: Tensor) -> Tensor:
+    """Values with 0 at every step that is not valid, whatever stands there (a padding may hold an infinity)."""
+    return values.where(mask, 0.0)
+
+
 # Relaxations of a discrete choice --------------------------------------------------------------------------------
 
 
@@ -211,7 +235,7 @@ def gumbel_softmax(logits: Tensor, symbol: Tensor, temperature: float) -> Tensor
     """A softened one-hot around a symbol that was drawn from `logits` before, with a gradient.
 
     Its Gumbel numbers are drawn given the symbol, from torch's global generator: that of the largest sum with a logit
-    as it is, the others truncated below. Over symbols and numbers, value and gradient have the law of the plain
+    as it is, the others truncated below. Over symbols and numbers, value and gradient have the distribution of the plain
     definition softmax((logits + Gumbel) / temperature), for the gradient holds the Gumbel numbers fixed as it does.
 
     Args:
@@ -229,7 +253,11 @@ def gumbel_softmax(logits: Tensor, symbol: Tensor, temperature: float) -> Tensor
         gumbel = -torch.empty_like(logits).exponential_().log()
         largest = logits.logsumexp(1, keepdim=True) + gumbel.gather(1, symbol[:, None])
         # How far each sum lies below the largest; at least so far that no rounding makes another symbol its equal.
-        below = (softplus(largest - logits - gumbel) / temperature).clamp(min=8 * torch.finfo(logits.dtype).eps)
+        below = (softplus(largest - logits - gumbel) / temperature).clamp(
+            min=8 * torch.finfo(logits.dtype).eps
+        )
         below = below.scatter(1, symbol[:, None], 0.0)
-    slope = logits.masked_fill(logits.isinf(), 0.0)  # an impossible symbol has none, and infinity - infinity is no zero
+    slope = logits.masked_fill(
+        logits.isinf(), 0.0
+    )  # an impossible symbol has none, and infinity - infinity is no zero
     return ((slope - slope.detach()) / temperature - below).softmax(1)

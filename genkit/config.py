@@ -11,14 +11,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
-from genkit import own, registry
+from genkit import user_objects
+from genkit.discovery import registry
 from genkit.errors import ConfigError, ModelError, did_you_mean, first_line
-from genkit.plugin import Modality, Preset
-from genkit.recipe import LOSSES, PENALTIES, REWARDS, GumbelSoftmax, Recipe, ScoreFunction, Settings, StraightThrough
-
-SECTIONS = ("options", "recipe", "run")
+from genkit.plugin import Modality
+from genkit.recipe import LOSSES, PENALTIES, REWARDS, SECTIONS, Recipe, ScoreFunction, Settings
 
 
 class RunSettings(Settings):
@@ -37,9 +43,9 @@ class RunSettings(Settings):
     """Precision (penalties are always fp32) and memory format; auto: what is fastest, measured at the start, remembered
     for this machine and game, and then written down."""
     sample_items: PositiveInt | None = None
-    """A sample sheet at every so-many-th item; None: ten in a run."""
+    """A sample preview at every so-many-th item; None: ten in a run."""
     samples: PositiveInt = 64
-    """Samples on a sheet."""
+    """Samples on a preview."""
     checkpoint_seconds: PositiveFloat = 45
     """Work between two checkpoints, at most."""
     keep_checkpoints: PositiveInt = 3
@@ -121,9 +127,17 @@ def build(
     preset = preset or next(iter(manifest.presets))
     chosen = manifest.presets.get(preset)
     if chosen is None:
-        raise ConfigError(f"{manifest.id} has no preset {preset!r}.{did_you_mean(preset, manifest.presets)}")
-    defaults = Recipe().model_dump()  # below everything, so that a path reaches into what nobody has set
-    merged: Any = {"options": dict(chosen.options), "recipe": merge(defaults, chosen.recipe), "run": dict(chosen.run)}
+        raise ConfigError(
+            f"{manifest.id} has no preset {preset!r}.{did_you_mean(preset, manifest.presets)}"
+        )
+    defaults = (
+        Recipe().model_dump()
+    )  # below everything, so that a path reaches into what nobody has set
+    merged: Any = {
+        "options": dict(chosen.options),
+        "recipe": merge(defaults, chosen.recipe),
+        "run": dict(chosen.run),
+    }
     for layer in settings:
         for key in layer:
             if key not in SECTIONS:
@@ -131,9 +145,17 @@ def build(
         layer = {key: value or {} for key, value in layer.items()}
         for key, value in layer.items():
             if not isinstance(value, Mapping):
-                raise ConfigError(f"{key} = {value!r}: must be a mapping, for example {key}.name=value")
-        if {"items", "minutes"} & set(layer.get("run", {})):  # a length given later replaces the other kind of length
-            merged["run"] = {key: value for key, value in merged["run"].items() if key not in ("items", "minutes")}
+                raise ConfigError(
+                    f"{key} = {value!r}: must be a mapping, for example {key}.name=value"
+                )
+        if {"items", "minutes"} & set(
+            layer.get("run", {})
+        ):  # a length given later replaces the other kind of length
+            merged["run"] = {
+                key: value
+                for key, value in merged["run"].items()
+                if key not in ("items", "minutes")
+            }
             layer["run"] = {"items": None, "minutes": None, **layer["run"]}
         merged = merge(merged, layer)
     options_class = registry.named_class(manifest, "options")
@@ -143,12 +165,13 @@ def build(
         modality=manifest,
         preset=preset,
         data=manifest.data if data is None else data,
-        options=None if options_class is None else validate(options_class, merged["options"], "options"),
+        options=None
+        if options_class is None
+        else validate(options_class, merged["options"], "options"),
         recipe=validate(Recipe, merged["recipe"], "recipe"),
         run=validate(RunSettings, merged["run"], "run"),
     )
     _admit_names(config)
-    _check_capabilities(config.recipe, chosen, preset)
     return config
 
 
@@ -179,7 +202,9 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
     for word in words:
         path, equals, text = word.partition("=")
         if not equals or not path:
-            raise ConfigError(f"{word!r}: overrides are written path=value, for example recipe.batch_size=32")
+            raise ConfigError(
+                f"{word!r}: overrides are written path=value, for example recipe.batch_size=32"
+            )
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError as error:
@@ -205,19 +230,31 @@ def read_file(path: str | Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: not a readable configuration file ({first_line(error)})") from error
+        raise ConfigError(
+            f"{path}: not a readable configuration file ({first_line(error)})"
+        ) from error
     allowed = ("modality", "preset", "data", *SECTIONS)
     if not isinstance(content, dict):
-        raise ConfigError(f"{path}: holds a {type(content).__name__}, not a mapping with the keys {', '.join(allowed)}")
+        raise ConfigError(
+            f"{path}: holds a {type(content).__name__}, not a mapping with the keys {', '.join(allowed)}"
+        )
     for key in content:
-        if key not in (*allowed, "plugin", "genkit_run"):  # the latter two are what a run's own config.yaml records
+        if key not in (
+            *allowed,
+            "plugin",
+            "genkit_run",
+        ):  # the latter two are what a run's own config.yaml records
             raise ConfigError(f"{path}: {key}: no such setting.{did_you_mean(str(key), allowed)}")
     return content
 
 
 def merge(below: Any, above: Any) -> Any:
     """Nested mappings, the second over the first; in a list, numbers address elements."""
-    if isinstance(above, Mapping) and isinstance(below, list | tuple) and all(str(key).isdecimal() for key in above):
+    if (
+        isinstance(above, Mapping)
+        and isinstance(below, list | tuple)
+        and all(str(key).isdecimal() for key in above)
+    ):
         items = list(below)
         for key, value in above.items():
             if int(key) >= len(items):
@@ -225,24 +262,23 @@ def merge(below: Any, above: Any) -> Any:
             items[int(key)] = merge(items[int(key)], value)
         return items
     if isinstance(above, Mapping) and isinstance(below, Mapping):
-        return {**below, **{key: _merge_key(key, below.get(key), value) for key, value in above.items()}}
+        return {
+            **below,
+            **{key: _merge_key(key, below.get(key), value) for key, value in above.items()},
+        }
     return above
 
 
 def _merge_key(key: str, below: Any, above: Any) -> Any:
     """As `merge`, but an estimator or a constraint of another kind starts afresh: the old settings mean nothing."""
     both = isinstance(above, Mapping) and isinstance(below, Mapping)
-    if both and key in ("estimator", "constraint") and above.get("kind", below.get("kind")) != below.get("kind"):
+    if (
+        both
+        and key in ("estimator", "constraint")
+        and above.get("kind", below.get("kind")) != below.get("kind")
+    ):
         return above
     return merge(below, above)
-
-
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Dotted path -> (old, new) wherever two configurations, as plain data, differ."""
-    before, after = dict(_leaves(old)), dict(_leaves(new))
-    return {
-        path: (before.get(path), after.get(path)) for path in {**before, **after} if before.get(path) != after.get(path)
-    }
 
 
 def validate(cls: Any, values: Any, where: str) -> Any:
@@ -267,18 +303,28 @@ def _explain(cls: type[BaseModel], error: Any, values: Any, where: str) -> tuple
     """(the path as the user wrote it with the value found there, what is wrong)."""
     path = [where] if where else []
     node = values
-    for part in error["loc"]:  # pydantic's path also names members of unions, which nobody has written
-        if (isinstance(node, Mapping) and part in node) or (isinstance(node, list | tuple) and isinstance(part, int)):
+    for part in error[
+        "loc"
+    ]:  # pydantic's path also names members of unions, which nobody has written
+        if (isinstance(node, Mapping) and part in node) or (
+            isinstance(node, list | tuple) and isinstance(part, int)
+        ):
             node = node[part]
             path.append(str(part))
     name, message = ".".join(path), error["msg"].removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
-        return name, f"no such setting.{did_you_mean(str(error['loc'][-1]), _keys_at(cls, error['loc'][:-1]))}"
+        return (
+            name,
+            f"no such setting.{did_you_mean(str(error['loc'][-1]), _keys_at(cls, error['loc'][:-1]))}",
+        )
     if error["type"] == "missing":
         return f"{name}.{error['loc'][-1]}", "must be given"
     if error["type"].startswith("model_"):
         keys = ", ".join(sorted(_keys_at(cls, error["loc"])))
-        return f"{name} = {node!r}", f"must be settings of its own, written {name}.NAME=value, NAME out of {keys}"
+        return (
+            f"{name} = {node!r}",
+            f"must be settings of its own, written {name}.NAME=value, NAME out of {keys}",
+        )
     return f"{name} = {node!r}" if error["loc"] else name, message
 
 
@@ -289,7 +335,9 @@ def _keys_at(cls: Any, path: Sequence[Any]) -> set[str]:
         inner: set[Any] = set()
         for model in models:
             field = model.model_fields.get(part)
-            inner |= set(_models(field.annotation)) if field else {model}  # an index, a name or the tag of a union
+            inner |= (
+                set(_models(field.annotation)) if field else {model}
+            )  # an index, a name or the tag of a union
         models = inner
     return {name for model in models for name in model.model_fields}
 
@@ -301,25 +349,22 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
         yield from _models(argument)
 
 
-def _leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    children = tree.items() if isinstance(tree, Mapping) else enumerate(tree) if isinstance(tree, list) else None
-    if not children:
-        yield path, tree
-        return
-    for key, value in children:
-        yield from _leaves(value, f"{path}.{key}" if path else str(key))
-
-
 def _hint(key: str, manifest: Modality) -> str:
     """Where a key without its section belongs, or the nearest section."""
-    sections = {"options": registry.named_class(manifest, "options"), "recipe": Recipe, "run": RunSettings}
+    sections = {
+        "options": registry.named_class(manifest, "options"),
+        "recipe": Recipe,
+        "run": RunSettings,
+    }
     for section, cls in sections.items():
         if cls is not None and key in cls.model_fields:
             return f" Did you mean '{section}.{key}'?"
     return did_you_mean(key, SECTIONS)
 
 
-def options_for(modality: Modality, known: Mapping[str, Any], given: Iterable[Mapping[str, Any]], where: object) -> Any:
+def options_for(
+    modality: Modality, known: Mapping[str, Any], given: Iterable[Mapping[str, Any]], where: object
+) -> Any:
     """The options of a model, to begin another run with; names of its author's code must come from the user.
 
     Args:
@@ -332,7 +377,7 @@ def options_for(modality: Modality, known: Mapping[str, Any], given: Iterable[Ma
     """
     mine = {key for layer in given for key in layer.get("options") or {}}
     for key, name in _own_names(registry.named_class(modality, "options"), known).items():
-        if key not in mine and not own.is_admitted(name):
+        if key not in mine and not user_objects.is_admitted(name):
             raise ModelError(
                 f"{where}: its options.{key} is code of its author's, {name!r}, and no model folder makes genkit "
                 f"import any: if you trust it, give options.{key} yourself, or another"
@@ -343,7 +388,11 @@ def options_for(modality: Modality, known: Mapping[str, Any], given: Iterable[Ma
 def _own_names(options_class: Any, values: Mapping[str, Any]) -> dict[str, str]:
     """Option -> `module:attribute`, of those that name code."""
     fields = {} if options_class is None else options_class.model_fields
-    takes = [key for key, field in fields.items() if any(isinstance(mark, own.Named) for mark in field.metadata)]
+    takes = [
+        key
+        for key, field in fields.items()
+        if any(isinstance(mark, user_objects.Named) for mark in field.metadata)
+    ]
     return {key: name for key in takes if isinstance(name := values.get(key), str) and ":" in name}
 
 
@@ -351,40 +400,12 @@ def _admit_names(config: RunConfig) -> None:
     """Import and try what the user named: the only place where settings become code. Built-in names cost no torch."""
     recipe, estimator = config.recipe, config.recipe.estimator
     if recipe.loss not in LOSSES:
-        own.loss_named(recipe.loss)
+        user_objects.loss_named(recipe.loss)
     for name in recipe.penalties:
         if name not in PENALTIES:
-            own.penalty_named(name)
+            user_objects.penalty_named(name)
     if isinstance(estimator, ScoreFunction) and estimator.reward not in REWARDS:
-        own.reward_named(estimator.reward)
+        user_objects.reward_named(estimator.reward)
     if config.options is not None:
         for key, name in _own_names(type(config.options), dict(config.options)).items():
-            own.admit_network(f"options.{key}", name)
-
-
-def _check_capabilities(recipe: Recipe, preset: Preset, name: str) -> None:
-    """What the recipe asks of the plugin must be announced by the preset."""
-    if preset.capabilities is None:
-        return
-    for capability, asker in required_capabilities(recipe).items():
-        if capability not in preset.capabilities:
-            has = ", ".join(sorted(preset.capabilities)) or "none"
-            raise ConfigError(
-                f"{asker} needs the capability {capability!r}, which preset {name!r} lacks (it has: {has})"
-            )
-
-
-def required_capabilities(recipe: Recipe) -> dict[str, str]:
-    """Capability -> which setting needs it."""
-    needs = {}
-    if any(stage.kind == "pretrain" for stage in recipe.stages):
-        needs["pretrain_loss"] = "a pretrain stage in recipe.stages"
-    if isinstance(recipe.estimator, ScoreFunction):
-        needs["log_prob"] = "recipe.estimator.kind = 'score_function'"
-        if recipe.estimator.credit == "monte_carlo":
-            needs["complete"] = "recipe.estimator.credit = 'monte_carlo'"
-    if isinstance(recipe.estimator, StraightThrough | GumbelSoftmax):
-        needs["relaxed"] = f"recipe.estimator.kind = {recipe.estimator.kind!r}"
-    if recipe.terms:
-        needs["terms"] = "recipe.terms"
-    return needs
+            user_objects.admit_network(f"options.{key}", name)

@@ -9,7 +9,7 @@
     │  └─ UnknownModality          no installed plugin provides it
     ├─ PluginError                 a plugin that fails; names the plugin, its version and the call
     ├─ StorageError                a disk that does not take what must be written
-    ├─ NativePartMissing           (in genkit.compat) what only a compiled library could do
+    ├─ NativePartMissing           (in genkit.kit.compat) what only a compiled library could do
     ├─ TrainingError               a game that cannot go on
     └─ Interrupted                 stopped by Ctrl-C (exit code 130) or SIGTERM (143), with everything saved
 
@@ -64,7 +64,9 @@ class PluginError(GenkitError):
     """
 
     def __init__(self, plugin: str, call: str, reason: str, closer: str = "") -> None:
-        super().__init__(f"plugin {plugin} failed at {call}: {reason}{f' (`{closer}` tells more)' if closer else ''}")
+        super().__init__(
+            f"plugin {plugin} failed at {call}: {reason}{f' (`{closer}` tells more)' if closer else ''}"
+        )
         self.plugin, self.call, self.reason = plugin, call, reason
 
 
@@ -89,11 +91,18 @@ class Interrupted(GenkitError):
         self.exit_code = exit_code
 
 
+SYNONYMS = {"discriminators": "critics", "discriminator": "critic", "lr": "learning_rate"}
+"""Words of other toolkits, and ours."""
+
+
 def did_you_mean(word: str, allowed: Iterable[str]) -> str:
     """A hint for a misspelt name: ` Did you mean 'x'?`, or the allowed names, or nothing where there are none."""
     import difflib
 
     names = sorted(allowed)
+    for usual, ours in SYNONYMS.items():
+        if usual in word and (match := word.replace(usual, ours)) in names:
+            return f" Did you mean {match!r}?"
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
     if close:
         return f" Did you mean {close[0]!r}?"

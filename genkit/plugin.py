@@ -13,16 +13,18 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from genkit.errors import ConfigError, DataError, did_you_mean
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
     from torch import Tensor, nn
 
 API = (1, 0)
@@ -30,14 +32,12 @@ API = (1, 0)
 
 ENTRY_POINT_GROUP = f"genkit.modality.v{API[0]}"
 
-PLUGIN_CAPABILITIES = frozenset({"condition", "initialise", "terms", "augment", "sheet", "sink"})
+PLUGIN_CAPABILITIES = frozenset(
+    {"condition", "initialise", "terms", "augment", "preview", "writer"}
+)
 GENERATOR_CAPABILITIES = frozenset({"pretrain_loss", "log_prob", "complete", "relaxed", "unroll"})
 CAPABILITIES = PLUGIN_CAPABILITIES | GENERATOR_CAPABILITIES
-"""What a preset may announce beyond the musts. Each is the name of a method: of the plugin, or of its generator."""
-
-
-class Incompatible(ImportError):
-    """A manifest that needs a newer version of this contract."""
+"""Optional capabilities. Each is the name of a method, of the plugin or of its generator: whoever has it can do it."""
 
 
 # What a plugin declares ------------------------------------------------------------------------------------------
@@ -52,14 +52,12 @@ class Preset:
         options: values for the plugin's options, as plain data.
         recipe: values for `genkit.recipe.Recipe`, as plain data.
         run: values for the run itself (items, how often to look), as plain data.
-        capabilities: names out of `CAPABILITIES`; None means whatever the classes have.
     """
 
     summary: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     recipe: Mapping[str, Any] = field(default_factory=dict)
     run: Mapping[str, Any] = field(default_factory=dict)
-    capabilities: frozenset[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -73,15 +71,13 @@ class Modality:
         summary: one line.
         media_type: of one encoded sample (RFC 6838).
         formats: file endings that `encode` can write, the default first.
-        sheets: file endings of the joint preview or joint file that `sheet` can write, the default first.
+        preview_formats: file endings of what `preview` writes of many samples, the default first.
         options: `"module:Class"` of a `genkit.recipe.Settings`: what is trained. None: there are none.
-        controls: the same for what can be turned when generating. None: there are none.
+        controls: `"module:Class"` of the same for what can be turned when generating. None: there are none. A control
+            `<part>_seed` that is not None is the seed of the noise part `<part>`, and of all parts `<part>.<more>`: the
+            sampler sees to it, the plugin only declares the control.
         presets: the first is the default.
         data: the default data source, None where there is none.
-        needs: the lowest version of this contract that the plugin can work with: a floor, for what a minor has added.
-
-    Raises:
-        Incompatible: if that is newer than this `API`, whatever else the manifest says.
     """
 
     id: str
@@ -90,18 +86,11 @@ class Modality:
     summary: str = ""
     media_type: str = "application/octet-stream"
     formats: tuple[str, ...] = ("npy",)
-    sheets: tuple[str, ...] = ()
+    preview_formats: tuple[str, ...] = ()
     options: str | type[Any] | None = None
     controls: str | type[Any] | None = None
     presets: Mapping[str, Preset] = field(default_factory=lambda: {"default": Preset()})
     data: str | None = None
-    needs: tuple[int, int] = (1, 0)
-
-    def __new__(cls, *_: Any, needs: tuple[int, int] = API, **__: Any) -> Modality:
-        if tuple(needs) > API:  # before the initialiser, which would stumble over keywords that it does not know yet
-            wanted, here = (".".join(map(str, version)) for version in (needs, API))
-            raise Incompatible(f"it needs plugin API {wanted}, this genkit has {here}: upgrade genkit-gan")
-        return super().__new__(cls)
 
     def to_json(self) -> dict[str, Any]:
         """The manifest as JSON data.
@@ -111,10 +100,7 @@ class Modality:
         """
         plain: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
         plain["presets"] = {
-            name: {
-                **{f.name: getattr(preset, f.name) for f in fields(preset)},
-                "capabilities": None if preset.capabilities is None else sorted(preset.capabilities),
-            }
+            name: {f.name: getattr(preset, f.name) for f in fields(preset)}
             for name, preset in self.presets.items()
         }
         result: dict[str, Any] = json.loads(json.dumps(plain))
@@ -123,14 +109,9 @@ class Modality:
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> Modality:
         """The manifest that `to_json` made such data of."""
-        presets = {
-            name: Preset(
-                **{**preset, "capabilities": None if (can := preset["capabilities"]) is None else frozenset(can)}
-            )
-            for name, preset in plain["presets"].items()
-        }
-        endings = {name: tuple(plain[name]) for name in ("formats", "sheets")}
-        return cls(**{**plain, **endings, "presets": presets})
+        presets = {name: Preset(**preset) for name, preset in plain["presets"].items()}
+        formats = {name: tuple(plain[name]) for name in ("formats", "preview_formats")}
+        return cls(**{**plain, **formats, "presets": presets})
 
 
 @dataclass(frozen=True)
@@ -163,6 +144,43 @@ class Skipped(NamedTuple):
     reason: str
 
 
+@runtime_checkable
+class Dataset(Protocol):
+    """A map-style data set of one modality, as `torch.utils.data.Dataset`; a tensor or array [N, *event] is one too.
+
+    An item is a `Sample` without batch axis, its `x` alone, or a pair (x, condition). All items have one shape. What is
+    random about an item is drawn from the global generators of torch, NumPy or Python, which are seeded for each item.
+
+    It may have an attribute `skipped`, a sequence of `Skipped`: what the source holds and cannot be used. Where there is
+    nothing else, the data set may be empty; the user is told why.
+    """
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Any: ...
+
+
+@runtime_checkable
+class BatchedDataset(Dataset, Protocol):
+    """A data set that reads a whole batch at once; not for items that are random."""
+
+    def __getitems__(self, indices: list[int], /) -> Any:
+        """A `Sample` with batch axis [B, ...], or a list of items, in the order of the indices."""
+        ...
+
+
+@runtime_checkable
+class RandomDataset(Dataset, Protocol):
+    """A data set whose items are random by words that they are given: read ahead of time, in a thread of its own."""
+
+    def random_batch(self, indices: list[int], words: NDArray[np.uint64], /) -> Sample:
+        """A batch [B, ...]; `words` [B] has 64 random bits for each item, for all that is random about it.
+
+        No global generator may be touched: the same words give the same items.
+        """
+        ...
+
+
 # What passes between the plugin's networks and the engine --------------------------------------------------------
 
 
@@ -172,13 +190,13 @@ class Noise:
 
     Args:
         shape: of one sample's part, or of one step's where there are steps.
-        law: `"normal"`: N(0, 1); `"uniform"`: U(0, 1), never 0 or 1.
+        distribution: `"normal"`: N(0, 1); `"uniform"`: U(0, 1), never 0 or 1.
         steps: length of a leading step axis that can be drawn from any position; None: no such axis.
         dtype: `"float32"`, or `"float64"` where a cumulative distribution is inverted.
     """
 
     shape: tuple[int, ...]
-    law: str = "normal"
+    distribution: str = "normal"
     steps: int | None = None
     dtype: str = "float32"
 
@@ -191,8 +209,8 @@ class Sample:
         x: [B, *event].
         condition: [B, ...], what a conditional model is told; None for others.
         mask: [B, L] bool, valid steps; ONE mask for critics, log-probabilities and metrics. None: all are valid.
-        relaxed: [B, L, V], a differentiable stand-in of a discrete `x`, largest at its symbols. A critic reads it
-            where it is given, and the one-hot of `x` otherwise. The engine gives it in the generator's turn alone.
+        relaxed: [B, L, V], a differentiable relaxation of a discrete `x`, largest at its symbols. A critic reads it
+            where it is given, and the one-hot of `x` otherwise. The engine gives it in the generator's updates alone.
     """
 
     x: Tensor
@@ -209,7 +227,9 @@ class Sample:
 
     def to(self, device: torch.device | str) -> Sample:
         """Every part on a device."""
-        blocking = str(device) == "cpu"  # a copy to the CPU that does not wait may be read before it has arrived
+        blocking = (
+            str(device) == "cpu"
+        )  # a copy to the CPU that does not wait may be read before it has arrived
         return self._each(lambda tensor: tensor.to(device, non_blocking=not blocking))
 
     def detach(self) -> Sample:
@@ -221,13 +241,15 @@ class Sample:
         return replace(self, x=x)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Sample:
-        present = {f.name: part for f in fields(self) if (part := getattr(self, f.name)) is not None}
+        present = {
+            f.name: part for f in fields(self) if (part := getattr(self, f.name)) is not None
+        }
         return replace(self, **{name: change(part) for name, part in present.items()})
 
 
 @dataclass(frozen=True)
 class Critique:
-    """A critic's verdict on a batch.
+    """What a critic says of a batch.
 
     Args:
         logits: one entry per head or scale, each [B] or [B, P]; high means real.
@@ -247,7 +269,12 @@ class Critique:
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Critique:
         logits, features = tuple(map(change, self.logits)), tuple(map(change, self.features))
-        return Critique(logits, features, {name: change(part) for name, part in self.outputs.items()}, self.per_step)
+        return Critique(
+            logits,
+            features,
+            {name: change(part) for name, part in self.outputs.items()},
+            self.per_step,
+        )
 
 
 Parts = TypeVar("Parts", Sample, Critique)
@@ -255,13 +282,17 @@ Parts = TypeVar("Parts", Sample, Critique)
 
 def full_precision(parts: Parts) -> Parts:
     """A Sample or a Critique whose half-precision parts are float32: what is compared and summed is never half."""
-    return parts._each(lambda tensor: tensor.float() if tensor.is_floating_point() and tensor.itemsize < 4 else tensor)
+    return parts._each(
+        lambda tensor: (
+            tensor.float() if tensor.is_floating_point() and tensor.itemsize < 4 else tensor
+        )
+    )
 
 
 class Generator(Protocol):
     """What the engine asks of a generator: an `nn.Module` with a `noise` attribute.
 
-    Its may-have methods, announced as capabilities:
+    Methods that it may have, its optional capabilities:
         `pretrain_loss(real) -> Tensor`: a scalar to minimise before the game (maximum likelihood, reconstruction).
         `log_prob(sample) -> [B, L]`: log-probability of each step of `sample.x`, at the temperature of sampling.
         `complete(sample, length, noise) -> Sample`: keeps the first `length` steps of each row and draws the rest.
@@ -274,7 +305,9 @@ class Generator(Protocol):
 
     noise: Mapping[str, Noise]
 
-    def forward(self, noise: Mapping[str, Tensor], condition: Tensor | None, controls: Any) -> Sample:
+    def forward(
+        self, noise: Mapping[str, Tensor], condition: Tensor | None, controls: Any
+    ) -> Sample:
         """Samples from noise; a row depends on its own noise and condition alone when in eval mode."""
         ...
 
@@ -301,7 +334,9 @@ class Unrolling(Generator, Protocol):
         """Which steps (>= 0) of each noise part that has steps are needed to draw these output steps."""
         ...
 
-    def unroll(self, noise: Mapping[str, Tensor], condition: Tensor | None, controls: Any, steps: range) -> Sample:
+    def unroll(
+        self, noise: Mapping[str, Tensor], condition: Tensor | None, controls: Any, steps: range
+    ) -> Sample:
         """These output steps, from just the noise that they need; equal whatever is drawn beside them."""
         ...
 
@@ -325,7 +360,8 @@ class Networks:
 
 
 class ModalityPlugin(ABC):
-    """One modality: its data, its networks, its files. One must; the rest have defaults or are capabilities.
+    """One modality: its data, its networks, its files. One method must be written; the rest have
+    defaults or are optional capabilities.
 
     Args:
         options: an instance of the manifest's options, None where it names none.
@@ -352,8 +388,7 @@ class ModalityPlugin(ABC):
     def dataset(self, source: Any) -> Any:
         """A map-style data set whose items are Samples without the batch axis (`[*event]`).
 
-        It may have `skipped`, a sequence of `Skipped`: what the source holds and cannot be used. It may be empty then.
-        `genkit.data.Batches` tells what methods it may have to be faster.
+        See `Dataset` for what else it may have, `BatchedDataset` and `RandomDataset` for how it is read faster.
 
         The default takes a tensor or array [N, *event], or a map-style data set of tensors or Samples.
 
@@ -362,8 +397,12 @@ class ModalityPlugin(ABC):
         """
         if source is None:
             raise DataError("no data was given: pass a tensor, an array or a map-style data set")
-        if isinstance(source, str | Path) or not (hasattr(source, "__len__") and hasattr(source, "__getitem__")):
-            raise DataError(f"data of type {type(source).__name__}: pass a tensor, an array or a map-style data set")
+        if isinstance(source, str | Path) or not (
+            hasattr(source, "__len__") and hasattr(source, "__getitem__")
+        ):
+            raise DataError(
+                f"data of type {type(source).__name__}: pass a tensor, an array or a map-style data set"
+            )
         return source
 
     @abstractmethod
@@ -389,7 +428,7 @@ class ModalityPlugin(ABC):
         """Each sample of a batch as `encode` would write it, for modalities that do many at once more quickly."""
         return [self.encode(samples[row], format, controls) for row in range(len(samples))]
 
-    # Capabilities: have them and announce them, or leave them alone. ---------------------------------------------
+    # Optional capabilities: a plugin that has the method can do it ------------------------------------------------
 
     def initialise(self, networks: Networks) -> None:
         """Bring pretrained weights into freshly built networks, frozen ones too; torch's seed is set by the engine.
@@ -412,14 +451,19 @@ class ModalityPlugin(ABC):
         raise NotImplementedError
 
     def terms(
-        self, player: str, networks: Networks, real: Sample, fake: Sample, critiques: Mapping[str, Critique]
+        self,
+        player: str,
+        networks: Networks,
+        real: Sample,
+        fake: Sample,
+        critiques: Mapping[str, Critique],
     ) -> Mapping[str, Tensor]:
         """Extra terms of a player's loss by name, each a scalar; `recipe.terms` weighs them.
 
         Args:
             player: `"generator"`, or a critic's name.
-            networks: the players' bare modules; of these only the one whose turn it is gathers gradients.
-            critiques: of the fakes, by critic (in a critic's turn: its own, of `"real"` and `"fake"`).
+            networks: the players' bare modules; of these only the one that is updated gathers gradients.
+            critiques: of the fakes, by critic (in a critic's update: its own, of `"real"` and `"fake"`).
         """
         raise NotImplementedError
 
@@ -427,7 +471,9 @@ class ModalityPlugin(ABC):
         """What critics see instead of a sample, real or fake; differentiable, random by torch's global generator."""
         raise NotImplementedError
 
-    def sheet(self, samples: Sample, format: str, controls: Any, columns: int | None = None) -> bytes:
+    def preview(
+        self, samples: Sample, format: str, controls: Any, columns: int | None = None
+    ) -> bytes:
         """Many samples as one file: a joint preview (a grid), or the joint file (all lines, all rows).
 
         Args:
@@ -435,13 +481,26 @@ class ModalityPlugin(ABC):
         """
         raise NotImplementedError
 
-    def sink(self, file: BinaryIO, format: str, controls: Any) -> AbstractContextManager[Callable[[Sample], None]]:
+    def writer(
+        self, file: BinaryIO, format: str, controls: Any
+    ) -> AbstractContextManager[Callable[[Sample], None]]:
         """A writer of one sample that comes in parts [1, ...]: the same file as `encode` makes of the whole."""
         raise NotImplementedError
 
 
-def class_numbers(labels: Sequence[str], value: str | None, indices: Sequence[int]) -> Tensor | None:
+def class_numbers(
+    labels: Sequence[str],
+    value: str | None,
+    indices: Sequence[int],
+    hint: str = "train a model of labelled data",
+) -> Tensor | None:
     """[B]: the number of the label asked for; without one, sample i is of class i modulo K; None: there are no labels.
+
+    Args:
+        labels: names of the K classes that the model knows; empty for an unconditional one.
+        value: the label that is asked for; None: the default.
+        indices: of the samples.
+        hint: how to get a model that knows labels, for the error message.
 
     Raises:
         ConfigError: for an unknown label, or any label where there are none.
@@ -450,7 +509,7 @@ def class_numbers(labels: Sequence[str], value: str | None, indices: Sequence[in
 
     if not labels:
         if value is not None:
-            raise ConfigError(f"label {value!r}: this model knows no labels; train one with options.conditional=true")
+            raise ConfigError(f"label {value!r}: this model knows no labels; {hint}")
         return None
     if value is None:
         return torch.tensor([index % len(labels) for index in indices])
@@ -460,11 +519,13 @@ def class_numbers(labels: Sequence[str], value: str | None, indices: Sequence[in
 
 
 def capabilities_of(plugin: ModalityPlugin, generator: object) -> frozenset[str]:
-    """The capabilities that a plugin and its generator really have."""
-    mine = {name for name in PLUGIN_CAPABILITIES if getattr(type(plugin), name) is not getattr(ModalityPlugin, name)}
-    return frozenset(mine | {name for name in GENERATOR_CAPABILITIES if callable(getattr(generator, name, None))})
-
-
-def missing_capabilities(announced: Iterable[str] | None, real: frozenset[str]) -> list[str]:
-    """Announced capabilities that the classes do not have."""
-    return sorted(set(announced or ()) - real)
+    """The optional capabilities that a plugin and its generator have."""
+    methods = {
+        name
+        for name in PLUGIN_CAPABILITIES
+        if getattr(type(plugin), name) is not getattr(ModalityPlugin, name)
+    }
+    return frozenset(
+        methods
+        | {name for name in GENERATOR_CAPABILITIES if callable(getattr(generator, name, None))}
+    )

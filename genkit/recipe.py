@@ -6,6 +6,7 @@ Data only (pydantic, no torch): the engine in `training` and `players` gives it 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -20,7 +21,7 @@ from pydantic import (
     model_validator,
 )
 
-from genkit.own import Named
+from genkit.user_objects import Named
 
 LOSSES = ("non_saturating", "hinge", "wasserstein", "least_squares", "relativistic")
 PENALTIES = ("r1", "r2", "wgan_gp", "r1_approx", "r2_approx")
@@ -29,6 +30,10 @@ PLANS = ("fp32", "fp32-channels-last", "bf16", "bf16-channels-last")
 REWARDS = ("negative_loss", "probability", "signed_probability", "logit")
 """The built-in names; what they mean is in `adversarial` and `own`, which import torch. Wherever one is taken,
 `module:attribute` is too."""
+
+
+SECTIONS = ("options", "recipe", "run")
+"""What a configuration consists of: what is trained, the game, the run."""
 
 
 class Settings(BaseModel):
@@ -116,7 +121,7 @@ class Player(Settings):
     """Adam's and AdamW's decay rates."""
     momentum: NonNegativeFloat = 0.0
     """SGD's and RMSprop's."""
-    smoothing: Share = 0.99
+    alpha: Share = 0.99
     """RMSprop's."""
     epsilon: NonNegativeFloat = 1e-8
     weight_decay: NonNegativeFloat = 0.0
@@ -197,7 +202,9 @@ class GumbelSoftmax(Settings):
     """The critics are asked about the symbols themselves, and the gradient is that of the softened ones."""
 
 
-Estimator = Annotated[Pathwise | ScoreFunction | StraightThrough | GumbelSoftmax, Field(discriminator="kind")]
+Estimator = Annotated[
+    Pathwise | ScoreFunction | StraightThrough | GumbelSoftmax, Field(discriminator="kind")
+]
 """How the critics' verdict reaches the generator."""
 
 
@@ -217,13 +224,15 @@ class Recipe(Settings):
     """A whole game. Every stage starts with fresh optimiser states; progress and schedules count items."""
 
     batch_size: PositiveInt = 64
-    accumulate: PositiveInt = 1
+    gradient_accumulation: PositiveInt = 1
     """Parts into which a batch is cut to save memory. The gradient is that of the whole batch, but for what looks
     across its rows: batch statistics, and the baselines of a score function, which see one part at a time."""
     loss: Annotated[str, Named(*LOSSES)] = "non_saturating"
     """non_saturating, hinge, wasserstein, least_squares, relativistic, or `module:attribute`
     (a `genkit.adversarial.AdversarialLoss`)."""
-    penalties: dict[Annotated[str, Named(*PENALTIES)], PenaltySettings] = Field(default_factory=dict)
+    penalties: dict[Annotated[str, Named(*PENALTIES)], PenaltySettings] = Field(
+        default_factory=dict
+    )
     """By name: r1, r2, wgan_gp, r1_approx, r2_approx (by finite differences, without a second backward), or
     `module:attribute` (a `genkit.adversarial.Penalty`). null takes a preset's penalty away."""
     terms: dict[str, Scheduled] = Field(default_factory=dict)
@@ -248,9 +257,13 @@ class Recipe(Settings):
             return values
         values = dict(values)
         if isinstance(values.get("penalties"), dict):
-            values["penalties"] = {name: own for name, own in values["penalties"].items() if own is not None}
+            values["penalties"] = {
+                name: own for name, own in values["penalties"].items() if own is not None
+            }
         if isinstance(values.get("critics"), dict):
-            values["critics"] = {name: _over(values.get("critic"), own) for name, own in values["critics"].items()}
+            values["critics"] = {
+                name: _over(values.get("critic"), own) for name, own in values["critics"].items()
+            }
         if isinstance(values.get("stages"), list | tuple):
             values["stages"] = [
                 {**stage, "generator": _over(values.get("generator"), stage["generator"])}
@@ -262,21 +275,25 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _is_playable(self) -> Recipe:
-        if self.batch_size % self.accumulate:
+        if self.batch_size % self.gradient_accumulation:
             raise ValueError(
-                f"batch_size {self.batch_size} cannot be cut into accumulate = {self.accumulate} equal parts"
+                f"batch_size {self.batch_size} cannot be cut into gradient_accumulation = {self.gradient_accumulation} equal parts"
             )
-        if self.batch_size // self.accumulate % self.group:
+        if self.batch_size // self.gradient_accumulation % self.group:
             raise ValueError(
-                f"batch_size {self.batch_size} in {self.accumulate} part(s) (accumulate) cannot be cut into groups of "
+                f"batch_size {self.batch_size} in {self.gradient_accumulation} part(s) (gradient_accumulation) cannot be cut into groups of "
                 f"estimator.group = {self.group}"
             )
-        if self.reuses_fakes and self.accumulate > 1:
-            raise ValueError("estimator.reuse_fakes keeps whole batches, accumulate cuts them: choose one")
+        if self.reuses_fakes and self.gradient_accumulation > 1:
+            raise ValueError(
+                "estimator.reuse_fakes keeps whole batches, gradient_accumulation cuts them: choose one"
+            )
         if not self.stages or any(stage.items is None for stage in self.stages[:-1]):
             raise ValueError("every stage but the last needs items")
         if self.stages[-1].items is not None:
-            raise ValueError("the last stage lasts until the end of the run: leave its items out, set run.items")
+            raise ValueError(
+                "the last stage lasts until the end of the run: leave its items out, set run.items"
+            )
         return self
 
     @property
@@ -296,3 +313,28 @@ class Recipe(Settings):
 
 def _over(below: Any, above: Any) -> Any:
     return {**below, **above} if isinstance(below, dict) and isinstance(above, dict) else above
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Dotted path -> (old, new) wherever two configurations, as plain data, differ."""
+    before, after = dict(_leaves(old)), dict(_leaves(new))
+    return {
+        path: (before.get(path), after.get(path))
+        for path in {**before, **after}
+        if before.get(path) != after.get(path)
+    }
+
+
+def _leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    children = (
+        tree.items()
+        if isinstance(tree, Mapping)
+        else enumerate(tree)
+        if isinstance(tree, list)
+        else None
+    )
+    if not children:
+        yield path, tree
+        return
+    for key, value in children:
+        yield from _leaves(value, f"{path}.{key}" if path else str(key))

@@ -12,7 +12,9 @@ import genkit
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread():
-    torch.set_num_threads(1)  # the toys are too small to gain from more, and two processes may share the cores
+    torch.set_num_threads(
+        1
+    )  # the toys are too small to gain from more, and two processes may share the cores
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -42,7 +44,9 @@ modality = Modality(id="{id}", title="A stranger's", plugin="{module}_heavy:Plug
         """A distribution: entry points `id -> module:attribute` and the source of its modules."""
         metadata = self.folder / f"{name.replace('-', '_')}-{version}.dist-info"
         metadata.mkdir()
-        (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        (metadata / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+        )
         lines = [f"[{group}]", *(f"{id} = {target}" for id, target in entries.items())]
         (metadata / "entry_points.txt").write_text("\n".join(lines) + "\n")
         for module, source in (modules or {}).items():
@@ -54,7 +58,9 @@ modality = Modality(id="{id}", title="A stranger's", plugin="{module}_heavy:Plug
         """A plugin `id`, of the distribution `genkit-<id>` and the module `fake_<id>`."""
         module = f"fake_{id}"
         source = before + self.MANIFEST.format(id=id, module=module) + after
-        return self.install(name or f"genkit-{id}", {id: f"{module}:modality"}, {module: source}, **named)
+        return self.install(
+            name or f"genkit-{id}", {id: f"{module}:modality"}, {module: source}, **named
+        )
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Losses equal their formulas written out in NumPy; penalties equal finite differences of a smooth critic.
 
-Relaxations keep their symbol and have the law of their definition.
+Relaxations keep their symbol and have the distribution of their definition.
 """
 
 import numpy as np
@@ -86,7 +86,9 @@ def test_a_loss_is_its_formula_written_out(name, shape, scale):
         assert value.shape == shape
         assert value.dtype == torch.float64
         # torch's softplus is the identity above 20: 1e-10 off.
-        np.testing.assert_allclose(value.numpy(), formula(real, fake), rtol=2e-10 if scale > 1 else 1e-13, atol=1e-300)
+        np.testing.assert_allclose(
+            value.numpy(), formula(real, fake), rtol=2e-10 if scale > 1 else 1e-13, atol=1e-300
+        )
 
 
 @names
@@ -119,14 +121,18 @@ def test_losses_drive_the_players_against_each_other(name):
     (won,) = torch.autograd.grad(LOSSES[name].generator(fake, real).mean(), fake)
     assert (up < 0).all()
     assert (won < 0).all()
-    assert (down > 0).all() if name != "least_squares" else (down == 0).all()  # its target for fakes is zero
+    assert (
+        (down > 0).all() if name != "least_squares" else (down == 0).all()
+    )  # its target for fakes is zero
 
 
 def test_the_critics_shares_of_a_relativistic_pair_add_up_to_the_pairs_loss():
     draw = torch.Generator().manual_seed(1)
     real, fake = (torch.randn(5, generator=draw, dtype=torch.float64) for _ in range(2))
     at_real, at_fake = LOSSES["relativistic"].critic(real, fake)
-    np.testing.assert_allclose(at_real + at_fake, minus_log_sigmoid((real - fake).numpy()), rtol=1e-12)
+    np.testing.assert_allclose(
+        at_real + at_fake, minus_log_sigmoid((real - fake).numpy()), rtol=1e-12
+    )
 
 
 # Penalties -------------------------------------------------------------------------------------------------------
@@ -165,10 +171,19 @@ def differences(f, x, step=1e-5):
 def slow_norms(critic, x):
     """[B]: the norm of each sample's own gradient, by finite differences, one sample at a time."""
     with torch.no_grad():
-        return torch.stack([differences(lambda row: critic(row[None]).sum(), row).square().sum().sqrt() for row in x])
+        return torch.stack(
+            [
+                differences(lambda row: critic(row[None]).sum(), row).square().sum().sqrt()
+                for row in x
+            ]
+        )
 
 
-EXPECTED = {"r1": lambda norm: norm**2, "r2": lambda norm: norm**2, "wgan_gp": lambda norm: (norm - 1) ** 2}
+EXPECTED = {
+    "r1": lambda norm: norm**2,
+    "r2": lambda norm: norm**2,
+    "wgan_gp": lambda norm: (norm - 1) ** 2,
+}
 kinds = pytest.mark.parametrize("kind", sorted(EXPECTED))
 
 
@@ -185,7 +200,7 @@ def test_a_penalty_is_its_finite_differences_per_sample(kind, event, logits):
     value = penalty(kind, critic, x)
     assert value.shape == (len(x),)
     expected = EXPECTED[kind](slow_norms(critic, x))
-    assert expected.min() > 1e-3  # a law that holds of zeros says little
+    assert expected.min() > 1e-3  # a distribution that holds of zeros says little
     torch.testing.assert_close(value.detach(), expected, rtol=1e-6, atol=1e-8)
 
 
@@ -195,7 +210,9 @@ def test_a_penalty_of_a_row_does_not_depend_on_other_rows(kind, event):
     critic, x = SmoothCritic(event, ()), points(event, rows=5)
     together = penalty(kind, critic, x).detach()
     for row in range(5):
-        torch.testing.assert_close(penalty(kind, critic, x[row : row + 1]).detach()[0], together[row])
+        torch.testing.assert_close(
+            penalty(kind, critic, x[row : row + 1]).detach()[0], together[row]
+        )
     changed = x.clone()
     changed[1:] += 100
     torch.testing.assert_close(penalty(kind, critic, changed).detach()[0], together[0])
@@ -232,13 +249,19 @@ def test_a_penalty_and_its_gradient_are_finite_where_the_critic_is_flat(kind):
 
 
 def test_a_critic_of_slope_one_has_no_wgan_gp_penalty():
-    x = torch.randn(4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64, requires_grad=True)
+    x = torch.randn(
+        4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64, requires_grad=True
+    )
     direction = torch.tensor([2.0, -1.0, 2.0], dtype=torch.float64) / 3
     assert wgan_gp_penalty(x, x @ direction).abs().max() < 1e-12
-    assert torch.allclose(wgan_gp_penalty(x, 3 * x @ direction), torch.full((4,), 4.0, dtype=torch.float64))
+    assert torch.allclose(
+        wgan_gp_penalty(x, 3 * x @ direction), torch.full((4,), 4.0, dtype=torch.float64)
+    )
 
 
-@pytest.mark.parametrize("function", [squared_gradient_norm, r1_penalty, r2_penalty, wgan_gp_penalty])
+@pytest.mark.parametrize(
+    "function", [squared_gradient_norm, r1_penalty, r2_penalty, wgan_gp_penalty]
+)
 def test_points_that_do_not_require_grad_are_refused(function):
     critic, x = SmoothCritic((5,), ()), points((5,))
     with pytest.raises(ValueError, match="require grad"):
@@ -266,7 +289,10 @@ def test_a_squared_slope_has_the_squared_gradient_norm_as_its_mean(event, logits
         for place in range(size):
             move = torch.zeros(size, dtype=x.dtype)
             move[place] = step * size**0.5
-            slopes.append((critic(x + move.view(x.shape[1:])) - critic(x - move.view(x.shape[1:]))) / (2 * step))
+            slopes.append(
+                (critic(x + move.view(x.shape[1:])) - critic(x - move.view(x.shape[1:])))
+                / (2 * step)
+            )
     mean = torch.stack([squared_slope(x, slope.reshape(len(x), -1)) for slope in slopes]).mean(0)
     torch.testing.assert_close(mean, slow_norms(critic, x) ** 2, rtol=1e-4, atol=1e-7)
 
@@ -283,7 +309,9 @@ def test_interpolation_takes_each_sample_its_own_share_of_the_way(rows, event, s
     between = interpolate(real, fake, share)
     assert between.shape == real.shape
     for row in range(rows):
-        expected = share[row].item() * real[row].numpy() + (1 - share[row].item()) * fake[row].numpy()
+        expected = (
+            share[row].item() * real[row].numpy() + (1 - share[row].item()) * fake[row].numpy()
+        )
         np.testing.assert_allclose(between[row].numpy(), expected, rtol=1e-12, atol=1e-12)
     assert torch.equal(interpolate(real, fake, torch.ones(rows, dtype=torch.float64)), real)
     assert torch.equal(interpolate(real, fake, torch.zeros(rows, dtype=torch.float64)), fake)
@@ -332,7 +360,9 @@ def test_a_relaxed_row_is_finite_sums_to_one_and_is_largest_at_its_symbol(temper
         assert (gradient[::2, 1] == 0).all()
         torch.testing.assert_close(soft.sum(1), torch.ones_like(soft[:, 0]))
         rest = soft.scatter(1, chosen[:, None], -1.0).amax(1)
-        assert (soft.gather(1, chosen[:, None])[:, 0] > rest).all()  # strictly: a tie has no largest
+        assert (
+            soft.gather(1, chosen[:, None])[:, 0] > rest
+        ).all()  # strictly: a tie has no largest
 
 
 def test_straight_through_is_the_one_hot_with_the_gradient_of_what_is_soft():
@@ -371,4 +401,6 @@ def test_the_symbol_is_all_that_is_known_of_the_numbers():
     for symbol in range(3):
         theirs = plain[plain.argmax(1) == symbol]
         ours = gumbel_softmax(LOGITS.expand(ROWS, -1), torch.full((ROWS,), symbol), 0.7)
-        assert_same_mean(torch.cat([ours, ours.square()], 1), torch.cat([theirs, theirs.square()], 1))
+        assert_same_mean(
+            torch.cat([ours, ours.square()], 1), torch.cat([theirs, theirs.square()], 1)
+        )

@@ -12,24 +12,40 @@ import threading
 from pathlib import Path
 
 import pytest
+import safetensors
 import torch
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from genkit import artifact
-from genkit.artifact import RunFolder, StorageError
-from genkit.errors import ModelError, RunError
+from genkit.engine import run_folder
+from genkit.engine.run_folder import LOCK, SCHEMA, RunFolder
+from genkit.errors import ModelError, RunError, StorageError
+from genkit.sampling.model_folder import find_model, read_critics, read_model, save_model
+from genkit.system.files import (
+    file_hash,
+    make_folder,
+    read_json,
+    write_files,
+    write_json,
+    write_whole,
+)
+from genkit.system.tensors import load_state, read_tensors, write_tensors
 
 laws = settings(
-    max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=25,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 
 
 def tree(folder):
     """Everything under a folder: path -> content, None for folders; genkit's lock left out."""
     files = {
-        path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.name != artifact.LOCK
+        path.relative_to(folder).as_posix(): path
+        for path in sorted(folder.rglob("*"))
+        if path.name != LOCK
     }
     return {name: path.read_bytes() if path.is_file() else None for name, path in files.items()}
 
@@ -74,7 +90,7 @@ class FullDisk:
 @laws
 @given(st.binary(max_size=200), st.booleans())
 def test_what_is_written_whole_is_what_is_there(tmp_path, content, durable):
-    artifact.write_whole(tmp_path / "a.bin", content, durable)
+    write_whole(tmp_path / "a.bin", content, durable)
     assert tree(tmp_path) == {"a.bin": content}
 
 
@@ -87,7 +103,9 @@ def test_a_write_that_fails_changes_nothing_and_leaves_nothing(tmp_path, monkeyp
     before = tree(tmp_path)
     if fault == "write":
         real = open
-        monkeypatch.setattr("builtins.open", lambda *arguments, **named: FullDisk(real(*arguments, **named)))
+        monkeypatch.setattr(
+            "builtins.open", lambda *arguments, **named: FullDisk(real(*arguments, **named))
+        )
     elif fault == "fsync":
         fail_at(monkeypatch, 1)
     elif fault == "rename":
@@ -95,7 +113,7 @@ def test_a_write_that_fails_changes_nothing_and_leaves_nothing(tmp_path, monkeyp
     else:
         fail_at(monkeypatch, 1, builtins, "open", errno.EROFS)
     with pytest.raises(StorageError, match="Nothing of it was changed") as caught:
-        artifact.write_whole(path, b"new content that is longer")
+        write_whole(path, b"new content that is longer")
     monkeypatch.undo()
     assert str(path) in str(caught.value)
     assert tree(tmp_path) == before
@@ -107,28 +125,28 @@ def test_where_nothing_can_be_written_the_error_is_ours(tmp_path, place):
     (tmp_path / "folder").mkdir()
     before = tree(tmp_path)
     with pytest.raises(StorageError):
-        artifact.write_whole(tmp_path / place, b"content")
+        write_whole(tmp_path / place, b"content")
     assert tree(tmp_path) == before
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
-    artifact.make_folder(tmp_path / "a" / "b")
-    artifact.make_folder(tmp_path / "a" / "b")
+    make_folder(tmp_path / "a" / "b")
+    make_folder(tmp_path / "a" / "b")
     assert (tmp_path / "a" / "b").is_dir()
     (tmp_path / "file").write_bytes(b"")
     for place in ("file", "file/b"):
         with pytest.raises(StorageError, match="cannot make the folder"):
-            artifact.make_folder(tmp_path / place)
+            make_folder(tmp_path / place)
 
 
 def test_readers_see_the_old_or_the_new_content_and_nothing_between(tmp_path):
     path, contents = tmp_path / "a.bin", [bytes([number]) * 50_000 for number in range(2)]
-    artifact.write_whole(path, contents[0])
+    write_whole(path, contents[0])
     done = threading.Event()
 
     def write():
         for number in range(1, 60):
-            artifact.write_whole(path, contents[number % 2], durable=False)
+            write_whole(path, contents[number % 2], durable=False)
         done.set()
 
     writer = threading.Thread(target=write)
@@ -141,7 +159,11 @@ def test_readers_see_the_old_or_the_new_content_and_nothing_between(tmp_path):
 
 
 plain = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**60), 2**60)
+    | st.floats(allow_nan=False)
+    | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=10,
 )
@@ -150,20 +172,24 @@ plain = st.recursive(
 @laws
 @given(plain)
 def test_json_comes_back_as_it_was(tmp_path, data):
-    artifact.write_json(tmp_path / "a.json", data)
-    assert artifact.read_json(tmp_path / "a.json") == data
+    write_json(tmp_path / "a.json", data)
+    assert read_json(tmp_path / "a.json") == data
 
 
-@pytest.mark.parametrize("content", [None, b"", b"{", b"\xff\xfe", b"[" * 100_000, b"{'a': 1}"], ids=repr)
+@pytest.mark.parametrize(
+    "content", [None, b"", b"{", b"\xff\xfe", b"[" * 100_000, b"{'a': 1}"], ids=repr
+)
 def test_what_is_no_json_is_a_model_error_that_names_it(tmp_path, content):
     if content is not None:
         (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(ModelError, match=r"a\.json cannot be read"):
-        artifact.read_json(tmp_path / "a.json")
+        read_json(tmp_path / "a.json")
 
 
 def test_ordinary_files_are_written_by_name_and_in_order(tmp_path):
-    names = artifact.write_files(tmp_path / "new", ((f"{number}.txt", b"%d" % number) for number in range(3)))
+    names = write_files(
+        tmp_path / "new", ((f"{number}.txt", b"%d" % number) for number in range(3))
+    )
     assert names == ["0.txt", "1.txt", "2.txt"]
     assert tree(tmp_path / "new") == {"0.txt": b"0", "1.txt": b"1", "2.txt": b"2"}
 
@@ -174,13 +200,16 @@ UNSAFE = ["../a", "a/b", "/a", ".", "..", "", ".hidden", "a/../../b"]
 @pytest.mark.parametrize("name", UNSAFE)
 def test_no_file_is_written_outside_its_folder(tmp_path, name):
     with pytest.raises(ModelError, match="is no plain file name"):
-        artifact.write_files(tmp_path / "in", [(name, b"x")])
+        write_files(tmp_path / "in", [(name, b"x")])
     assert tree(tmp_path) in ({}, {"in": None})
 
 
 def test_a_files_hash_is_its_sha256(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
-    assert artifact.file_hash(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert (
+        file_hash(tmp_path / "a")
+        == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    )
 
 
 # Tensors ---------------------------------------------------------------------------------------------------------
@@ -216,64 +245,69 @@ def equal(a, b):
 
 
 def bits(tensor):
-    return tensor.detach().contiguous().reshape(-1).view(torch.uint8).tolist() if tensor.numel() else []
+    return (
+        tensor.detach().contiguous().reshape(-1).view(torch.uint8).tolist()
+        if tensor.numel()
+        else []
+    )
 
 
 def test_tensors_come_back_bit_for_bit(tmp_path):
-    artifact.write_tensors(tmp_path / "a.safetensors", TENSORS, {"items": "5"})
-    back = artifact.read_tensors(tmp_path / "a.safetensors")
+    write_tensors(tmp_path / "a.safetensors", TENSORS, {"items": "5"})
+    back = read_tensors(tmp_path / "a.safetensors")
     assert back.keys() == TENSORS.keys()
     for name, tensor in TENSORS.items():
         assert equal(back[name], tensor), name
-    with artifact.safetensors.safe_open(tmp_path / "a.safetensors", "pt") as file:
+    with safetensors.safe_open(tmp_path / "a.safetensors", "pt") as file:
         assert file.metadata()["items"] == "5"
 
 
 @laws
 @given(st.permutations(sorted(TENSORS)))
 def test_tensors_come_back_in_whatever_order_they_were_given(tmp_path, names):
-    artifact.write_tensors(tmp_path / "a.safetensors", {name: TENSORS[name] for name in names[:8]})
-    back = artifact.read_tensors(tmp_path / "a.safetensors")
+    write_tensors(tmp_path / "a.safetensors", {name: TENSORS[name] for name in names[:8]})
+    back = read_tensors(tmp_path / "a.safetensors")
     assert all(equal(back[name], TENSORS[name]) for name in names[:8])
     assert len(back) == 8
 
 
 def test_tied_tensors_come_back_as_two(tmp_path):
-    artifact.write_tensors(tmp_path / "a.safetensors", {"a": BASE, "b": BASE})
-    back = artifact.read_tensors(tmp_path / "a.safetensors")
+    write_tensors(tmp_path / "a.safetensors", {"a": BASE, "b": BASE})
+    back = read_tensors(tmp_path / "a.safetensors")
     back["a"].zero_()
     assert torch.equal(back["b"], BASE)
 
 
 def test_equal_tensors_are_equal_files(tmp_path):
     for name in "ab":
-        artifact.write_tensors(tmp_path / name, {"x": BASE, "y": BASE.t()})
+        write_tensors(tmp_path / name, {"x": BASE, "y": BASE.t()})
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
 def test_no_tensors_at_all_are_a_file_too(tmp_path):
-    artifact.write_tensors(tmp_path / "a.safetensors", {})
-    assert artifact.read_tensors(tmp_path / "a.safetensors") == {}
+    write_tensors(tmp_path / "a.safetensors", {})
+    assert read_tensors(tmp_path / "a.safetensors") == {}
 
 
 def test_a_file_cut_short_anywhere_is_refused(tmp_path):
-    artifact.write_tensors(tmp_path / "whole", {"a": BASE, "b": BASE > 0})
+    write_tensors(tmp_path / "whole", {"a": BASE, "b": BASE > 0})
     whole = (tmp_path / "whole").read_bytes()
     assert len(whole) > 200
     for length in range(0, len(whole), 3):
         (tmp_path / "cut").write_bytes(whole[:length])
         with pytest.raises(ModelError, match="is no whole safetensors file"):
-            artifact.read_tensors(tmp_path / "cut")
+            read_tensors(tmp_path / "cut")
 
 
 @laws
 @given(
-    st.binary(max_size=100) | st.builds(lambda n, rest: n.to_bytes(8, "little") + rest, st.integers(0, 99), st.binary())
+    st.binary(max_size=100)
+    | st.builds(lambda n, rest: n.to_bytes(8, "little") + rest, st.integers(0, 99), st.binary())
 )
 def test_bytes_that_are_no_tensors_are_refused(tmp_path, content):
     (tmp_path / "a").write_bytes(content)
     try:
-        back = artifact.read_tensors(tmp_path / "a")
+        back = read_tensors(tmp_path / "a")
     except ModelError:
         return
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
@@ -283,7 +317,7 @@ def test_bytes_that_are_no_tensors_are_refused(tmp_path, content):
 def test_a_missing_file_and_a_folder_are_refused(tmp_path):
     for path in (tmp_path / "none", tmp_path):
         with pytest.raises(ModelError, match="is no whole safetensors file"):
-            artifact.read_tensors(path)
+            read_tensors(path)
 
 
 class Trap:
@@ -309,13 +343,13 @@ def test_a_pickle_is_refused_and_nothing_of_it_runs(tmp_path):
     torch.save({"x": Trap(sprung)}, tmp_path / "b.safetensors")
     for name in ("a.safetensors", "b.safetensors"):
         with pytest.raises(ModelError, match="is no whole safetensors file"):
-            artifact.read_tensors(tmp_path / name)
+            read_tensors(tmp_path / name)
     assert not sprung.exists()
 
 
 def test_tensors_that_do_not_fit_a_module_are_named(tmp_path):
     module = torch.nn.Linear(3, 2)
-    artifact.load_state(module, {"weight": torch.ones(2, 3), "bias": torch.zeros(2)}, tmp_path / "m")
+    load_state(module, {"weight": torch.ones(2, 3), "bias": torch.zeros(2)}, tmp_path / "m")
     assert module.weight.sum() == 6
     for wrong in (
         {"weight": torch.ones(2, 4), "bias": torch.zeros(2)},
@@ -323,12 +357,17 @@ def test_tensors_that_do_not_fit_a_module_are_named(tmp_path):
         {"weight": torch.ones(2, 3), "bias": torch.zeros(2), "extra": torch.zeros(1)},
     ):
         with pytest.raises(ModelError, match=r"m does not fit the network .*(weight|extra)"):
-            artifact.load_state(module, wrong, tmp_path / "m")
+            load_state(module, wrong, tmp_path / "m")
 
 
 # The run folder --------------------------------------------------------------------------------------------------
 
-CONFIG = {"modality": "image", "plugin": "genkit-gan-image 0 (image)", "preset": "dcgan", "data": None}
+CONFIG = {
+    "modality": "image",
+    "plugin": "genkit-gan-image 0 (image)",
+    "preset": "dcgan",
+    "data": None,
+}
 CONFIG |= {"options": {}, "recipe": {"batch_size": 4}, "run": {"items": 9}}
 
 
@@ -340,16 +379,18 @@ def run(tmp_path):
     folder.log({"items": 1})
     for items in (10, 20):
         save(folder, items)
-    artifact.make_folder(folder.path / "samples")
-    artifact.write_whole(folder.path / "samples" / "1.png", b"png")
-    artifact.save_model(folder.path / "model", MODEL, {"w": BASE}, {"labels.txt": b"a"}, {})
+    make_folder(folder.path / "samples")
+    write_whole(folder.path / "samples" / "1.png", b"png")
+    save_model(folder.path / "model", MODEL, {"w": BASE}, {"labels.txt": b"a"}, {})
     folder.close()
     return folder.path
 
 
 def save(folder, items, keep=3, value=None):
     tensors = {"x": torch.full((3,), float(items if value is None else value))}
-    return folder.save_checkpoint(items, {"items": items}, {"players": tensors, "averages": tensors}, keep)
+    return folder.save_checkpoint(
+        items, {"items": items}, {"players": tensors, "averages": tensors}, keep
+    )
 
 
 def names(folder):
@@ -357,16 +398,21 @@ def names(folder):
 
 
 def whole(checkpoint, items):
-    state = artifact.read_json(checkpoint / "state.json")
-    players = artifact.read_tensors(checkpoint / "players.safetensors")["x"]
-    averages = artifact.read_tensors(checkpoint / "averages.safetensors")["x"]
+    state = read_json(checkpoint / "state.json")
+    players = read_tensors(checkpoint / "players.safetensors")["x"]
+    averages = read_tensors(checkpoint / "averages.safetensors")["x"]
     return state["items"] == items and players.tolist() == averages.tolist() == [items] * 3
 
 
 def test_a_new_run_makes_its_folder(tmp_path):
     folder = RunFolder(tmp_path / "a" / "b")
     assert folder.path.is_dir()
-    assert (folder.config, folder.latest(), folder.checkpoints(), folder.log_size()) == (None, None, [], 0)
+    assert (folder.config, folder.latest(), folder.checkpoints(), folder.log_size()) == (
+        None,
+        None,
+        [],
+        0,
+    )
     folder.close()
     RunFolder(tmp_path / "a" / "b").close()  # nothing was begun: anyone may begin
 
@@ -380,7 +426,9 @@ def test_a_folder_that_is_no_run_is_refused_and_left_alone(tmp_path):
     assert sorted(os.listdir(tmp_path)) == before
 
 
-@pytest.mark.parametrize("config", ["database: {host: localhost}\n", "- a\n- b\n", "", "{{ template }}\n"])
+@pytest.mark.parametrize(
+    "config", ["database: {host: localhost}\n", "- a\n- b\n", "", "{{ template }}\n"]
+)
 def test_anothers_folder_with_a_config_file_is_refused_and_left_alone(tmp_path, config):
     """`config.yaml` is a common name; --overwrite must not empty somebody's project for it."""
     (tmp_path / "config.yaml").write_text(config)
@@ -440,7 +488,7 @@ def test_overwriting_nothing_and_resuming_nothing_begin_anew(tmp_path):
 
 HOLD = """
 import sys
-from genkit.artifact import RunFolder
+from genkit.engine.run_folder import RunFolder
 folder = RunFolder(sys.argv[1], resume=True)
 print("held", flush=True)
 sys.stdin.read()
@@ -448,7 +496,9 @@ sys.stdin.read()
 
 
 def test_a_run_is_held_by_one_process_at_a_time(run):
-    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(run)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(run)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
     try:
         assert holder.stdout.readline() == b"held\n"
         before = tree(run)
@@ -471,7 +521,8 @@ def test_a_run_is_held_once_within_a_process(run):
 
 
 @pytest.mark.parametrize(
-    "content", [b"a: [1\n", b"\xff\xfe\x00", b"- a\n- b\n", b"words\n", b"!!python/name:os.getcwd\n"]
+    "content",
+    [b"a: [1\n", b"\xff\xfe\x00", b"- a\n- b\n", b"words\n", b"!!python/name:os.getcwd\n"],
 )
 def test_a_damaged_configuration_of_a_run_is_named(run, content):
     (run / "config.yaml").write_bytes(content)
@@ -500,7 +551,7 @@ def test_the_latest_checkpoint_is_the_last_one_saved(folder):
         assert save(folder, items) == folder.latest()
         assert whole(folder.latest(), items)
     assert names(folder) == ["000000000000", "000000000064", "000000000128"]
-    assert artifact.read_json(folder.latest() / "state.json")["schema"] == artifact.SCHEMA
+    assert read_json(folder.latest() / "state.json")["schema"] == SCHEMA
 
 
 @pytest.mark.parametrize("keep", [1, 2, 5])
@@ -516,7 +567,7 @@ def test_the_same_place_reached_again_gets_a_name_of_its_own(folder):
     assert len(set(paths)) == 12
     assert folder.checkpoints() == paths  # in order of writing, the tenth after the ninth
     for number, path in enumerate(paths):
-        assert artifact.read_tensors(path / "players.safetensors")["x"].tolist() == [number] * 3
+        assert read_tensors(path / "players.safetensors")["x"].tolist() == [number] * 3
     assert folder.latest() == paths[-1]
     save(folder, 6, keep=2)
     assert names(folder) == ["000000000005-11", "000000000006"]
@@ -532,7 +583,8 @@ def test_a_checkpoint_of_fewer_items_than_others_is_the_latest_and_is_kept(folde
 
 
 @pytest.mark.parametrize(
-    "pointer", [None, b"", b"000000000099\n", b"../../secret\n", b"..\n", b".\n", b"\0" * 13, b"\xff\xfe\n"]
+    "pointer",
+    [None, b"", b"000000000099\n", b"../../secret\n", b"..\n", b".\n", b"\0" * 13, b"\xff\xfe\n"],
 )
 def test_a_broken_pointer_falls_back_to_the_newest_checkpoint(folder, pointer):
     """A power cut may leave a file of zeros."""
@@ -574,7 +626,11 @@ def test_a_stray_file_is_no_checkpoint(folder):
 
 
 # Every call that writes a checkpoint of two groups: three files and the pointer, and once a folder.
-FAULTS = [(name, number) for name, calls in (("fsync", 6), ("replace", 5)) for number in range(1, calls + 1)]
+FAULTS = [
+    (name, number)
+    for name, calls in (("fsync", 6), ("replace", 5))
+    for number in range(1, calls + 1)
+]
 
 
 @pytest.mark.parametrize(("name", "number"), FAULTS)
@@ -603,13 +659,13 @@ def test_a_checkpoint_interrupted_between_two_files_leaves_nothing(folder, monke
     before = tree(folder.path)
     calls = []
 
-    def interrupted(path, tensors, metadata=None, real=artifact.write_tensors):
+    def interrupted(path, tensors, metadata=None, real=write_tensors):
         calls.append(path)
         if len(calls) == 2:
             raise KeyboardInterrupt
         real(path, tensors, metadata)
 
-    monkeypatch.setattr(artifact, "write_tensors", interrupted)
+    monkeypatch.setattr(run_folder, "write_tensors", interrupted)
     with pytest.raises(KeyboardInterrupt):
         save(folder, 20)
     assert tree(folder.path) == before
@@ -627,7 +683,10 @@ def test_the_log_is_one_json_line_per_row(folder):
 
 
 @laws
-@given(st.lists(st.dictionaries(st.text(max_size=3), st.text(max_size=5), max_size=2), max_size=5), st.data())
+@given(
+    st.lists(st.dictionaries(st.text(max_size=3), st.text(max_size=5), max_size=2), max_size=5),
+    st.data(),
+)
 def test_cutting_the_log_brings_back_what_was_there(tmp_path, rows, data):
     (tmp_path / "run" / "metrics.jsonl").unlink(missing_ok=True)
     folder = RunFolder(tmp_path / "run")
@@ -676,13 +735,15 @@ MODEL = {
 @pytest.fixture
 def model(tmp_path):
     path = tmp_path / "model"
-    artifact.save_model(path, MODEL, {"w": BASE}, {"labels.txt": b"a\nb", "vocab.json": b"{}"}, {"items": "1234"})
+    save_model(
+        path, MODEL, {"w": BASE}, {"labels.txt": b"a\nb", "vocab.json": b"{}"}, {"items": "1234"}
+    )
     return path
 
 
 def test_a_model_folder_comes_back_as_it_was(model):
-    config, tensors, assets = artifact.read_model(model)
-    assert config == {"schema": artifact.SCHEMA, **MODEL}
+    config, tensors, assets = read_model(model)
+    assert config == {"schema": SCHEMA, **MODEL}
     assert tensors.keys() == {"w"}
     assert torch.equal(tensors["w"], BASE)
     assert assets == {"labels.txt": b"a\nb", "vocab.json": b"{}"}
@@ -698,39 +759,42 @@ def test_a_model_folder_comes_back_as_it_was(model):
 
 def test_a_model_card_says_what_it_is_of(model):
     card = (model / "README.md").read_text()
-    assert yaml.safe_load(card.split("---\n")[1]) == {"library_name": "genkit", "tags": ["gan", "image"]}
+    assert yaml.safe_load(card.split("---\n")[1]) == {
+        "library_name": "genkit",
+        "tags": ["gan", "image"],
+    }
     for word in ("Pictures", "genkit-gan-image 0.1.0", "`dcgan`", "1,234 items"):
         assert word in card
 
 
 def test_a_model_without_assets_has_no_folder_for_them(tmp_path):
-    artifact.save_model(tmp_path / "m", MODEL, {"w": BASE}, {}, {})
+    save_model(tmp_path / "m", MODEL, {"w": BASE}, {}, {})
     assert not (tmp_path / "m" / "assets").exists()
-    assert artifact.read_model(tmp_path / "m")[2] == {}
+    assert read_model(tmp_path / "m")[2] == {}
 
 
 def test_a_model_written_over_another_comes_back_as_it_was_written(model):
-    artifact.save_model(model, {**MODEL, "items": 5}, {"v": BASE[:1]}, {"words.txt": b"new"}, {})
-    config, tensors, assets = artifact.read_model(model)
+    save_model(model, {**MODEL, "items": 5}, {"v": BASE[:1]}, {"words.txt": b"new"}, {})
+    config, tensors, assets = read_model(model)
     assert config["items"] == 5
     assert tensors.keys() == {"v"}
     assert assets == {"words.txt": b"new"}
 
 
 def test_a_model_is_found_by_its_folder_and_by_its_run(run, model):
-    assert artifact.find_model(run) == run / "model"
-    assert artifact.find_model(str(model)) == model
+    assert find_model(run) == run / "model"
+    assert find_model(str(model)) == model
 
 
 def test_where_there_is_no_model_the_error_says_what_there_is(tmp_path, folder):
     with pytest.raises(ModelError, match="does not exist"):
-        artifact.find_model(tmp_path / "nothing")
+        find_model(tmp_path / "nothing")
     with pytest.raises(ModelError, match="has no model yet"):
-        artifact.find_model(folder.path)
+        find_model(folder.path)
     (tmp_path / "other").mkdir()
     for other in (tmp_path / "other", folder.path / "config.yaml"):
         with pytest.raises(ModelError, match="neither a model folder"):
-            artifact.find_model(other)
+            find_model(other)
 
 
 def spoil(path, change):
@@ -742,47 +806,53 @@ def spoil(path, change):
 def test_a_configuration_that_lacks_a_key_names_it(model, key):
     spoil(model, lambda config: {name: value for name, value in config.items() if name != key})
     with pytest.raises(ModelError, match=rf"config\.json is not genkit's: {key} missing"):
-        artifact.read_model(model)
+        read_model(model)
     spoil(model, lambda config: {**config, key: 5})
     with pytest.raises(ModelError, match=key):
-        artifact.read_model(model)
+        read_model(model)
 
 
 @pytest.mark.parametrize("document", [[], "text", None, 5])
 def test_a_configuration_that_is_no_mapping_is_refused(model, document):
     spoil(model, lambda config: document)
     with pytest.raises(ModelError, match="is not genkit's"):
-        artifact.read_model(model)
+        read_model(model)
 
 
 def test_a_configuration_that_is_no_json_is_refused(model):
     (model / "config.json").write_text("{'modality': ")
     with pytest.raises(ModelError, match=r"config\.json cannot be read"):
-        artifact.read_model(model)
+        read_model(model)
 
 
 def test_a_newer_layout_is_answered_with_an_upgrade(model):
     spoil(model, lambda config: {**config, "schema": 2})
     with pytest.raises(ModelError, match="has layout 2, this genkit reads 1: upgrade genkit"):
-        artifact.read_model(model)
+        read_model(model)
 
 
 def test_a_newer_layout_is_known_as_such_whatever_keys_it_has(model):
     spoil(model, lambda config: {"schema": 2, "kind": {"modality": "image"}})
     with pytest.raises(ModelError, match="upgrade genkit"):
-        artifact.read_model(model)
+        read_model(model)
 
 
 def test_a_model_whose_weights_are_missing_cut_or_pickled_is_refused(model, tmp_path):
     weights = model / "model.safetensors"
     content = weights.read_bytes()
-    for damaged in (content[:-1], content[: len(content) // 2], b"", trapped(tmp_path / "sprung"), None):
+    for damaged in (
+        content[:-1],
+        content[: len(content) // 2],
+        b"",
+        trapped(tmp_path / "sprung"),
+        None,
+    ):
         weights.unlink()
         if damaged is not None:
             weights.write_bytes(damaged)
-            assert artifact.find_model(model) == model
+            assert find_model(model) == model
         with pytest.raises(ModelError, match=r"model\.safetensors is no whole safetensors file"):
-            artifact.read_model(model)
+            read_model(model)
         weights.touch()
     assert not (tmp_path / "sprung").exists()
 
@@ -791,14 +861,14 @@ def test_nothing_beside_the_model_is_executed(model, tmp_path):
     for name in ("__init__.py", "modeling.py", "assets/__init__.py"):
         (model / name).write_text(f"open({str(tmp_path / 'sprung')!r}, 'w')")
     (model / "pytorch_model.bin").write_bytes(trapped(tmp_path / "sprung"))
-    artifact.read_model(model)
+    read_model(model)
     assert not (tmp_path / "sprung").exists()
 
 
 @pytest.mark.parametrize("name", UNSAFE)
 def test_assets_stay_in_their_folder(tmp_path, name):
     with pytest.raises(ModelError, match="is no plain file name"):
-        artifact.save_model(tmp_path / "m", MODEL, {"w": BASE}, {name: b"x"}, {})
+        save_model(tmp_path / "m", MODEL, {"w": BASE}, {name: b"x"}, {})
     assert not (tmp_path / "m" / "config.json").exists()
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
@@ -807,24 +877,26 @@ def test_assets_stay_in_their_folder(tmp_path, name):
 def test_a_folder_among_the_assets_is_no_asset(model, entry):
     """Left by other programs."""
     (model / "assets" / entry).mkdir()
-    assert set(artifact.read_model(model)[2]) == {"labels.txt", "vocab.json"}
+    assert set(read_model(model)[2]) == {"labels.txt", "vocab.json"}
 
 
 def test_what_a_killed_process_left_among_the_assets_is_no_asset(model):
     (model / "assets" / ".labels.txt.123.tmp").write_bytes(b"half")
-    assert set(artifact.read_model(model)[2]) == {"labels.txt", "vocab.json"}
+    assert set(read_model(model)[2]) == {"labels.txt", "vocab.json"}
 
 
 @pytest.mark.parametrize("number", range(1, 7))
-def test_a_disk_that_fills_up_in_a_model_is_a_storage_error_and_leaves_readable_files(model, monkeypatch, number):
+def test_a_disk_that_fills_up_in_a_model_is_a_storage_error_and_leaves_readable_files(
+    model, monkeypatch, number
+):
     fail_at(monkeypatch, number)
     files = {"labels.txt": b"c", "vocab.json": b"[]"}
     with pytest.raises(StorageError):
-        artifact.save_model(model, {**MODEL, "items": 9}, {"w": -BASE}, files, {}, {"critic.w": BASE})
+        save_model(model, {**MODEL, "items": 9}, {"w": -BASE}, files, {}, {"critic.w": BASE})
     monkeypatch.undo()
     assert [name for name in tree(model) if name.endswith(".tmp")] == []
-    config, tensors, assets = artifact.read_model(model)
+    config, tensors, assets = read_model(model)
     assert config["items"] in (1234, 9)
     assert torch.equal(tensors["w"].abs(), BASE.abs())
-    assert artifact.read_critics(model).keys() <= {"critic.w"}
+    assert read_critics(model).keys() <= {"critic.w"}
     assert assets["labels.txt"] in (b"a\nb", b"c")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from genkit.averages import Average, batch_norms, recalibrated
+from genkit.engine.averages import Average, batch_norms, recalibrated
 
 
 def test_average_forgets_half_after_its_halflife():

@@ -8,11 +8,22 @@ import torch
 from torch import nn
 from torch.special import ndtr, ndtri
 
-from genkit.blocks import LEAKY_SLOPE, DownStage, Residual, UpStage, downsample, truncated, upsample, variance_scaling_
+from genkit.kit.blocks import (
+    LEAKY_SLOPE,
+    DownStage,
+    Residual,
+    UpStage,
+    downsample,
+    truncated,
+    upsample,
+    variance_scaling_,
+)
 
 ranks = pytest.mark.parametrize("rank", [1, 2, 3])
 bodies = pytest.mark.parametrize(
-    ("kernels", "groups"), [((1, 3, 1), 1), ((1, 3, 1), 2), ((3, 3), 1)], ids=["bottleneck", "grouped", "plain"]
+    ("kernels", "groups"),
+    [((1, 3, 1), 1), ((1, 3, 1), 2), ((3, 3), 1)],
+    ids=["bottleneck", "grouped", "plain"],
 )
 SPACES = {1: (8,), 2: (4, 8), 3: (2, 4, 6)}
 
@@ -23,13 +34,17 @@ def _seed():
 
 
 def convolutions(module):
-    return [layer for layer in module.modules() if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d)]
+    return [
+        layer for layer in module.modules() if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d)
+    ]
 
 
 def critic(rank, awake=True, **keywords):
     """A small critic, 4 channels to one number; `awake`: its residual branches are not zero."""
     net = nn.Sequential(
-        DownStage(4, 6, rank, [Residual(4, 4, rank, **keywords)]), Residual(6, 4, rank, **keywords), nn.Flatten()
+        DownStage(4, 6, rank, [Residual(4, 4, rank, **keywords)]),
+        Residual(6, 4, rank, **keywords),
+        nn.Flatten(),
     )
     features = 6 * math.prod(side // 2 for side in SPACES[rank])
     net.append(variance_scaling_(nn.Linear(features, 1)))
@@ -67,10 +82,12 @@ def test_initial_weights_are_those_of_the_formula(rank, kernels, groups):
 
 @pytest.mark.parametrize("kernels", [(1, 3, 1), (3, 3)])
 def test_one_step_changes_what_a_network_gives_by_as_much_at_any_depth(kernels):
-    """Fixup's law, for plain gradient descent: without the scaling, 64 blocks would change it 64 times as much."""
+    """Fixup's distribution, for plain gradient descent: without the scaling, 64 blocks would change it 64 times as much."""
     x, changes = torch.randn(16, 8, 6, 6, dtype=torch.float64), []
     for depth in (1, 64):
-        net = nn.Sequential(*(Residual(8, 16, 2, kernels, depth=depth) for _ in range(depth))).double()
+        net = nn.Sequential(
+            *(Residual(8, 16, 2, kernels, depth=depth) for _ in range(depth))
+        ).double()
         before = net(x)
         before.mul(torch.randn_like(before)).mean().backward()
         with torch.no_grad():
@@ -107,7 +124,9 @@ def test_a_scaled_layer_keeps_the_second_moment_times_its_gain(layer):
     x = torch.randn((8, layer.in_channels, *(9,) * rank) if rank else (64, layer.in_features))
     out = variance_scaling_(layer, 1.5)(x)
     if isinstance(layer, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d):
-        out = out[(slice(None), slice(None), *(slice(4, -4),) * rank)]  # fewer inputs reach the edges
+        out = out[
+            (slice(None), slice(None), *(slice(4, -4),) * rank)
+        ]  # fewer inputs reach the edges
     assert out.square().mean().item() == pytest.approx(1.5**2, rel=0.15)
     assert (layer.bias == 0).all()
 
@@ -133,13 +152,18 @@ def test_resolutions_change_by_the_formulas_axis_by_axis(factors):
     for axis, factor in enumerate(each, 2):
         if factor == 2:
             up = linear_interpolation(up, axis)
-            down = (down.take(range(0, down.shape[axis], 2), axis) + down.take(range(1, down.shape[axis], 2), axis)) / 2
+            down = (
+                down.take(range(0, down.shape[axis], 2), axis)
+                + down.take(range(1, down.shape[axis], 2), axis)
+            ) / 2
     np.testing.assert_allclose(upsample(x, factors).numpy(), up, atol=1e-14)
     np.testing.assert_allclose(downsample(x, factors).numpy(), down, atol=1e-14)
 
 
 def test_what_cannot_be_halved_is_named():
-    with pytest.raises(ValueError, match=r"sides \(4, 7\) must be multiples of the factors \(2, 2\)"):
+    with pytest.raises(
+        ValueError, match=r"sides \(4, 7\) must be multiples of the factors \(2, 2\)"
+    ):
         downsample(torch.zeros(1, 1, 4, 7))
 
 
@@ -179,7 +203,9 @@ def test_second_derivatives_are_right(rank, kernels, groups):
 
     def squared_gradient(weight):
         names = dict.fromkeys(["0.blocks.0.body.0.weight"], weight)
-        (gradient,) = torch.autograd.grad(torch.func.functional_call(net, names, x).sum(), x, create_graph=True)
+        (gradient,) = torch.autograd.grad(
+            torch.func.functional_call(net, names, x).sum(), x, create_graph=True
+        )
         return gradient.square().sum()
 
     assert torch.autograd.gradcheck(squared_gradient, weight)
@@ -200,7 +226,9 @@ def test_at_first_only_the_last_weights_of_a_branch_learn_and_then_all_do(rank):
         optimizer.zero_grad()
         net(x).square().mean().backward()
         silent = {name for name, parameter in net.named_parameters() if not parameter.grad.any()}
-        inner = {name for name, _ in net.named_parameters() if "body." in name and "body.4" not in name}
+        inner = {
+            name for name, _ in net.named_parameters() if "body." in name and "body.4" not in name
+        }
         assert silent == (inner if step == 0 else set())
         optimizer.step()
 
@@ -209,7 +237,8 @@ def test_at_first_only_the_last_weights_of_a_branch_learn_and_then_all_do(rank):
 def test_bfloat16_and_channels_last_run_and_stay(rank):
     layout = torch.channels_last if rank == 2 else torch.channels_last_3d
     net = nn.Sequential(
-        UpStage(6, 4, rank, [Residual(4, 8, rank)]), DownStage(4, 6, rank, [Residual(4, 8, rank, (3, 3))])
+        UpStage(6, 4, rank, [Residual(4, 8, rank)]),
+        DownStage(4, 6, rank, [Residual(4, 8, rank, (3, 3))]),
     )
     x = torch.randn(2, 6, *SPACES[rank])
     expected = net(x)
@@ -263,7 +292,9 @@ def test_truncated_noise_is_bounded_odd_and_keeps_its_order(bound, dtype):
 def test_truncated_noise_is_the_quantile_of_the_truncated_normal(bound):
     z = numbers().double().clamp(-4, 4)
     low, high = ndtr(torch.tensor([-bound, bound], dtype=torch.float64))
-    torch.testing.assert_close(truncated(z, bound), ndtri(low + ndtr(z) * (high - low)), rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(
+        truncated(z, bound), ndtri(low + ndtr(z) * (high - low)), rtol=1e-6, atol=1e-9
+    )
 
 
 @pytest.mark.parametrize("bound", [0.1, 0.7, 2.0])

@@ -19,7 +19,13 @@ def genkit(*words, cwd=None, timeout=120):
     command = [sys.executable, "-W", "error", "-m", "genkit", *map(str, words)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        command, capture_output=True, text=True, cwd=cwd, timeout=timeout, check=False, env=environment
+        command,
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        timeout=timeout,
+        check=False,
+        env=environment,
     )
 
 
@@ -31,7 +37,9 @@ SMALL = ["options.features=4", "options.size=16", "recipe.batch_size=16", "--thr
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     out = tmp_path_factory.mktemp("cli") / "run"
-    done = genkit("train", "image", "--items", 320, "--out", out, "options.conditional=true", *SMALL)
+    done = genkit(
+        "train", "image", "--items", 320, "--out", out, "options.conditional=true", *SMALL
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(out / "model")
     return out
@@ -40,7 +48,11 @@ def trained(tmp_path_factory):
 def test_train_leaves_the_files_that_the_interface_promises(trained):
     names = {path.name for path in trained.iterdir()}
     assert {"config.yaml", "metrics.jsonl", "samples", "checkpoints", "latest", "model"} <= names
-    assert {path.name for path in (trained / "model").iterdir()} >= {"config.json", "model.safetensors", "README.md"}
+    assert {path.name for path in (trained / "model").iterdir()} >= {
+        "config.json",
+        "model.safetensors",
+        "README.md",
+    }
     rows = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["items"] == 320
     assert {"seconds", "stage", "critic.loss", "generator.loss"} <= rows[-1].keys()
@@ -54,7 +66,10 @@ def test_generate_writes_files_or_a_grid_and_prints_where(trained, tmp_path):
     ]  # fmt: skip
     assert genkit("generate", trained, "-n", 2, "--out", f"{tmp_path}/v1.0/").returncode == 0
     assert (tmp_path / "v1.0" / "samples.json").exists()
-    assert genkit("generate", trained, "-n", 2, "--best-of", 3, "--out", tmp_path / "best").returncode == 0
+    assert (
+        genkit("generate", trained, "-n", 2, "--best-of", 3, "--out", tmp_path / "best").returncode
+        == 0
+    )
     assert json.loads((tmp_path / "best" / "samples.json").read_text())["best_of"] == 3
     done = genkit("generate", trained, "-n", 20, "--out", tmp_path / "grid.png", "--json")
     assert json.loads(done.stdout)["files"] == [str(tmp_path / "grid.png")]
@@ -67,8 +82,8 @@ def test_a_walk_is_a_strip_an_animation_or_files(trained, tmp_path):
     assert (done.returncode, done.stdout.strip()) == (0, str(tmp_path / "strip.png"))
     with Image.open(tmp_path / "strip.png") as strip:
         assert strip.size == (4 * 18 + 2, 3 * 18 + 2)
-    assert genkit(*words, "--out", tmp_path / "walk.webp", "fps=25").returncode == 0
-    with Image.open(tmp_path / "walk.webp") as film:
+    assert genkit(*words, "--out", tmp_path / "interpolation.webp", "fps=25").returncode == 0
+    with Image.open(tmp_path / "interpolation.webp") as film:
         assert (film.n_frames, film.info["loop"]) == (9, 0)
     assert genkit(*words, "--out", tmp_path / "files").returncode == 0
     rows = json.loads((tmp_path / "files" / "samples.json").read_text())["samples"]
@@ -100,7 +115,10 @@ def test_print_config_is_a_config_file(tmp_path):
         (["train", "image", "recipe.loss=hing"], "Did you mean 'hinge'"),
         (["train", "image", "recipe.penalties.r3.weight=1"], "recipe.penalties"),
         (["train", "image", "nonsense"], "path=value"),
-        (["train", "image", "--data", "no/such/folder", "--out", "OUT"], "there is no such file or folder"),
+        (
+            ["train", "image", "--data", "no/such/folder", "--out", "OUT"],
+            "there is no such file or folder",
+        ),
         (["train", "image", "--data", "builtin:fashio", "--out", "OUT"], "Did you mean 'fashion'"),
         (["train", "image", "--device", "cuda:77", "--out", "OUT"], "does not exist here"),
         (["train", "image", "--resume", "--overwrite"], "exclude each other"),
@@ -108,10 +126,16 @@ def test_print_config_is_a_config_file(tmp_path):
         (["train", "image", "--config", "no.yaml"], "no.yaml"),
         (["train", "image", "--items", "x"], "items"),
         (["train", "image", "--items", "-5"], "run.items"),
-        (["data", "check", "no/such/folder", "--modality", "image"], "there is no such file or folder"),
+        (
+            ["data", "check", "no/such/folder", "--modality", "image"],
+            "there is no such file or folder",
+        ),
         (["data", "check", ".", "--modality", "image", "options.sise=32"], "Did you mean 'size'"),
         (["data", "check", ".", "--modality", "imagee"], "Did you mean 'image'"),
-        (["data", "check", "torchvision:FashionMNIST", "--modality", "image"], "download them once"),
+        (
+            ["data", "check", "torchvision:FashionMNIST", "--modality", "image"],
+            "download them once",
+        ),
         (["generate", "no/model"], "does not exist"),
         (["generate", "RUN", "--out", "x.mp4"], ".png"),
         (["generate", "RUN", "--out", "-"], "not text"),
@@ -133,7 +157,10 @@ def test_print_config_is_a_config_file(tmp_path):
     ],
 )
 def test_the_users_mistakes_are_one_sentence_and_exit_code_2(trained, tmp_path, words, said):
-    words = [str(trained) if word == "RUN" else str(tmp_path / "o") if word == "OUT" else word for word in words]
+    words = [
+        str(trained) if word == "RUN" else str(tmp_path / "o") if word == "OUT" else word
+        for word in words
+    ]
     done = genkit(*words, cwd=tmp_path)
     assert done.returncode == 2, (done.stdout, done.stderr)
     assert said in done.stderr
@@ -173,7 +200,9 @@ def test_strict_is_exit_code_2_after_the_report_and_before_a_run(half_good):
     assert done.returncode == 2
     assert json.loads(done.stdout)["items"] == 3
     assert done.stderr.startswith("genkit: 25 of 28 items")
-    done = genkit("train", "image", "--data", half_good, "--strict", "--out", half_good / "run", *SMALL)
+    done = genkit(
+        "train", "image", "--data", half_good, "--strict", "--out", half_good / "run", *SMALL
+    )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("genkit: 25 of 28 items")
     for path in half_good.glob("good*"):
@@ -186,9 +215,10 @@ def test_strict_is_exit_code_2_after_the_report_and_before_a_run(half_good):
 
 
 def test_data_check_takes_any_modality_and_asks_which_if_there_are_several(capsys):
+    from toys import ring
+
     from genkit import register, unregister
     from genkit.cli import main
-    from genkit.testing.toys import ring
 
     register(ring)
     try:
@@ -208,7 +238,18 @@ def test_data_check_takes_any_modality_and_asks_which_if_there_are_several(capsy
 
 def test_ctrl_c_saves_and_resume_goes_on(tmp_path):
     out = tmp_path / "run"
-    command = [sys.executable, "-m", "genkit", "train", "image", "--items", "1000000", "--out", str(out), *SMALL]
+    command = [
+        sys.executable,
+        "-m",
+        "genkit",
+        "train",
+        "image",
+        "--items",
+        "1000000",
+        "--out",
+        str(out),
+        *SMALL,
+    ]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and not (out / "metrics.jsonl").exists():
@@ -228,7 +269,15 @@ def test_ctrl_c_saves_and_resume_goes_on(tmp_path):
 
 def test_version_and_help():
     assert genkit("--version").stdout.startswith("genkit-gan ")
-    for words in ([], ["train"], ["generate"], ["info"], ["plugins"], ["plugins", "list"], ["data", "check"]):
+    for words in (
+        [],
+        ["train"],
+        ["generate"],
+        ["info"],
+        ["plugins"],
+        ["plugins", "list"],
+        ["data", "check"],
+    ):
         done = genkit(*words, "--help")
         assert (done.returncode, "Usage:" in done.stdout) == (0, True)
 
@@ -281,7 +330,9 @@ def test_a_disk_that_takes_no_more_is_one_sentence_and_loses_nothing(tmp_path):
     assert genkit("train", "image", "--items", 160, "--out", out, *SMALL).returncode == 0
     before = sorted(path.name for path in (out / "checkpoints").iterdir())
     words = f"{sys.executable} -m genkit train image --resume --items 320 --out {out} -q"
-    done = subprocess.run(["bash", "-c", f"ulimit -f 4; {words}"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["bash", "-c", f"ulimit -f 4; {words}"], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 1
     assert done.stderr.startswith("genkit: cannot write")
     assert done.stderr.count("\n") == 1

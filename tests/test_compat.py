@@ -7,7 +7,9 @@ import pytest
 
 
 def run(code):
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -37,7 +39,9 @@ def test_torchaudio_transforms_and_filters_work():
 
 
 def test_what_needs_the_native_part_says_which_build_to_install():
-    native = run("from genkit import compat; print(compat._native_part_loads('torchvision', '_C'))").strip()
+    native = run(
+        "from genkit import compat; print(compat._native_part_loads('torchvision', '_C'))"
+    ).strip()
     if native == "True":
         pytest.skip("torchvision's native part fits this torch")
     out = run(

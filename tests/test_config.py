@@ -6,15 +6,16 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+import toys
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genkit import config, registry
+from genkit import config
+from genkit.discovery import registry
 from genkit.errors import ConfigError, PluginError, UnknownModality
 from genkit.plugin import Modality, ModalityPlugin, Preset
 from genkit.recipe import Pathwise, Schedule, ScoreFunction, Settings
-from genkit.testing import toys
 
 laws = settings(max_examples=60, deadline=None, derandomize=True)
 
@@ -90,7 +91,11 @@ def build(*words, preset=None, modality=thing, layers=()):
             "recipe.generator.learning_rate.shap",
             "shape",
         ),
-        ("recipe.generator.constraint={kind: weight_clip, bonud: 1}", "recipe.generator.constraint.bonud", "bound"),
+        (
+            "recipe.generator.constraint={kind: weight_clip, bonud: 1}",
+            "recipe.generator.constraint.bonud",
+            "bound",
+        ),
         ("recipe.stages=[{itmes: 5}]", "recipe.stages.0.itmes", "items"),
         ("recipe.stages.0.generator.stepz=5", "recipe.stages.0.generator.stepz", "steps"),
         ("run.itmes=1", "run.itmes", "items"),
@@ -126,7 +131,9 @@ def test_an_error_shows_the_value_that_was_found():
 
 def test_controls_are_checked_like_options():
     assert config.controls(thing, {"temperature": 0.5}) == Controls(temperature=0.5)
-    with pytest.raises(ConfigError, match=r"^temprature: no such setting. Did you mean 'temperature'"):
+    with pytest.raises(
+        ConfigError, match=r"^temprature: no such setting. Did you mean 'temperature'"
+    ):
         config.controls(thing, {"temprature": 1})
 
 
@@ -142,7 +149,9 @@ def test_a_modality_without_options_or_controls_takes_none():
 
 def test_a_manifest_without_presets_is_an_error_of_its_own():
     with pytest.raises((PluginError, ConfigError)):
-        config.build(Modality(id="empty", title="Empty", plugin="no_such_module:Plugin", presets={}))
+        config.build(
+            Modality(id="empty", title="Empty", plugin="no_such_module:Plugin", presets={})
+        )
 
 
 class Registered(ModalityPlugin):
@@ -174,7 +183,9 @@ def test_overrides_are_paths_and_their_values_yaml():
     }
 
 
-@pytest.mark.parametrize("word", ["size", "=5", "=", "", "options.size=[1", "options.size={a: b: c}", "a.b=@x"])
+@pytest.mark.parametrize(
+    "word", ["size", "=5", "=", "", "options.size=[1", "options.size={a: b: c}", "a.b=@x"]
+)
 def test_what_is_no_override_is_refused_and_shown(word):
     with pytest.raises(ConfigError) as caught:
         config.parse_overrides([word])
@@ -211,7 +222,21 @@ def test_a_value_for_options_that_there_are_not_is_a_configuration_error(word):
 
 
 segments = st.sampled_from(
-    ["options", "recipe", "run", "size", "stages", "0", "1", "²", "estimator", "kind", "items", "x", ""]
+    [
+        "options",
+        "recipe",
+        "run",
+        "size",
+        "stages",
+        "0",
+        "1",
+        "²",
+        "estimator",
+        "kind",
+        "items",
+        "x",
+        "",
+    ]
 )
 values = st.sampled_from(
     ["5", "x", "[1]", "{}", "{items: 1}", "null", "true", "1e-3", "[", "", "nan", "score_function"]
@@ -221,7 +246,10 @@ values = st.sampled_from(
 @settings(laws, max_examples=300)
 @given(
     st.lists(
-        st.builds(lambda path, value: f"{'.'.join(path)}={value}", st.lists(segments, max_size=4), values), max_size=3
+        st.builds(
+            lambda path, value: f"{'.'.join(path)}={value}", st.lists(segments, max_size=4), values
+        ),
+        max_size=3,
     )
 )
 def test_whatever_is_typed_builds_or_is_a_configuration_error(words):
@@ -238,7 +266,9 @@ def test_learning_rates_may_be_written_as_people_do(text):
 
 
 def test_a_number_may_become_a_schedule():
-    schedule = build("recipe.generator.learning_rate={start: 1e-3, end: 0, items: 100}").recipe.generator.learning_rate
+    schedule = build(
+        "recipe.generator.learning_rate={start: 1e-3, end: 0, items: 100}"
+    ).recipe.generator.learning_rate
     assert schedule == Schedule(start=1e-3, end=0, items=100)
 
 
@@ -264,7 +294,10 @@ def test_a_digit_that_is_no_decimal_addresses_nothing():
 def test_the_elements_of_a_default_can_be_addressed_as_well():
     """`--print-config` shows the stages and betas of every recipe, so their paths must work in every recipe."""
     assert build("recipe.stages.0.kind=critics", preset="bare").recipe.stages[0].kind == "critics"
-    assert build("recipe.generator.betas.0=0.1", preset="bare").recipe.generator.betas == (0.1, 0.999)
+    assert build("recipe.generator.betas.0=0.1", preset="bare").recipe.generator.betas == (
+        0.1,
+        0.999,
+    )
 
 
 def test_a_list_is_replaced_whole():
@@ -276,8 +309,12 @@ def test_a_list_is_replaced_whole():
 
 def test_a_preset_gives_way_to_a_file_and_a_file_to_an_override(tmp_path):
     file = tmp_path / "run.yaml"
-    file.write_text("options: {size: 48}\nrecipe: {batch_size: 20, generator: {learning_rate: 0.5}}\n")
-    layers = [{key: value for key, value in config.read_file(file).items() if key in config.SECTIONS}]
+    file.write_text(
+        "options: {size: 48}\nrecipe: {batch_size: 20, generator: {learning_rate: 0.5}}\n"
+    )
+    layers = [
+        {key: value for key, value in config.read_file(file).items() if key in config.SECTIONS}
+    ]
     built = build("recipe.batch_size=24", layers=layers)
     assert built.recipe.batch_size == 24  # preset 16, file 20
     assert built.options.size == 48  # preset 32
@@ -298,7 +335,11 @@ mappings = st.dictionaries(st.sampled_from("abc"), trees, min_size=1, max_size=3
 def leaves(tree, path=()):
     if not isinstance(tree, dict):
         return {path: tree}
-    return {leaf: value for key, inner in tree.items() for leaf, value in leaves(inner, (*path, key)).items()}
+    return {
+        leaf: value
+        for key, inner in tree.items()
+        for leaf, value in leaves(inner, (*path, key)).items()
+    }
 
 
 @laws
@@ -323,7 +364,12 @@ def test_merging_the_same_again_changes_nothing_and_merging_leaves_its_arguments
 
 def test_building_leaves_the_presets_alone():
     before = repr(thing)
-    build("options.inner.depth=9", "recipe.stages.0.items=3", "recipe.estimator.kind=pathwise", "run.minutes=1")
+    build(
+        "options.inner.depth=9",
+        "recipe.stages.0.items=3",
+        "recipe.estimator.kind=pathwise",
+        "run.minutes=1",
+    )
     assert repr(thing) == before
     assert build().options.inner.depth == 5
 
@@ -331,8 +377,14 @@ def test_building_leaves_the_presets_alone():
 def test_another_kind_of_estimator_starts_afresh():
     assert isinstance(build().recipe.estimator, ScoreFunction)
     assert build("recipe.estimator.kind=pathwise").recipe.estimator == Pathwise()
-    pinned = build("recipe.estimator.kind=score_function", "recipe.estimator.stride=2").recipe.estimator
-    assert (pinned.credit, pinned.rollouts, pinned.stride) == ("monte_carlo", 4, 2)  # the same kind keeps the rest
+    pinned = build(
+        "recipe.estimator.kind=score_function", "recipe.estimator.stride=2"
+    ).recipe.estimator
+    assert (pinned.credit, pinned.rollouts, pinned.stride) == (
+        "monte_carlo",
+        4,
+        2,
+    )  # the same kind keeps the rest
     assert build("recipe.estimator.rollouts=9").recipe.estimator.credit == "monte_carlo"
     with pytest.raises(ConfigError, match="rollouts"):
         build("recipe.estimator={kind: pathwise, rollouts: 2}")
@@ -365,7 +417,9 @@ def test_the_length_given_last_counts():
     assert layers == [{"run": {"minutes": 1, "seed": 4}}, {"run": {"items": 9}}]
 
 
-@pytest.mark.parametrize("words", [["run.items=5", "run.minutes=5"], ["run.items=null"], ["run={items: , minutes: }"]])
+@pytest.mark.parametrize(
+    "words", [["run.items=5", "run.minutes=5"], ["run.items=null"], ["run={items: , minutes: }"]]
+)
 def test_both_lengths_or_neither_are_refused(words):
     with pytest.raises(ConfigError, match="give either items or minutes"):
         build(*words)
@@ -462,7 +516,13 @@ def test_ones_own_loss_penalty_or_reward_is_named_by_module_and_attribute(path, 
 @places
 @pytest.mark.parametrize(
     "name",
-    ["no_such_module:x", "my_own_losses:no_such_name", "my_broken_losses:x", "my_exiting_losses:x", ":loss"],
+    [
+        "no_such_module:x",
+        "my_own_losses:no_such_name",
+        "my_broken_losses:x",
+        "my_exiting_losses:x",
+        ":loss",
+    ],
 )
 @pytest.mark.usefixtures("own_module")
 def test_what_cannot_be_imported_is_named_with_the_reason(path, word, name):
@@ -507,21 +567,34 @@ def able(*names):
 @pytest.mark.parametrize(("word", "needed"), NEEDS.items(), ids=NEEDS)
 def test_a_recipe_needs_what_its_preset_announces(word, needed):
     assert build(word, modality=able(*needed))
-    assert build(word, modality=able(None))  # a preset that announces nothing is checked against the classes, later
+    assert build(
+        word, modality=able(None)
+    )  # a preset that announces nothing is checked against the classes, later
     for lacking in needed:
         with pytest.raises(ConfigError) as caught:
             build(word, modality=able(*needed - {lacking}, "condition"))
         message = str(caught.value)
         has = ", ".join(sorted(needed - {lacking} | {"condition"}))
-        assert f"needs the capability {lacking!r}, which preset 'default' lacks (it has: {has})" in message
+        assert (
+            f"needs the capability {lacking!r}, which preset 'default' lacks (it has: {has})"
+            in message
+        )
 
 
 # As plain data ---------------------------------------------------------------------------------------------------
 
 KNOWN = {
     "image dcgan": ("image", "dcgan", ["options.size=[32, 48]", "options.conditional=true"]),
-    "image small": ("image", None, ["recipe.penalties={r1: {weight: 1}}", "run.minutes=3", "recipe.ema_rampup=null"]),
-    "ring": (toys.ring, None, ["recipe.generator.learning_rate={start: 1e-3, end: 0, items: 5, shape: cosine}"]),
+    "image small": (
+        "image",
+        None,
+        ["recipe.penalties={r1: {weight: 1}}", "run.minutes=3", "recipe.ema_rampup=null"],
+    ),
+    "ring": (
+        toys.ring,
+        None,
+        ["recipe.generator.learning_rate={start: 1e-3, end: 0, items: 5, shape: cosine}"],
+    ),
     "language": (toys.language, "rollouts", ["recipe.stages=[{kind: pretrain, items: 9}, {}]"]),
     "duet": (toys.duet, None, ["recipe.critics.narrow.constraint={kind: singular_values}"]),
     "thing": (thing, None, []),
@@ -542,8 +615,15 @@ def test_plain_data_say_what_was_trained_on():
     assert config.build(thing, data="photos/").plain()["data"] == "photos/"
     assert config.build(thing, data=[1, 2]).plain()["data"] == "<list>"
     plain = build().plain()
-    assert (plain["modality"], plain["preset"], plain["plugin"]) == ("thing", "default", "local 0 (thing)")
-    assert config.build("image").plain()["plugin"] == f"genkit-gan-image {registry.provider('image').version} (image)"
+    assert (plain["modality"], plain["preset"], plain["plugin"]) == (
+        "thing",
+        "default",
+        "local 0 (thing)",
+    )
+    assert (
+        config.build("image").plain()["plugin"]
+        == f"genkit-gan-image {registry.provider('image').version} (image)"
+    )
 
 
 def test_a_path_is_recorded_as_the_path_that_it_is():
@@ -569,7 +649,9 @@ def test_differences_are_empty_only_between_equals_and_have_two_sides(a, b):
     there, back = config.differences(a, b), config.differences(b, a)
     assert there == {path: (old, new) for path, (new, old) in back.items()}
     assert (not there) == (a == b)
-    assert {path for path, (old, new) in there.items() if old is not None} <= {".".join(path) for path in leaves(a)}
+    assert {path for path, (old, new) in there.items() if old is not None} <= {
+        ".".join(path) for path in leaves(a)
+    }
 
 
 # Cost ------------------------------------------------------------------------------------------------------------
@@ -591,5 +673,7 @@ def test_configuration_never_imports_torch():
         "heavy = {'torch', 'torchvision', 'numpy', 'PIL'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr

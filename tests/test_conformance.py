@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 import torch
+import toys
 from torch import nn
+from toy_curves import CurveGenerator, Curves, curves
+from toys import duet, language, ring
 from typer.testing import CliRunner
 
 from genkit.cli import app
 from genkit.errors import ConfigError, DataError
 from genkit.plugin import Critique, Facts, Networks, Preset, Sample
-from genkit.testing import ModalityConformance, check_modality, toys
-from genkit.testing.conformance import CHECKS, MINIMUM
-from genkit.testing.curves import CurveGenerator, Curves, curves
-from genkit.testing.toys import duet, language, ring
+from genkit.testing.conformance import CHECKS, MINIMUM, ModalityConformance, check_modality
 
 NAMES = [check.name for check in CHECKS]
 CALLS = itertools.count()
@@ -40,7 +40,9 @@ def points(generator=toys.PointGenerator, critic=toys.PointCritic):
     class Mutant(toys.Mixture):
         def networks(self):
             options = self.options
-            return Networks(generator(options.width, options.latent), {"critic": critic(options.width)})
+            return Networks(
+                generator(options.width, options.latent), {"critic": critic(options.width)}
+            )
 
     return like(ring, plugin=Mutant)
 
@@ -139,7 +141,9 @@ class ShiftIsNoBuffer(toys.PointGenerator):
 class ProcessDecides(toys.Mixture):
     def networks(self):
         networks = super().networks()
-        networks.generator.register_forward_hook(lambda _, __, sample: sample.with_x(sample.x + os.getpid()))
+        networks.generator.register_forward_hook(
+            lambda _, __, sample: sample.with_x(sample.x + os.getpid())
+        )
         return networks
 
 
@@ -152,9 +156,9 @@ class LeavesAFile(toys.Mixture):
 class RemembersLooks(toys.Duet):
     looks = 0
 
-    def sheet(self, *arguments):
+    def preview(self, *arguments):
         self.looks += 1
-        return super().sheet(*arguments)
+        return super().preview(*arguments)
 
     def terms(self, *arguments):
         return {name: value * (1 + self.looks) for name, value in super().terms(*arguments).items()}
@@ -177,7 +181,7 @@ class Rounds(toys.Mixture):
 
 
 class NumberedSheets(toys.Duet):
-    def sheet(self, *_):
+    def preview(self, *_):
         return str(next(CALLS)).encode()
 
 
@@ -218,8 +222,10 @@ class StartsEachBlockAnew(Curves):
 
 
 class LosesAStep(Curves):
-    def sink(self, file, format, controls):
-        return contextlib.nullcontext(lambda part: file.write(self.encode(part.with_x(part.x[..., :-1]), format, None)))
+    def writer(self, file, format, controls):
+        return contextlib.nullcontext(
+            lambda part: file.write(self.encode(part.with_x(part.x[..., :-1]), format, None))
+        )
 
 
 class WritesNoPng(toys.Mixture):
@@ -236,15 +242,21 @@ NO_SUCH_TERM = {**duet.presets["default"].recipe, "terms": {"spred": 0.1}}
 
 MUTANTS = {
     "manifest_is_plain_data": (like(ring, media_type="points"), "type/subtype"),
-    "import_takes_no_torch": ("genkit.testing.toys:ring", "imports torch"),
-    "names_resolve": (like(ring, options="genkit.testing.toys:NoSuchOptions"), "NoSuchOptions"),
-    "presets_are_configurations": (replace(ring, presets={**ring.presets, "other": MISSPELT}), "Did you mean 'hinge'"),
+    "import_takes_no_torch": ("toys:ring", "imports torch"),
+    "names_resolve": (like(ring, options="toys:NoSuchOptions"), "NoSuchOptions"),
+    "presets_are_configurations": (
+        replace(ring, presets={**ring.presets, "other": MISSPELT}),
+        "Did you mean 'hinge'",
+    ),
     "capabilities_are_real": (announcing("augment"), "announces augment, which its classes lack"),
     "options_round_trip": (like(ring, options=Loose), "take an unknown key"),
     "controls_round_trip": (like(duet, controls=LooseControls), "take an unknown key"),
     "data_are_samples": (like(ring, plugin=OtherDataEachTime), "other items"),
     "facts_round_trip": (like(ring, plugin=TupleInFacts), "not the same after JSON"),
-    "networks_follow_from_facts": (like(ring, plugin=WideOnceItHasSeenData), "rebuilt without the data"),
+    "networks_follow_from_facts": (
+        like(ring, plugin=WideOnceItHasSeenData),
+        "rebuilt without the data",
+    ),
     "fakes_are_like_reals": (points(OneAxisMore, Flattens), r"samples \[8, 1, 2\], the data are"),
     "critics_judge_each_row": (points(critic=OneVerdictForAll), r"logits \[1\] for 8 samples"),
     "training_is_finite_and_moves_all": (points(WithoutSlope), "generator has not changed"),
@@ -261,16 +273,25 @@ MUTANTS = {
     "fresh_process_rebuilds": (like(ring, plugin=f"{__name__}:ProcessDecides"), "a fresh process"),
     "files_stay_in_the_run": (like(ring, plugin=LeavesAFile), "left.txt"),
     "condition_answers": (like(duet, plugin=ConditionByPlace), "of index 1 depends on the indices"),
-    "initialise_is_repeatable": (announcing("initialise", plugin=OtherWeightsEachTime), "the second time"),
-    "terms_are_scalars": (like(duet, preset={"recipe": NO_SUCH_TERM}), "weighs spred, but terms gave spread"),
-    "augment_keeps_shape": (announcing("augment", plugin=Rounds), "gradient through augment is nothing"),
-    "sheet_writes_each_ending": (like(duet, plugin=NumberedSheets), "another sheet .txt"),
+    "initialise_is_repeatable": (
+        announcing("initialise", plugin=OtherWeightsEachTime),
+        "the second time",
+    ),
+    "terms_are_scalars": (
+        like(duet, preset={"recipe": NO_SUCH_TERM}),
+        "weighs spred, but terms gave spread",
+    ),
+    "augment_keeps_shape": (
+        announcing("augment", plugin=Rounds),
+        "gradient through augment is nothing",
+    ),
+    "preview_writes_each_ending": (like(duet, plugin=NumberedSheets), "another preview .txt"),
     "pretrain_loss_learns": (speaker(FlatLoss), "no gradient of pretrain_loss"),
     "log_prob_is_one": (speaker(PositiveLogProb), "at most 0"),
     "complete_keeps_prefixes": (speaker(StartsAnew), "told to keep"),
     "relaxed_agrees": (speaker(ScoresAnotherPolicy), "score with the same policy"),
     "unroll_is_one_sample": (like(curves, plugin=StartsEachBlockAnew), "drawn 1 at a time differ"),
-    "sink_writes_what_encode_writes": (like(curves, plugin=LosesAStep), "another .raw"),
+    "writer_writes_what_encode_writes": (like(curves, plugin=LosesAStep), "another .raw"),
     "unannounced_is_not_used": (like(ring, plugin=AugmentsItsData), "augment was called"),
 }
 """Check -> (a modality that it must catch, what it says)."""
@@ -299,12 +320,18 @@ def test_a_toy_keeps_the_contract(toy):
     assert report.applied >= MINIMUM + len(toy.presets["default"].capabilities)
 
 
-OTHERS = [(toys.grid, None), (toys.step_language, None), *((language, name) for name in list(language.presets)[1:])]
+OTHERS = [
+    (toys.grid, None),
+    (toys.step_language, None),
+    *((language, name) for name in list(language.presets)[1:]),
+]
 
 
 @pytest.mark.parametrize(("toy", "preset"), OTHERS)
 def test_the_other_toys_and_presets_keep_it_within_this_process(toy, preset):
-    report = check_modality(toy, preset, only=[name for name in NAMES if name != "fresh_process_rebuilds"])
+    report = check_modality(
+        toy, preset, only=[name for name in NAMES if name != "fresh_process_rebuilds"]
+    )
     assert report.ok, str(report)
 
 
@@ -390,9 +417,13 @@ def test_data_that_cannot_be_opened_are_the_users_mistake():
 
 def test_the_command_tells_and_ends_with_what_it_found():
     run = CliRunner().invoke
-    told = run(app, ["plugins", "check", "genkit.testing.toys:ring", "options.width=8", "--json"])
+    told = run(app, ["plugins", "check", "toys:ring", "options.width=8", "--json"])
     report = json.loads(told.stdout)
     failed = [row["name"] for row in report["results"] if row["status"] == "failed"]
-    assert (told.exit_code, report["ok"], failed) == (1, False, ["import_takes_no_torch"])  # toys are no package
+    assert (told.exit_code, report["ok"], failed) == (
+        1,
+        False,
+        ["import_takes_no_torch"],
+    )  # toys are no package
     assert isinstance(run(app, ["plugins", "check", "nobody:at_home"]).exception, ConfigError)
     assert isinstance(run(app, ["plugins", "check", "image", "run.items=3"]).exception, ConfigError)

@@ -8,15 +8,22 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import Subset, TensorDataset
+from toys import Mixture, RingOptions, duet
 
 import genkit
-from genkit.data import Batches, as_sample, collate, global_seeds, open_data, parts, seed_everything
+from genkit.engine.data import Batches, open_data
 from genkit.errors import DataError
 from genkit.plugin import Facts, Modality, Sample, Skipped
-from genkit.testing.toys import Mixture, RingOptions, duet
+from genkit.sampling.batching import as_sample, collate, parts
+from genkit.system.seeding import global_seeds, seed_everything
 
 laws = settings(max_examples=50, deadline=None, derandomize=True)
-sizes, seeds, positions, counts = st.integers(1, 13), st.integers(0, 99), st.integers(0, 200), st.integers(1, 30)
+sizes, seeds, positions, counts = (
+    st.integers(1, 13),
+    st.integers(0, 99),
+    st.integers(0, 200),
+    st.integers(1, 30),
+)
 
 
 class Items:
@@ -66,7 +73,8 @@ def test_an_epoch_is_a_permutation(size, seed, epoch):
 def test_a_batch_is_its_items_also_across_the_ends_of_epochs(size, seed, position, count):
     batch = numbers(Batches(torch.arange(size), seed), position, count)
     assert batch == [
-        numbers(Batches(torch.arange(size), seed), place, 1)[0] for place in range(position, position + count)
+        numbers(Batches(torch.arange(size), seed), place, 1)[0]
+        for place in range(position, position + count)
     ]
 
 
@@ -76,13 +84,17 @@ def test_the_position_alone_decides_whatever_was_taken_before(size, seed, before
     batches = Batches(torch.arange(size), seed)
     for other, many in before:
         batches.take(other, many)
-    assert numbers(batches, position, count) == numbers(Batches(torch.arange(size), seed), position, count)
+    assert numbers(batches, position, count) == numbers(
+        Batches(torch.arange(size), seed), position, count
+    )
 
 
 def test_epochs_and_seeds_have_orders_of_their_own():
     size = 50
     orders = [
-        tuple(numbers(Batches(torch.arange(size), seed), epoch * size, size)) for seed in (0, 1) for epoch in (0, 1)
+        tuple(numbers(Batches(torch.arange(size), seed), epoch * size, size))
+        for seed in (0, 1)
+        for epoch in (0, 1)
     ]
     assert len(set(orders)) == 4
     assert tuple(range(size)) not in orders
@@ -92,7 +104,9 @@ def test_every_place_of_an_order_is_equally_likely():
     places = np.array([numbers(Batches(torch.arange(5), seed), 0, 5) for seed in range(2000)])
     for column in places.T:
         found = np.bincount(column, minlength=5)
-        assert ((found - 400) ** 2 / 400).sum() < 18.5  # chi-square with 4 degrees of freedom, one in a thousand
+        assert (
+            (found - 400) ** 2 / 400
+        ).sum() < 18.5  # chi-square with 4 degrees of freedom, one in a thousand
 
 
 def test_the_order_is_what_it_was_in_the_first_release():
@@ -124,9 +138,15 @@ PLAIN = {
 }
 PAIRS = {
     "items that are pairs": TensorDataset(X, LABELS),
-    "items with plain numbers": Items([(row, label) for row, label in zip(X, range(11), strict=True)]),
-    "items that are lists": Items([[row.numpy(), label] for row, label in zip(X, LABELS.numpy(), strict=True)]),
-    "items that are Samples": Items([Sample(row, label) for row, label in zip(X, LABELS, strict=True)]),
+    "items with plain numbers": Items(
+        [(row, label) for row, label in zip(X, range(11), strict=True)]
+    ),
+    "items that are lists": Items(
+        [[row.numpy(), label] for row, label in zip(X, LABELS.numpy(), strict=True)]
+    ),
+    "items that are Samples": Items(
+        [Sample(row, label) for row, label in zip(X, LABELS, strict=True)]
+    ),
     "fetched whole, as items": Subset(TensorDataset(X, LABELS), range(11)),
     "fetched whole, as a Sample": Whole(Sample(X, LABELS)),
 }
@@ -165,7 +185,9 @@ def test_a_batch_is_a_copy():
     assert torch.equal(x, X)
 
 
-@pytest.mark.parametrize("item", [3, 2.5, True, np.float32(1.5), np.ones(2), torch.ones(2), (1,), (1, 2)], ids=repr)
+@pytest.mark.parametrize(
+    "item", [3, 2.5, True, np.float32(1.5), np.ones(2), torch.ones(2), (1,), (1, 2)], ids=repr
+)
 def test_what_can_be_a_tensor_is_an_item(item):
     sample = as_sample(item)
     first = item[0] if isinstance(item, tuple) else item
@@ -177,7 +199,9 @@ def test_a_flipped_array_is_an_item_as_well():
     """NumPy flips by a negative stride, which torch does not know."""
     flipped = X.numpy()[:, :, ::-1]
     assert torch.equal(Batches(flipped, 0).take(0, 11).x, Batches(X.flip(2), 0).take(0, 11).x)
-    assert torch.equal(Batches(Items(flipped), 0).take(0, 11).x, Batches(X.flip(2), 0).take(0, 11).x)
+    assert torch.equal(
+        Batches(Items(flipped), 0).take(0, 11).x, Batches(X.flip(2), 0).take(0, 11).x
+    )
 
 
 def test_items_that_may_not_be_written_to_raise_no_warning():
@@ -193,10 +217,14 @@ def test_items_that_may_not_be_written_to_raise_no_warning():
 
 
 @pytest.mark.parametrize(
-    "item", ["text", b"bytes", None, {"x": 1}, {1, 2}, (), (1, 2, 3), object()], ids=lambda item: type(item).__name__
+    "item",
+    ["text", b"bytes", None, {"x": 1}, {1, 2}, (), (1, 2, 3), object()],
+    ids=lambda item: type(item).__name__,
 )
 def test_an_item_of_another_type_is_refused_by_its_type(item):
-    with pytest.raises(DataError, match=f"is a {type(item).__name__}; a Sample, a tensor or an array was expected"):
+    with pytest.raises(
+        DataError, match=f"is a {type(item).__name__}; a Sample, a tensor or an array was expected"
+    ):
         Batches(Items([item]), 0).take(0, 1)
 
 
@@ -226,7 +254,9 @@ def test_an_array_of_no_numbers_is_a_data_error():
 # What cannot be a batch ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("empty", [[], torch.empty(0, 3), np.empty((0, 3)), Items([]), Whole(X[:0])])
+@pytest.mark.parametrize(
+    "empty", [[], torch.empty(0, 3), np.empty((0, 3)), Items([]), Whole(X[:0])]
+)
 def test_an_empty_data_set_is_refused(empty):
     with pytest.raises(DataError, match="empty"):
         Batches(empty, 0)
@@ -236,12 +266,18 @@ def test_items_of_several_shapes_are_refused_with_the_shapes():
     with pytest.raises(DataError, match=r"one shape; found \[\(2,\), \(3,\)\] for x"):
         Batches([torch.zeros(2), torch.zeros(3)], 0).take(0, 2)
     with pytest.raises(DataError, match="for mask"):
-        collate([Sample(torch.zeros(2), mask=torch.ones(length, dtype=torch.bool)) for length in (2, 3)])
+        collate(
+            [Sample(torch.zeros(2), mask=torch.ones(length, dtype=torch.bool)) for length in (2, 3)]
+        )
 
 
 @pytest.mark.parametrize("part", ["condition", "mask", "relaxed"])
 def test_a_part_that_only_some_items_have_is_refused(part):
-    items = [Sample(torch.zeros(2), **{part: torch.ones(2)}), Sample(torch.zeros(2)), Sample(torch.zeros(2))]
+    items = [
+        Sample(torch.zeros(2), **{part: torch.ones(2)}),
+        Sample(torch.zeros(2)),
+        Sample(torch.zeros(2)),
+    ]
     with pytest.raises(DataError, match=f"only 1 of 3 items have a {part}"):
         Batches(items, 0).take(0, 3)
 
@@ -254,7 +290,9 @@ def test_a_part_that_only_some_items_have_is_refused(part):
 def test_a_random_item_depends_on_seed_and_position_not_on_the_batch(seed, position, count):
     noisy = Noisy(range(7))
     batch = Batches(noisy, seed).take(position, count).x
-    alone = [Batches(noisy, seed).take(place, 1).x[0] for place in range(position, position + count)]
+    alone = [
+        Batches(noisy, seed).take(place, 1).x[0] for place in range(position, position + count)
+    ]
     assert torch.equal(batch, torch.stack(alone))
 
 
@@ -273,10 +311,16 @@ def same(a, b):
     return torch.equal(a[0], b[0]) and numpy and a[2] == b[2]
 
 
-@pytest.mark.parametrize("dataset", [Noisy(range(5)), Whole(X), X, Subset(Noisy(range(5)), range(5))])
+@pytest.mark.parametrize(
+    "dataset", [Noisy(range(5)), Whole(X), X, Subset(Noisy(range(5)), range(5))]
+)
 def test_taking_leaves_the_global_generators_as_they_were(dataset):
     batches = Batches(dataset, 0)
-    torch.rand(1), np.random.randn(1), random.gauss(0, 1)  # also half-used pairs of normals are part of a state
+    (
+        torch.rand(1),
+        np.random.randn(1),
+        random.gauss(0, 1),
+    )  # also half-used pairs of normals are part of a state
     before = states()
     batches.take(3, 4)
     assert same(before, states())
@@ -339,7 +383,10 @@ class Worded(Items):
         self.state = torch.get_rng_state()
         return Sample(
             torch.tensor(
-                [[self.items[index], *divmod(int(word), 2**32)] for index, word in zip(indices, words, strict=True)]
+                [
+                    [self.items[index], *divmod(int(word), 2**32)]
+                    for index, word in zip(indices, words, strict=True)
+                ]
             )
         )
 
@@ -352,7 +399,9 @@ class Worded(Items):
 def test_words_depend_on_seed_and_position_not_on_the_batch(seed, position, count):
     worded = Worded(range(7))
     batch = Batches(worded, seed).take(position, count).x
-    alone = [Batches(worded, seed).take(place, 1).x[0] for place in range(position, position + count)]
+    alone = [
+        Batches(worded, seed).take(place, 1).x[0] for place in range(position, position + count)
+    ]
     assert torch.equal(batch, torch.stack(alone))
     assert batch[:, 0].tolist() == numbers(Batches(torch.arange(7), seed), position, count)
 
@@ -360,7 +409,12 @@ def test_words_depend_on_seed_and_position_not_on_the_batch(seed, position, coun
 def test_words_differ_from_place_to_place_and_seed_to_seed_and_no_generator_is_touched():
     worded = Worded([0])
     before = torch.get_rng_state()
-    assert len(torch.cat([Batches(worded, seed).take(0, 40).x[:, 1:] for seed in (0, 1)]).unique(dim=0)) == 80
+    assert (
+        len(
+            torch.cat([Batches(worded, seed).take(0, 40).x[:, 1:] for seed in (0, 1)]).unique(dim=0)
+        )
+        == 80
+    )
     assert torch.equal(worded.state, before)
     assert Batches(worded, 0).take(0, 1).x[0, 1:].tolist() == FIRST_WORD
 
@@ -402,7 +456,9 @@ def test_what_cannot_be_used_is_named_and_left_out():
     far = "it is too far?[2J"
     assert note(3, 1) == f"1 of 4 items of <tuple> cannot be used and are left out: point 0 ({far})"
     assert note(1996, 4).endswith(f"point 2 ({far}); and 1 more")
-    with pytest.raises(DataError, match=r"1 of 4 items of <tuple> cannot be used: point 0.*leave strict out"):
+    with pytest.raises(
+        DataError, match=r"1 of 4 items of <tuple> cannot be used: point 0.*leave strict out"
+    ):
         note(3, 1, strict=True)
     with pytest.raises(DataError, match="none of the 2 items of <tuple> can be used: point 0"):
         note(0, 2)

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from toys import ring
 
 import genkit
-from genkit.diagnosis import Reference, saturated
+from genkit.engine.diagnosis import Reference, saturated
 from genkit.plugin import Sample
-from genkit.testing.toys import ring
 
 
 def cloud(count, size=48, seed=0):
@@ -15,7 +15,7 @@ def cloud(count, size=48, seed=0):
 
 REALS = Reference(Sample(cloud(500)))
 CASES = {
-    "fresh draws of the same law": (cloud(64, seed=1), None),
+    "fresh draws of the same distribution": (cloud(64, seed=1), None),
     "one point": (cloud(1, seed=1).expand(64, -1) + 1e-4 * cloud(64, seed=2), "collapsed"),
     "three points": (cloud(3, seed=1).repeat(22, 1) + 1e-3 * cloud(66, seed=2), "collapsed"),
     "training items": (cloud(64), "by heart"),
@@ -29,12 +29,14 @@ CASES = {
 def test_samples_are_judged_in_plain_words(case):
     points, expected = CASES[case]
     numbers, said = REALS.findings(Sample(points))
-    assert set(numbers) == {"spread", "twins", "copies"}
+    assert set(numbers) == {"spread", "near_duplicates", "copies"}
     assert [expected in one for one in said] == ([True] if expected else [])
 
 
 def test_distances_are_the_same_whatever_the_shape():
-    shaped = Reference(Sample(cloud(500).view(500, 3, 4, 4))).findings(Sample(cloud(64, seed=1).view(64, 3, 4, 4)))
+    shaped = Reference(Sample(cloud(500).view(500, 3, 4, 4))).findings(
+        Sample(cloud(64, seed=1).view(64, 3, 4, 4))
+    )
     assert shaped == REALS.findings(Sample(cloud(64, seed=1)))
 
 
@@ -60,7 +62,13 @@ def test_too_few_to_judge_says_nothing():
 def test_a_critic_that_has_won_is_named_when_it_has_for_a_while():
     won, even = {"critic.separation": 1.0}, {"critic.separation": 0.7}
     assert "critic tells all fakes from reals" in saturated([won] * 3)[0]
-    assert saturated([won]) == saturated([even] * 5) == saturated([]) == saturated([won, even, won]) == []
+    assert (
+        saturated([won])
+        == saturated([even] * 5)
+        == saturated([])
+        == saturated([won, even, won])
+        == []
+    )
     assert "no gradient" in saturated([{"generator.gradient_norm": 0.0}])[0]
 
 
@@ -72,5 +80,11 @@ def test_a_run_says_what_is_wrong_with_it_and_logs_the_numbers(train):
     assert any(note and "looks collapsed" in note for note in notes)
     assert '"samples.spread"' in (out / "metrics.jsonl").read_text()
     healthy = []
-    genkit.train(ring, out=out.parent / "other", items=60_000, threads=1, progress=lambda p: healthy.append(p.note))
+    genkit.train(
+        ring,
+        out=out.parent / "other",
+        items=60_000,
+        threads=1,
+        progress=lambda p: healthy.append(p.note),
+    )
     assert not any(note and "by heart" in note for note in healthy)

@@ -16,7 +16,16 @@ CLEAN = {key: value for key, value in os.environ.items() if not key.startswith("
 def wheels_of(folder, *projects):
     """Wheels of these projects of the repository, sorted by name."""
     for project in projects:
-        build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(project)]
+        build = [
+            sys.executable,
+            "-m",
+            "build",
+            "--wheel",
+            "--no-isolation",
+            "--outdir",
+            str(folder),
+            str(project),
+        ]
         subprocess.run(build, check=True, capture_output=True)
     return sorted(folder.glob("*.whl"))
 
@@ -34,10 +43,14 @@ def fresh_environment(folder, wheels):
 def follow(page, folder, programs):
     """Run the ```sh blocks of a page in order, as one session, with its ```diff blocks applied in between."""
     blocks = re.findall(r"^```(sh|diff)\n(.*?)^```", page.read_text(), re.M | re.S)
-    script = "".join(text if kind == "sh" else f"git apply - <<'END'\n{text}END\n" for kind, text in blocks)
+    script = "".join(
+        text if kind == "sh" else f"git apply - <<'END'\n{text}END\n" for kind, text in blocks
+    )
     environment = {**CLEAN, "PATH": os.pathsep.join([str(programs), CLEAN["PATH"]])}
     command = ["bash", "-e", "-o", "pipefail", "-c", script]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -46,18 +59,26 @@ def follow(page, folder, programs):
 def test_wheels_of_all_distributions_train_and_generate_in_a_fresh_environment(tmp_path):
     plugins = "audio", "image", "text", "video"
     files = wheels_of(tmp_path / "wheels", ROOT, *(ROOT / "plugins" / name for name in plugins))
-    assert [file.name.split("-")[0] for file in files] == ["genkit_gan", *(f"genkit_gan_{name}" for name in plugins)]
+    assert [file.name.split("-")[0] for file in files] == [
+        "genkit_gan",
+        *(f"genkit_gan_{name}" for name in plugins),
+    ]
     assert sum(file.stat().st_size for file in files) < 12 * 2**20
     programs = fresh_environment(tmp_path / "venv", files)
 
     def genkit(*words):
         command = [str(programs / "genkit"), *map(str, words)]
-        done = subprocess.run(command, cwd=tmp_path, env=CLEAN, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, cwd=tmp_path, env=CLEAN, capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout
 
     assert "ok" in genkit("plugins", "list")
-    assert json.loads(genkit("data", "check", "builtin:kjv", "--modality", "text", "--json"))["items"] > 0
+    assert (
+        json.loads(genkit("data", "check", "builtin:kjv", "--modality", "text", "--json"))["items"]
+        > 0
+    )
     genkit("train", "image", "--items", 1000, "--out", "run", "-q")
     genkit("generate", "run", "-n", 4, "--out", "some/")
     genkit("generate", "run", "-n", 16, "--out", "grid.png")

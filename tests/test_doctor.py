@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from genkit import doctor, registry
 from genkit.cli import main
+from genkit.discovery import doctor, registry
 from genkit.errors import UnknownModality
 
 PLUGIN = "from genkit.plugin import ModalityPlugin\nclass Plugin(ModalityPlugin):\n    def networks(self): ...\n"
@@ -33,16 +33,16 @@ def require(metadata, *lines):
 
 
 def examined(name="alpha"):
-    return {finding.check: (finding.verdict, finding.message) for finding in doctor.examine(name)}
+    return {finding.check: (finding.status, finding.message) for finding in doctor.examine(name)}
 
 
 def faults(name="alpha"):
-    return [finding.message for finding in doctor.examine(name) if finding.verdict == "fault"]
+    return [finding.message for finding in doctor.examine(name) if finding.status == "fault"]
 
 
 def test_a_plugin_that_is_well_has_no_fault(alpha):
     found = examined()
-    assert {check: verdict for check, (verdict, _) in found.items()} == dict.fromkeys(
+    assert {check: status for check, (status, _) in found.items()} == dict.fromkeys(
         ("discovery", "requirements", "manifest", "classes"), "ok"
     )
     assert f"from {alpha.parent}" in found["manifest"][1]
@@ -70,7 +70,9 @@ def test_requirements_are_compared_with_what_is_installed(alpha):
 
 def test_requirements_of_the_extras_that_are_asked_for_count(alpha, site):
     other = site.install("other", {}, group="none")
-    require(other, "lost; extra == 'more'", "other[more]; extra == 'more'", "forgotten; extra == 'rest'")
+    require(
+        other, "lost; extra == 'more'", "other[more]; extra == 'more'", "forgotten; extra == 'rest'"
+    )
     require(alpha, "other[more]")
     assert faults() == ["lost is not installed: pip install 'lost'"]
 
@@ -83,13 +85,15 @@ def test_requirements_that_cannot_be_read_are_a_fault_and_no_traceback(alpha, li
 
 def test_a_floor_that_is_not_declared_is_a_note(site):
     site.plugin("alpha")
-    verdict, message = examined()["requirements"]
-    assert verdict == "note"
+    status, message = examined()["requirements"]
+    assert status == "note"
     assert f"add genkit-gan>={registry.core_version()}" in message
 
 
 def in_place(metadata, folder):
-    (metadata / "direct_url.json").write_text(json.dumps({"url": folder.as_uri(), "dir_info": {"editable": True}}))
+    (metadata / "direct_url.json").write_text(
+        json.dumps({"url": folder.as_uri(), "dir_info": {"editable": True}})
+    )
 
 
 def test_stale_installs_in_place_are_found(alpha, tmp_path):
@@ -98,10 +102,15 @@ def test_stale_installs_in_place_are_found(alpha, tmp_path):
     assert "which is gone" in examined()["in place"][1]
     project.mkdir()
     assert examined()["in place"] == ("ok", f"installed in place from {project}")
-    for stale, said in (('version = "2.0"', "says version 2.0, installed is 1.0"), ("", "says other entry points")):
+    for stale, said in (
+        ('version = "2.0"', "says version 2.0, installed is 1.0"),
+        ("", "says other entry points"),
+    ):
         text = f'[project]\nname = "alpha"\n{stale}\n[project.entry-points."genkit.modality.v1"]\nbeta = "m:x"\n'
         (project / "pyproject.toml").write_text(text)
-        assert any(said in message and f"pip install -e {project}" in message for message in faults())
+        assert any(
+            said in message and f"pip install -e {project}" in message for message in faults()
+        )
 
 
 def test_copies_that_are_hidden_are_named(alpha, site, tmp_path, monkeypatch):
@@ -115,17 +124,23 @@ def test_copies_that_are_hidden_are_named(alpha, site, tmp_path, monkeypatch):
 
 def test_a_rival_of_the_import_name_is_a_fault(site, monkeypatch):
     monkeypatch.setattr(registry, "found", lambda strict=None: [])
-    ours = {finding.check: finding.verdict for finding in doctor.examine()}
+    ours = {finding.check: finding.status for finding in doctor.examine()}
     assert (ours["import name"], ours["interpreter"]) == ("ok", "ok")
     metadata = site.install("genkit", {}, group="none")
     (metadata / "RECORD").write_text("genkit/ai.py,,\ngenkit/__init__.py,sha256=x,1\n")
     said = [finding.message for finding in doctor.examine() if finding.check == "import name"]
-    assert said == ["genkit brings a package `genkit` too: pip uninstall genkit, then reinstall genkit-gan"]
+    assert said == [
+        "genkit brings a package `genkit` too: pip uninstall genkit, then reinstall genkit-gan"
+    ]
 
 
 MANNERS = {
     "weight": ("import numpy\n", "note", "imports numpy"),
-    "end": ("import threading, time; threading.Thread(target=time.sleep, args=(9,)).start()\n", "fault", "did not end"),
+    "end": (
+        "import threading, time; threading.Thread(target=time.sleep, args=(9,)).start()\n",
+        "fault",
+        "did not end",
+    ),
     "manifest": ("raise RuntimeError('no')\n", "fault", "RuntimeError: no"),
     "classes": ("", "fault", "No module named 'fake_alpha_heavy'"),
 }
@@ -133,18 +148,22 @@ MANNERS = {
 
 @pytest.mark.parametrize("check", MANNERS)
 def test_manners_at_import_are_judged(site, check):
-    before, verdict, said = MANNERS[check]
+    before, status, said = MANNERS[check]
     site.plugin("alpha", before=before)
     found = examined()
-    assert found[check][0] == verdict
+    assert found[check][0] == status
     assert said in found[check][1]
 
 
 def test_a_daemon_thread_is_a_note_and_a_manifest_of_another_name_a_fault(site):
     site.plugin(
-        "alpha", before="import threading, time\nthreading.Thread(target=time.sleep, args=(9,), daemon=True).start()\n"
+        "alpha",
+        before="import threading, time\nthreading.Thread(target=time.sleep, args=(9,), daemon=True).start()\n",
     )
-    assert examined()["end"] == ("note", "threads that it starts at import: 1; start them where they are needed")
+    assert examined()["end"] == (
+        "note",
+        "threads that it starts at import: 1; start them where they are needed",
+    )
     site.install("genkit-beta", {"beta": "fake_alpha:modality"})
     assert "calls itself 'alpha', its entry point 'beta'" in examined("beta")["manifest"][1]
 
@@ -159,7 +178,7 @@ def test_the_command_ends_with_1_if_there_is_a_fault_and_is_json_if_asked(alpha,
     with pytest.raises(SystemExit) as ended:
         main(["plugins", "doctor", "alpha", "--json"])
     assert ended.value.code == 0
-    assert {row["verdict"] for row in json.loads(capsys.readouterr().out)["findings"]} == {"ok"}
+    assert {row["status"] for row in json.loads(capsys.readouterr().out)["findings"]} == {"ok"}
     require(alpha, "no-such-distribution")
     with pytest.raises(SystemExit) as ended:
         main(["plugins", "doctor", "genkit-alpha"])
@@ -167,7 +186,9 @@ def test_the_command_ends_with_1_if_there_is_a_fault_and_is_json_if_asked(alpha,
     assert "pip install 'no-such-distribution'" in capsys.readouterr().out
 
 
-def test_beside_all_hostile_plugins_together_a_model_is_trained_told_of_and_drawn_from(site, tmp_path):
+def test_beside_all_hostile_plugins_together_a_model_is_trained_told_of_and_drawn_from(
+    site, tmp_path
+):
     hostile = {
         "hanging": "import time; time.sleep(600)\n",
         "exiting": "import sys; sys.exit()\n",
@@ -184,7 +205,7 @@ def test_beside_all_hostile_plugins_together_a_model_is_trained_told_of_and_draw
     (site.install("broken", {}) / "entry_points.txt").write_bytes(b"[[[ \n = = \n[unclosed\n")
     (site.folder / "stray-1.0.dist-info").mkdir()
     (site.folder / "file-1.0.dist-info").touch()
-    site.install("toys", {"ring": "genkit.testing.toys:ring"})
+    site.install("toys", {"ring": "toys:ring"})
     script = (
         "from genkit import registry; from genkit.cli import main; registry.PROBE_SECONDS = 1.5\n"
         "for words in ('train ring --items 64 --out run -q', 'info run', 'generate run -n 2 --out some/',\n"
@@ -193,9 +214,16 @@ def test_beside_all_hostile_plugins_together_a_model_is_trained_told_of_and_draw
         "    except SystemExit as end: print('ended', words, end.code)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, timeout=60, check=False
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=60,
+        check=False,
     )
     ends = [line for line in done.stdout.splitlines() if line.startswith("ended")]
-    assert [line.split()[-1] for line in ends] == ["0", "0", "0", "0", "0", "1"], done.stdout + done.stderr
+    assert [line.split()[-1] for line in ends] == ["0", "0", "0", "0", "0", "1"], (
+        done.stdout + done.stderr
+    )
     assert (tmp_path / "some" / "samples.json").exists()
     assert "its import did not end within 1.5 s" in done.stdout

@@ -5,11 +5,11 @@ import contextlib
 import numpy as np
 import pytest
 import torch
+from toy_curves import REACH, Curves, curves
 
 import genkit
 from genkit.errors import ConfigError
-from genkit.sampling import save_long
-from genkit.testing.curves import REACH, Curves, curves
+from genkit.sampling.samples import save_long
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,9 @@ def test_a_longer_sample_begins_as_the_shorter_one(model):
 def test_an_endless_sample_goes_on_in_blocks_that_stay_small(model, monkeypatch):
     seen, unroll = [], type(model.generator).unroll
     monkeypatch.setattr(
-        type(model.generator), "unroll", lambda self, *given: (seen.append(given[3]), unroll(self, *given))[1]
+        type(model.generator),
+        "unroll",
+        lambda self, *given: (seen.append(given[3]), unroll(self, *given))[1],
     )
     endless = model.unroll(1, steps=10)
     taken = [next(endless).x for _ in range(100)]
@@ -49,34 +51,42 @@ def test_one_forward_of_training_is_the_unrolled_sample(model):
         "content": torch.randn(3, 1),
         "motion": torch.randn(3, 20 + REACH, 1),
     }
-    assert torch.equal(model.generator(noise).x, model.generator.unroll(noise, None, None, range(20)).x)
+    assert torch.equal(
+        model.generator(noise).x, model.generator.unroll(noise, None, None, range(20)).x
+    )
 
 
 def test_a_part_with_a_seed_of_its_own_is_that_of_the_other_seed(model):
-    noise = genkit.noise.draw(model.generator.noise["content"], "content", 9, [2])
+    noise = genkit.sampling.noise.draw(model.generator.noise["content"], "content", 9, [2])
     plain, mixed, other = (
         model.generate(seed=seed, indices=[2], controls=controls).x
         for seed, controls in ((1, {}), (1, {"content_seed": 9}), (9, {}))
     )
-    own = genkit.noise.draw(model.generator.noise["content"], "content", 1, [2])
-    assert torch.allclose(mixed - plain, torch.from_numpy(noise - own)[:, :, None].expand_as(plain), atol=1e-5)
-    assert torch.equal(model.generate(seed=1, indices=[2], controls={"content_seed": 9, "motion_seed": 9}).x, other)
+    own = genkit.sampling.noise.draw(model.generator.noise["content"], "content", 1, [2])
+    assert torch.allclose(
+        mixed - plain, torch.from_numpy(noise - own)[:, :, None].expand_as(plain), atol=1e-5
+    )
+    assert torch.equal(
+        model.generate(seed=1, indices=[2], controls={"content_seed": 9, "motion_seed": 9}).x, other
+    )
 
 
-def test_the_file_of_one_sample_is_written_in_parts_and_equals_the_whole(model, tmp_path, monkeypatch):
+def test_the_file_of_one_sample_is_written_in_parts_and_equals_the_whole(
+    model, tmp_path, monkeypatch
+):
     asked = {"controls": {"steps": 75}}
     path = save_long(model, tmp_path / "one.raw", seed=3, index=4, **asked)
     assert np.frombuffer(path.read_bytes(), np.float32).shape == (75,)
     (whole,) = model.generate(seed=3, indices=[4], **asked).encode("raw")
     assert path.read_bytes() == whole
-    monkeypatch.setattr(Curves, "sink", broken_sink)
+    monkeypatch.setattr(Curves, "writer", broken_writer)
     with pytest.raises(genkit.errors.PluginError, match="the disk of the test"):
         save_long(model, tmp_path / "two.raw", **asked)
     assert [file.name for file in tmp_path.iterdir()] == ["one.raw"]
 
 
 @contextlib.contextmanager
-def broken_sink(self, file, format, controls):
+def broken_writer(self, file, format, controls):
     yield lambda part: 1 / 0 if part is None else fail()
 
 
@@ -84,26 +94,30 @@ def fail():
     raise RuntimeError("the disk of the test")
 
 
-def test_one_sample_is_its_own_file_and_many_are_a_sheet_or_a_folder(model, tmp_path):
+def test_one_sample_is_its_own_file_and_many_are_a_preview_or_a_folder(model, tmp_path):
     assert model.generate(1).save(tmp_path / "one.raw")[0].stat().st_size == 80
     assert model.generate(2).save(tmp_path / "two.all")[0].stat().st_size == 160
     with pytest.raises(ConfigError, match=r"\.all for many samples, \.raw, \.csv for one"):
         model.generate(2).save(tmp_path / "two.csv")
-    genkit.sampling.save([model.generate(2)], tmp_path / "folder", format="raw")
-    assert sorted(file.name for file in (tmp_path / "folder").iterdir()) == ["000000.raw", "000001.raw", "samples.json"]
+    genkit.sampling.model.save([model.generate(2)], tmp_path / "folder", format="raw")
+    assert sorted(file.name for file in (tmp_path / "folder").iterdir()) == [
+        "000000.raw",
+        "000001.raw",
+        "samples.json",
+    ]
     with pytest.raises(ConfigError, match="format 'wav': curves writes raw, csv"):
-        genkit.sampling.save([model.generate(2)], tmp_path / "folder", format="wav")
+        genkit.sampling.model.save([model.generate(2)], tmp_path / "folder", format="wav")
 
 
 def test_a_walk_between_samples_of_any_length_begins_and_ends_at_them(model):
-    walk = model.interpolate([0, 1], seed=2, steps=4, controls={"steps": 30}).x
+    interpolation = model.interpolate([0, 1], seed=2, steps=4, controls={"steps": 30}).x
     ends = model.generate(2, seed=2, controls={"steps": 30}).x
-    assert walk.shape == (5, 1, 30)
-    assert torch.allclose(walk[[0, -1]], ends, atol=1e-6)
+    assert interpolation.shape == (5, 1, 30)
+    assert torch.allclose(interpolation[[0, -1]], ends, atol=1e-6)
 
 
 def test_samples_of_one_length_are_not_unrolled(train):
-    from genkit.testing.toys import ring
+    from toys import ring
 
     model, _ = train(ring, 128)
     with pytest.raises(ConfigError, match="one length"):

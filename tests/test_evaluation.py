@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from genkit.evaluation import frechet
+from genkit.kit.distances import frechet
 
 
 def test_the_distance_of_diagonal_gaussians_is_its_closed_form():
@@ -12,7 +12,9 @@ def test_the_distance_of_diagonal_gaussians_is_its_closed_form():
     means, scales = rng.normal(size=(2, 5)), rng.uniform(0.5, 2, (2, 5))
     clouds = []
     for mean, scale in zip(means, scales, strict=True):
-        points = np.linalg.qr(np.column_stack([np.ones(400), rng.normal(size=(400, 5))]))[0][:, 1:]  # exactly white
+        points = np.linalg.qr(np.column_stack([np.ones(400), rng.normal(size=(400, 5))]))[0][
+            :, 1:
+        ]  # exactly white
         clouds.append(points * np.sqrt(399) * scale + mean)
     wanted = np.square(means[0] - means[1]).sum() + np.square(scales[0] - scales[1]).sum()
     assert frechet(*clouds) == pytest.approx(wanted, rel=1e-9)

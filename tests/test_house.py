@@ -18,7 +18,11 @@ def words_of(path):
     """Identifiers and strings that are not docstrings, lower case: what the code does, not what it explains."""
     tree = ast.parse(path.read_text())
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    strings = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    strings = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
     prose = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     assert any(isinstance(node, documented) for node in ast.walk(tree))
     names = [node.id for node in ast.walk(tree) if isinstance(node, ast.Name)]
@@ -29,7 +33,14 @@ def words_of(path):
 @pytest.mark.parametrize("path", ROOMS, ids=lambda path: path.name)
 def test_no_room_names_a_modality(path):
     allowed = {"compat.py": {"audio"}}.get(path.name, set())  # torchaudio is a library's name
-    found = set(re.findall(r"image|video|audio|dcgan|seqgan|wavegan|picture|pixel|token", words_of(path))) - allowed
+    found = (
+        set(
+            re.findall(
+                r"image|video|audio|dcgan|seqgan|wavegan|picture|pixel|token", words_of(path)
+            )
+        )
+        - allowed
+    )
     assert not found
 
 

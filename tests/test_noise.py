@@ -1,4 +1,4 @@
-"""Noise is a pure function of (seed, part, index, position), and it obeys its law."""
+"""Noise is a pure function of (seed, part, index, position), and it obeys its distribution."""
 
 import hashlib
 import itertools
@@ -10,19 +10,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genkit import noise
 from genkit.errors import GenkitError
 from genkit.plugin import Noise
+from genkit.sampling.model import noise
 
 laws = settings(max_examples=60, deadline=None, derandomize=True)
 
 SPECS = {
     "normal": Noise((3,)),
-    "uniform": Noise((3,), law="uniform"),
-    "uniform64": Noise((), law="uniform", dtype="float64"),
+    "uniform": Noise((3,), distribution="uniform"),
+    "uniform64": Noise((), distribution="uniform", dtype="float64"),
     "image": Noise((2, 3, 5)),
     "steps": Noise((3,), steps=7),
-    "step numbers": Noise((), law="uniform", steps=5, dtype="float64"),
+    "step numbers": Noise((), distribution="uniform", steps=5, dtype="float64"),
 }
 specs = st.sampled_from(sorted(SPECS)).map(SPECS.__getitem__)
 indices = st.integers(0, 2**40)
@@ -59,9 +59,15 @@ def kolmogorov(values, cdf):
 
 
 @laws
-@given(st.one_of(st.floats(2.0**-54, 1 - 2.0**-53), st.floats(1e-300, 1e-3), st.floats(0.999, 1 - 2.0**-53)))
+@given(
+    st.one_of(
+        st.floats(2.0**-54, 1 - 2.0**-53), st.floats(1e-300, 1e-3), st.floats(0.999, 1 - 2.0**-53)
+    )
+)
 def test_the_normal_quantile_is_that_of_the_standard_library(p):
-    assert noise.normal_quantile(np.array([p]))[0] == pytest.approx(statistics.NormalDist().inv_cdf(p), rel=1e-14)
+    assert noise.normal_quantile(np.array([p]))[0] == pytest.approx(
+        statistics.NormalDist().inv_cdf(p), rel=1e-14
+    )
 
 
 @laws
@@ -93,7 +99,9 @@ def test_the_normal_quantile_keeps_any_shape_and_its_argument():
 
 # The open interval -----------------------------------------------------------------------------------------------
 
-EXTREME = np.array([0, 1, 2**11 - 1, 2**11, 2**63, 2**64 - 2**11 - 1, 2**64 - 2**11, 2**64 - 1], np.uint64)
+EXTREME = np.array(
+    [0, 1, 2**11 - 1, 2**11, 2**63, 2**64 - 2**11 - 1, 2**64 - 2**11, 2**64 - 1], np.uint64
+)
 
 
 def test_uniforms_are_never_zero_or_one():
@@ -113,9 +121,9 @@ def test_a_uniform_lies_in_the_cell_of_its_word(word):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_extreme_words_stay_in_the_open_interval_in_every_precision(monkeypatch, dtype):
-    monkeypatch.setattr(noise, "_words", lambda key, stream, start, count: EXTREME[:count])
-    uniform = noise.draw(Noise((8,), law="uniform", dtype=dtype), "u", 0, range(1))
-    normal = noise.draw(Noise((8,), law="normal", dtype=dtype), "z", 0, range(1))
+    monkeypatch.setattr(noise, "stream_words", lambda key, stream, start, count: EXTREME[:count])
+    uniform = noise.draw(Noise((8,), distribution="uniform", dtype=dtype), "u", 0, range(1))
+    normal = noise.draw(Noise((8,), distribution="normal", dtype=dtype), "z", 0, range(1))
     assert uniform.dtype == normal.dtype == dtype
     assert (uniform > 0).all()
     assert (uniform < 1).all()
@@ -151,11 +159,18 @@ def test_a_row_is_the_same_in_any_order(spec, chosen):
 def test_a_range_with_any_stride_is_the_list_of_its_indices(spec, start, stride, count):
     every = range(start, start + stride * count, stride)
     assert np.array_equal(noise.draw(spec, "z", 0, every), noise.draw(spec, "z", 0, list(every)))
-    assert np.array_equal(noise.draw(spec, "z", 0, every[::-1]), noise.draw(spec, "z", 0, every)[::-1])
+    assert np.array_equal(
+        noise.draw(spec, "z", 0, every[::-1]), noise.draw(spec, "z", 0, every)[::-1]
+    )
 
 
 @laws
-@given(st.sampled_from([(), (1,), (3,), (2, 5)]), st.integers(0, 50), st.integers(1, 9), st.sampled_from([0, 7, 2**30]))
+@given(
+    st.sampled_from([(), (1,), (3,), (2, 5)]),
+    st.integers(0, 50),
+    st.integers(1, 9),
+    st.sampled_from([0, 7, 2**30]),
+)
 def test_steps_from_any_start_are_those_of_the_whole(shape, start, count, index):
     whole = noise.draw(Noise(shape, steps=60), "z", 0, [index])
     window = noise.draw(Noise(shape, steps=count), "z", 0, [index], start=start)
@@ -165,23 +180,29 @@ def test_steps_from_any_start_are_those_of_the_whole(shape, start, count, index)
 def test_an_endless_clip_has_noise_at_any_step():
     far = 10**15 + 3
     ahead = noise.draw(Noise((3,), steps=4), "z", 0, [5], start=far)
-    assert np.array_equal(ahead[:, 1:], noise.draw(Noise((3,), steps=3), "z", 0, [5], start=far + 1))
+    assert np.array_equal(
+        ahead[:, 1:], noise.draw(Noise((3,), steps=3), "z", 0, [5], start=far + 1)
+    )
     assert not np.array_equal(ahead, noise.draw(Noise((3,), steps=4), "z", 0, [5]))
 
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 def test_a_seed_is_a_number_whatever_integer_type_it_has(spec):
-    assert np.array_equal(noise.draw(spec, "z", np.int64(3), [2, 5]), noise.draw(spec, "z", 3, [2, 5]))
+    assert np.array_equal(
+        noise.draw(spec, "z", np.int64(3), [2, 5]), noise.draw(spec, "z", 3, [2, 5])
+    )
 
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 def test_an_index_is_a_number_whatever_integer_type_it_has(spec):
-    assert np.array_equal(noise.draw(spec, "z", 3, list(np.array([2, 5]))), noise.draw(spec, "z", 3, [2, 5]))
+    assert np.array_equal(
+        noise.draw(spec, "z", 3, list(np.array([2, 5]))), noise.draw(spec, "z", 3, [2, 5])
+    )
 
 
 def test_an_unknown_law_is_refused_not_taken_for_another():
     with pytest.raises((ValueError, GenkitError), match="gaussian"):
-        noise.draw(Noise((2,), law="gaussian"), "z", 0, [0])
+        noise.draw(Noise((2,), distribution="gaussian"), "z", 0, [0])
 
 
 # Independence ----------------------------------------------------------------------------------------------------
@@ -209,8 +230,10 @@ def test_parts_seeds_and_neighbours_are_independent_streams(spec):
 
 
 def test_static_and_stepped_parts_of_one_name_do_not_share_words():
-    static = noise.draw(Noise((64,), law="uniform", dtype="float64"), "z", 0, range(4))
-    stepped = noise.draw(Noise((), law="uniform", steps=64, dtype="float64"), "z", 0, range(4))
+    static = noise.draw(Noise((64,), distribution="uniform", dtype="float64"), "z", 0, range(4))
+    stepped = noise.draw(
+        Noise((), distribution="uniform", steps=64, dtype="float64"), "z", 0, range(4)
+    )
     assert not set(static.ravel()) & set(stepped.ravel())
 
 
@@ -230,22 +253,28 @@ def test_normal_noise_is_normal(steps):
     assert abs(values.mean()) < 4 / math.sqrt(values.size)
     assert abs(values.var() - 1) < 4 * math.sqrt(2 / values.size)
     assert abs((values**4).mean() - 3) < 4 * math.sqrt(96 / values.size)
-    assert kolmogorov(values, statistics.NormalDist().cdf) < 1.95  # exceeded by chance once in a thousand
+    assert (
+        kolmogorov(values, statistics.NormalDist().cdf) < 1.95
+    )  # exceeded by chance once in a thousand
 
 
 @pytest.mark.parametrize("steps", [None, 10])
 def test_uniform_noise_is_uniform(steps):
     shape = (20,) if steps is None else (2,)
-    values = noise.draw(Noise(shape, law="uniform", dtype="float64", steps=steps), "u", 0, range(1000))
+    values = noise.draw(
+        Noise(shape, distribution="uniform", dtype="float64", steps=steps), "u", 0, range(1000)
+    )
     assert abs(values.mean() - 0.5) < 4 / math.sqrt(12 * values.size)
     assert abs(values.var() - 1 / 12) < 4 / math.sqrt(180 * values.size)
     assert kolmogorov(values, float) < 1.95
 
 
 def test_single_precision_is_the_double_rounded():
-    for law in ("normal", "uniform"):
-        single = noise.draw(Noise((9,), law=law), "z", 1, range(50))
-        double = noise.draw(Noise((9,), law=law, dtype="float64"), "z", 1, range(50))
+    for distribution in ("normal", "uniform"):
+        single = noise.draw(Noise((9,), distribution=distribution), "z", 1, range(50))
+        double = noise.draw(
+            Noise((9,), distribution=distribution, dtype="float64"), "z", 1, range(50)
+        )
         assert np.array_equal(single, double.astype("float32"))
 
 
@@ -260,7 +289,9 @@ def test_single_precision_is_the_double_rounded():
     st.integers(1, 9),
 )
 def test_static_words_are_philox_at_the_rows_own_places(seed, part, index, count):
-    drawn = noise.draw(Noise((count,), law="uniform", dtype="float64"), part, seed, [index])[0]
+    drawn = noise.draw(
+        Noise((count,), distribution="uniform", dtype="float64"), part, seed, [index]
+    )[0]
     words = [oracle(seed, part, 0, index * count + place) for place in range(count)]
     assert np.array_equal(drawn, noise.uniforms(np.array(words, np.uint64)))
 
@@ -268,21 +299,25 @@ def test_static_words_are_philox_at_the_rows_own_places(seed, part, index, count
 @settings(laws, max_examples=25)
 @given(st.integers(0, 2**70), st.integers(0, 2**40), st.integers(0, 2**40), st.integers(1, 5))
 def test_stepped_words_are_philox_in_the_rows_own_stream(seed, index, start, width):
-    drawn = noise.draw(Noise((width,), law="uniform", steps=2, dtype="float64"), "z", seed, [index], start)[0]
+    drawn = noise.draw(
+        Noise((width,), distribution="uniform", steps=2, dtype="float64"), "z", seed, [index], start
+    )[0]
     words = [oracle(seed, "z", index + 1, start * width + place) for place in range(2 * width)]
     assert np.array_equal(drawn.ravel(), noise.uniforms(np.array(words, np.uint64)))
 
 
 def test_the_first_words_are_what_they_were_in_the_first_release():
-    uniform = Noise((4,), law="uniform", dtype="float64")
-    steps = Noise((), law="uniform", steps=4, dtype="float64")
+    uniform = Noise((4,), distribution="uniform", dtype="float64")
+    steps = Noise((), distribution="uniform", steps=4, dtype="float64")
     words = {
         "static": noise.draw(uniform, "z", 0, [0])[0],
         "static, 7th": noise.draw(uniform, "z", 0, [7])[0],
         "steps": noise.draw(steps, "z", 0, [0])[0],
         "another seed and part": noise.draw(uniform, "motion", 123, [0])[0],
     }
-    assert {name: [int(value * 2**53) for value in values] for name, values in words.items()} == FIRST_WORDS
+    assert {
+        name: [int(value * 2**53) for value in values] for name, values in words.items()
+    } == FIRST_WORDS
     normal = noise.draw(Noise((4,)), "z", 0, [0])[0]
     assert normal.tolist() == FIRST_NORMALS
 
@@ -297,21 +332,23 @@ def test_keys_are_what_they_were_and_tell_words_from_numbers():
     assert len({noise.torch_seed(number) for number in range(1000)}) == 1000
 
 
-# Between two identities -------------------------------------------------------------------------------------------
+# LatentPoint two identities -------------------------------------------------------------------------------------------
 
 
 @laws
 @given(specs, indices, indices, st.floats(0, 1))
-def test_noise_between_is_of_the_same_kind_and_ends_are_the_ends_themselves(spec, start, end, share):
+def test_noise_between_is_of_the_same_kind_and_ends_are_the_ends_themselves(
+    spec, start, end, share
+):
     a, b = noise.draw(spec, "z", 1, [start, end])
-    way = noise.between(a, b, share, spec.law)
+    way = noise.between(a, b, share, spec.distribution)
     assert (way.shape, way.dtype) == (a.shape, a.dtype)
     assert np.isfinite(way).all()
-    if spec.law == "uniform":
+    if spec.distribution == "uniform":
         assert ((way > 0) & (way < 1)).all()
-    assert np.array_equal(noise.between(a, b, 0.0, spec.law), a)
-    assert np.array_equal(noise.between(a, b, 1.0, spec.law), b)
-    back = noise.between(b, a, 1 - share, spec.law)
+    assert np.array_equal(noise.between(a, b, 0.0, spec.distribution), a)
+    assert np.array_equal(noise.between(a, b, 1.0, spec.distribution), b)
+    back = noise.between(b, a, 1 - share, spec.distribution)
     np.testing.assert_allclose(way, back, rtol=1e-4, atol=1e-5)
 
 
@@ -331,11 +368,13 @@ def test_normal_noise_turns_evenly_and_keeps_its_length():
 def test_parallel_and_opposite_noise_is_joined_by_a_straight_line(factor):
     (a,) = noise.draw(Noise((8,)), "z", 0, [3])
     b = (a * factor).astype(a.dtype)
-    np.testing.assert_allclose(noise.between(a, b, 0.25, "normal"), 0.75 * a + 0.25 * b, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        noise.between(a, b, 0.25, "normal"), 0.75 * a + 0.25 * b, rtol=1e-5, atol=1e-6
+    )
 
 
 def test_uniform_noise_goes_the_way_of_its_normal_quantiles():
-    a, b = noise.draw(Noise((5,), law="uniform", dtype="float64"), "z", 0, [3, 8])
+    a, b = noise.draw(Noise((5,), distribution="uniform", dtype="float64"), "z", 0, [3, 8])
     normal = statistics.NormalDist()
     quantiles = [np.array([normal.inv_cdf(value) for value in side]) for side in (a, b)]
     expected = [normal.cdf(value) for value in noise.between(*quantiles, 0.3, "normal")]
@@ -346,7 +385,12 @@ FIRST_WORDS = {
     "static": [3393881982877018, 7976333279813064, 7885132081334044, 1199978584763724],
     "static, 7th": [7764334693363732, 8610067383333294, 300379342902522, 804744279445397],
     "steps": [1790698964462332, 1177102041440097, 3006921195655712, 158972334733547],
-    "another seed and part": [2604683074413597, 4039816769941041, 5265227327526744, 849080542553819],
+    "another seed and part": [
+        2604683074413597,
+        4039816769941041,
+        5265227327526744,
+        849080542553819,
+    ],
 }
 FIRST_NORMALS = [-0.3139050006866455, 1.2032017707824707, 1.1524189710617065, -1.1112778186798096]
 FIRST_KEY = 325538248323967557614563886899694145920

@@ -7,14 +7,21 @@ import pytest
 import torch
 from pydantic import ValidationError
 from torch import nn
+from toys import ring
 
 import genkit
-from genkit import own
-from genkit.adversarial import LOSSES, PENALTIES, AdversarialLoss, Penalty, hinge_generator, squared_gradient_norm
+from genkit import user_objects
+from genkit.adversarial import (
+    LOSSES,
+    PENALTIES,
+    AdversarialLoss,
+    Penalty,
+    hinge_generator,
+    squared_gradient_norm,
+)
 from genkit.config import build
 from genkit.errors import ConfigError, ModelError
 from genkit.recipe import Recipe
-from genkit.testing.toys import ring
 
 soft = AdversarialLoss(LOSSES["hinge"].critic, lambda fake, real: -fake)
 steep = Penalty(squared_gradient_norm, "between")
@@ -50,7 +57,7 @@ class Patches(Critic):
 
 def forget(monkeypatch):
     """As in a new process, where nobody has named anything yet."""
-    monkeypatch.setattr(own, "_networks", set())
+    monkeypatch.setattr(user_objects, "_networks", set())
     sys.modules.pop("my_networks", None)
 
 
@@ -77,17 +84,17 @@ def trained(out, **options):
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_every_built_in_loss_passes_the_trial(name):
-    assert own.loss_fault(LOSSES[name]) == ""
+    assert user_objects.loss_fault(LOSSES[name]) == ""
 
 
 @pytest.mark.parametrize("name", PENALTIES)
 def test_every_built_in_penalty_passes_the_trial(name):
-    assert own.penalty_fault(PENALTIES[name]) == ""
+    assert user_objects.penalty_fault(PENALTIES[name]) == ""
 
 
 @pytest.mark.parametrize("name", ["probability", "signed_probability", "logit"])
 def test_every_built_in_reward_passes_the_trial(name):
-    assert own.reward_fault(own.reward_named(name)) == ""
+    assert user_objects.reward_fault(user_objects.reward_named(name)) == ""
 
 
 def hinge(**parts):
@@ -98,8 +105,14 @@ def hinge(**parts):
     ("loss", "said"),
     [
         (object(), "is a object; a genkit.adversarial.AdversarialLoss was expected"),
-        (hinge(critic=lambda real, fake: (real.mean(), fake.mean())), r"at the reals has the shape \[\]; \[4\]"),
-        (hinge(critic=lambda real, fake: (real, fake.flatten())), r"at the fakes has the shape \[12\]; \[4, 3\]"),
+        (
+            hinge(critic=lambda real, fake: (real.mean(), fake.mean())),
+            r"at the reals has the shape \[\]; \[4\]",
+        ),
+        (
+            hinge(critic=lambda real, fake: (real, fake.flatten())),
+            r"at the fakes has the shape \[12\]; \[4, 3\]",
+        ),
         (hinge(critic=lambda real, fake: real), "gives a Tensor, not"),
         (hinge(generator=lambda fake, real: 1.0), "generator's loss is a float"),
         (hinge(generator=lambda fake, real: fake.log()), "generator's loss is not finite"),
@@ -107,7 +120,7 @@ def hinge(**parts):
     ],
 )
 def test_a_loss_that_is_none_is_told_what_is_wanted(loss, said):
-    assert re.search(said, own.loss_fault(loss))
+    assert re.search(said, user_objects.loss_fault(loss))
 
 
 @pytest.mark.parametrize(
@@ -117,26 +130,34 @@ def test_a_loss_that_is_none_is_told_what_is_wanted(loss, said):
         (steep._replace(at="everywhere"), "must be 'real', 'fake' or 'between'"),
         (steep._replace(step=0.0), "must be above 0"),
         (steep._replace(value=lambda points, logits: logits.mean()), "one for each sample"),
-        (steep._replace(value=lambda points, logits: points.square().sum(1).detach()), "no gradient"),
+        (
+            steep._replace(value=lambda points, logits: points.square().sum(1).detach()),
+            "no gradient",
+        ),
     ],
 )
 def test_a_penalty_that_is_none_is_told_what_is_wanted(penalty, said):
-    assert said in own.penalty_fault(penalty)
+    assert said in user_objects.penalty_fault(penalty)
 
 
 @pytest.mark.parametrize(
     ("reward", "said"),
-    [("logit", "a function"), (torch.mean, "one for each logit"), (lambda logits: logits / 0, "not finite")],
+    [
+        ("logit", "a function"),
+        (torch.mean, "one for each logit"),
+        (lambda logits: logits / 0, "not finite"),
+    ],
 )
 def test_a_reward_that_is_none_is_told_what_is_wanted(reward, said):
-    assert said in own.reward_fault(reward)
+    assert said in user_objects.reward_fault(reward)
 
 
 def test_what_raises_at_the_trial_is_the_users_mistake(monkeypatch):
     monkeypatch.setitem(globals(), "raising", hinge(generator=lambda fake, real: fake.view(7)))
     monkeypatch.setitem(sys.modules, "this_test", sys.modules[__name__])
     with pytest.raises(
-        ConfigError, match=r"recipe.loss = 'this_test:raising': fails when it is tried on small tensors"
+        ConfigError,
+        match=r"recipe.loss = 'this_test:raising': fails when it is tried on small tensors",
     ):
         build(ring, settings=[{"recipe": {"loss": "this_test:raising"}}])
 
@@ -145,15 +166,28 @@ def test_what_raises_at_the_trial_is_the_users_mistake(monkeypatch):
 
 
 def test_an_object_is_recorded_as_the_name_under_which_its_module_has_it():
-    recipe = build(ring, settings=[{"recipe": {"loss": soft, "penalties": {steep: {"weight": 1}}}}]).recipe
+    recipe = build(
+        ring, settings=[{"recipe": {"loss": soft, "penalties": {steep: {"weight": 1}}}}]
+    ).recipe
     assert recipe.loss == f"{__name__}:soft"
     assert f"{__name__}:steep" in recipe.penalties
-    assert own.resolve(recipe.loss) is soft
+    assert user_objects.resolve(recipe.loss) is soft
 
 
 def test_an_object_without_a_name_of_its_own_is_refused_in_one_sentence():
-    with pytest.raises(ConfigError, match="no module has under a name of its own: write it at the top of a module"):
-        build(ring, settings=[{"recipe": {"loss": hinge(generator=lambda fake, real: hinge_generator(fake, real))}}])
+    with pytest.raises(
+        ConfigError, match="no module has under a name of its own: write it at the top of a module"
+    ):
+        build(
+            ring,
+            settings=[
+                {
+                    "recipe": {
+                        "loss": hinge(generator=lambda fake, real: hinge_generator(fake, real))
+                    }
+                }
+            ],
+        )
     with pytest.raises(ValidationError, match="no module has"):
         Recipe(loss=lambda: None)
     with pytest.raises(ValidationError, match="no such name 1"):
@@ -166,13 +200,18 @@ def test_an_object_without_a_name_of_its_own_is_refused_in_one_sentence():
 @pytest.mark.usefixtures("networks")
 def test_a_network_must_be_the_class_of_one():
     for name in ("os:system", "torch:tensor", "torch.nn:functional"):
-        with pytest.raises(ConfigError, match=r"options.critic = .* a class of torch.nn.Module was expected"):
+        with pytest.raises(
+            ConfigError, match=r"options.critic = .* a class of torch.nn.Module was expected"
+        ):
             build("image", settings=[{"options": {"critic": name}}])
 
 
 @pytest.mark.parametrize(
     ("critic", "said"),
-    [("Silent", "gives a Tensor; a genkit.plugin.Critique"), ("Patches", r"logits \[8, 1, 16, 16\] for 8 samples")],
+    [
+        ("Silent", "gives a Tensor; a genkit.plugin.Critique"),
+        ("Patches", r"logits \[8, 1, 16, 16\] for 8 samples"),
+    ],
 )
 @pytest.mark.usefixtures("networks")
 def test_a_critic_that_breaks_the_contract_says_so_before_the_game(tmp_path, critic, said):
@@ -182,7 +221,9 @@ def test_a_critic_that_breaks_the_contract_says_so_before_the_game(tmp_path, cri
 
 @pytest.mark.usefixtures("networks")
 def test_a_class_that_takes_other_arguments_is_named_with_them(tmp_path):
-    with pytest.raises(ConfigError, match=r"'torch.nn:Linear': cannot be built with \(Options, int, int\)"):
+    with pytest.raises(
+        ConfigError, match=r"'torch.nn:Linear': cannot be built with \(Options, int, int\)"
+    ):
         trained(tmp_path / "run", critic="torch.nn:Linear", generator="torch.nn:Linear")
 
 
@@ -193,7 +234,9 @@ def test_a_model_with_ones_own_critic_generates_without_its_code(tmp_path, monke
     forget(monkeypatch)
     opened = genkit.load(tmp_path / "run")
     assert torch.equal(opened.generate(2).x, model.generate(2).x)
-    with pytest.raises(ModelError, match=r"options.critic is 'my_networks:Critic'.* --own module:attribute"):
+    with pytest.raises(
+        ModelError, match=r"options.critic is 'my_networks:Critic'.* --own module:attribute"
+    ):
         opened.generate(2, best_of=2)
     assert "my_networks" not in sys.modules
     trusted = genkit.load(tmp_path / "run", own=["my_networks:Critic"])
@@ -204,7 +247,10 @@ def test_a_model_with_ones_own_critic_generates_without_its_code(tmp_path, monke
 def test_no_model_folder_makes_a_process_import_its_generator(tmp_path, monkeypatch):
     model = trained(tmp_path / "run", generator="my_networks:Generator")
     forget(monkeypatch)
-    for call in (genkit.load, lambda path: genkit.train("image", init=path, out=tmp_path / "tuned")):
+    for call in (
+        genkit.load,
+        lambda path: genkit.train("image", init=path, out=tmp_path / "tuned"),
+    ):
         with pytest.raises(ModelError, match="my_networks:Generator"):
             call(tmp_path / "run")
         assert "my_networks" not in sys.modules
@@ -216,7 +262,7 @@ def test_no_model_folder_makes_a_process_import_its_generator(tmp_path, monkeypa
 def test_what_a_program_has_imported_is_not_what_its_user_named():
     import my_networks  # noqa: F401  as any library of the process may have done
 
-    absent = own.network("options.critic", "my_networks:Critic")
+    absent = user_objects.network("options.critic", "my_networks:Critic")
     assert isinstance(absent, nn.Identity)
     with pytest.raises(ModelError, match="if you trust it"):
-        own.known(absent, "here")
+        user_objects.not_placeholder(absent, "here")

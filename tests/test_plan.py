@@ -9,20 +9,22 @@ import yaml
 from safetensors.torch import load_file
 from torch import nn
 
-from genkit import config, plan
+from genkit import config
+from genkit.engine import plan
+from genkit.engine.game import Game
 from genkit.errors import ConfigError
-from genkit.game import Game
 from genkit.plugin import Critique, Modality, ModalityPlugin, Networks, Noise, Preset, Sample
 from genkit.recipe import PLANS
-from genkit.runtime import Runtime
-from genkit.training import play_round
+from genkit.system.runtime import Runtime
 
 
 class Generator(nn.Module):
     def __init__(self):
         super().__init__()
         self.noise = {"z": Noise((8,))}
-        self.body = nn.Sequential(nn.ConvTranspose2d(8, 8, 4), nn.ReLU(), nn.ConvTranspose2d(8, 1, 4, 2, 1))
+        self.body = nn.Sequential(
+            nn.ConvTranspose2d(8, 8, 4), nn.ReLU(), nn.ConvTranspose2d(8, 1, 4, 2, 1)
+        )
 
     def forward(self, noise, condition=None, controls=None):
         return Sample(self.body(noise["z"][:, :, None, None]))
@@ -33,7 +35,9 @@ class Critic(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(1, 8, 4, 2, 1), nn.LeakyReLU(0.2), nn.Flatten(), nn.Linear(128, 1))
+        self.body = nn.Sequential(
+            nn.Conv2d(1, 8, 4, 2, 1), nn.LeakyReLU(0.2), nn.Flatten(), nn.Linear(128, 1)
+        )
 
     def forward(self, sample):
         logits = self.body(sample.x)[:, 0]
@@ -49,7 +53,9 @@ class Squares(ModalityPlugin):
 
 
 RECIPE = {"batch_size": 8, "loss": "hinge", "penalties": {"r1": {"weight": 0.1, "interval": 2}}}
-squares = Modality(id="squares", title="Squares", plugin=Squares, presets={"default": Preset(recipe=RECIPE)})
+squares = Modality(
+    id="squares", title="Squares", plugin=Squares, presets={"default": Preset(recipe=RECIPE)}
+)
 DATA = torch.randn(64, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
@@ -59,7 +65,11 @@ def game(**run):
 
 
 def tensors(game):
-    return {f"{group}/{name}": value.clone() for group, all in game.state()[1].items() for name, value in all.items()}
+    return {
+        f"{group}/{name}": value.clone()
+        for group, all in game.state()[1].items()
+        for name, value in all.items()
+    }
 
 
 def equal(one, other):
@@ -69,38 +79,40 @@ def equal(one, other):
 def test_measuring_leaves_the_game_where_it_was(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     played, fresh = game(), game()
-    told = plan.choose(played, play_round)
+    told = plan.choose(played)
     assert told.startswith(f"plan: {played.runtime.plan}, ")
     assert played.runtime.plan in PLANS
     assert equal(tensors(played), tensors(fresh))
     fresh.runtime.plan = played.runtime.plan
     fresh.lay_out()
     for _ in range(3):
-        play_round(played)
-        play_round(fresh)
+        played.play_round()
+        fresh.play_round()
     assert equal(tensors(played), tensors(fresh))
 
 
 def test_a_choice_is_remembered_for_this_machine_and_game(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     first = game()
-    plan.choose(first, play_round)
+    plan.choose(first)
     (key, way) = next(iter(json.loads((tmp_path / "genkit" / "plans.json").read_text()).items()))
     assert way == {"plan": first.runtime.plan, "threads": first.runtime.threads}
     other = next(name for name in PLANS if name != first.runtime.plan)
-    (tmp_path / "genkit" / "plans.json").write_text(json.dumps({key: {"plan": other, "threads": 1}}))
+    (tmp_path / "genkit" / "plans.json").write_text(
+        json.dumps({key: {"plan": other, "threads": 1}})
+    )
     second = game()
     assert "remembered" in plan.choose(second, lambda _: pytest.fail("it was measured again"))
     assert second.runtime.plan == other
     (tmp_path / "genkit" / "plans.json").write_text("no JSON")
     third = game()
-    assert "remembered" not in plan.choose(third, play_round)
+    assert "remembered" not in plan.choose(third)
 
 
 def test_a_memory_that_cannot_be_written_costs_only_time(tmp_path, monkeypatch):
     (tmp_path / "genkit").write_text("a file where a folder should be")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert plan.choose(game(), play_round).startswith("plan: ")
+    assert plan.choose(game()).startswith("plan: ")
 
 
 def test_a_run_writes_its_plan_down_and_keeps_it(train):
@@ -108,7 +120,9 @@ def test_a_run_writes_its_plan_down_and_keeps_it(train):
     chosen = yaml.safe_load((out / "config.yaml").read_text())["run"]["plan"]
     assert chosen in PLANS
     notes = []
-    train(squares, 128, data=DATA, resume=True, progress=lambda progress: notes.append(progress.note))
+    train(
+        squares, 128, data=DATA, resume=True, progress=lambda progress: notes.append(progress.note)
+    )
     assert yaml.safe_load((out / "config.yaml").read_text())["run"]["plan"] == chosen
     assert not any(note and note.startswith("plan:") for note in notes)
 
@@ -118,7 +132,10 @@ def test_a_resumed_run_equals_one_that_never_stopped_under_every_plan(train, nam
     train(squares, 128, "whole", data=DATA, run={"plan": name})
     train(squares, 64, "parts", data=DATA, run={"plan": name})
     _, parts = train(squares, 128, "parts", data=DATA, resume=True)
-    folders = [out / "checkpoints" / (out / "latest").read_text().strip() for out in (parts.parent / "whole", parts)]
+    folders = [
+        out / "checkpoints" / (out / "latest").read_text().strip()
+        for out in (parts.parent / "whole", parts)
+    ]
     for stem in ("players", "averages", "optimizers"):
         one, other = (load_file(folder / f"{stem}.safetensors") for folder in folders)
         assert equal(one, other)
@@ -128,10 +145,12 @@ def test_memory_formats_compute_the_same_game():
     one, other = game(), game()
     other.runtime.plan = "fp32-channels-last"
     other.lay_out()
-    assert next(other.networks.critics["critic"].parameters()).is_contiguous(memory_format=torch.channels_last)
+    assert next(other.networks.critics["critic"].parameters()).is_contiguous(
+        memory_format=torch.channels_last
+    )
     for _ in range(3):
-        play_round(one)
-        play_round(other)
+        one.play_round()
+        other.play_round()
     for name, value in tensors(one).items():
         torch.testing.assert_close(tensors(other)[name], value, rtol=1e-3, atol=1e-5)
 
@@ -141,11 +160,15 @@ def test_half_precision_is_bf16_and_never_where_a_penalty_acts():
     played.runtime.plan = "bf16"
     for turn in range(4):
         Critic.seen.clear()
-        play_round(played)
+        played.play_round()
         critics_turn = Critic.seen[0]
         assert critics_turn == ((False, torch.float32) if turn % 2 == 0 else (True, torch.bfloat16))
         assert Critic.seen[-1] == (True, torch.bfloat16)  # the generator's turn
-    assert all(value.dtype == torch.float32 for name, value in tensors(played).items() if value.is_floating_point())
+    assert all(
+        value.dtype == torch.float32
+        for name, value in tensors(played).items()
+        if value.is_floating_point()
+    )
 
 
 def test_an_unknown_plan_is_named(train):

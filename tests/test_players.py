@@ -6,21 +6,7 @@ import math
 import pytest
 import torch
 from torch import nn
-
-from genkit.adversarial import LOSSES
-from genkit.errors import ConfigError
-from genkit.estimators import (
-    RelaxedEstimator,
-    ScoreFunctionEstimator,
-    Verdict,
-    discounted_returns,
-    masked_mean,
-)
-from genkit.noise import draw
-from genkit.players import CriticPlayer, GeneratorPlayer, sees_other_rows
-from genkit.plugin import Critique, Networks, Sample
-from genkit.recipe import GumbelSoftmax, Recipe, ScoreFunction, StraightThrough
-from genkit.testing.toys import (
+from toys import (
     LanguageCritic,
     LanguageGenerator,
     LanguageOptions,
@@ -28,6 +14,21 @@ from genkit.testing.toys import (
     PointGenerator,
     sentences,
 )
+
+from genkit.adversarial import LOSSES, masked_mean
+from genkit.engine.compatibility import sees_other_rows
+from genkit.engine.estimators import (
+    FakeRequest,
+    RelaxedEstimator,
+    Score,
+    ScoreFunctionEstimator,
+    discounted_returns,
+)
+from genkit.engine.players import CriticPlayer, GeneratorPlayer, GeneratorUpdate
+from genkit.errors import ConfigError
+from genkit.plugin import Critique, Networks, Sample
+from genkit.recipe import GumbelSoftmax, Recipe, ScoreFunction, StraightThrough
+from genkit.sampling.noise import draw
 
 OPTIONS = {
     "variable": LanguageOptions(symbols=2, length=2, variable=True, width=16),
@@ -58,12 +59,13 @@ def judge_of(critic):
 
 
 def verdict(critique, sample):
-    return Verdict(1.0, critique, None, sample.mask if critique.per_step else None)
+    return Score(1.0, critique, None, sample.mask if critique.per_step else None)
 
 
 def noises(generator):
     return lambda purpose, rows: {
-        part: torch.from_numpy(draw(spec, part, purpose, range(rows))) for part, spec in generator.noise.items()
+        part: torch.from_numpy(draw(spec, part, purpose, range(rows)))
+        for part, spec in generator.noise.items()
     }
 
 
@@ -81,7 +83,9 @@ def world(options, per_step, seed=0):
 
 
 def estimator(**settings):
-    return ScoreFunctionEstimator(ScoreFunction(kind="score_function", **settings), LOSSES["non_saturating"])
+    return ScoreFunctionEstimator(
+        ScoreFunction(kind="score_function", **settings), LOSSES["non_saturating"]
+    )
 
 
 def exact_gradient(generator, critic, every, per_step, discount=1.0, centred=False):
@@ -126,7 +130,9 @@ def expected_over_pairs(generator, critic, every, settings):
         ("per_step", "leave_one_out", 0.7),
     ],
 )
-def test_expectation_of_the_estimator_is_the_enumerated_gradient(length, credit, baseline, discount):
+def test_expectation_of_the_estimator_is_the_enumerated_gradient(
+    length, credit, baseline, discount
+):
     per_step = credit == "per_step"
     generator, critic, every = world(OPTIONS[length], per_step)
     assert math.isclose(generator.log_prob(every).sum(1).exp().sum().item(), 1.0, rel_tol=1e-5)
@@ -141,7 +147,9 @@ def test_expectation_of_the_estimator_is_the_enumerated_gradient(length, credit,
 def test_at_fixed_length_centred_steps_match_the_plain_objective_too(discount):
     generator, critic, every = world(OPTIONS["fixed"], per_step=True)
     plain = exact_gradient(generator, critic, every, True, discount)
-    found = expected_over_pairs(generator, critic, every, {"credit": "per_step", "discount": discount})
+    found = expected_over_pairs(
+        generator, critic, every, {"credit": "per_step", "discount": discount}
+    )
     torch.testing.assert_close(found, plain, rtol=1e-3, atol=1e-5)
 
 
@@ -161,7 +169,12 @@ def test_real_sampling_approaches_the_enumerated_gradient(length, credit, more):
     exact = exact_gradient(generator, critic, every, False)
     chosen = estimator(credit=credit, **more)
     loss, _, _ = chosen(
-        generator, None, 4_000 if credit == "monte_carlo" else 20_000, noises(generator), None, judge_of(critic)
+        generator,
+        None,
+        4_000 if credit == "monte_carlo" else 20_000,
+        noises(generator),
+        None,
+        judge_of(critic),
     )
     found = gradient(loss, generator)
     assert torch.cosine_similarity(found, exact, dim=0) > 0.99
@@ -179,7 +192,7 @@ def test_rollouts_have_less_variance_than_terminal_rewards():
             def noise(purpose, rows, batch=batch):
                 return noises(generator)(f"{batch} {purpose}", rows)
 
-            loss, _, _ = chosen(generator, None, 32, noise, None, judge_of(critic))
+            loss, _, _ = chosen(generator, FakeRequest(None, 32, noise), judge_of(critic))
             total += (gradient(loss, generator) - exact).square().sum().item()
         return total
 
@@ -187,7 +200,9 @@ def test_rollouts_have_less_variance_than_terminal_rewards():
 
 
 @pytest.mark.parametrize("credit", ["terminal", "per_step", "monte_carlo"])
-@pytest.mark.parametrize(("baseline", "group"), [("leave_one_out", 1), ("leave_one_out", 4), ("moving_average", 4)])
+@pytest.mark.parametrize(
+    ("baseline", "group"), [("leave_one_out", 1), ("leave_one_out", 4), ("moving_average", 4)]
+)
 def test_a_constant_reward_says_nothing_even_where_the_length_varies(credit, baseline, group):
     generator, _, _every = world(LONG["variable"], per_step=False)
     per_step = credit == "per_step"
@@ -198,7 +213,7 @@ def test_a_constant_reward_says_nothing_even_where_the_length_varies(credit, bas
 
     chosen = estimator(credit=credit, baseline=baseline, group=group, reward="logit", rollouts=2)
     for _ in range(3):  # the moving average takes a step to know the constant
-        loss, _, fake = chosen(generator, None, 64, noises(generator), None, judge)
+        loss, _, fake = chosen(generator, FakeRequest(None, 64, noises(generator)), judge)
         assert gradient(loss, generator).abs().max() < 1e-6
     assert fake.mask.sum(1).float().std() > 0  # lengths did vary
 
@@ -212,7 +227,9 @@ def test_permuting_the_batch_permutes_the_advantages():
         def advantages(sample, chosen=chosen, credit=credit):
             if credit == "terminal":
                 rewards = chosen.sample_rewards(sample, judge_of(critic)(sample))[:, None]
-                return rewards - chosen.baseline(rewards, torch.ones_like(rewards, dtype=torch.bool))
+                return rewards - chosen.baseline(
+                    rewards, torch.ones_like(rewards, dtype=torch.bool)
+                )
             rewards = chosen.step_rewards(sample, judge_of(critic)(sample))
             return rewards - chosen.baseline(rewards, sample.mask)
 
@@ -227,7 +244,9 @@ def test_what_the_critic_prefers_becomes_more_likely(credit):
     def judge(sample, rows=None):
         likes = (sample.x == 0).float()
         per_step = credit == "per_step"
-        return [verdict(Critique((likes if per_step else likes.mean(1),), per_step=per_step), sample)]
+        return [
+            verdict(Critique((likes if per_step else likes.mean(1),), per_step=per_step), sample)
+        ]
 
     def share():
         chance = generator.log_prob(every).detach().sum(1).exp()
@@ -239,7 +258,9 @@ def test_what_the_critic_prefers_becomes_more_likely(credit):
         def noise(purpose, rows, step=step):
             return noises(generator)(f"{step} {purpose}", rows)
 
-        loss, _, _ = estimator(credit=credit, reward="logit", rollouts=2)(generator, None, 64, noise, None, judge)
+        loss, _, _ = estimator(credit=credit, reward="logit", rollouts=2)(
+            generator, FakeRequest(None, 64, noise), judge
+        )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -250,14 +271,20 @@ def test_moving_average_remembers_and_is_part_of_the_state():
     chosen = estimator(credit="terminal", baseline="moving_average", baseline_decay=0.5)
     rewards = torch.tensor([[1.0], [3.0]])
     counted = torch.ones_like(rewards, dtype=torch.bool)
-    torch.testing.assert_close(chosen.baseline(rewards, counted), torch.tensor([[3.0], [1.0]]))  # leave-one-out first
-    assert chosen.baseline(rewards * 2, counted).unique().item() == 2.0  # the mean of before, not of now
+    torch.testing.assert_close(
+        chosen.baseline(rewards, counted), torch.tensor([[3.0], [1.0]])
+    )  # leave-one-out first
+    assert (
+        chosen.baseline(rewards * 2, counted).unique().item() == 2.0
+    )  # the mean of before, not of now
     assert chosen.state_dict()["average"].item() == 3.0
 
 
 def test_discounted_returns_are_the_written_out_sums():
     rewards = torch.tensor([[1.0, 2.0, 4.0]])
-    torch.testing.assert_close(discounted_returns(rewards, 0.5), torch.tensor([[1 + 1 + 1.0, 2 + 2.0, 4.0]]))
+    torch.testing.assert_close(
+        discounted_returns(rewards, 0.5), torch.tensor([[1 + 1 + 1.0, 2 + 2.0, 4.0]])
+    )
 
 
 def test_masked_mean_divides_by_the_valid_steps_of_the_whole_batch():
@@ -271,13 +298,15 @@ def test_masked_mean_divides_by_the_valid_steps_of_the_whole_batch():
 def test_per_step_credit_needs_a_critic_of_steps():
     generator, critic, _ = world(LONG["fixed"], per_step=False)
     with pytest.raises(ConfigError, match="per_step"):
-        estimator(credit="per_step")(generator, None, 4, noises(generator), None, judge_of(critic))
+        estimator(credit="per_step")(
+            generator, FakeRequest(None, 4, noises(generator)), judge_of(critic)
+        )
 
 
 def test_one_row_has_nobody_to_leave_out():
     generator, critic, _ = world(LONG["fixed"], per_step=False)
     with pytest.raises(ConfigError, match="at least 2"):
-        estimator()(generator, None, 1, noises(generator), None, judge_of(critic))
+        estimator()(generator, FakeRequest(None, 1, noises(generator)), judge_of(critic))
 
 
 # Groups ----------------------------------------------------------------------------------------------------------
@@ -303,9 +332,13 @@ def test_a_batch_of_groups_says_what_its_groups_say_alone(credit):
 
     def said(sample, **settings):
         told = Script(generator, sample)
-        told.complete = lambda sample, length, noise: sample  # completions by noise would differ from row to row
+        told.complete = lambda sample, length, noise: (
+            sample
+        )  # completions by noise would differ from row to row
         chosen = estimator(credit=credit, rollouts=1, **settings)
-        return gradient(chosen(told, None, len(sample), noises(generator), None, judge_of(critic))[0], generator)
+        return gradient(
+            chosen(told, None, len(sample), noises(generator), None, judge_of(critic))[0], generator
+        )
 
     batch = every[[0, 5, 9, 2, 11, 3]]
     alone = torch.stack([said(batch[[row, row + 1, row + 2]]) for row in (0, 3)])
@@ -317,7 +350,9 @@ def test_the_baseline_of_a_group_knows_its_other_rows_alone():
     rewards = torch.tensor([[1.0], [2.0], [6.0], [10.0], [20.0], [60.0]], requires_grad=True)
     baseline = estimator(group=3).baseline(rewards, torch.ones(6, 1, dtype=torch.bool))
     assert baseline[:, 0].tolist() == [4.0, 3.5, 1.5, 40.0, 35.0, 15.0]
-    slopes = torch.stack([torch.autograd.grad(one, rewards, retain_graph=True)[0][:, 0] for one in baseline[:, 0]])
+    slopes = torch.stack(
+        [torch.autograd.grad(one, rewards, retain_graph=True)[0][:, 0] for one in baseline[:, 0]]
+    )
     same_group = torch.block_diag(torch.ones(3, 3), torch.ones(3, 3)).bool()
     torch.testing.assert_close(slopes, 0.5 * (same_group & ~torch.eye(6, dtype=torch.bool)))
 
@@ -364,7 +399,9 @@ class Conditions(nn.Module):
 
 def test_a_group_shares_the_condition_and_the_real_sample_of_its_first_row():
     generator, _, _ = world(LONG["fixed"], False)
-    recipe = Recipe(batch_size=6, loss="relativistic", estimator={"kind": "score_function", "group": 3})
+    recipe = Recipe(
+        batch_size=6, loss="relativistic", estimator={"kind": "score_function", "group": 3}
+    )
     critic, told = Conditions(), []
 
     class Telling(Nobody):
@@ -372,9 +409,13 @@ def test_a_group_shares_the_condition_and_the_real_sample_of_its_first_row():
             told.extend([real.condition, fake.condition])
             return {}
 
-    real = Sample(torch.zeros(6, 3, dtype=torch.long), torch.arange(6), torch.ones(6, 3, dtype=torch.bool))
+    real = Sample(
+        torch.zeros(6, 3, dtype=torch.long), torch.arange(6), torch.ones(6, 3, dtype=torch.bool)
+    )
     player = GeneratorPlayer(Conditional(generator), recipe, Telling(), frozenset({"terms"}))
-    player("game", real, noises(generator), None, {}, Networks(generator, {"critic": critic}))
+    player(
+        GeneratorUpdate("game", real, noises(generator), Networks(generator, {"critic": critic}))
+    )
     assert [seen.tolist() for seen in [*critic.seen, *told]] == [[0, 0, 0, 3, 3, 3]] * 4
 
 
@@ -390,13 +431,17 @@ def test_in_its_turn_every_generator_parameter_gets_a_gradient_and_no_critic_one
         (Recipe(estimator={"kind": "gumbel_softmax"}), *world(LONG["variable"], True)[:2]),
     ]:
         if isinstance(generator, PointGenerator):
-            from genkit.testing.toys import PointCritic
+            from toys import PointCritic
 
             critic = PointCritic(8)
         critic.requires_grad_(False)
         player = GeneratorPlayer(generator, recipe, Nobody(), frozenset())
         real = Sample(torch.zeros(8, 2))
-        loss, _ = player("game", real, noises(generator), None, {}, Networks(generator, {"critic": critic}))
+        loss, _ = player(
+            GeneratorUpdate(
+                "game", real, noises(generator), Networks(generator, {"critic": critic})
+            )
+        )
         loss.backward()
         assert all(parameter.grad is not None for parameter in generator.parameters())
         assert all(parameter.grad is None for parameter in critic.parameters())
@@ -435,7 +480,11 @@ def test_what_stands_at_padding_never_matters(loss, kind):
         )
         critics = {"critic": Steps(at_padding)}
         with torch.no_grad():
-            value, _ = player("game", every[order], noises(generator), None, {}, Networks(generator, critics))
+            value, _ = player(
+                GeneratorUpdate(
+                    "game", every[order], noises(generator), Networks(generator, critics)
+                )
+            )
         losses.append(value.item())
     assert losses[0] == pytest.approx(losses[1]) == pytest.approx(losses[2])
     assert math.isfinite(losses[0])
@@ -444,11 +493,18 @@ def test_what_stands_at_padding_never_matters(loss, kind):
 def test_completions_are_paired_with_the_reals_of_their_own_row():
     """A critic that sees conditions; real and completion of one row share theirs, or the reward would differ."""
     generator, _, _ = world(LONG["fixed"], False)
-    recipe = Recipe(loss="relativistic", estimator={"kind": "score_function", "credit": "monte_carlo", "rollouts": 3})
+    recipe = Recipe(
+        loss="relativistic",
+        estimator={"kind": "score_function", "credit": "monte_carlo", "rollouts": 3},
+    )
     critic = Conditions()
-    real = Sample(torch.zeros(4, 3, dtype=torch.long), torch.arange(4), torch.ones(4, 3, dtype=torch.bool))
+    real = Sample(
+        torch.zeros(4, 3, dtype=torch.long), torch.arange(4), torch.ones(4, 3, dtype=torch.bool)
+    )
     player = GeneratorPlayer(Conditional(generator), recipe, Nobody(), frozenset())
-    player("game", real, noises(generator), None, {}, Networks(generator, {"critic": critic}))
+    player(
+        GeneratorUpdate("game", real, noises(generator), Networks(generator, {"critic": critic}))
+    )
     seen = critic.seen
     assert len(seen) == 4  # fakes, their reals, completions, their reals
     assert torch.equal(seen[0], seen[1])
@@ -461,7 +517,11 @@ def test_discrete_samples_need_another_way_than_through_them():
     player = GeneratorPlayer(generator, Recipe(), Nobody(), frozenset())
     real = Sample(torch.zeros(8, 3, dtype=torch.long))
     with pytest.raises(ConfigError, match="score_function"):
-        player("game", real, noises(generator), None, {}, Networks(generator, {"critic": critic}))
+        player(
+            GeneratorUpdate(
+                "game", real, noises(generator), Networks(generator, {"critic": critic})
+            )
+        )
 
 
 def test_dropout_rests_while_a_policy_draws_and_scores():
@@ -469,8 +529,8 @@ def test_dropout_rests_while_a_policy_draws_and_scores():
     generator.body = nn.Sequential(nn.Dropout(0.5), generator.body)
     torch.manual_seed(0)
     generator.train()
-    one = estimator()(generator, None, 64, noises(generator), None, judge_of(critic))[0]
-    two = estimator()(generator, None, 64, noises(generator), None, judge_of(critic))[0]
+    one = estimator()(generator, FakeRequest(None, 64, noises(generator)), judge_of(critic))[0]
+    two = estimator()(generator, FakeRequest(None, 64, noises(generator)), judge_of(critic))[0]
     assert one.item() == two.item()
 
 
@@ -488,7 +548,9 @@ def test_a_penalty_does_not_see_padding(kind):
     values = []
     for padding in (0.0, 100.0):
         sample = Sample(torch.tensor([[1.0, 2.0, padding]]), mask=mask)
-        player = CriticPlayer("critic", Prefix(), Recipe(penalties={kind: {"weight": 1}}), Nobody(), frozenset())
+        player = CriticPlayer(
+            "critic", Prefix(), Recipe(penalties={kind: {"weight": 1}}), Nobody(), frozenset()
+        )
         _, statistics = player(sample, sample, {kind: 1.0}, {}, None)
         values.append(statistics[kind].item())
     assert values == [20.0, 20.0]
@@ -514,7 +576,9 @@ def relaxed_sample(settings, options, rows=500, temperature=0.8):
 
 def verdicts_on_one_step(values, power):
     """A critic of a sample's only step: (values of its symbols) ** power, linear in the one-hot if power is 1."""
-    return lambda sample, rows=None: [verdict(Critique(((sample.relaxed[:, 0] @ values) ** power,)), sample)]
+    return lambda sample, rows=None: [
+        verdict(Critique(((sample.relaxed[:, 0] @ values) ** power,)), sample)
+    ]
 
 
 def exact_one_step(generator, values, power):
@@ -545,7 +609,9 @@ def test_masked_steps_give_no_gradient(settings):
 @pytest.mark.parametrize("length", ["variable", "fixed"])
 def test_a_constant_critic_says_nothing_of_relaxed_samples(settings, length):
     generator, sample, _ = relaxed_sample(settings, LONG[length])
-    assert gradient(sample.relaxed.sum(), generator).abs().max() < 1e-4  # 1 at each step, in float32
+    assert (
+        gradient(sample.relaxed.sum(), generator).abs().max() < 1e-4
+    )  # 1 at each step, in float32
 
 
 def test_straight_through_is_exact_where_the_critic_is_linear_and_biased_where_it_is_not():
@@ -569,7 +635,9 @@ def test_straight_through_is_exact_where_the_critic_is_linear_and_biased_where_i
             )
         return total
 
-    torch.testing.assert_close(expected(1), exact_one_step(generator, values, 1), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        expected(1), exact_one_step(generator, values, 1), rtol=1e-4, atol=1e-6
+    )
     exact = exact_one_step(generator, values, 2)
     assert (expected(2) - exact).norm() > 0.1 * exact.norm()
 
@@ -585,10 +653,12 @@ def test_gumbel_softmax_approaches_the_exact_gradient_as_the_temperature_falls()
 
     def bias(temperature):
         judge = verdicts_on_one_step(values, 2)
-        loss, _, _ = chosen(generator, None, 200_000, uniform, None, judge, temperature)
+        loss, _, _ = chosen(generator, FakeRequest(None, 200_000, uniform), judge, temperature)
         return ((gradient(loss, generator) - exact).norm() / exact.norm()).item()
 
-    biases = [bias(temperature) for temperature in (1.0, 0.3, 0.1)]  # 0.54, 0.21 and 0.07; their error is below 0.01
+    biases = [
+        bias(temperature) for temperature in (1.0, 0.3, 0.1)
+    ]  # 0.54, 0.21 and 0.07; their error is below 0.01
     assert biases[0] > 0.4 > 0.3 > biases[1] > 0.15 > 0.1 > biases[2]
 
 
@@ -613,7 +683,9 @@ def test_whether_rows_see_each_other_is_asked_of_the_critic():
     assert not sees_other_rows(PointCritic(16), sample)
     assert not sees_other_rows(nn.Sequential(PointCritic(16)), sample)
     words, mask = sentences(OPTIONS["variable"])
-    assert not sees_other_rows(LanguageCritic(OPTIONS["variable"], per_step=True), Sample(words, mask=mask))
+    assert not sees_other_rows(
+        LanguageCritic(OPTIONS["variable"], per_step=True), Sample(words, mask=mask)
+    )
 
 
 @pytest.mark.parametrize("penalties", [{}, {"r1": 1.0}, {"wgan_gp": 1.0, "r2": 0.5}])
@@ -627,7 +699,9 @@ def test_one_pass_gives_the_loss_of_several(penalties):
         player.together = together
         torch.manual_seed(1)
         loss, statistics = player(real, fake, penalties, {}, None)
-        found.append([loss, *torch.autograd.grad(loss, list(critic.parameters())), *statistics.values()])
+        found.append(
+            [loss, *torch.autograd.grad(loss, list(critic.parameters())), *statistics.values()]
+        )
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other)
 
@@ -640,7 +714,9 @@ def test_approximate_penalties_are_the_exact_ones_in_the_mean(approximate, exact
     real, fake = (Sample(torch.randn(256, 2, dtype=torch.float64)) for _ in range(2))
     expected = player(real, fake, {exact: 1.0}, {}, None)[1][exact]
     player.together = True
-    draws = torch.stack([player(real, fake, {approximate: 1.0}, {}, None)[1][approximate] for _ in range(400)])
+    draws = torch.stack(
+        [player(real, fake, {approximate: 1.0}, {}, None)[1][approximate] for _ in range(400)]
+    )
     error = draws.std() / len(draws) ** 0.5
     assert (draws.mean() - expected).abs() < 4 * error + 0.01 * expected
     assert error < 0.02 * expected
@@ -660,5 +736,9 @@ def test_finite_differences_are_taken_behind_the_augmentation():
     player = CriticPlayer("critic", critic, recipe, Shaken(), frozenset({"augment"}))
     for together in (False, True):
         player.together = together
-        _, statistics = player(Sample(torch.randn(64, 2)), Sample(torch.randn(64, 2)), {"r1_approx": 1.0}, {}, None)
-        assert 0 < statistics["r1_approx"] < 10  # a shake seen twice would weigh about (1000 / step)^2
+        _, statistics = player(
+            Sample(torch.randn(64, 2)), Sample(torch.randn(64, 2)), {"r1_approx": 1.0}, {}, None
+        )
+        assert (
+            0 < statistics["r1_approx"] < 10
+        )  # a shake seen twice would weigh about (1000 / step)^2

@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from toys import LanguageOptions, Mixture, StepLanguage, language, ring
 
 import genkit
 from genkit import config
+from genkit.engine.game import Game
 from genkit.errors import ConfigError
-from genkit.game import Game
 from genkit.plugin import Modality, Networks, Preset
-from genkit.runtime import Runtime
-from genkit.testing.toys import LanguageOptions, Mixture, StepLanguage, language, ring
+from genkit.system.runtime import Runtime
 
 
 class ExactRing(Mixture):
@@ -50,28 +50,55 @@ class ExactLanguage(StepLanguage):
 
 def in_double(networks: Networks) -> Networks:
     generator = networks.generator.double()
-    generator.noise = {part: replace(spec, dtype="float64") for part, spec in generator.noise.items()}
+    generator.noise = {
+        part: replace(spec, dtype="float64") for part, spec in generator.noise.items()
+    }
     return Networks(generator, {name: critic.double() for name, critic in networks.critics.items()})
 
 
-exact_ring = Modality(id="exact_ring", title="Ring", plugin=ExactRing, options=ring.options, presets=ring.presets)
-taught_ring = replace(exact_ring, id="taught_ring", plugin=TaughtRing, presets={"default": Preset()})
+exact_ring = Modality(
+    id="exact_ring", title="Ring", plugin=ExactRing, options=ring.options, presets=ring.presets
+)
+taught_ring = replace(
+    exact_ring, id="taught_ring", plugin=TaughtRing, presets={"default": Preset()}
+)
 exact_language = Modality(
-    id="exact_language", title="Language", plugin=ExactLanguage, options=LanguageOptions, presets=language.presets
+    id="exact_language",
+    title="Language",
+    plugin=ExactLanguage,
+    options=LanguageOptions,
+    presets=language.presets,
 )
 SMALL = {"batch_size": 8, "ema_halflife_items": 50}
 GAMES = {
     "penalties, Adam": (exact_ring, SMALL | {"penalties": {"r1": {"weight": 0.1, "interval": 2}}}),
-    "parts, SGD": (exact_ring, SMALL | {"accumulate": 2, "generator": {"optimizer": "sgd"}}),
-    "groups": (exact_language, SMALL | {"accumulate": 2, "estimator": {"kind": "score_function", "group": 2}}),
+    "parts, SGD": (
+        exact_ring,
+        SMALL | {"gradient_accumulation": 2, "generator": {"optimizer": "sgd"}},
+    ),
+    "groups": (
+        exact_language,
+        SMALL | {"gradient_accumulation": 2, "estimator": {"kind": "score_function", "group": 2}},
+    ),
     "initialised": (taught_ring, SMALL),
-    "masked steps": (exact_language, SMALL | {"estimator": {"kind": "score_function", "baseline": "none"}}),
+    "masked steps": (
+        exact_language,
+        SMALL | {"estimator": {"kind": "score_function", "baseline": "none"}},
+    ),
 }
 
 
 def play(folder: Path, name: str, items: int, **arguments) -> None:
     modality, recipe = GAMES[name]
-    genkit.train(modality, out=folder / name, items=items, recipe=recipe, device="cpu", threads=1, **arguments)
+    genkit.train(
+        modality,
+        out=folder / name,
+        items=items,
+        recipe=recipe,
+        device="cpu",
+        threads=1,
+        **arguments,
+    )
 
 
 def main(folder: Path) -> None:
@@ -90,9 +117,21 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 def two(tmp_path_factory):
     """What two processes left."""
     folder = tmp_path_factory.mktemp("two")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", __file__, folder]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        __file__,
+        folder,
+    ]
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"}
+        command,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return folder
@@ -126,7 +165,9 @@ def test_a_batch_that_processes_cannot_share_is_named():
     plugin = ExactLanguage(chosen.options)
     Game(chosen, plugin, plugin.dataset(None), runtime)
     runtime.processes = 3
-    with pytest.raises(ConfigError, match=r"cannot be shared by 3 processes in 1 parts .* groups of 3"):
+    with pytest.raises(
+        ConfigError, match=r"cannot be shared by 3 processes in 1 parts .* groups of 3"
+    ):
         Game(chosen, plugin, plugin.dataset(None), runtime)
 
 

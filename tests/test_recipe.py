@@ -63,16 +63,24 @@ def test_a_schedule_never_turns_back_and_never_leaves_its_ends(start, end, items
 
 
 @pytest.mark.parametrize(
-    ("share", "cosine"), [(0.25, (1 - math.sqrt(0.5)) / 2), (1 / 3, 0.25), (0.5, 0.5), (0.75, (1 + math.sqrt(0.5)) / 2)]
+    ("share", "cosine"),
+    [(0.25, (1 - math.sqrt(0.5)) / 2), (1 / 3, 0.25), (0.5, 0.5), (0.75, (1 + math.sqrt(0.5)) / 2)],
 )
 def test_the_cosine_is_flat_at_both_ends(share, cosine):
-    assert Schedule(start=0, end=1, items=1200, shape="cosine")(int(share * 1200)) == pytest.approx(cosine, abs=1e-12)
-    assert Schedule(start=0, end=1, items=1200)(int(share * 1200)) == pytest.approx(share, abs=1e-12)
+    assert Schedule(start=0, end=1, items=1200, shape="cosine")(int(share * 1200)) == pytest.approx(
+        cosine, abs=1e-12
+    )
+    assert Schedule(start=0, end=1, items=1200)(int(share * 1200)) == pytest.approx(
+        share, abs=1e-12
+    )
 
 
 @given(items=st.integers(1, 1000), after=st.integers(0, 1000), now=st.integers(0, 3000))
 def test_a_schedule_that_waits_is_the_same_one_later(items, after, now):
-    plain, waiting = Schedule(start=3, end=1, items=items), Schedule(start=3, end=1, items=items, after=after)
+    plain, waiting = (
+        Schedule(start=3, end=1, items=items),
+        Schedule(start=3, end=1, items=items, after=after),
+    )
     assert waiting(now) == (plain(now - after) if now >= after else 3)
 
 
@@ -119,21 +127,29 @@ def test_settings_are_frozen_and_refuse_unknown_keys(cls):
 
 @laws
 @given(st.integers(1, 64), st.integers(1, 64))
-def test_a_batch_is_cut_into_equal_parts_or_refused(batch_size, accumulate):
-    if batch_size % accumulate:
+def test_a_batch_is_cut_into_equal_parts_or_refused(batch_size, gradient_accumulation):
+    if batch_size % gradient_accumulation:
         with pytest.raises(ValidationError, match=f"batch_size {batch_size} cannot be cut"):
-            Recipe(batch_size=batch_size, accumulate=accumulate)
+            Recipe(batch_size=batch_size, gradient_accumulation=gradient_accumulation)
     else:
-        assert Recipe(batch_size=batch_size, accumulate=accumulate).batch_size == batch_size
+        assert (
+            Recipe(batch_size=batch_size, gradient_accumulation=gradient_accumulation).batch_size
+            == batch_size
+        )
 
 
 @laws
 @given(st.integers(1, 64), st.integers(1, 4), st.integers(1, 8))
-def test_a_part_of_a_batch_has_whole_groups_or_is_refused(batch_size, accumulate, group):
-    recipe = {"batch_size": batch_size * accumulate, "accumulate": accumulate}
+def test_a_part_of_a_batch_has_whole_groups_or_is_refused(batch_size, gradient_accumulation, group):
+    recipe = {
+        "batch_size": batch_size * gradient_accumulation,
+        "gradient_accumulation": gradient_accumulation,
+    }
     recipe |= {"estimator": {"kind": "score_function", "group": group}}
     if batch_size % group:
-        with pytest.raises(ValidationError, match=rf"cannot be cut into groups of estimator.group = {group}"):
+        with pytest.raises(
+            ValidationError, match=rf"cannot be cut into groups of estimator.group = {group}"
+        ):
             Recipe.model_validate(recipe)
     else:
         assert Recipe.model_validate(recipe).group == group
@@ -146,7 +162,9 @@ def test_only_the_last_stage_may_be_without_end(lengths):
     if lengths and None not in lengths[:-1] and lengths[-1] is None:
         assert Recipe(stages=stages).stages == stages
     else:
-        with pytest.raises(ValidationError, match=r"every stage but the last needs items|leave its items out"):
+        with pytest.raises(
+            ValidationError, match=r"every stage but the last needs items|leave its items out"
+        ):
             Recipe(stages=stages)
 
 
@@ -154,7 +172,7 @@ def test_only_the_last_stage_may_be_without_end(lengths):
     "recipe",
     [
         {"batch_size": 0},
-        {"accumulate": 0},
+        {"gradient_accumulation": 0},
         {"ema_halflife_items": -1},
         {"ema_rampup": 0},
         {"estimator": {"kind": "score_function", "discount": 1.1}},
@@ -165,7 +183,12 @@ def test_only_the_last_stage_may_be_without_end(lengths):
         {"estimator": {"kind": "magic"}},
         {"estimator": {"kind": "straight_through", "temperature": 1.0}},
         {"estimator": {"kind": "gumbel_softmax", "temperature": 0.0}},
-        {"estimator": {"kind": "gumbel_softmax", "temperature": {"start": 1, "end": 0, "items": 9}}},
+        {
+            "estimator": {
+                "kind": "gumbel_softmax",
+                "temperature": {"start": 1, "end": 0, "items": 9},
+            }
+        },
         {"stages": [{"items": 0}]},
         {"generator": {"steps": 0}},
         {"generator": {"interval": 0}},
@@ -193,7 +216,7 @@ def test_what_cannot_be_played_is_refused(recipe):
         {"epsilon": -1e-8},
         {"weight_decay": -0.1},
         {"optimizer": "sgd", "momentum": -0.5},
-        {"optimizer": "rmsprop", "smoothing": -0.5},
+        {"optimizer": "rmsprop", "alpha": -0.5},
     ],
     ids=str,
 )
@@ -214,7 +237,9 @@ def test_a_critic_has_its_own_settings_or_those_of_every_critic():
 
 def test_the_estimator_is_told_by_its_kind():
     assert Recipe().estimator == Pathwise()
-    assert isinstance(Recipe.model_validate({"estimator": {"kind": "score_function"}}).estimator, ScoreFunction)
+    assert isinstance(
+        Recipe.model_validate({"estimator": {"kind": "score_function"}}).estimator, ScoreFunction
+    )
     with pytest.raises(ValidationError):
         Recipe.model_validate({"estimator": {"kind": "pathwise", "rollouts": 3}})
 
@@ -232,24 +257,35 @@ constraints = st.builds(
     bound=st.floats(1e-3, 10),
     interval=st.integers(1, 9),
 )
-players = st.builds(Player, learning_rate=rates, constraint=st.none() | constraints, steps=st.integers(1, 9))
+players = st.builds(
+    Player, learning_rate=rates, constraint=st.none() | constraints, steps=st.integers(1, 9)
+)
 critics = st.builds(Critic, learning_rate=rates, weight=st.floats(0, 2))
 recipes = st.builds(
     Recipe,
     batch_size=st.sampled_from([12, 24]),
-    accumulate=st.sampled_from([1, 2, 3]),
-    penalties=st.dictionaries(st.sampled_from(["r1", "r2", "mine:own"]), st.builds(PenaltySettings, weight=rates)),
+    gradient_accumulation=st.sampled_from([1, 2, 3]),
+    penalties=st.dictionaries(
+        st.sampled_from(["r1", "r2", "mine:own"]), st.builds(PenaltySettings, weight=rates)
+    ),
     terms=st.dictionaries(st.text("abc", min_size=1, max_size=3), rates, max_size=2),
     estimator=st.one_of(
         st.just(Pathwise()),
         st.builds(ScoreFunction, kind=st.just("score_function"), discount=st.floats(0, 1)),
         st.just(StraightThrough(kind="straight_through")),
-        st.builds(GumbelSoftmax, kind=st.just("gumbel_softmax"), temperature=temperatures, hard=st.booleans()),
+        st.builds(
+            GumbelSoftmax,
+            kind=st.just("gumbel_softmax"),
+            temperature=temperatures,
+            hard=st.booleans(),
+        ),
     ),
     generator=players,
     critics=st.dictionaries(st.text("xyz", min_size=1, max_size=3), critics, max_size=2),
     stages=st.lists(
-        st.builds(Stage, items=st.integers(1, 99), generator=st.none() | players), min_size=1, max_size=3
+        st.builds(Stage, items=st.integers(1, 99), generator=st.none() | players),
+        min_size=1,
+        max_size=3,
     ).map(lambda stages: (*stages, Stage())),
     ema_rampup=st.none() | st.floats(0.01, 1),
 )
@@ -268,4 +304,6 @@ def test_recipes_cost_no_torch():
 
 
 def test_null_takes_a_penalty_away():
-    assert Recipe(penalties={"r1": {"weight": 1}, "r2": None}).penalties == {"r1": PenaltySettings(weight=1)}
+    assert Recipe(penalties={"r1": {"weight": 1}, "r2": None}).penalties == {
+        "r1": PenaltySettings(weight=1)
+    }

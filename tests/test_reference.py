@@ -7,14 +7,14 @@ import pytest
 from pydantic import Field
 from typer.testing import CliRunner
 
-from genkit import registry
 from genkit.cli import app
-from genkit.own import Named
+from genkit.discovery import registry
+from genkit.discovery.reference import markdown
 from genkit.plugin import Modality, Preset
 from genkit.recipe import Settings
-from genkit.reference import markdown
+from genkit.user_objects import Named
 
-IDS = sorted(registry.own_distributions())
+IDS = sorted(registry.project_distributions())
 
 
 class Options(Settings):
@@ -48,7 +48,11 @@ def test_every_row_of_a_table_has_the_cells_of_its_head(id):
 
 
 def test_a_page_tells_types_bounds_and_names_as_they_are_typed():
-    presets = {"small": Preset("Quick.", options={"place": "here"}, recipe={"generator": {"betas": (0.5, 0.9)}})}
+    presets = {
+        "small": Preset(
+            "Quick.", options={"place": "here"}, recipe={"generator": {"betas": (0.5, 0.9)}}
+        )
+    }
     page = markdown(Modality("grains", "Grains", "no:where", options=Options, presets=presets))
     assert r"| `width` | `int` | `8` | Of a layer: 4 \| 8. Must be >= 1. |" in page
     assert r"| `critic` | `'plain' \| module:attribute \| None` | `None` | Which. |" in page
@@ -59,4 +63,6 @@ def test_a_page_tells_types_bounds_and_names_as_they_are_typed():
 
 @pytest.mark.parametrize("id", IDS)
 def test_the_command_prints_the_page(id):
-    assert CliRunner().invoke(app, ["plugins", "show", id, "--markdown"]).output == markdown(registry.describe(id))
+    assert CliRunner().invoke(app, ["plugins", "show", id, "--markdown"]).output == markdown(
+        registry.describe(id)
+    )

@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from genkit import registry
+from genkit.discovery import registry
 from genkit.errors import PluginError, UnknownModality
 from genkit.plugin import Modality, ModalityPlugin, Preset
 
@@ -40,14 +40,18 @@ def rows(found):
 def python(code, cwd, *flags, typed=""):
     """What a fresh process prints."""
     command = [sys.executable, *flags, "-c", code]
-    done = subprocess.run(command, input=typed, capture_output=True, text=True, cwd=cwd, check=False)
+    done = subprocess.run(
+        command, input=typed, capture_output=True, text=True, cwd=cwd, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def runs(pid):
     """Whether a process is there and no zombie that nobody has waited for."""
-    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False).stdout
+    state = subprocess.run(
+        ["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False
+    ).stdout
     return bool(state) and not state.startswith("Z")
 
 
@@ -100,8 +104,12 @@ def test_describing_imports_one_manifest_and_no_torch(site, tmp_path):
 
 
 def test_several_plugins_of_one_distribution_are_rows_of_their_own(site):
-    sources = {f"fake_{id}": site.MANIFEST.format(id=id, module=f"fake_{id}") for id in ("alpha", "beta")}
-    site.install("genkit-both", {"alpha": "fake_alpha:modality", "beta": "fake_beta:modality"}, sources)
+    sources = {
+        f"fake_{id}": site.MANIFEST.format(id=id, module=f"fake_{id}") for id in ("alpha", "beta")
+    }
+    site.install(
+        "genkit-both", {"alpha": "fake_alpha:modality", "beta": "fake_beta:modality"}, sources
+    )
     found = rows(registry.found())
     assert found["alpha"].distribution == found["beta"].distribution == "genkit-both"
     assert [registry.describe(id).id for id in ("alpha", "beta")] == ["alpha", "beta"]
@@ -152,13 +160,23 @@ def test_a_plugin_whose_metadata_lack_a_name_is_listed_all_the_same(site):
 
 def test_lines_that_are_no_entry_are_passed_over(site):
     metadata = site.plugin("alpha")
-    (metadata / "entry_points.txt").write_text(f"[{V1}]\nno entry at all\nalpha = fake_alpha:modality\n[unclosed\n")
+    (metadata / "entry_points.txt").write_text(
+        f"[{V1}]\nno entry at all\nalpha = fake_alpha:modality\n[unclosed\n"
+    )
     assert {row.id: row.status for row in registry.found()} == {"alpha": "ok", **OURS}
 
 
 def test_an_entry_point_that_names_nothing_is_a_broken_row(site, quick):
     site.install(
-        "genkit-odd", {"a": "", "b": ":modality", "c": ".relative:x", "d": "json", "e": "json:", "f": "json:no.such"}
+        "genkit-odd",
+        {
+            "a": "",
+            "b": ":modality",
+            "c": ".relative:x",
+            "d": "json",
+            "e": "json:",
+            "f": "json:no.such",
+        },
     )
     found = rows(registry.probed())
     assert {id: found[id].status for id in "abcdef"} == dict.fromkeys("abcdef", "broken")
@@ -189,25 +207,35 @@ def test_copies_of_one_distribution_count_once_and_the_first_on_the_path_is_it(s
 
 
 def test_an_older_copy_with_another_layout_is_no_rival(site, second):
-    second.install("genkit-alpha", {"alpha": "fake_alpha.old:modality", "gone": "fake_alpha:gone"}, version="0.9")
+    second.install(
+        "genkit-alpha",
+        {"alpha": "fake_alpha.old:modality", "gone": "fake_alpha:gone"},
+        version="0.9",
+    )
     site.plugin("alpha", version="1.1")
-    assert [(row.id, row.status, row.version) for row in registry.found() if row.id not in OURS] == [
-        ("alpha", "ok", "1.1")
-    ]
+    assert [
+        (row.id, row.status, row.version) for row in registry.found() if row.id not in OURS
+    ] == [("alpha", "ok", "1.1")]
 
 
 def test_one_distribution_has_one_name_however_it_is_spelled(site, second):
     second.plugin("alpha", name="Genkit_Alpha", version="0.9")
     site.plugin("alpha", name="genkit-alpha", version="1.1")
-    assert [(row.status, row.version) for row in registry.found() if row.id == "alpha"] == [("ok", "1.1")]
+    assert [(row.status, row.version) for row in registry.found() if row.id == "alpha"] == [
+        ("ok", "1.1")
+    ]
 
 
 def test_a_stranger_who_claims_our_id_is_named_beside_us_and_we_go_on(site):
     site.install(
-        "acme-pictures", {"image": "fake_image:modality"}, {"fake_image": site.MANIFEST.format(id="image", module="x")}
+        "acme-pictures",
+        {"image": "fake_image:modality"},
+        {"fake_image": site.MANIFEST.format(id="image", module="x")},
     )
     ours, theirs = sorted(
-        (row for row in registry.found() if row.id == "image"), key=lambda row: row.status, reverse=True
+        (row for row in registry.found() if row.id == "image"),
+        key=lambda row: row.status,
+        reverse=True,
     )
     assert (ours.distribution, ours.status) == ("genkit-gan-image", "ok")
     assert (theirs.distribution, theirs.status) == ("acme-pictures", "conflict")
@@ -219,9 +247,16 @@ def test_a_stranger_who_claims_our_id_is_named_beside_us_and_we_go_on(site):
 def test_two_strangers_with_one_id_are_both_refused_and_both_named(site):
     for name in ("acme-one", "acme-two"):
         module = f"fake_{name[5:]}"
-        site.install(name, {"alpha": f"{module}:modality"}, {module: site.MANIFEST.format(id="alpha", module=module)})
+        site.install(
+            name,
+            {"alpha": f"{module}:modality"},
+            {module: site.MANIFEST.format(id="alpha", module=module)},
+        )
     found = [row for row in registry.found() if row.id == "alpha"]
-    assert [(row.distribution, row.status) for row in found] == [("acme-one", "conflict"), ("acme-two", "conflict")]
+    assert [(row.distribution, row.status) for row in found] == [
+        ("acme-one", "conflict"),
+        ("acme-two", "conflict"),
+    ]
     assert "acme-two 1.0" in found[0].reason
     assert "acme-one 1.0" in found[1].reason
     with pytest.raises(PluginError, match=r"acme-one .*acme-two"):
@@ -236,9 +271,12 @@ def test_the_order_of_installation_settles_nothing(site, second):
 
 
 @pytest.mark.parametrize(
-    ("group", "blamed"), [("genkit.modality.v2", "genkit-gan"), ("genkit.modality.v0", "genkit-alpha")]
+    ("group", "blamed"),
+    [("genkit.modality.v2", "genkit-gan"), ("genkit.modality.v0", "genkit-alpha")],
 )
-def test_a_plugin_of_another_contract_is_incompatible_and_never_imported(site, quick, tmp_path, group, blamed):
+def test_a_plugin_of_another_contract_is_incompatible_and_never_imported(
+    site, quick, tmp_path, group, blamed
+):
     mark = tmp_path / "imported"
     site.plugin("alpha", before=f"open({str(mark)!r}, 'w')\n", group=group)
     row = rows(registry.probed())["alpha"]
@@ -255,7 +293,9 @@ def test_an_incompatible_plugin_is_no_rival(site):
     assert registry.describe("alpha").id == "alpha"
 
 
-def test_a_plugin_for_a_later_minor_of_the_contract_is_incompatible_whatever_else_it_says(site, quick):
+def test_a_plugin_for_a_later_minor_of_the_contract_is_incompatible_whatever_else_it_says(
+    site, quick
+):
     source = "from genkit.plugin import Modality\nmodality = Modality('alpha', 'T', 'm:P', needs=(1, 9), smell='rose')"
     site.install("genkit-alpha", {"alpha": "fake_alpha:modality"}, {"fake_alpha": source})
     row = rows(registry.probed())["alpha"]
@@ -286,7 +326,10 @@ FAULTS = {
         "calls itself 'other', its entry point 'misnamed'",
     ),
     "number": ("modality = 5", "names a int, not a genkit.plugin.Modality"),
-    "klass": ("from genkit.plugin import Modality as modality", "names a type, not a genkit.plugin.Modality"),
+    "klass": (
+        "from genkit.plugin import Modality as modality",
+        "names a type, not a genkit.plugin.Modality",
+    ),
     "unplain": (
         "from genkit.plugin import Modality\nmodality = Modality('unplain', 'T', 'm:P', options=lambda: 0)",
         "not plain data",
@@ -316,16 +359,22 @@ FINE = {
     "lingering": "import atexit, time; atexit.register(time.sleep, 600)\n",
     "forking": "import os, time; os.fork() or time.sleep(600)\n",
     "leaving": "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n",
-    "clearing": "import sys; [sys.modules.pop(name) for name in ('json', 'genkit.registry', 'genkit.errors', 'os')]\n",
+    "clearing": "import sys; [sys.modules.pop(name) for name in ('json', 'genkit.discovery.registry', 'genkit.errors', 'os')]\n",
 }
 
 
 def install_fault(site, id):
     source, _ = FAULTS[id]
-    site.install(f"genkit-{id}", {id: f"fake_{id}:modality"}, {} if source is None else {f"fake_{id}": source})
+    site.install(
+        f"genkit-{id}",
+        {id: f"fake_{id}:modality"},
+        {} if source is None else {f"fake_{id}": source},
+    )
 
 
-def test_whatever_is_wrong_with_one_plugin_it_is_a_row_with_a_reason_and_the_others_are_ok(site, quick):
+def test_whatever_is_wrong_with_one_plugin_it_is_a_row_with_a_reason_and_the_others_are_ok(
+    site, quick
+):
     for id in FAULTS:
         install_fault(site, id)
     for id in ("aaa", "mmm", "zzz"):
@@ -344,12 +393,16 @@ def test_what_a_plugin_prints_at_import_is_its_own_affair(site, quick, id):
         site.plugin(neighbour)
     site.plugin(id, before=FINE[id])
     found = registry.probed()
-    assert [(row.id, row.status, row.reason) for row in found] == [(row.id, "ok", "") for row in found]
+    assert [(row.id, row.status, row.reason) for row in found] == [
+        (row.id, "ok", "") for row in found
+    ]
     assert {"aaa", id, "zzz", *OURS} == {row.id for row in found}
 
 
 @pytest.mark.parametrize("after", ["", "time.sleep(600)", "os._exit(1)"])
-def test_what_a_plugin_starts_at_import_ends_with_the_look_at_it(site, monkeypatch, tmp_path, after):
+def test_what_a_plugin_starts_at_import_ends_with_the_look_at_it(
+    site, monkeypatch, tmp_path, after
+):
     monkeypatch.setattr(registry, "PROBE_SECONDS", 1.0)
     code = "import time; time.sleep(600)"
     start = f"child = subprocess.Popen([sys.executable, '-c', {code!r}])"
@@ -365,7 +418,9 @@ def test_what_a_plugin_starts_at_import_ends_with_the_look_at_it(site, monkeypat
 
 def test_a_hanging_plugin_that_has_printed_bytes_is_broken_and_nothing_worse(site, monkeypatch):
     monkeypatch.setattr(registry, "PROBE_SECONDS", 1.5)
-    site.plugin("hanging", before="import os, time; os.write(1, b'\\xff\\xfe\\n'); time.sleep(600)\n")
+    site.plugin(
+        "hanging", before="import os, time; os.write(1, b'\\xff\\xfe\\n'); time.sleep(600)\n"
+    )
     assert {row.id: row.status for row in registry.probed()} == {"hanging": "broken", **OURS}
 
 
@@ -379,16 +434,28 @@ def test_a_slow_plugin_takes_none_of_its_neighbours_time(site, monkeypatch):
     monkeypatch.setattr(registry, "PROBE_SECONDS", 2.4)
     for id in ("slow_one", "slow_two"):
         site.plugin(id, before="import time; time.sleep(1.25)\n")
-    assert {row.id: row.status for row in registry.probed()} == {"slow_one": "ok", "slow_two": "ok", **OURS}
+    assert {row.id: row.status for row in registry.probed()} == {
+        "slow_one": "ok",
+        "slow_two": "ok",
+        **OURS,
+    }
 
 
 def test_each_of_two_names_for_one_manifest_is_judged_by_itself(site, quick):
     entries = {"alpha": "fake_both:modality", "beta": "fake_both:modality"}
-    site.install("genkit-both", entries, {"fake_both": site.MANIFEST.format(id="alpha", module="x")})
-    assert {row.id: row.status for row in registry.probed()} == {"alpha": "ok", "beta": "broken", **OURS}
+    site.install(
+        "genkit-both", entries, {"fake_both": site.MANIFEST.format(id="alpha", module="x")}
+    )
+    assert {row.id: row.status for row in registry.probed()} == {
+        "alpha": "ok",
+        "beta": "broken",
+        **OURS,
+    }
 
 
-def test_the_files_in_the_working_folder_are_no_part_of_a_plugin(site, quick, tmp_path, monkeypatch):
+def test_the_files_in_the_working_folder_are_no_part_of_a_plugin(
+    site, quick, tmp_path, monkeypatch
+):
     """A user's own token.py or copy.py beside the data is no fault of any plugin."""
     site.plugin("alpha")
     for module in ("token", "copy", "dataclasses", "json"):
@@ -397,7 +464,9 @@ def test_the_files_in_the_working_folder_are_no_part_of_a_plugin(site, quick, tm
     assert {row.id: row.status for row in registry.probed()} == {"alpha": "ok", **OURS}
 
 
-@pytest.mark.parametrize("id", [id for id in FAULTS if id not in ("killing", "crashing", "interrupting", "hanging")])
+@pytest.mark.parametrize(
+    "id", [id for id in FAULTS if id not in ("killing", "crashing", "interrupting", "hanging")]
+)
 def test_a_faulty_plugin_that_is_asked_for_is_an_error_that_names_it(site, id):
     install_fault(site, id)
     with pytest.raises(PluginError) as caught:
@@ -429,13 +498,15 @@ def test_an_unknown_id_is_answered_with_the_nearest(site):
 
 
 def test_one_of_our_own_that_is_not_installed_is_answered_with_what_to_install(monkeypatch):
-    monkeypatch.setattr(registry, "own_distributions", lambda: {"hologram": "genkit-gan-hologram"})
+    monkeypatch.setattr(
+        registry, "project_distributions", lambda: {"hologram": "genkit-gan-hologram"}
+    )
     with pytest.raises(UnknownModality, match="pip install genkit-gan-hologram"):
         registry.describe("hologram")
 
 
 def test_our_own_distributions_are_the_extras_of_the_core():
-    own = registry.own_distributions()
+    own = registry.project_distributions()
     assert own["image"] == "genkit-gan-image"
     assert not {"dev", "docs"} & set(own)
     assert all(home == f"genkit-gan-{id}" for id, home in own.items())
@@ -481,15 +552,22 @@ def test_a_plugin_that_cannot_be_loaded_is_named_with_the_reason(site, target, r
 def test_parts_of_a_manifest_are_named_classes_themselves_or_nothing():
     assert registry.named_class(mine(), "options") is None
     assert registry.named_class(mine(options=dict), "options") is dict
-    assert registry.named_class(mine(options="collections:OrderedDict"), "options").__name__ == "OrderedDict"
-    with pytest.raises(PluginError, match=r"local 0 \(mine\) failed at import of its controls json:nothing"):
+    assert (
+        registry.named_class(mine(options="collections:OrderedDict"), "options").__name__
+        == "OrderedDict"
+    )
+    with pytest.raises(
+        PluginError, match=r"local 0 \(mine\) failed at import of its controls json:nothing"
+    ):
         registry.named_class(mine(controls="json:nothing"), "controls")
 
 
 def test_the_home_of_a_manifest_is_the_distribution_that_brought_it(site):
     site.plugin("alpha", version="3.1")
     assert registry.origin(registry.describe("alpha")) == "genkit-alpha 3.1 (alpha)"
-    assert registry.origin(mine("alpha")) == "local 0 (alpha)"  # one's own of the same id was not brought by it
+    assert (
+        registry.origin(mine("alpha")) == "local 0 (alpha)"
+    )  # one's own of the same id was not brought by it
 
 
 def test_the_home_of_a_manifest_inside_a_class_is_found_as_well(site):
@@ -578,7 +656,7 @@ def test_the_list_of_plugins_survives_all_faulty_plugins_together(site, tmp_path
     for id in FAULTS:
         install_fault(site, id)
     for id, before in FINE.items():
-        if id not in ("mumbling", "binary"):  # each has a law of its own above
+        if id not in ("mumbling", "binary"):  # each has a distribution of its own above
             site.plugin(id, before=before)
     site.install("acme-pictures", {"image": "json:x"})
     site.install("genkit-next", {"next": "json:x"}, group="genkit.modality.v2")

@@ -11,13 +11,13 @@ import threading
 
 import pytest
 import torch
+from toys import duet, language, ring, step_language
 
 import genkit
-from genkit.drawing import CHUNK, Between, draw_chunk
 from genkit.errors import ConfigError, ModelError, PluginError, StorageError, UserError
-from genkit.runtime import overlapped
-from genkit.sampling import save
-from genkit.testing.toys import duet, language, ring, step_language
+from genkit.sampling.drawing import CHUNK, LatentPoint, draw_chunk
+from genkit.sampling.samples import save
+from genkit.system.runtime import overlapped
 
 
 @pytest.fixture(scope="module")
@@ -98,16 +98,29 @@ def test_files_are_byte_equal_whatever_is_drawn_with_them(models, tmp_path):
 
 def test_the_sidecar_tells_who_each_file_is(models, tmp_path):
     model = models["duet"]
-    written = model.generate(3, seed=9, start=5, label="class2", controls={"scale": 0.5}).save(tmp_path / "out")
-    assert [path.name for path in written] == ["000005.npy", "000006.npy", "000007.npy", "samples.json"]
+    written = model.generate(3, seed=9, start=5, label="class2", controls={"scale": 0.5}).save(
+        tmp_path / "out"
+    )
+    assert [path.name for path in written] == [
+        "000005.npy",
+        "000006.npy",
+        "000007.npy",
+        "samples.json",
+    ]
     told = json.loads((tmp_path / "out" / "samples.json").read_text())
-    assert told["samples"][1] == {"file": "000006.npy", "seed": 9, "index": 6, "label": "class2", "condition": 2}
+    assert told["samples"][1] == {
+        "file": "000006.npy",
+        "seed": 9,
+        "index": 6,
+        "label": "class2",
+        "condition": 2,
+    }
     assert told["controls"] == {"scale": 0.5}
     weights = (model.path / "model.safetensors").read_bytes()
     assert told["model"]["sha256"] == hashlib.sha256(weights).hexdigest()
 
 
-def test_a_joint_file_is_the_modalitys_sheet(models, tmp_path):
+def test_a_joint_file_is_the_modalitys_preview(models, tmp_path):
     (path,) = models["duet"].generate(70).save(tmp_path / "points.txt")
     assert len(path.read_text().splitlines()) == 70
     with pytest.raises(ConfigError, match=r"duet writes \.txt"):
@@ -141,12 +154,24 @@ def test_drawing_leaves_the_global_generators_alone(models):
 @pytest.mark.parametrize("name", ["ring", "language", "duet"])
 def test_a_walk_passes_through_its_identities(models, name):
     model = models[name]
-    walk = model.interpolate([3, 170, 5], seed=2, steps=4, label="class1" if name == "duet" else None)
-    assert len(walk) == 9
-    ends = model.generate(seed=2, indices=[3, 170, 5], label=walk.label)
-    torch.testing.assert_close(walk.x[::4], ends.x)
-    assert walk.seeds[5] == (2, Between(170, 5, 0.25))
-    assert [place.share for _, place in walk.seeds] == [0, 0.25, 0.5, 0.75, 0, 0.25, 0.5, 0.75, 1]
+    interpolation = model.interpolate(
+        [3, 170, 5], seed=2, steps=4, label="class1" if name == "duet" else None
+    )
+    assert len(interpolation) == 9
+    ends = model.generate(seed=2, indices=[3, 170, 5], label=interpolation.label)
+    torch.testing.assert_close(interpolation.x[::4], ends.x)
+    assert interpolation.seeds[5] == (2, LatentPoint(170, 5, 0.25))
+    assert [place.share for _, place in interpolation.seeds] == [
+        0,
+        0.25,
+        0.5,
+        0.75,
+        0,
+        0.25,
+        0.5,
+        0.75,
+        1,
+    ]
 
 
 def test_a_walk_moves_evenly_and_is_the_same_however_long_it_is(models):
@@ -160,14 +185,17 @@ def test_a_walk_moves_evenly_and_is_the_same_however_long_it_is(models):
 
 
 def test_a_step_has_the_condition_of_the_nearer_identity(models):
-    walk = models["duet"].interpolate([0, 1], steps=4)
-    assert walk.sample.condition.tolist() == [0, 0, 0, 1, 1]
-    assert models["duet"].interpolate([0, 1], steps=4, label="class2").sample.condition.tolist() == [2] * 5
+    interpolation = models["duet"].interpolate([0, 1], steps=4)
+    assert interpolation.sample.condition.tolist() == [0, 0, 0, 1, 1]
+    assert (
+        models["duet"].interpolate([0, 1], steps=4, label="class2").sample.condition.tolist()
+        == [2] * 5
+    )
 
 
 def test_the_files_of_a_walk_say_between_whom_each_lies(models, tmp_path):
-    walk = models["duet"].interpolate([7, 2], seed=1, steps=2)
-    walk[1:].save(tmp_path)
+    interpolation = models["duet"].interpolate([7, 2], seed=1, steps=2)
+    interpolation[1:].save(tmp_path)
     rows = json.loads((tmp_path / "samples.json").read_text())["samples"]
     assert rows[0] == {
         "file": "000001.npy", "seed": 1, "start": 7, "end": 2, "share": 0.5, "label": None, "condition": 1,
@@ -175,7 +203,9 @@ def test_the_files_of_a_walk_say_between_whom_each_lies(models, tmp_path):
     assert [row["file"] for row in rows] == ["000001.npy", "000002.npy"]
 
 
-@pytest.mark.parametrize("arguments", [{"indices": [1]}, {"indices": [1, -2]}, {"indices": [1, 2], "steps": 0}])
+@pytest.mark.parametrize(
+    "arguments", [{"indices": [1]}, {"indices": [1, -2]}, {"indices": [1, 2], "steps": 0}]
+)
 def test_what_is_no_walk_is_refused(models, arguments):
     with pytest.raises(ConfigError, match="at least two indices"):
         models["ring"].interpolate(**arguments)
@@ -190,7 +220,10 @@ def candidates(model, count, seed=0):
     condition = model.plugin.condition(None, whole) if model.modality.id == "duet" else None
     controls = model.generate(1).controls
     names = [seed, *(f"{seed}/candidate {number}" for number in range(1, count))]
-    return [draw_chunk(model.generator, whole, name, condition, controls, model.device) for name in names]
+    return [
+        draw_chunk(model.generator, whole, name, condition, controls, model.device)
+        for name in names
+    ]
 
 
 @pytest.mark.parametrize("name", ["ring", "step_language", "duet"])
@@ -198,7 +231,10 @@ def test_the_best_of_several_is_the_same_in_any_batch(models, name):
     model = models[name]
     whole = model.generate(150, seed=3, best_of=3)
     assert torch.equal(model.generate(1, seed=3, start=100, best_of=3).x, whole.x[100:101])
-    assert torch.equal(torch.cat([chunk.x for chunk in model.stream(90, seed=3, start=40, best_of=3)]), whole.x[40:130])
+    assert torch.equal(
+        torch.cat([chunk.x for chunk in model.stream(90, seed=3, start=40, best_of=3)]),
+        whole.x[40:130],
+    )
     assert not torch.equal(model.generate(150, seed=3).x, whole.x)
 
 
@@ -206,7 +242,7 @@ def test_the_best_of_several_is_the_same_in_any_batch(models, name):
 def test_critics_choose_whom_they_like_best(models, name):
     model, rows = models[name], torch.arange(CHUNK)
     drawn = candidates(model, 4)
-    scores = torch.stack([model.jury.scores(sample) for sample in drawn])
+    scores = torch.stack([model.reranker.scores(sample) for sample in drawn])
     best = torch.stack([sample.x for sample in drawn])[scores.argmax(0), rows]
     assert torch.equal(model.generate(CHUNK, best_of=4).x, best)
     assert torch.equal(model.generate(CHUNK, best_of=1).x, drawn[0].x)
@@ -217,14 +253,14 @@ def test_heads_patches_and_valid_steps_are_averaged_and_critics_weighed(models):
     duet, steps = models["duet"], models["step_language"]
     (sample,) = candidates(duet, 1)
     with torch.no_grad():
-        said = {name: critic(sample).logits for name, critic in duet.jury.critics.items()}
+        said = {name: critic(sample).logits for name, critic in duet.reranker.critics.items()}
     each = {name: (one + patches.mean(1)) / 2 for name, (one, patches) in said.items()}
-    torch.testing.assert_close(duet.jury.scores(sample), each["narrow"] + 0.5 * each["wide"])
+    torch.testing.assert_close(duet.reranker.scores(sample), each["narrow"] + 0.5 * each["wide"])
     (sample,) = candidates(steps, 1)
     with torch.no_grad():
-        (logits,) = steps.jury.critics["critic"](sample).logits
+        (logits,) = steps.reranker.critics["critic"](sample).logits
     means = [row[valid].mean() for row, valid in zip(logits, sample.mask, strict=True)]
-    torch.testing.assert_close(steps.jury.scores(sample), torch.stack(means))
+    torch.testing.assert_close(steps.reranker.scores(sample), torch.stack(means))
 
 
 def test_one_candidate_needs_no_critics_and_several_say_that_they_do(models, tmp_path):
@@ -267,7 +303,9 @@ CRITICS = {
 
 
 @pytest.mark.parametrize("damage", CRITICS)
-def test_damaged_critics_are_one_clear_sentence_and_no_hindrance_without_them(models, tmp_path, damage):
+def test_damaged_critics_are_one_clear_sentence_and_no_hindrance_without_them(
+    models, tmp_path, damage
+):
     folder = shutil.copytree(models["duet"].path, tmp_path / "model")
     CRITICS[damage](folder / "critics.safetensors")
     model = genkit.load(folder, modality=duet)
@@ -286,7 +324,10 @@ def test_the_sidecar_tells_of_how_many_each_is_the_best(models, tmp_path):
     told = json.loads((tmp_path / "samples.json").read_text())
     critics = (model.path / "critics.safetensors").read_bytes()
     assert (told["best_of"], told["critics_sha256"]) == (3, hashlib.sha256(critics).hexdigest())
-    assert [row["file"] for row in told["samples"]] == ["000000.npy", "000001.npy"]  # the third is not of three
+    assert [row["file"] for row in told["samples"]] == [
+        "000000.npy",
+        "000001.npy",
+    ]  # the third is not of three
 
 
 # Files beside the drawing ----------------------------------------------------------------------------------------
@@ -329,7 +370,9 @@ def test_the_first_error_of_a_thread_stops_the_drawing(models, tmp_path, monkeyp
             drawn.append(len(chunk))
             yield chunk
 
-    with pytest.raises(PluginError, match=r"local 0 \(ring\) failed at encode: ZeroDivisionError: cannot"):
+    with pytest.raises(
+        PluginError, match=r"local 0 \(ring\) failed at encode: ZeroDivisionError: cannot"
+    ):
         save(chunks(), tmp_path, workers=workers)
     assert len(drawn) <= 2 + workers + 1
     assert "samples.json" not in tree(tmp_path)
@@ -384,11 +427,17 @@ def change(folder, **changes):
 
 
 DAMAGE = {
-    "truncated weights": lambda folder: (folder / "model.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{"),
-    "a pickle for weights": lambda folder: (folder / "model.safetensors").write_bytes(pickle.dumps({"a": 1})),
+    "truncated weights": lambda folder: (folder / "model.safetensors").write_bytes(
+        b"\x10\0\0\0\0\0\0\0{"
+    ),
+    "a pickle for weights": lambda folder: (folder / "model.safetensors").write_bytes(
+        pickle.dumps({"a": 1})
+    ),
     "no weights": lambda folder: (folder / "model.safetensors").unlink(),
     "no JSON": lambda folder: (folder / "config.json").write_text("{"),
-    "another program's config": lambda folder: (folder / "config.json").write_text('{"architectures": []}'),
+    "another program's config": lambda folder: (folder / "config.json").write_text(
+        '{"architectures": []}'
+    ),
     "a list": lambda folder: (folder / "config.json").write_text("[]"),
     "deep JSON": lambda folder: (folder / "config.json").write_text("[" * 100_000),
     "a newer layout": lambda folder: change(folder, schema=99),
@@ -422,14 +471,23 @@ def test_a_model_never_names_code_to_import(models):
 
 
 def test_a_model_whose_plugin_is_not_installed_names_it(models):
-    with pytest.raises(ModelError, match=r"made with local 0 \(ring\), which is not installed here"):
+    with pytest.raises(
+        ModelError, match=r"made with local 0 \(ring\), which is not installed here"
+    ):
         genkit.load(models["ring"].path)
 
 
 def test_a_model_of_a_strangers_plugin_that_is_missing_names_its_distribution(models, tmp_path):
     shutil.copytree(models["ring"].path, tmp_path / "model")
-    change(tmp_path / "model", modality="hologram", plugin={"distribution": "genkit-hologram", "version": "2.1"})
-    with pytest.raises(ModelError, match=r"made with genkit-hologram 2\.1 \(hologram\), which is not installed here"):
+    change(
+        tmp_path / "model",
+        modality="hologram",
+        plugin={"distribution": "genkit-hologram", "version": "2.1"},
+    )
+    with pytest.raises(
+        ModelError,
+        match=r"made with genkit-hologram 2\.1 \(hologram\), which is not installed here",
+    ):
         genkit.load(tmp_path / "model")
 
 

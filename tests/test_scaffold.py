@@ -17,9 +17,10 @@ from pathlib import Path
 import pytest
 
 import genkit
-from genkit import cli, registry
+from genkit import cli
+from genkit.discovery import registry
+from genkit.discovery.scaffold import new_plugin, package_files
 from genkit.errors import ConfigError, StorageError
-from genkit.scaffold import new_plugin, package_files
 
 LONGEST = "a" * 32
 
@@ -35,16 +36,23 @@ def installed(package, tmp_path):
     project = tomllib.loads((package / "pyproject.toml").read_text())["project"]
     metadata = tmp_path / f"waves_gan-{project['version']}.dist-info"
     metadata.mkdir()
-    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: 0.1.0\n")
+    (metadata / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: 0.1.0\n"
+    )
     entries = project["entry-points"][genkit.plugin.ENTRY_POINT_GROUP]
-    lines = [f"[{genkit.plugin.ENTRY_POINT_GROUP}]", *(f"{id} = {target}" for id, target in entries.items())]
+    lines = [
+        f"[{genkit.plugin.ENTRY_POINT_GROUP}]",
+        *(f"{id} = {target}" for id, target in entries.items()),
+    ]
     (metadata / "entry_points.txt").write_text("\n".join(lines))
 
     def run(*words, source=package / "src"):
         paths = [str(source), str(tmp_path), os.environ.get("PYTHONPATH", "")]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
         command = [sys.executable, "-m", "genkit", *map(str, words)]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -52,13 +60,20 @@ def installed(package, tmp_path):
 
 
 def ruff(*words):
-    done = subprocess.run([sys.executable, "-m", "ruff", *map(str, words)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "ruff", *map(str, words)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_a_new_package_is_found_shown_trained_and_drawn_from(installed, tmp_path):
     assert "Curves: waves-gan 0.1.0 (waves)" in installed("plugins", "show", "waves")
-    installed("train", "waves", "--items", 640, "--threads", 1, "--plan", "fp32", "--out", "run", "-q")
+    installed(
+        "train", "waves", "--items", 640, "--threads", 1, "--plan", "fp32", "--out", "run", "-q"
+    )
     installed("generate", "run", "-n", 3, "--out", "some/")
     installed("generate", "run", "-n", 3, "--out", "all.csv")
     some = [path.read_text() for path in sorted((tmp_path / "some").glob("*.csv"))]
@@ -82,7 +97,12 @@ def test_the_package_is_typed(package):
     paths = os.pathsep.join([str(package / "src"), str(Path(genkit.__file__).parent.parent)])
     command = [sys.executable, "-m", "mypy", "--cache-dir", os.devnull]
     done = subprocess.run(
-        command, cwd=package, env={**os.environ, "MYPYPATH": paths}, capture_output=True, text=True, check=False
+        command,
+        cwd=package,
+        env={**os.environ, "MYPYPATH": paths},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout
 
@@ -134,7 +154,12 @@ def test_an_empty_folder_is_filled(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     cli.app(["plugins", "new", "waves", "--out", "."], standalone_mode=False)
     assert (tmp_path / "src" / "waves_gan" / "plugin.py").is_file()
-    assert {path.name for path in tmp_path.iterdir()} >= {".github", ".gitignore", "README.md", "pyproject.toml"}
+    assert {path.name for path in tmp_path.iterdir()} >= {
+        ".github",
+        ".gitignore",
+        "README.md",
+        "pyproject.toml",
+    }
     assert "genkit train waves" in capsys.readouterr().out
 
 
@@ -158,7 +183,16 @@ def test_what_is_published_holds_nothing_that_was_generated(package, tmp_path):
     for path in ("runs/run.txt", "samples/0.csv", "all.csv"):
         (project / path).parent.mkdir(exist_ok=True)
         (project / path).touch()
-    build = [sys.executable, "-m", "build", "--sdist", "--no-isolation", "--outdir", str(tmp_path), str(project)]
+    build = [
+        sys.executable,
+        "-m",
+        "build",
+        "--sdist",
+        "--no-isolation",
+        "--outdir",
+        str(tmp_path),
+        str(project),
+    ]
     subprocess.run(build, check=True, capture_output=True)
     with tarfile.open(tmp_path / "waves_gan-0.1.0.tar.gz") as archive:
         tops = {Path(name).parts[1] for name in archive.getnames()}
@@ -166,7 +200,12 @@ def test_what_is_published_holds_nothing_that_was_generated(package, tmp_path):
 
 
 def test_the_package_is_under_150_lines_of_python(package):
-    lines = [line for path in package.rglob("src/**/*.py") for line in path.read_text().splitlines() if line.strip()]
+    lines = [
+        line
+        for path in package.rglob("src/**/*.py")
+        for line in path.read_text().splitlines()
+        if line.strip()
+    ]
     assert len(lines) < 150
 
 

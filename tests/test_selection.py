@@ -4,12 +4,12 @@ import json
 import sys
 
 import pytest
+import toys
 
 import genkit
-from genkit import registry, selection
 from genkit.cli import main
+from genkit.discovery import registry, selection
 from genkit.errors import ConfigError, ModelError, PluginError, StorageError, UnknownModality
-from genkit.testing import toys
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +67,9 @@ def test_a_disabled_plugin_says_how_it_comes_back_and_does(site, home):
     site.plugin("alpha")
     assert registry.disable("alpha") == ["genkit-alpha:alpha"]
     assert json.loads(home.read_text()) == {"disabled": ["genkit-alpha:alpha"]}
-    with pytest.raises(PluginError, match="it is disabled: genkit plugins enable genkit-alpha:alpha"):
+    with pytest.raises(
+        PluginError, match="it is disabled: genkit plugins enable genkit-alpha:alpha"
+    ):
         registry.describe("alpha")
     assert registry.describe("image").id == "image"
     assert selection.enable("genkit_alpha") == ["genkit-alpha:alpha"]
@@ -91,9 +93,16 @@ def test_disabling_one_of_two_rivals_settles_their_conflict(rivals):
 
 def test_a_full_name_reaches_a_plugin_that_another_keeps_from_its_id(rivals, site):
     site.install(
-        "acme-pictures", {"image": "fake_image:modality"}, {"fake_image": site.MANIFEST.format(id="image", module="x")}
+        "acme-pictures",
+        {"image": "fake_image:modality"},
+        {"fake_image": site.MANIFEST.format(id="image", module="x")},
     )
-    for name in ("acme-one:alpha", "Acme.Two:alpha", "acme-pictures:image", "genkit-gan-image:image"):
+    for name in (
+        "acme-one:alpha",
+        "Acme.Two:alpha",
+        "acme-pictures:image",
+        "genkit-gan-image:image",
+    ):
         manifest = registry.describe(name)
         assert registry.home_of(manifest).name == name.replace("Acme.Two", "acme-two")
     assert registry.provider("image").distribution == "genkit-gan-image"
@@ -102,7 +111,9 @@ def test_a_full_name_reaches_a_plugin_that_another_keeps_from_its_id(rivals, sit
 
 
 def test_a_model_opens_by_the_distribution_that_made_it(site, tmp_path):
-    source = "from genkit.testing.toys import ring as toy\nimport dataclasses\nmodality = dataclasses.replace(toy)\n"
+    source = (
+        "from toys import ring as toy\nimport dataclasses\nmodality = dataclasses.replace(toy)\n"
+    )
     for name in ("acme-one", "acme-two"):
         site.install(name, {"ring": f"fake_{name[5:]}:modality"}, {f"fake_{name[5:]}": source})
     model = genkit.train("acme-one:ring", out=tmp_path / "run", items=64, threads=1)
@@ -114,7 +125,9 @@ def test_a_model_opens_by_the_distribution_that_made_it(site, tmp_path):
     assert genkit.load(tmp_path / "run", modality=toys.ring).modality is toys.ring
     config = tmp_path / "run" / "model" / "config.json"
     config.write_text(config.read_text().replace('"acme-one"', '"acme-none"'))
-    with pytest.raises(ModelError, match=r"acme-none .* is not installed here: .*Did you mean 'acme-one:ring'"):
+    with pytest.raises(
+        ModelError, match=r"acme-none .* is not installed here: .*Did you mean 'acme-one:ring'"
+    ):
         genkit.load(tmp_path / "run")
 
 
@@ -145,7 +158,9 @@ def test_strictly_one_plugin_that_is_not_well_is_an_error_for_all(site, monkeypa
     assert registry.describe("image").id == "image"
     monkeypatch.setenv(selection.STRICT, "1")
     for call in (registry.found, registry.probed, lambda: registry.describe("image")):
-        with pytest.raises(PluginError, match=r"genkit-odd 1\.0 \(odd\).*GENKIT_STRICT_PLUGINS is set"):
+        with pytest.raises(
+            PluginError, match=r"genkit-odd 1\.0 \(odd\).*GENKIT_STRICT_PLUGINS is set"
+        ):
             call()
     with pytest.raises(SystemExit) as ended:
         main(["plugins", "disable", "odd"])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from genkit.errors import DataError
-from genkit.tree import labels, open_tree, ordinary, reason
+from genkit.kit.files import labels, open_tree, ordinary, reason
 
 NAMES = ["a-b/1.dat", "a/10.DAT", "a/2.dat", "a/deep/3.dat.gz"]
 
@@ -33,11 +33,17 @@ def test_a_zip_file_is_its_folder(folder, tmp_path, prefix):
         tree = open_tree(source, {".dat", ".dat.gz"}, "data", "the set")
         assert tree.title == "the set"
         assert list(tree.files) == [NAMES[1], NAMES[2], NAMES[3], NAMES[0]]  # folder by folder
-        assert all(content(opened()).decode() == name for name, opened in tree.files.items() for _ in range(2))
+        assert all(
+            content(opened()).decode() == name
+            for name, opened in tree.files.items()
+            for _ in range(2)
+        )
 
 
 def test_what_is_not_there_is_told_with_what_is(folder, tmp_path):
-    with pytest.raises(DataError, match=r"set holds no songs \(\.mid \.song\); found: 3 \.dat, 1 \.gz, 1 \.txt"):
+    with pytest.raises(
+        DataError, match=r"set holds no songs \(\.mid \.song\); found: 3 \.dat, 1 \.gz, 1 \.txt"
+    ):
         open_tree(folder, [".song", ".mid"], "songs")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"empty holds no songs .*found: nothing"):
@@ -62,9 +68,11 @@ def test_what_never_ends_is_not_opened(tmp_path):
 def test_entries_that_claim_too_much_are_not_unpacked(tmp_path, monkeypatch):
     with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
         archive.writestr("large.dat", bytes(1001))
-    monkeypatch.setattr("genkit.tree.ENTRY_BYTES", 1000)
+    monkeypatch.setattr("genkit.kit.files.ENTRY_BYTES", 1000)
     (opened,) = open_tree(tmp_path / "set.zip", [".dat"], "data").files.values()
-    with pytest.raises(ValueError, match="it claims to hold 1,001 bytes; at most 1,000 are unpacked"):
+    with pytest.raises(
+        ValueError, match="it claims to hold 1,001 bytes; at most 1,000 are unpacked"
+    ):
         opened()
 
 

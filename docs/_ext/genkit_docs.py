@@ -26,7 +26,7 @@ from docutils.statemachine import StringList
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
-from genkit import reference, registry
+from genkit.discovery import reference, registry
 
 MODALITY = re.compile(r"% modality (\w+)\n")
 TYPED, COLON = ("attribute", "data", "property"), "\ue000"
@@ -43,9 +43,17 @@ class SettingsDirective(SphinxDirective):
         module, _, name = path.rpartition(".")
         cls = getattr(import_module(module), name)
         base = cls.__bases__[0]
-        lines = [f".. py:class:: {path}", "", *indented(as_rst(inspect.cleandoc(cls.__doc__ or ""))), ""]
+        lines = [
+            f".. py:class:: {path}",
+            "",
+            *indented(as_rst(inspect.cleandoc(cls.__doc__ or ""))),
+            "",
+        ]
         if base.__name__ not in ("Settings", "BaseModel"):
-            lines += [f"   Has all settings of :py:class:`~{base.__module__}.{base.__name__}` and:", ""]
+            lines += [
+                f"   Has all settings of :py:class:`~{base.__module__}.{base.__name__}` and:",
+                "",
+            ]
         for field_name, field in cls.model_fields.items():
             if field_name not in cls.__annotations__:
                 continue
@@ -79,12 +87,17 @@ class CommandsDirective(SphinxDirective):
         import genkit.cli
 
         result = CliRunner().invoke(
-            genkit.cli.app, [*words, "--help"], prog_name="genkit", env={"COLUMNS": "88", "NO_COLOR": "1"}
+            genkit.cli.app,
+            [*words, "--help"],
+            prog_name="genkit",
+            env={"COLUMNS": "88", "NO_COLOR": "1"},
         )
         if result.exit_code:
             raise self.error(f"genkit {' '.join(words)} --help failed: {result.output}")
         title = " ".join(("genkit", *words))
-        section = nodes.section("", nodes.title(title, title), nodes.literal_block(result.output, result.output))
+        section = nodes.section(
+            "", nodes.title(title, title), nodes.literal_block(result.output, result.output)
+        )
         section[-1]["language"] = "text"
         section["names"] = [nodes.fully_normalize_name(title)]
         self.state.document.note_implicit_target(section, section)
@@ -98,10 +111,12 @@ class TemplateDirective(SphinxDirective):
     option_spec: ClassVar = {"from": directives.unchanged, "to": directives.unchanged}
 
     def run(self) -> list[nodes.Node]:
-        from genkit import scaffold
+        from genkit.discovery import scaffold
 
         path, id = self.arguments[0], "waves"
-        self.env.note_dependency(str(Path(scaffold.__file__).with_name("templates") / "modality" / (path + ".txt")))
+        self.env.note_dependency(
+            str(Path(scaffold.__file__).with_name("templates") / "modality" / (path + ".txt"))
+        )
         text = "\n" + scaffold.package_files(id)[path.replace("package", scaffold.package_of(id))]
         for mark in map("\n{}".format, map(self._mark, self.options)):
             if mark not in text:
@@ -109,7 +124,9 @@ class TemplateDirective(SphinxDirective):
         start = text.index("\n" + self._mark("from")) if "from" in self.options else 0
         end = text.index("\n" + self._mark("to"), start + 1) if "to" in self.options else None
         code = text[start:end].strip("\n")
-        return [nodes.literal_block(code, code, language="toml" if path.endswith(".toml") else "python")]
+        return [
+            nodes.literal_block(code, code, language="toml" if path.endswith(".toml") else "python")
+        ]
 
     def _mark(self, name: str) -> str:
         return self.options[name].strip('"')
@@ -143,18 +160,28 @@ def indented(lines: list[str], by: int = 3) -> list[str]:
     return [" " * by + line if line else "" for line in lines]
 
 
-def before_napoleon(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+def before_napoleon(
+    app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]
+) -> None:
     lines[:] = as_rst("\n".join(lines), literal_blocks=what == "module")
     if what in TYPED:  # napoleon would take what stands before a colon for a type
         lines[:] = [line.replace(":", COLON) for line in lines]
 
 
-def after_napoleon(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+def after_napoleon(
+    app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]
+) -> None:
     lines[:] = [line.replace(COLON, ":") for line in lines]
 
 
 def process_signature(
-    app: Any, what: str, name: str, thing: Any, options: Any, signature: str | None, returns: str | None
+    app: Any,
+    what: str,
+    name: str,
+    thing: Any,
+    options: Any,
+    signature: str | None,
+    returns: str | None,
 ) -> tuple[str | None, str | None]:
     """Signatures that Sphinx can read, and so can break into lines."""
     if signature == "(*args, **kwargs)":  # a protocol's
@@ -173,7 +200,9 @@ def check_map(app: Any) -> None:
     names |= {f"{path.parent.name}/" for path in rooms.glob("*/__init__.py")}
     for name in sorted(names):
         if f"`{name}`" not in text:
-            logging.getLogger(__name__).warning("docs/architecture.md does not name the room genkit/%s", name)
+            logging.getLogger(__name__).warning(
+                "docs/architecture.md does not name the room genkit/%s", name
+            )
 
 
 # Modalities ------------------------------------------------------------------------------------------------------
@@ -184,16 +213,21 @@ def write_modality(app: Any, name: str, source: list[str]) -> None:
     if match := MODALITY.fullmatch(source[0]):
         manifest = registry.describe(match[1])
         named = (registry.named_class(manifest, part) for part in ("options", "controls"))
-        for thing in (reference, *(import_module(cls.__module__) for cls in named if cls is not None)):
+        for thing in (
+            reference,
+            *(import_module(cls.__module__) for cls in named if cls is not None),
+        ):
             app.env.note_dependency(thing.__file__)
         source[0] = reference.markdown(manifest)
 
 
 def check_modalities(app: Any) -> None:
     """Warn of each modality of the project's own that has no page."""
-    for id in registry.own_distributions():
+    for id in registry.project_distributions():
         if not (Path(app.srcdir) / "reference" / "modalities" / f"{id}.md").exists():
-            logging.getLogger(__name__).warning("docs/reference/modalities/ has no page %s.md (%% modality %s)", id, id)
+            logging.getLogger(__name__).warning(
+                "docs/reference/modalities/ has no page %s.md (%% modality %s)", id, id
+            )
 
 
 def setup(app: Any) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import Annotated
 import typer
 
 from genkit.cli import models, plugins
-from genkit.cli.words import Command, group, run
+from genkit.kit.program import Command, group, run
 
 __all__ = ["app", "main"]
 
@@ -35,9 +35,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 @app.callback(invoke_without_command=True)
-def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
     if version:
-        from genkit.registry import core_version
+        from genkit.discovery.registry import core_version
 
         print(f"genkit-gan {core_version()}")
         raise typer.Exit

@@ -13,8 +13,8 @@ from typing import Annotated
 
 import typer
 
-from genkit.cli.words import Command, group, print_table
 from genkit.errors import ConfigError, did_you_mean
+from genkit.kit.program import Command, group, print_table
 
 app = group("What is installed.")
 
@@ -22,8 +22,8 @@ app = group("What is installed.")
 @app.command("list", cls=Command)
 def plugins_list(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
     """All plugins, with the reason where one cannot be used. Imports none of them here."""
-    from genkit import selection
-    from genkit.registry import own_distributions, probed, rows_as_json
+    from genkit.discovery import selection
+    from genkit.discovery.registry import probed, project_distributions, rows_as_json
 
     rows = probed()
     for complaint in selection.complaints([row.name for row in rows]):
@@ -31,7 +31,10 @@ def plugins_list(as_json: Annotated[bool, typer.Option("--json", help="As JSON."
     if as_json:
         print(rows_as_json(rows))
     elif not rows:
-        print(f"No plugins are installed: pip install {' '.join(own_distributions().values())}", file=sys.stderr)
+        print(
+            f"No plugins are installed: pip install {' '.join(project_distributions().values())}",
+            file=sys.stderr,
+        )
     else:
         print_table(
             ("ID", "DISTRIBUTION", "VERSION", "STATUS", "REASON"),
@@ -41,33 +44,43 @@ def plugins_list(as_json: Annotated[bool, typer.Option("--json", help="As JSON."
 
 @app.command("doctor", cls=Command)
 def plugins_doctor(
-    name: Annotated[str | None, typer.Argument(help="A plugin: ID, DISTRIBUTION or DISTRIBUTION:ID.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="A plugin: ID, DISTRIBUTION or DISTRIBUTION:ID.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """What is wrong with the installed plugins, or with one. Exit code 1 if there is a fault."""
-    from genkit.doctor import examine
+    from genkit.discovery.doctor import examine
 
     findings = examine(name)
     if as_json:
-        print(json.dumps({"schema": 1, "findings": [asdict(finding) for finding in findings]}, indent=2))
+        print(
+            json.dumps(
+                {"schema": 1, "findings": [asdict(finding) for finding in findings]}, indent=2
+            )
+        )
     else:
-        print_table(("SUBJECT", "CHECK", "VERDICT", "MESSAGE"), map(astuple, findings))
-    if any(finding.verdict == "fault" for finding in findings):
+        print_table(("SUBJECT", "CHECK", "STATUS", "MESSAGE"), map(astuple, findings))
+    if any(finding.status == "fault" for finding in findings):
         raise typer.Exit(1)
 
 
 @app.command("disable", cls=Command)
-def plugins_disable(name: Annotated[str, typer.Argument(help="ID, DISTRIBUTION or DISTRIBUTION:ID.")]) -> None:
+def plugins_disable(
+    name: Annotated[str, typer.Argument(help="ID, DISTRIBUTION or DISTRIBUTION:ID.")],
+) -> None:
     """Leave a plugin out, for this user, until it is enabled again."""
-    from genkit import registry
+    from genkit.discovery import registry
 
     _print_change("disabled", registry.disable(name))
 
 
 @app.command("enable", cls=Command)
-def plugins_enable(name: Annotated[str, typer.Argument(help="ID, DISTRIBUTION or DISTRIBUTION:ID.")]) -> None:
+def plugins_enable(
+    name: Annotated[str, typer.Argument(help="ID, DISTRIBUTION or DISTRIBUTION:ID.")],
+) -> None:
     """Take a disabled plugin back."""
-    from genkit import registry, selection
+    from genkit.discovery import registry, selection
 
     names = selection.enable(name)
     if not names:
@@ -76,7 +89,7 @@ def plugins_enable(name: Annotated[str, typer.Argument(help="ID, DISTRIBUTION or
 
 
 def _print_change(word: str, names: Sequence[str]) -> None:
-    from genkit.selection import ALLOWED, allowed
+    from genkit.discovery.selection import ALLOWED, allowed
 
     print(f"{word}: {', '.join(names) or 'nothing, it was not disabled'}")
     if allowed() is not None:
@@ -91,16 +104,18 @@ def plugins_show(
     ] = False,
 ) -> None:
     """A modality's presets, options and controls."""
-    from genkit import registry
+    from genkit.discovery import registry
 
     manifest = registry.describe(id)
     if as_markdown:
-        from genkit.reference import markdown
+        from genkit.discovery.reference import markdown
 
         print(markdown(manifest), end="")
         return
     print(f"{manifest.title}: {registry.origin(manifest)}\n{manifest.summary}")
-    print(f"writes {', '.join(manifest.formats)}; many at once as {', '.join(manifest.sheets) or 'nothing'}")
+    print(
+        f"writes {', '.join(manifest.formats)}; many at once as {', '.join(manifest.preview_formats) or 'nothing'}"
+    )
     print(f"default data: {manifest.data or 'none'}\n\npresets:")
     for name, preset in manifest.presets.items():
         print(f"  {name:<18}{preset.summary}")
@@ -117,12 +132,14 @@ def plugins_show(
 @app.command("new", cls=Command)
 def plugins_new(
     id: Annotated[str, typer.Argument(metavar="NAME", help="What users will type, such as waves.")],
-    out: Annotated[Path | None, typer.Option(help="The folder of the package [default: NAME-gan].")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The folder of the package [default: NAME-gan].")
+    ] = None,
 ) -> None:
     """Write the package of a new modality: complete, installable, and training at once."""
     import shlex
 
-    from genkit.scaffold import new_plugin
+    from genkit.discovery.scaffold import new_plugin
 
     folder = shlex.quote(str(new_plugin(id, out)))
     print(f"{folder} is a package that works. Next:\n")
@@ -136,26 +153,36 @@ def plugins_new(
 def plugins_check(
     modality: Annotated[str, typer.Argument(help="A modality, or module:attribute of a manifest.")],
     settings: Annotated[
-        list[str] | None, typer.Argument(help="Overrides that keep it small: options.size=16 recipe.loss=hinge ...")
+        list[str] | None,
+        typer.Argument(help="Overrides that keep it small: options.size=16 recipe.loss=hinge ..."),
     ] = None,
     preset: Annotated[str | None, typer.Option(help="A preset [default: the first].")] = None,
     data: Annotated[str | None, typer.Option(help="A path, or builtin:NAME.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
-    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show where a check failed.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("-v", "--verbose", help="Show where a check failed.")
+    ] = False,
 ) -> None:
     """Whether a modality keeps the contract: every check that applies to it, in a few seconds of training."""
     from genkit.config import parse_overrides
-    from genkit.testing import check_modality
+    from genkit.testing.conformance import check_modality
 
     sys.path.append(os.getcwd())  # as in `train`
     given = parse_overrides(settings or [])
     for key in given:
         if key not in ("options", "recipe"):
-            raise ConfigError(f"{key}: no such setting of a check.{did_you_mean(key, ('options', 'recipe'))}")
+            raise ConfigError(
+                f"{key}: no such setting of a check.{did_you_mean(key, ('options', 'recipe'))}"
+            )
     report = check_modality(modality, preset, data, **given)
     print(json.dumps(report.to_json(), indent=2) if as_json else report)
     for result in report.results if verbose else ():
         if result.status == "failed" and result.error is not None:
-            print(f"\n{result.name}:", *traceback.format_exception(result.error), sep="\n", file=sys.stderr)
+            print(
+                f"\n{result.name}:",
+                *traceback.format_exception(result.error),
+                sep="\n",
+                file=sys.stderr,
+            )
     if not report.ok:
         raise typer.Exit(1)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from genkit.clock import Progress
+    from genkit.engine.clock import Progress
 
 PLAIN_SECONDS = 10
 
@@ -37,7 +37,11 @@ class reporter:  # noqa: N801  # used as a context manager only
         total = progress.total_items or (progress.seconds + (progress.seconds_left or 0)) or 1
         done = progress.items if progress.total_items else progress.seconds
         self.bar.update(
-            self.bar.task_ids[0], total=total, completed=done, description=progress.stage, text=_words(progress)
+            self.bar.task_ids[0],
+            total=total,
+            completed=done,
+            description=progress.stage,
+            text=_words(progress),
         )
         if progress.note:
             self.bar.console.print(progress.note, highlight=False, markup=False)
@@ -57,7 +61,12 @@ def _bar() -> Any:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
     from rich.progress import Progress as Bar
 
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}")
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[text]}"),
+    )
     return Bar(*columns, console=Console(stderr=True))
 
 

@@ -21,14 +21,18 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor
 
-from genkit import artifact, registry
 from genkit import config as configuration
-from genkit.artifact import RunFolder
-from genkit.data import Batches, global_seeds
-from genkit.drawing import CHUNK
+from genkit.discovery import registry
+from genkit.engine.compatibility import required_capabilities
+from genkit.engine.data import Batches
+from genkit.engine.run_folder import RunFolder
 from genkit.errors import ConfigError
-from genkit.plugin import CAPABILITIES, Critique, Facts, Modality
-from genkit.sampling import open_model
+from genkit.plugin import Critique, Facts, Modality
+from genkit.sampling.drawing import CHUNK
+from genkit.sampling.model import open_model
+from genkit.system.files import cache_folder
+from genkit.system.seeding import global_seeds
+from genkit.system.tensors import read_tensors, write_tensors
 from genkit.testing.findings import (
     all_weights,
     begins_rightly,
@@ -48,35 +52,42 @@ from genkit.testing.subject import Subject
 
 
 def manifest_is_plain_data(subject: Subject) -> None:
-    """The manifest is plain data and survives JSON; its id, media type, endings and capabilities are well formed."""
+    """The manifest is plain data and survives JSON; its id, media type and file endings are well formed."""
     modality = subject.modality
     wrong = registry.check_manifest(modality.id, modality)
     expect(not wrong, wrong)
     plain = modality.to_json()
-    expect(Modality.from_json(plain).to_json() == plain, "the manifest is not the same after JSON: use plain data only")
+    expect(
+        Modality.from_json(plain).to_json() == plain,
+        "the manifest is not the same after JSON: use plain data only",
+    )
     media = modality.media_type
-    expect(re.fullmatch(r"[a-z]+/[a-z0-9.+-]+", media), f"media_type {media!r}: of the form type/subtype was expected")
+    expect(
+        re.fullmatch(r"[a-z]+/[a-z0-9.+-]+", media),
+        f"media_type {media!r}: of the form type/subtype was expected",
+    )
     expect(modality.formats, "formats is empty: name at least one file ending that encode writes")
-    for ending in (*modality.formats, *modality.sheets):
+    for ending in (*modality.formats, *modality.preview_formats):
         expect(
-            re.fullmatch(r"[a-z0-9]+", ending), f"the file ending {ending!r}: lower case without its dot was expected"
+            re.fullmatch(r"[a-z0-9]+", ending),
+            f"the file ending {ending!r}: lower case without its dot was expected",
         )
-    for name, preset in modality.presets.items():
-        unknown = set(preset.capabilities or ()) - CAPABILITIES
-        expect(not unknown, f"preset {name!r} announces {listed(unknown)}; there is only {listed(CAPABILITIES)}")
 
 
 def import_takes_no_torch(subject: Subject) -> None:
     """Importing the manifest, its options and its controls does not import torch."""
     parts = (subject.modality.options, subject.modality.controls)
     code = (
-        "import sys; from genkit.registry import resolve\n"
+        "import sys; from genkit.discovery.registry import resolve\n"
         "for target in sys.argv[1:]: resolve(target); 'torch' in sys.modules and sys.exit(target + ' imports torch')"
     )
     targets = [str(subject.target), *(part for part in parts if isinstance(part, str))]
     ended = child(code, targets)
     said = (ended.stderr.strip().splitlines() or ["it said nothing"])[-1]
-    expect(ended.returncode == 0, f"{said}: import it where it is used, in the module that `plugin` names")
+    expect(
+        ended.returncode == 0,
+        f"{said}: import it where it is used, in the module that `plugin` names",
+    )
 
 
 def names_resolve(subject: Subject) -> None:
@@ -85,23 +96,30 @@ def names_resolve(subject: Subject) -> None:
     for part in ("options", "controls"):
         cls = registry.named_class(subject.modality, part)
         right = cls is None or (isinstance(cls, type) and issubclass(cls, BaseModel))
-        expect(right, f"its {part}, {getattr(subject.modality, part)}, are no subclass of genkit.recipe.Settings")
+        expect(
+            right,
+            f"its {part}, {getattr(subject.modality, part)}, are no subclass of genkit.recipe.Settings",
+        )
 
 
 def presets_are_configurations(subject: Subject) -> None:
-    """Every preset is a valid configuration, and announces what its recipe asks for."""
+    """Every preset is a valid configuration."""
     for name in subject.modality.presets:
         configuration.build(subject.modality, name)
 
 
-def capabilities_are_real(subject: Subject) -> None:
-    """The classes have every capability that the preset announces, and the manifest has endings for its sheets."""
-    missing = subject.capabilities - subject.real
-    expect(
-        not missing, f"preset {subject.preset!r} announces {listed(missing)}, which its classes lack: write or drop it"
-    )
-    if "sheet" in subject.capabilities:
-        expect(subject.modality.sheets, "sheet is announced, but the manifest names no ending for it: set sheets")
+def capabilities_suffice(subject: Subject) -> None:
+    """The classes can do what the preset's recipe asks for, and the manifest has endings for their previews."""
+    for capability, setting in required_capabilities(subject.config.recipe).items():
+        expect(
+            capability in subject.capabilities,
+            f"{setting} needs {capability!r}, which plugin and generator lack: write the method, or change the recipe",
+        )
+    if "preview" in subject.capabilities:
+        expect(
+            subject.modality.preview_formats,
+            "the plugin has preview, but the manifest names no ending for it: set preview_formats",
+        )
 
 
 def options_round_trip(subject: Subject) -> None:
@@ -123,7 +141,9 @@ def survives(settings: Any, part: str) -> None:
         configuration.validate(type(settings), {**plain, "no_such_setting": 1}, part)
     except ConfigError:
         return
-    raise AssertionError(f"{part} take an unknown key: derive them from genkit.recipe.Settings, which refuses it")
+    raise AssertionError(
+        f"{part} take an unknown key: derive them from genkit.recipe.Settings, which refuses it"
+    )
 
 
 # Data, facts, networks -------------------------------------------------------------------------------------------
@@ -149,8 +169,14 @@ def facts_round_trip(subject: Subject) -> None:
         f"facts are not the same after JSON: {values!r}; use lists, strings, numbers and dictionaries with string keys",
     )
     for name, content in facts.files.items():
-        expect(os.path.basename(name) == name and isinstance(content, bytes), f"facts.files[{name!r}]: bytes by a name")
-    expect(facts == other.facts, "inspect found other facts the second time: they must follow from the data alone")
+        expect(
+            os.path.basename(name) == name and isinstance(content, bytes),
+            f"facts.files[{name!r}]: bytes by a name",
+        )
+    expect(
+        facts == other.facts,
+        "inspect found other facts the second time: they must follow from the data alone",
+    )
 
 
 def networks_follow_from_facts(subject: Subject) -> None:
@@ -158,7 +184,9 @@ def networks_follow_from_facts(subject: Subject) -> None:
     plugin, _ = subject.open()
     options: Any = subject.config.options
     if options is not None:
-        options = configuration.validate(type(options), json.loads(options.model_dump_json()), "options")
+        options = configuration.validate(
+            type(options), json.loads(options.model_dump_json()), "options"
+        )
     facts = Facts(json.loads(json.dumps(dict(plugin.facts.values))), dict(plugin.facts.files))
     with global_seeds("networks"):
         before = all_weights(plugin.networks())
@@ -177,21 +205,33 @@ def fakes_are_like_reals(subject: Subject) -> None:
     real, fake = subject.real_batch, subject.fake()
     well_formed(fake, len(real), "a generated batch")
     found, wanted = (fake.x.shape[1:], fake.x.dtype), (real.x.shape[1:], real.x.dtype)
-    expect(found == wanted, f"generated samples are {describe(*found)}, real ones {describe(*wanted)}: make them alike")
+    expect(
+        found == wanted,
+        f"generated samples are {describe(*found)}, real ones {describe(*wanted)}: make them alike",
+    )
 
 
 def critics_judge_each_row(subject: Subject) -> None:
     """Each critic gives every real and every generated sample finite logits."""
-    for (name, critic), sample in itertools.product(subject.critics.items(), (subject.real_batch, subject.fake())):
-        verdict = judged(critic, sample)
-        expect(isinstance(verdict, Critique) and verdict.logits, f"the critic {name!r} gave no Critique with logits")
-        for logits in verdict.logits:
+    for (name, critic), sample in itertools.product(
+        subject.critics.items(), (subject.real_batch, subject.fake())
+    ):
+        critique = judged(critic, sample)
+        expect(
+            isinstance(critique, Critique) and critique.logits,
+            f"the critic {name!r} gave no Critique with logits",
+        )
+        for logits in critique.logits:
             right = logits.ndim in (1, 2) and len(logits) == len(sample)
-            expect(right, f"the critic {name!r} gave logits {list(logits.shape)}; [B] or [B, P] with B = {len(sample)}")
-            expect(logits.isfinite().all(), f"the critic {name!r} gave logits that are not finite")
-            steps = not verdict.per_step or logits.shape[1:] == sample.x.shape[1:2]
             expect(
-                steps, f"the critic {name!r} is per_step, but gave {list(logits.shape)} for x {list(sample.x.shape)}"
+                right,
+                f"the critic {name!r} gave logits {list(logits.shape)}; [B] or [B, P] with B = {len(sample)}",
+            )
+            expect(logits.isfinite().all(), f"the critic {name!r} gave logits that are not finite")
+            steps = not critique.per_step or logits.shape[1:] == sample.x.shape[1:2]
+            expect(
+                steps,
+                f"the critic {name!r} is per_step, but gave {list(logits.shape)} for x {list(sample.x.shape)}",
             )
 
 
@@ -203,30 +243,51 @@ def training_is_finite_and_moves_all(subject: Subject) -> None:
     game, before = subject.played.game, subject.played.before
     for name in game.players:
         _, count = game.tally[f"{name}.loss"]
-        expect(int(count) == game.turns[name], f"{game.turns[name] - int(count)} losses of {name} were not finite")
+        expect(
+            int(count) == game.updates[name],
+            f"{game.updates[name] - int(count)} losses of {name} were not finite",
+        )
         expect(not game.tally[f"{name}.skipped"][0], f"a gradient of {name} was not finite")
     after = game.state()[1]["players"]
     for name in game.players:
         prefix = "generator." if name == "generator" else f"critics.{name}."
         own = {key: value for key, value in after.items() if key.startswith(prefix)}
         moved = differing(own, {key: before[key] for key in own})
-        expect(moved, f"{name} has not changed after {game.turns[name]} turns: does a gradient reach it?")
+        expect(
+            moved,
+            f"{name} has not changed after {game.updates[name]} updates: does a gradient reach it?",
+        )
 
 
 def gradients_stay_at_home(subject: Subject) -> None:
-    """In its turn every parameter of a player gets a gradient, and nobody else's; what is frozen never gets one."""
+    """In its update every parameter of a player gets a gradient, and nobody else's; what is frozen never gets one."""
     game, received = subject.played.game, subject.played.received
-    foreign = {f"{owner}'s {name} in the turn of {turn}" for turn, owner, name in received if turn != owner}
-    expect(not foreign, f"gradients were gathered out of turn: {listed(foreign)}; do parts of the players coincide?")
+    foreign = {
+        f"{owner}'s {name} in an update of {player}"
+        for player, owner, name in received
+        if player != owner
+    }
+    expect(
+        not foreign,
+        f"gradients were gathered out of place: {listed(foreign)}; do parts of the players coincide?",
+    )
     for owner, player in game.players.items():
         without = {
             name
             for name, parameter in player.named_parameters()
-            if any(parameter is one for one in game.trainable[owner]) and (owner, owner, name) not in received
+            if any(parameter is one for one in game.trainable[owner])
+            and (owner, owner, name) not in received
         }
-        expect(not without, f"{owner}: no gradient ever reached {listed(without)}; use it, or do not let it learn")
+        expect(
+            not without,
+            f"{owner}: no gradient ever reached {listed(without)}; use it, or do not let it learn",
+        )
     for name, module in game.networks.frozen.items():
-        learning = [key for key, value in module.named_parameters() if value.requires_grad or value.grad is not None]
+        learning = [
+            key
+            for key, value in module.named_parameters()
+            if value.requires_grad or value.grad is not None
+        ]
         expect(not learning, f"the frozen network {name!r} learns: {listed(learning)}")
 
 
@@ -237,20 +298,28 @@ def resume_equals_uninterrupted(subject: Subject) -> None:
     rare = {"sample_items": 2 * items}
     subject.train("resumed", run=rare, items=items // size // 2 * size)
     subject.train("resumed", run=rare, items=items, resume=True)
-    same_runs(subject.unseen, subject.folder / "resumed", "a resumed run differs from one that was never stopped")
+    same_runs(
+        subject.unseen,
+        subject.folder / "resumed",
+        "a resumed run differs from one that was never stopped",
+    )
 
 
 def looking_does_not_touch(subject: Subject) -> None:
     """A run that draws samples in every round ends like one that does not, bit for bit."""
     assert subject.model
-    same_runs(subject.unseen, subject.folder / "seen", "a run that looked at samples differs from one that did not")
+    same_runs(
+        subject.unseen,
+        subject.folder / "seen",
+        "a run that looked at samples differs from one that did not",
+    )
 
 
 def same_runs(one: Path, other: Path, what: str) -> None:
     """Assert that the last checkpoints of two runs are equal."""
-    folders = [RunFolder(path, leads=False).latest() for path in (one, other)]
+    folders = [RunFolder(path, is_main_process=False).latest() for path in (one, other)]
     for group in ("players", "averages", "optimizers"):
-        a, b = (artifact.read_tensors(folder / f"{group}.safetensors") for folder in folders if folder)
+        a, b = (read_tensors(folder / f"{group}.safetensors") for folder in folders if folder)
         expect(
             not (changed := differing(a, b)),
             f"{what} ({listed(changed)}): keep no state outside of parameters and buffers, and draw what is random "
@@ -273,7 +342,10 @@ def same_identity_same_sample(subject: Subject) -> None:
     if not subject.noise():  # all is said by the condition
         return
     other = subject.drawn(range(60, 68), seed=4)
-    expect(not torch.equal(other.x, whole.x), "seeds 3 and 4 give the same samples: does the generator use its noise?")
+    expect(
+        not torch.equal(other.x, whole.x),
+        "seeds 3 and 4 give the same samples: does the generator use its noise?",
+    )
 
 
 def rows_stand_alone(subject: Subject) -> None:
@@ -283,9 +355,14 @@ def rows_stand_alone(subject: Subject) -> None:
     mixed = {part: torch.cat([noise[part][:half], other[part][half:]]) for part in noise}
     condition = subject.real_batch.condition
     with torch.no_grad():
-        alone, among = (subject.generator(one, condition, subject.controls).x[:half] for one in (noise, mixed))
+        alone, among = (
+            subject.generator(one, condition, subject.controls).x[:half] for one in (noise, mixed)
+        )
     same = torch.allclose(alone.double(), among.double(), rtol=1e-4, atol=1e-5)
-    expect(same, "samples changed with the other rows of their batch: no statistics over the batch in eval mode")
+    expect(
+        same,
+        "samples changed with the other rows of their batch: no statistics over the batch in eval mode",
+    )
 
 
 def saved_is_loaded(subject: Subject) -> None:
@@ -296,9 +373,13 @@ def saved_is_loaded(subject: Subject) -> None:
     drawn = (parts_of(subject.drawn(range(4), model=one).sample) for one in (model, loaded))
     changed = differing(*drawn)
     expect(
-        not changed, f"a loaded model draws other samples ({listed(changed)}): keep all that it needs in its weights"
+        not changed,
+        f"a loaded model draws other samples ({listed(changed)}): keep all that it needs in its weights",
     )
-    expect(loaded.plugin.facts == model.plugin.facts, "a loaded model has other facts than the one that was saved")
+    expect(
+        loaded.plugin.facts == model.plugin.facts,
+        "a loaded model has other facts than the one that was saved",
+    )
 
 
 def files_are_what_they_say(subject: Subject) -> None:
@@ -313,8 +394,14 @@ def files_are_what_they_say(subject: Subject) -> None:
     )
     for format in modality.formats:
         once, twice = samples.encode(format), samples.encode(format)
-        alone = [subject.model.plugin.encode(samples.sample[row], format, samples.controls) for row in range(3)]
-        expect(once == twice, f"equal samples gave other bytes of .{format}: leave out time stamps and random names")
+        alone = [
+            subject.model.plugin.encode(samples.sample[row], format, samples.controls)
+            for row in range(3)
+        ]
+        expect(
+            once == twice,
+            f"equal samples gave other bytes of .{format}: leave out time stamps and random names",
+        )
         expect(once == alone, f"encode_each gave other bytes of .{format} than encode")
         for content in once:
             begins_rightly(content, format, as_text=modality.media_type.startswith("text/"))
@@ -325,19 +412,25 @@ def fresh_process_rebuilds(subject: Subject) -> None:
     here = fingerprint(subject.drawn(range(4)).x)
     condition = subject.played.game.look_conditions(range(CHUNK))
     file = subject.folder / "asked.safetensors"
-    artifact.write_tensors(file, {} if condition is None else {"condition": condition})
+    write_tensors(file, {} if condition is None else {"condition": condition})
     told = [json.dumps(subject.modality.to_json()), str(subject.folder / "seen"), str(file)]
     ended = child("from genkit.testing.checks import draw_there; draw_there()", told)
     said = (ended.stderr.strip().splitlines() or ["it said nothing"])[-1]
-    expect(ended.returncode == 0, f"a fresh process cannot draw ({said}): name importable classes as module:Class")
-    expect(here in ended.stdout, "a fresh process drew other samples: keep no state in modules or in the environment")
+    expect(
+        ended.returncode == 0,
+        f"a fresh process cannot draw ({said}): name importable classes as module:Class",
+    )
+    expect(
+        here in ended.stdout,
+        "a fresh process drew other samples: keep no state in modules or in the environment",
+    )
 
 
 def draw_there() -> None:
     """Draw from the model of the command line and say what came (in a process of its own)."""
     torch.set_num_threads(1)
     manifest, model, asked = sys.argv[1:]
-    condition = artifact.read_tensors(Path(asked)).get("condition")
+    condition = read_tensors(Path(asked)).get("condition")
     opened = open_model(model, "cpu", Modality.from_json(json.loads(manifest)))
     controls = configuration.controls(opened.modality, {})
 
@@ -350,15 +443,23 @@ def draw_there() -> None:
 
 def files_stay_in_the_run(subject: Subject) -> None:
     """Opening, training, drawing and saving leave files in the run's folder only (and in the user's cache)."""
-    importlib.import_module("torch._dynamo")  # makes its own folder, when a process makes its first optimizer
+    importlib.import_module(
+        "torch._dynamo"
+    )  # makes its own folder, when a process makes its first optimizer
     with subject.watching():
         subject.drawn(range(2)).save(subject.folder / "drawn")
-    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    allowed = [os.path.abspath(root) + os.sep for root in (subject.folder, cache, "/dev")]
+    allowed = [
+        os.path.abspath(root) + os.sep for root in (subject.folder, cache_folder().parent, "/dev")
+    ]
     outside = {
         path
         for path in subject.written
-        if not path.startswith(tuple(allowed)) and "__pycache__" not in path and os.path.lexists(path)
+        if not path.startswith(tuple(allowed))
+        and "__pycache__" not in path
+        and os.path.lexists(path)
     }
     outside -= {str(subject.folder)}
-    expect(not outside, f"it wrote outside of the run's folder: {listed(outside)}; use temporary files, or facts.files")
+    expect(
+        not outside,
+        f"it wrote outside of the run's folder: {listed(outside)}; use temporary files, or facts.files",
+    )

@@ -20,9 +20,9 @@ from typing import Any, ClassVar, NamedTuple
 
 from genkit.errors import ConfigError, did_you_mean, first_line
 from genkit.plugin import Modality
-from genkit.testing import checks, mays
+from genkit.testing import checks, optional
 from genkit.testing.findings import expect
-from genkit.testing.subject import HIDDEN, NAME, Subject, quiet_machine
+from genkit.testing.subject import NAME, Subject, quiet_machine
 
 
 class Check(NamedTuple):
@@ -30,7 +30,7 @@ class Check(NamedTuple):
 
     Args:
         ask: of a subject; raises where it finds a fault.
-        need: what must be declared for it to apply: a capability, options, controls; empty: it always does.
+        need: what must be there for it to apply: an optional capability, options, controls; empty: it always does.
     """
 
     ask: Callable[[Subject], None]
@@ -52,7 +52,7 @@ CHECKS = (
     Check(checks.import_takes_no_torch, NAME),
     Check(checks.names_resolve),
     Check(checks.presets_are_configurations),
-    Check(checks.capabilities_are_real),
+    Check(checks.capabilities_suffice),
     Check(checks.options_round_trip, "options"),
     Check(checks.controls_round_trip, "controls"),
     Check(checks.data_are_samples),
@@ -70,18 +70,17 @@ CHECKS = (
     Check(checks.files_are_what_they_say),
     Check(checks.fresh_process_rebuilds),
     Check(checks.files_stay_in_the_run),
-    Check(mays.condition_answers, "condition"),
-    Check(mays.initialise_is_repeatable, "initialise"),
-    Check(mays.terms_are_scalars, "terms"),
-    Check(mays.augment_keeps_shape, "augment"),
-    Check(mays.sheet_writes_each_ending, "sheet"),
-    Check(mays.pretrain_loss_learns, "pretrain_loss"),
-    Check(mays.log_prob_is_one, "log_prob"),
-    Check(mays.complete_keeps_prefixes, "complete"),
-    Check(mays.relaxed_agrees, "relaxed"),
-    Check(mays.unroll_is_one_sample, "unroll"),
-    Check(mays.sink_writes_what_encode_writes, "sink"),
-    Check(mays.unannounced_is_not_used, HIDDEN),
+    Check(optional.condition_answers, "condition"),
+    Check(optional.initialise_is_repeatable, "initialise"),
+    Check(optional.terms_are_scalars, "terms"),
+    Check(optional.augment_keeps_shape, "augment"),
+    Check(optional.preview_writes_each_ending, "preview"),
+    Check(optional.pretrain_loss_learns, "pretrain_loss"),
+    Check(optional.log_prob_is_one, "log_prob"),
+    Check(optional.complete_keeps_prefixes, "complete"),
+    Check(optional.relaxed_agrees, "relaxed"),
+    Check(optional.unroll_is_one_sample, "unroll"),
+    Check(optional.writer_writes_what_encode_writes, "writer"),
 )
 """In the order in which they are asked."""
 
@@ -140,16 +139,27 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """As JSON data."""
-        results = [{key: value for key, value in asdict(one).items() if key != "error"} for one in self.results]
-        told = {"modality": self.modality, "preset": self.preset, "ok": self.ok, "applied": self.applied}
+        results = [
+            {key: value for key, value in asdict(one).items() if key != "error"}
+            for one in self.results
+        ]
+        told = {
+            "modality": self.modality,
+            "preset": self.preset,
+            "ok": self.ok,
+            "applied": self.applied,
+        }
         return {"schema": 1, **told, "minimum": self.minimum, "results": results}
 
     def __str__(self) -> str:
         width = max((len(result.name) for result in self.results), default=0)
         lines = [
-            f"{one.name:<{width}}  {one.status:<8}  {one.seconds:5.1f} s  {one.reason}".rstrip() for one in self.results
+            f"{one.name:<{width}}  {one.status:<8}  {one.seconds:5.1f} s  {one.reason}".rstrip()
+            for one in self.results
         ]
-        skipped = dict.fromkeys(result.reason for result in self.results if result.status == "skipped")
+        skipped = dict.fromkeys(
+            result.reason for result in self.results if result.status == "skipped"
+        )
         last = f"applied {self.applied}, failed {self.count('failed')}, skipped {self.count('skipped')}"
         last += f" ({', '.join(skipped)})" if skipped else ""
         last += f", expected to fail {expected}" if (expected := self.count("expected")) else ""
@@ -205,18 +215,26 @@ def ask(check: Check, subject: Subject, expected: str | None = None) -> Result:
         return Result(check.name, status, reason, round(time.perf_counter() - began, 3), error)
 
     try:
-        if check.need and check.need not in subject.declared:
+        if check.need and check.need not in subject.parts:
             return ended("skipped", f"no {check.need}")
         with quiet_machine(check.name):
             check.ask(subject)
-    except (Exception, SystemExit) as error:  # whatever a stranger's plugin raises is what is wrong with it
+    except (
+        Exception,
+        SystemExit,
+    ) as error:  # whatever a stranger's plugin raises is what is wrong with it
         if expected is not None:
             return ended("expected", expected, error)
         return ended(
-            "failed", str(error) if isinstance(error, AssertionError) and str(error) else first_line(error), error
+            "failed",
+            str(error) if isinstance(error, AssertionError) and str(error) else first_line(error),
+            error,
         )
     if expected is not None:
-        return ended("failed", f"it passes, but was expected to fail ({expected}): take it out of expected_failures")
+        return ended(
+            "failed",
+            f"it passes, but was expected to fail ({expected}): take it out of expected_failures",
+        )
     return ended("passed")
 
 
@@ -272,20 +290,27 @@ class ModalityConformance:
         """What is asked; one for all tests of the class."""
         cls = type(self)
         if cls._subject is None:
-            root = Path(cls._open.enter_context(tempfile.TemporaryDirectory(prefix="genkit-check-"))).resolve()
+            root = Path(
+                cls._open.enter_context(tempfile.TemporaryDirectory(prefix="genkit-check-"))
+            ).resolve()
             for name in ("data", "runs"):
                 (root / name).mkdir()
             data = self.source(root / "data")
-            cls._subject = Subject(self.modality, root / "runs", self.preset, data, self.options, self.recipe)
+            cls._subject = Subject(
+                self.modality, root / "runs", self.preset, data, self.options, self.recipe
+            )
         return cls._subject
 
     def test_enough_checks_apply(self) -> None:
         """As many checks apply as are wanted, and those that are expected to fail exist."""
         known_names(self.expected_failures)
-        declared = self.subject().declared
-        apply = [check.name for check in CHECKS if not check.need or check.need in declared]
+        parts = self.subject().parts
+        apply = [check.name for check in CHECKS if not check.need or check.need in parts]
         count = len(set(apply) - set(self.expected_failures))
-        expect(count >= self.minimum, f"only {count} checks apply; at least {self.minimum} are wanted (minimum)")
+        expect(
+            count >= self.minimum,
+            f"only {count} checks apply; at least {self.minimum} are wanted (minimum)",
+        )
 
 
 def _as_test(check: Check) -> Callable[[ModalityConformance], None]:

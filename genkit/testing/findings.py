@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genkit.data import PARTS
 from genkit.plugin import Critique, Networks, Sample
+from genkit.sampling.batching import PARTS
+from genkit.sampling.samples import TEXT_FORMATS
 
 CHILD_SECONDS = 120
 SIGNATURES = {
@@ -43,8 +44,6 @@ SIGNATURES = {
     "parquet": rb"PAR1",
 }
 """File ending -> how such a file begins, as a pattern."""
-TEXTS = ("txt", "csv", "tsv", "json", "jsonl", "md", "svg", "xml", "html", "abc")
-"""Endings of files that are UTF-8."""
 
 
 def expect(right: object, said: str) -> None:
@@ -55,8 +54,11 @@ def expect(right: object, said: str) -> None:
 
 def begins_rightly(content: bytes, ending: str, as_text: bool = False) -> None:
     """Assert that bytes are a file of that ending, as far as is known of it."""
-    expect(isinstance(content, bytes), f".{ending}: {type(content).__name__} was given; bytes were expected")
-    if as_text or ending in TEXTS:
+    expect(
+        isinstance(content, bytes),
+        f".{ending}: {type(content).__name__} was given; bytes were expected",
+    )
+    if as_text or ending in TEXT_FORMATS:
         content.decode("utf-8")
         return
     expect(content, f".{ending}: no bytes were given")
@@ -70,21 +72,25 @@ def begins_rightly(content: bytes, ending: str, as_text: bool = False) -> None:
 
 def well_formed(sample: Any, rows: int, what: str) -> None:
     """Assert that something is a batch of samples: its rows, finite values, a mask of its steps."""
-    expect(isinstance(sample, Sample), f"{what} is a {type(sample).__name__}; a genkit.plugin.Sample was expected")
+    expect(
+        isinstance(sample, Sample),
+        f"{what} is a {type(sample).__name__}; a genkit.plugin.Sample was expected",
+    )
     expect(len(sample) == rows, f"{what} has {len(sample)} rows; {rows} were expected")
     expect(sample.x.isfinite().all(), f"{what} has values that are not finite")
     if sample.mask is not None:
         right = sample.mask.dtype is torch.bool and sample.mask.shape == sample.x.shape[:2]
         expect(
-            right, f"{what} has a mask {describe(sample.mask.shape, sample.mask.dtype)}; [B, L] of bool was expected"
+            right,
+            f"{what} has a mask {describe(sample.mask.shape, sample.mask.dtype)}; [B, L] of bool was expected",
         )
 
 
 def judged(critic: nn.Module, sample: Sample) -> Critique:
-    """A critic's verdict, without gradients."""
+    """What a critic says, without gradients."""
     with torch.no_grad():
-        verdict: Critique = critic(sample)
-    return verdict
+        critique: Critique = critic(sample)
+    return critique
 
 
 def has_gradient(module: nn.Module, value: Tensor) -> bool:
@@ -93,13 +99,19 @@ def has_gradient(module: nn.Module, value: Tensor) -> bool:
         return False
     slopes = torch.autograd.grad(value, [*module.parameters()], allow_unused=True)
     known = [slope for slope in slopes if slope is not None]
-    return any(bool(slope.any()) for slope in known) and all(bool(slope.isfinite().all()) for slope in known)
+    return any(bool(slope.any()) for slope in known) and all(
+        bool(slope.isfinite().all()) for slope in known
+    )
 
 
 def all_weights(networks: Networks) -> dict[str, Tensor]:
     """Parameters and buffers of all networks, by name."""
     modules = {"generator": networks.generator, **networks.critics, **networks.frozen}
-    return {f"{name}.{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
+    return {
+        f"{name}.{key}": value
+        for name, module in modules.items()
+        for key, value in module.state_dict().items()
+    }
 
 
 def parts_of(sample: Sample) -> dict[str, Tensor]:
@@ -110,7 +122,10 @@ def parts_of(sample: Sample) -> dict[str, Tensor]:
 def differing(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> list[str]:
     """Names of tensors that are not the same in both, bit for bit."""
     both = one.keys() & other.keys()
-    return sorted((one.keys() ^ other.keys()) | {name for name in both if not torch.equal(one[name], other[name])})
+    return sorted(
+        (one.keys() ^ other.keys())
+        | {name for name in both if not torch.equal(one[name], other[name])}
+    )
 
 
 def listed(names: Iterable[str]) -> str:
@@ -133,4 +148,6 @@ def child(code: str, arguments: Iterable[str]) -> subprocess.CompletedProcess[st
     """A fresh interpreter with the same import path."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command = [sys.executable, "-P", "-c", code, *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=CHILD_SECONDS, check=False)
+    return subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=CHILD_SECONDS, check=False
+    )

@@ -18,30 +18,24 @@ import torch
 from torch import Tensor, nn
 
 from genkit import config as configuration
-from genkit import registry
 from genkit.config import RunConfig
-from genkit.data import global_seeds, open_data
-from genkit.drawing import noise_for
+from genkit.discovery import registry
+from genkit.engine.data import open_data
+from genkit.engine.game import Game
+from genkit.engine.training import train
 from genkit.errors import ConfigError, UserError, did_you_mean, first_line
-from genkit.game import Game
-from genkit.own import resolve
-from genkit.plugin import (
-    GENERATOR_CAPABILITIES,
-    PLUGIN_CAPABILITIES,
-    Modality,
-    ModalityPlugin,
-    Networks,
-    Sample,
-    capabilities_of,
-)
+from genkit.plugin import Modality, ModalityPlugin, Sample, capabilities_of
 from genkit.recipe import Recipe, ScoreFunction
-from genkit.runtime import Runtime
-from genkit.sampling import Model, Samples
-from genkit.training import play_round, train
+from genkit.sampling.drawing import noise_for
+from genkit.sampling.model import Model
+from genkit.sampling.samples import Samples
+from genkit.system.runtime import Runtime
+from genkit.system.seeding import global_seeds
+from genkit.user_objects import resolve
 
 ROWS = 8
 """Of a batch, or a few more where the recipe's groups ask for them."""
-NAME, HIDDEN = "importable name", "unannounced capability"
+NAME = "importable name"
 
 
 @dataclass(frozen=True)
@@ -51,7 +45,7 @@ class Played:
     Args:
         game: as it is now.
         before: the players' weights at its start.
-        received: (whose turn it was, whose parameter, its name) of every gradient that was gathered.
+        received: (who was updated, whose parameter, its name) of every gradient that was gathered.
     """
 
     game: Game
@@ -90,7 +84,9 @@ class Subject:
             raise ConfigError(f"{self.modality.id} has no preset {preset!r}.{hint}")
         self.given = {"options": options or {}, "recipe": recipe or {}}
         self.written: set[str] = set()
-        if options or recipe or data is not None:  # what was given is judged here, what the plugin brings by the checks
+        if (
+            options or recipe or data is not None
+        ):  # what was given is judged here, what the plugin brings by the checks
             try:
                 _ = self.config
             except UserError:
@@ -104,8 +100,20 @@ class Subject:
         recipe = configuration.build(self.modality, self.preset, self.data, [self.given]).recipe
         size = recipe.group * -(-ROWS // recipe.group)
         items = size * (2 * len(recipe.stages) + 4)
-        run: dict[str, Any] = {"items": items, "sample_items": size, "samples": 4, "checkpoint_seconds": 3600}
-        run |= {"plan": "fp32", "threads": 1, "device": "cpu", "init": None, "track": None, "strict": False}
+        run: dict[str, Any] = {
+            "items": items,
+            "sample_items": size,
+            "samples": 4,
+            "checkpoint_seconds": 3600,
+        }
+        run |= {
+            "plan": "fp32",
+            "threads": 1,
+            "device": "cpu",
+            "init": None,
+            "track": None,
+            "strict": False,
+        }
         return [{"recipe": _small(recipe, size), "run": run}, self.given]
 
     @cached_property
@@ -113,7 +121,9 @@ class Subject:
         """Of the small run; its data are open."""
         config = configuration.build(self.modality, self.preset, self.data, self.layers)
         with self.watching():
-            return replace(config, data=registry.load(self.modality).open(config.data, config.options))
+            return replace(
+                config, data=registry.load(self.modality).open(config.data, config.options)
+            )
 
     def open(self, config: RunConfig | None = None) -> tuple[ModalityPlugin, Any]:
         """The plugin with the facts of the data, and the data set; new ones each time."""
@@ -130,14 +140,14 @@ class Subject:
         """A small game that was played to its end."""
         game, received = self.game(), set[tuple[str, str, str]]()
         before = {name: value.clone() for name, value in game.state()[1]["players"].items()}
-        turn = ["nobody's"]
+        updated = ["nobody"]
         handles: list[Any] = []
 
         def enter(name: str) -> Callable[..., None]:
-            return lambda *_: turn.__setitem__(0, name)
+            return lambda *_: updated.__setitem__(0, name)
 
         def gather(owner: str, name: str) -> Callable[[Tensor], None]:
-            return lambda _: received.add((turn[0], owner, name))
+            return lambda _: received.add((updated[0], owner, name))
 
         for owner, player in game.players.items():
             handles.append(player.register_forward_pre_hook(enter(owner)))
@@ -146,34 +156,34 @@ class Subject:
                     hear: Any = parameter.register_post_accumulate_grad_hook
                     handles.append(hear(gather(owner, name)))
         while not game.over():
-            play_round(game)
+            game.play_round()
         for handle in handles:
             handle.remove()
         return Played(game, before, frozenset(received))
 
-    @property
-    def capabilities(self) -> frozenset[str]:
-        """Those that the preset announces; where it leaves that open, those that the classes have."""
-        announced = self.modality.presets[self.preset].capabilities
-        return self.real if announced is None else announced
-
     @cached_property
-    def real(self) -> frozenset[str]:
-        """The capabilities that the classes have."""
+    def capabilities(self) -> frozenset[str]:
+        """The optional capabilities of plugin and generator."""
         plugin, _ = self.open()
         return capabilities_of(plugin, plugin.networks().generator)
 
     @cached_property
-    def declared(self) -> frozenset[str]:
-        """What the manifest says there is to check."""
-        parts = {part for part in ("options", "controls") if getattr(self.modality, part) is not None}
-        named = {NAME} if self.target else set[str]()
-        return self.capabilities | parts | named | ({HIDDEN} if self.real - self.capabilities else set[str]())
+    def parts(self) -> frozenset[str]:
+        """What there is to check beside what every modality has."""
+        settings = {
+            part for part in ("options", "controls") if getattr(self.modality, part) is not None
+        }
+        return self.capabilities | settings | ({NAME} if self.target else set[str]())
 
     def train(self, name: str, **arguments: Any) -> Model:
         """A small run in a folder of that name."""
         return train(
-            self.modality, self.config.data, self.preset, self.folder / name, settings=self.layers, **arguments
+            self.modality,
+            self.config.data,
+            self.preset,
+            self.folder / name,
+            settings=self.layers,
+            **arguments,
         )
 
     @cached_property
@@ -206,12 +216,16 @@ class Subject:
 
     def noise(self, seed: int = 0) -> dict[str, Tensor]:
         """Of a batch."""
-        return noise_for(self.generator, seed, range(self.config.recipe.batch_size), torch.device("cpu"))
+        return noise_for(
+            self.generator, seed, range(self.config.recipe.batch_size), torch.device("cpu")
+        )
 
     def fake(self, seed: int = 0) -> Sample:
         """A batch of the generator's, under the conditions of the real one; without gradients."""
         with torch.no_grad():
-            sample: Sample = self.generator(self.noise(seed), self.real_batch.condition, self.controls)
+            sample: Sample = self.generator(
+                self.noise(seed), self.real_batch.condition, self.controls
+            )
         return sample
 
     def drawn(self, indices: Sequence[int], seed: int = 0, model: Model | None = None) -> Samples:
@@ -224,27 +238,6 @@ class Subject:
     def controls(self) -> Any:
         """The modality's controls as they are by default."""
         return configuration.controls(self.modality, {})
-
-    def refusing(self) -> RunConfig:
-        """The small run's settings with a plugin that refuses to do what the preset does not announce."""
-        loaded = registry.load(self.modality)
-        hidden = self.real - self.capabilities
-
-        def refusal(name: str) -> Callable[..., None]:
-            def refuse(*_: Any, **__: Any) -> None:
-                raise AssertionError(f"{name} was called, but preset {self.preset!r} does not announce it: announce it")
-
-            return refuse
-
-        def networks(plugin: ModalityPlugin) -> Networks:
-            built = loaded.networks(plugin)
-            for name in hidden & GENERATOR_CAPABILITIES:
-                object.__setattr__(built.generator, name, refusal(name))
-            return built
-
-        methods = {name: refusal(name) for name in hidden & PLUGIN_CAPABILITIES} | {"networks": networks}
-        refuses = type(loaded.__name__, (loaded,), methods)
-        return replace(self.config, modality=replace(self.modality, plugin=refuses))
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -281,7 +274,9 @@ def _found(modality: str | Modality) -> tuple[Modality, str | None]:
     except (Exception, SystemExit) as error:  # whatever the author's module raises at import
         raise ConfigError(f"{modality}: cannot be imported ({first_line(error)})") from error
     if not isinstance(manifest, Modality):
-        raise ConfigError(f"{modality} is a {type(manifest).__name__}; a genkit.plugin.Modality was expected")
+        raise ConfigError(
+            f"{modality} is a {type(manifest).__name__}; a genkit.plugin.Modality was expected"
+        )
     return manifest, modality
 
 
@@ -298,7 +293,7 @@ def _small(recipe: Recipe, size: int) -> dict[str, Any]:
     }
     return {
         "batch_size": size,
-        "accumulate": 1,
+        "gradient_accumulation": 1,
         "generator": quick(recipe.generator.steps),
         "critic": quick(recipe.critic.steps),
         "critics": {name: quick(critic.steps) for name, critic in recipe.critics.items()},

@@ -24,22 +24,29 @@ CHARACTERS, STROKES = 1000, range(3, 11)
 
 def main() -> None:
     glyphs().save(DATA / "glyphs.png", optimize=True)
-    (DATA / "strokes.json.gz").write_bytes(gzip.compress(characters(*map(Path, sys.argv[1:])).encode(), 9, mtime=0))
+    (DATA / "strokes.json.gz").write_bytes(
+        gzip.compress(characters(*map(Path, sys.argv[1:])).encode(), 9, mtime=0)
+    )
 
 
 def glyphs() -> Image.Image:
     """Digits in columns, slants in rows; drawn large and averaged."""
-    sheet, large = Image.new("L", (10 * SIDE, len(SLANTS) * SIDE)), SIDE * FINE
+    preview, large = Image.new("L", (10 * SIDE, len(SLANTS) * SIDE)), SIDE * FINE
     font = ImageFont.load_default(size=0.85 * large)
     for row, slant in enumerate(SLANTS):
         for digit in range(10):
             glyph = Image.new("L", (large, large))
-            ImageDraw.Draw(glyph).text((large / 2, large / 2), str(digit), 255, font, "mm", stroke_width=FINE // 2)
-            glyph = glyph.transform(
-                glyph.size, Image.Transform.AFFINE, (1, slant, -slant * large / 2, 0, 1, 0), Image.Resampling.BILINEAR
+            ImageDraw.Draw(glyph).text(
+                (large / 2, large / 2), str(digit), 255, font, "mm", stroke_width=FINE // 2
             )
-            sheet.paste(glyph.reduce(FINE), (digit * SIDE, row * SIDE))
-    return sheet
+            glyph = glyph.transform(
+                glyph.size,
+                Image.Transform.AFFINE,
+                (1, slant, -slant * large / 2, 0, 1, 0),
+                Image.Resampling.BILINEAR,
+            )
+            preview.paste(glyph.reduce(FINE), (digit * SIDE, row * SIDE))
+    return preview
 
 
 def characters(strokes: Path, quatrains: Path) -> str:
@@ -47,8 +54,12 @@ def characters(strokes: Path, quatrains: Path) -> str:
     lines = gzip.decompress(strokes.read_bytes()).decode().splitlines()
     paths = {row["character"]: row["medians"] for row in map(json.loads, lines)}
     common = [character for character, _ in Counter(quatrains.read_text("utf-8")).most_common()]
-    chosen = [character for character in common if len(paths.get(character, ())) in STROKES][:CHARACTERS]
-    return json.dumps({name: paths[name] for name in chosen}, ensure_ascii=False, separators=(",", ":"))
+    chosen = [character for character in common if len(paths.get(character, ())) in STROKES][
+        :CHARACTERS
+    ]
+    return json.dumps(
+        {name: paths[name] for name in chosen}, ensure_ascii=False, separators=(",", ":")
+    )
 
 
 if __name__ == "__main__":

@@ -18,9 +18,10 @@ import torch
 from oracle import FACTS, LINES, SIZE, Lines, Numbers, Oracle, draw, train
 
 import genkit
-from genkit.artifact import load_state, read_critics
-from genkit.jury import Jury
 from genkit.plugin import Facts, Sample
+from genkit.sampling.model_folder import read_critics
+from genkit.sampling.reranking import Reranker
+from genkit.system.tensors import load_state
 from genkit_text import modality as text
 from genkit_text.critics import make_critic
 from genkit_text.options import Options
@@ -31,7 +32,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/ceiling"))
     parser.add_argument("--marks", type=int, nargs="+", default=[20_000, 60_000, 200_000])
-    parser.add_argument("--presets", nargs="+", default=["seqgan-fast", "seqgan"], help="whose critics")
+    parser.add_argument(
+        "--presets", nargs="+", default=["seqgan-fast", "seqgan"], help="whose critics"
+    )
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     oracle = Oracle(arguments.seed)
@@ -41,7 +44,9 @@ def main() -> None:
     def best(lines):
         with torch.no_grad():
             parts = [Sample(part) for part in lines.split(250)]
-            return torch.cat([(oracle.network.log_prob(x) - model.generator.log_prob(x)).sum(1) for x in parts])
+            return torch.cat(
+                [(oracle.network.log_prob(x) - model.generator.log_prob(x)).sum(1) for x in parts]
+            )
 
     print(f"both distributions known: {higher(best(oracle.test), best(fakes)):.3f} of unseen lines")
     for name in arguments.presets:
@@ -68,10 +73,14 @@ def learned(name: str, items: int, oracle: Oracle, arguments):
         recipe=recipe, options=own.options, **begin,
     )  # fmt: skip
     critic = make_critic(Options(**own.options), Facts(FACTS)).eval()
-    tensors = {key.removeprefix("critic."): value for key, value in read_critics(out / "model").items()}
+    tensors = {
+        key.removeprefix("critic."): value for key, value in read_critics(out / "model").items()
+    }
     load_state(critic, tensors, out / "model")
-    jury = Jury({"critic": critic}, {"critic": 1.0}, "")
-    return lambda lines: torch.cat([jury.scores(sample[rows]) for sample in [Lines(lines)] for rows in parts(lines)])
+    reranker = Reranker({"critic": critic}, {"critic": 1.0}, "")
+    return lambda lines: torch.cat(
+        [reranker.scores(sample[rows]) for sample in [Lines(lines)] for rows in parts(lines)]
+    )
 
 
 def parts(lines):

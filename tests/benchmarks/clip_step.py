@@ -17,11 +17,10 @@ from step import in_turn
 from torch.nn.functional import softplus
 
 from genkit import config
-from genkit.game import Game
-from genkit.optimizers import make_optimizer
+from genkit.engine.game import Game
+from genkit.engine.optimizers import make_optimizer
 from genkit.plugin import Facts, Sample
-from genkit.runtime import Runtime
-from genkit.training import play_round
+from genkit.system.runtime import Runtime
 from genkit_video import modality
 from genkit_video.plugin import VideoPlugin
 
@@ -38,12 +37,14 @@ def main() -> None:
     recipe = {"batch_size": arguments.batch, "penalties": {"r1": None, "r2": None}}
     chosen = config.build(modality, "stream", settings=[{"options": options, "recipe": recipe}])
     plugin = VideoPlugin(chosen.options, Facts({"channels": 1, "rate": 8.0, "labels": []}))
-    clips = torch.rand(4 * arguments.batch, 1, arguments.frames, arguments.size, arguments.size) * 2 - 1
+    clips = (
+        torch.rand(4 * arguments.batch, 1, arguments.frames, arguments.size, arguments.size) * 2 - 1
+    )
     game = Game(chosen, plugin, clips, Runtime("cpu", plan="fp32"))
     by_hand = hand_written(plugin, chosen.recipe, clips)
 
     def engine() -> None:
-        play_round(game)
+        game.play_round()
 
     engine_ms, hand_ms, ratios = in_turn(engine, by_hand, arguments.pairs, arguments.steps)
     size, threads = arguments.size, torch.get_num_threads()
@@ -55,14 +56,22 @@ def main() -> None:
 def hand_written(plugin, recipe, clips):
     """The plain loop that everybody writes, as a function of no arguments that does one step."""
     networks = plugin.networks()
-    generator, critics = networks.generator.train(), [critic.train() for critic in networks.critics.values()]
+    generator, critics = (
+        networks.generator.train(),
+        [critic.train() for critic in networks.critics.values()],
+    )
     generator_step = make_optimizer(recipe.generator, list(generator.parameters()))
     critic_steps = [make_optimizer(recipe.critic, list(critic.parameters())) for critic in critics]
     average = [parameter.detach().clone() for parameter in generator.parameters()]
 
     def draw() -> Sample:
-        shapes = {part: (*([] if of.steps is None else [of.steps]), *of.shape) for part, of in generator.noise.items()}
-        return generator({part: torch.randn(recipe.batch_size, *shape) for part, shape in shapes.items()})
+        shapes = {
+            part: (*([] if of.steps is None else [of.steps]), *of.shape)
+            for part, of in generator.noise.items()
+        }
+        return generator(
+            {part: torch.randn(recipe.batch_size, *shape) for part, shape in shapes.items()}
+        )
 
     def step() -> None:
         real, fake = Sample(clips[torch.randint(len(clips), (recipe.batch_size,))]), draw()
@@ -81,7 +90,9 @@ def hand_written(plugin, recipe, clips):
         for critic in critics:
             critic.requires_grad_(True)
         generator_step.step()
-        torch._foreach_lerp_(average, [parameter.detach() for parameter in generator.parameters()], 0.01)
+        torch._foreach_lerp_(
+            average, [parameter.detach() for parameter in generator.parameters()], 0.01
+        )
 
     return step
 

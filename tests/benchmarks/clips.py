@@ -43,22 +43,32 @@ def main() -> None:
         for pair in range(arguments.pairs):
             draw = random.Random(pair)
             wanted = [
-                (number := draw.randrange(len(footages)), draw.randrange(footages[number].count() - FRAMES))
+                (
+                    number := draw.randrange(len(footages)),
+                    draw.randrange(footages[number].count() - FRAMES),
+                )
                 for _ in range(arguments.clips)
             ]
             ways = {
                 "ours": lambda number, start: footages[number].read(start, FRAMES),
-                "plain": lambda number, start: from_the_start(Path(folder) / f"{number:03d}.mp4", start),
+                "plain": lambda number, start: from_the_start(
+                    Path(folder) / f"{number:03d}.mp4", start
+                ),
             }
             clips = {}
             for name in sorted(ways, reverse=pair % 2 == 1):
                 began = time.perf_counter()
                 clips[name] = [ways[name](*one) for one in wanted]
                 rates[name].append(arguments.clips / (time.perf_counter() - began))
-            assert all((one == other).all() for one, other in zip(clips["ours"], clips["plain"], strict=True))
+            assert all(
+                (one == other).all()
+                for one, other in zip(clips["ours"], clips["plain"], strict=True)
+            )
             ratios.append(rates["ours"][-1] / rates["plain"][-1])
     each = ", ".join(f"{name} {statistics.median(values):.0f}" for name, values in rates.items())
-    print(f"{arguments.files} files of {arguments.seconds} s, {arguments.size} pixels: indexed in {opening:.2f} s")
+    print(
+        f"{arguments.files} files of {arguments.seconds} s, {arguments.size} pixels: indexed in {opening:.2f} s"
+    )
     print(f"clips of {FRAMES} frames per second: {each}; equal")
     print(
         f"ratio ours / plain: median {statistics.median(ratios):.2f}, least {min(ratios):.2f} (of {len(ratios)} pairs)"
@@ -70,12 +80,20 @@ def make(path: Path, seconds: int, size: int, seed: int) -> None:
     noise = np.random.default_rng(seed).normal(0, 6, (8, size, size))
     y, x = np.mgrid[:size, :size]
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=Fraction(25), options={"g": "250", "keyint_min": "250"})
+        stream = container.add_stream(
+            "libx264", rate=Fraction(25), options={"g": "250", "keyint_min": "250"}
+        )
         stream.width = stream.height = size
         stream.pix_fmt = "yuv420p"
         for number in range(25 * seconds):
-            waves = 127 + 80 * np.sin((x + 2 * number) / 9 + seed) * np.cos((y - number) / 13) + noise[number % 8]
-            picture = av.VideoFrame.from_ndarray(waves.clip(0, 255).astype(np.uint8)[..., None].repeat(3, 2))
+            waves = (
+                127
+                + 80 * np.sin((x + 2 * number) / 9 + seed) * np.cos((y - number) / 13)
+                + noise[number % 8]
+            )
+            picture = av.VideoFrame.from_ndarray(
+                waves.clip(0, 255).astype(np.uint8)[..., None].repeat(3, 2)
+            )
             container.mux(stream.encode(picture))
         container.mux(stream.encode(None))
 

@@ -2,8 +2,8 @@
 
     python tests/benchmarks/few.py [--count 500 --minutes 10 --out runs/few] [options.augment=off]
 
-Trains on so many of the built-in pictures and prints what the run's own diagnosis finds at each look: spread, twins and
-copies of 64 samples (genkit/diagnosis.py), and every sentence of warning. The last sheet of samples is in OUT/samples.
+Trains on so many of the built-in pictures and prints what the run's own diagnosis finds at each look: spread, near_duplicates and
+copies of 64 samples (genkit/diagnosis.py), and every sentence of warning. The last preview of samples is in OUT/samples.
 """
 
 from __future__ import annotations
@@ -40,7 +40,10 @@ def main() -> None:
     for line in (Path(arguments.out) / "metrics.jsonl").read_text().splitlines():
         row = json.loads(line)
         if "samples.spread" in row:
-            found = "  ".join(f"{name} {row[f'samples.{name}']:.2f}" for name in ("spread", "twins", "copies"))
+            found = "  ".join(
+                f"{name} {row[f'samples.{name}']:.2f}"
+                for name in ("spread", "near_duplicates", "copies")
+            )
             print(f"{row['items']:,} items  {found}")
 
 

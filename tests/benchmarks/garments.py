@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from genkit.evaluation import frechet
+from genkit.kit.distances import frechet
 from genkit_image.options import Options
 from genkit_image.pictures import Checked, Pictures
 from genkit_image.sources import open_source
@@ -65,7 +65,7 @@ def pictures(source: str) -> Pictures:
     """Labelled pictures at 32 x 32."""
     options = Options(size=32, conditional=True)
     checked = Checked(open_source(source), options)
-    return Pictures(checked, options, 1, checked.names)
+    return Pictures(checked, options, 1, checked.classes.names)
 
 
 def whole(data: Pictures) -> tuple[Tensor, Tensor]:
@@ -76,7 +76,11 @@ def whole(data: Pictures) -> tuple[Tensor, Tensor]:
 
 def network() -> nn.Sequential:
     def layer(inputs: int, outputs: int) -> list[nn.Module]:
-        return [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+        return [
+            nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(),
+        ]
 
     return nn.Sequential(
         *(*layer(1, 32), *layer(32, 32), nn.MaxPool2d(2)),
@@ -110,7 +114,9 @@ def main() -> None:
     arguments = parser.parse_args()
     judge = Judge(arguments.data, arguments.classifier)
     print(f"garments-cnn: {judge.accuracy:.1%} of 10,000 test pictures right")
-    print(f"Frechet distance of the 10,000 test pictures to the 60,000 training ones: {judge.real:.3f}")
+    print(
+        f"Frechet distance of the 10,000 test pictures to the 60,000 training ones: {judge.real:.3f}"
+    )
 
 
 if __name__ == "__main__":

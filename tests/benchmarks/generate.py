@@ -22,9 +22,9 @@ import torch
 from PIL import Image
 
 import genkit
-from genkit import compat
-from genkit.drawing import CHUNK
-from genkit.sampling import save
+from genkit.kit import compat
+from genkit.sampling.drawing import CHUNK
+from genkit.sampling.samples import save
 
 compat.torchvision()
 from torchvision.utils import save_image  # noqa: E402  # only after compat
@@ -45,8 +45,12 @@ def main() -> None:
         plain = copy.deepcopy(model.generator).to(memory_format=torch.contiguous_format)
         writers = {
             "sampler": sampler,
-            "save_image": lambda out, count: by_hand(plain, model.plugin.options.latent, out, count, with_torchvision),
-            "Pillow": lambda out, count: by_hand(plain, model.plugin.options.latent, out, count, with_pillow),
+            "save_image": lambda out, count: by_hand(
+                plain, model.plugin.options.latent, out, count, with_torchvision
+            ),
+            "Pillow": lambda out, count: by_hand(
+                plain, model.plugin.options.latent, out, count, with_pillow
+            ),
         }
         times: dict[str, list[float]] = {name: [] for name in writers}
         for turn in range(arguments.pairs + 1):
@@ -55,10 +59,16 @@ def main() -> None:
                 times[name] += [spent] if turn else []
     title = f"{arguments.count} pictures of dcgan-small, {torch.get_num_threads()} threads, {os.cpu_count()} cores"
     each = {name: 1e6 * statistics.median(spent) / arguments.count for name, spent in times.items()}
-    print(f"{title}: " + ", ".join(f"{name} {value:.0f} us" for name, value in each.items()) + " a picture")
+    print(
+        f"{title}: "
+        + ", ".join(f"{name} {value:.0f} us" for name, value in each.items())
+        + " a picture"
+    )
     for name in ("save_image", "Pillow"):
         ratios = [loop / ours for loop, ours in zip(times[name], times["sampler"], strict=True)]
-        print(f"ratio loop with {name} / sampler: median {statistics.median(ratios):.2f} (of {len(ratios)} pairs)")
+        print(
+            f"ratio loop with {name} / sampler: median {statistics.median(ratios):.2f} (of {len(ratios)} pairs)"
+        )
 
 
 def run(write, count: int, folder: str) -> float:

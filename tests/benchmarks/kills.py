@@ -51,7 +51,9 @@ def main() -> None:
             if process.returncode == 0 or unreadable > 3:
                 break
         one, two = tensors(whole), tensors(killed)
-        different = [name for name in one if name not in two or not torch.equal(one[name], two[name])]
+        different = [
+            name for name in one if name not in two or not torch.equal(one[name], two[name])
+        ]
         print(
             f"{kills} kills; resumes that failed: {unreadable}; most work done twice, start-up included: {twice:.1f} s"
         )
@@ -63,14 +65,24 @@ def main() -> None:
 
 
 SMALL = {
-    "audio": ["options.samples=4096", "options.features=4", "options.critic_features=4", "options.spectrum_features=4"],
+    "audio": [
+        "options.samples=4096",
+        "options.features=4",
+        "options.critic_features=4",
+        "options.spectrum_features=4",
+    ],
     "image": ["options.features=8"],
     "text": [
         "options.embedding=16",
         "options.hidden=16",
         "recipe.stages=[{kind: pretrain, items: 20000}, {kind: game}]",
     ],
-    "video": ["options.size=16", "options.frames=8", "options.features=4", "options.critic_features=4"],
+    "video": [
+        "options.size=16",
+        "options.frames=8",
+        "options.features=4",
+        "options.critic_features=4",
+    ],
 }
 """What makes a training of each modality small."""
 
@@ -78,9 +90,26 @@ SMALL = {
 def start(arguments: argparse.Namespace, out: Path) -> subprocess.Popen[bytes]:
     """A training in a process of its own, which resumes if it can."""
     items = arguments.items
-    words = ["train", arguments.modality, "--resume", "-q", "--items", items, "--out", out, "--threads", 1]
-    words += [*SMALL[arguments.modality], "run.checkpoint_seconds=2", f"run.sample_items={items // 5}"]
-    return subprocess.Popen([sys.executable, "-m", "genkit", *map(str, words)], stdout=subprocess.DEVNULL)
+    words = [
+        "train",
+        arguments.modality,
+        "--resume",
+        "-q",
+        "--items",
+        items,
+        "--out",
+        out,
+        "--threads",
+        1,
+    ]
+    words += [
+        *SMALL[arguments.modality],
+        "run.checkpoint_seconds=2",
+        f"run.sample_items={items // 5}",
+    ]
+    return subprocess.Popen(
+        [sys.executable, "-m", "genkit", *map(str, words)], stdout=subprocess.DEVNULL
+    )
 
 
 def saved_at(run: Path) -> float:
@@ -99,7 +128,9 @@ def tensors(run: Path) -> dict[str, torch.Tensor]:
     """Everything that a run leaves behind."""
     folder = run / "checkpoints" / (run / "latest").read_text().strip()
     files = [*sorted(folder.glob("*.safetensors")), run / "model" / "model.safetensors"]
-    return {f"{file.stem}/{name}": tensor for file in files for name, tensor in load_file(file).items()}
+    return {
+        f"{file.stem}/{name}": tensor for file in files for name, tensor in load_file(file).items()
+    }
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import genkit
-from genkit.registry import load
-from genkit.sampling import open_model
+from genkit.discovery.registry import load
+from genkit.sampling.model import open_model
 
 
 def main() -> None:

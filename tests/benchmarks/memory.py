@@ -18,10 +18,9 @@ import numpy as np
 from PIL import Image
 
 from genkit import config
-from genkit.data import open_data
-from genkit.game import Game
-from genkit.runtime import Runtime
-from genkit.training import play_round
+from genkit.engine.data import open_data
+from genkit.engine.game import Game
+from genkit.system.runtime import Runtime
 
 
 def main() -> None:
@@ -45,8 +44,10 @@ def main() -> None:
         )
         for tenth in range(10):
             for _ in range(arguments.steps // 10):
-                play_round(game)
-            print(f"after {(tenth + 1) * arguments.steps // 10} steps: {peak():.0f} MiB", flush=True)
+                game.play_round()
+            print(
+                f"after {(tenth + 1) * arguments.steps // 10} steps: {peak():.0f} MiB", flush=True
+            )
 
 
 def peak() -> float:

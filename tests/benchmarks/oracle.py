@@ -24,8 +24,8 @@ import numpy as np
 import torch
 
 import genkit
-from genkit.drawing import CHUNK, draw_chunk
 from genkit.plugin import Facts, ModalityPlugin, Networks, Sample
+from genkit.sampling.drawing import CHUNK, draw_chunk
 from genkit_text import modality as text
 from genkit_text.critics import make_critic
 from genkit_text.generators import make_generator
@@ -33,13 +33,26 @@ from genkit_text.options import Controls, Options
 
 SYMBOLS, LENGTH, LINES = 5000, 20, 10_000
 TEMPERATURES = (1.1, 1.05, 1.0, 0.97, 0.94, 0.91, 0.88, 0.85, 0.8, 0.75, 0.7)
-FACTS = {"symbols": SYMBOLS, "length": LENGTH, "end": None, "unknown": None, "prompt_length": 0, "decoder": None}
+FACTS = {
+    "symbols": SYMBOLS,
+    "length": LENGTH,
+    "end": None,
+    "unknown": None,
+    "prompt_length": 0,
+    "decoder": None,
+}
 
 
 # What is different from the presets: the networks of the paper's size, and the reduced counts.
 SIZE = {"embedding": 32, "hidden": 32, "dropout": 0.3}
 LIKELIHOOD = 240_000
-GAMES = {"seqgan-fast": 100_000, "constant": 12_800, "seqgan": 10_000, "relgan": 50_000, "scratchgan": 250_000}
+GAMES = {
+    "seqgan-fast": 100_000,
+    "constant": 12_800,
+    "seqgan": 10_000,
+    "relgan": 50_000,
+    "scratchgan": 250_000,
+}
 
 
 class Numbers(ModalityPlugin):
@@ -50,7 +63,10 @@ class Numbers(ModalityPlugin):
         return Facts(FACTS)
 
     def networks(self):
-        networks = make_generator(self.options, self.facts), {"critic": make_critic(self.options, self.facts)}
+        networks = (
+            make_generator(self.options, self.facts),
+            {"critic": make_critic(self.options, self.facts)},
+        )
         return Networks(*networks)
 
 
@@ -97,7 +113,9 @@ def draw(network, indices, seed, temperature=1.0):
     controls, device = Controls(temperature=temperature), torch.device("cpu")
     return torch.cat(
         [
-            draw_chunk(network, range(at, min(at + 4 * CHUNK, indices.stop)), seed, None, controls, device).x
+            draw_chunk(
+                network, range(at, min(at + 4 * CHUNK, indices.stop)), seed, None, controls, device
+            ).x
             for at in chunks
         ]
     )
@@ -106,7 +124,14 @@ def draw(network, indices, seed, temperature=1.0):
 @torch.no_grad()
 def nll(network, lines, temperature=1.0) -> float:
     """Nats a symbol."""
-    return float(np.mean([-network.log_prob(Sample(part), temperature).mean().item() for part in lines.split(250)]))
+    return float(
+        np.mean(
+            [
+                -network.log_prob(Sample(part), temperature).mean().item()
+                for part in lines.split(250)
+            ]
+        )
+    )
 
 
 def measured(model, oracle, temperature=1.0) -> dict[str, float]:
@@ -137,21 +162,41 @@ def train(name: str, oracle: Oracle, seed: int, out: Path, threads: int, init: P
     if init is not None:
         stages = [stage for stage in stages if stage["kind"] != "pretrain"]
     if name == "constant":
-        recipe["estimator"] = {"kind": "score_function", "reward": f"{__name__}:nothing", "baseline": "none"}
+        recipe["estimator"] = {
+            "kind": "score_function",
+            "reward": f"{__name__}:nothing",
+            "baseline": "none",
+        }
         recipe["generator"] = {**recipe["generator"], "learning_rate": 1e-2}
         stages = [stage for stage in stages if stage["kind"] != "critics"]
     if name == "relgan":  # from the beginning of this game to its end
-        schedule = {"start": 1.0, "end": 0.1, "items": GAMES[name], "after": 0 if init else LIKELIHOOD}
+        schedule = {
+            "start": 1.0,
+            "end": 0.1,
+            "items": GAMES[name],
+            "after": 0 if init else LIKELIHOOD,
+        }
         recipe["estimator"] = {**recipe["estimator"], "temperature": schedule}
     stages = [
-        {**stage, "items": LIKELIHOOD} if stage["kind"] == "pretrain" else stage for stage in stages[:-1]
+        {**stage, "items": LIKELIHOOD} if stage["kind"] == "pretrain" else stage
+        for stage in stages[:-1]
     ] + stages[-1:]
     items = GAMES.get(name, LIKELIHOOD) + sum(stage["items"] for stage in stages[:-1])
     own = replace(preset, options={**preset.options, **SIZE}, recipe=recipe, capabilities=None)
     oracles = replace(text, id="oracle", plugin=Numbers, data=None, presets={name: own})
-    settings = {"items": items, "seed": seed, "threads": threads, "init": init, "recipe": {"stages": stages}}
-    settings["options"] = own.options  # else a game that begins with another model has that model's critic
-    model = genkit.train(oracles, Lines(oracle.lines), out=out / f"{name}-{seed}", overwrite=True, **settings)
+    settings = {
+        "items": items,
+        "seed": seed,
+        "threads": threads,
+        "init": init,
+        "recipe": {"stages": stages},
+    }
+    settings["options"] = (
+        own.options
+    )  # else a game that begins with another model has that model's critic
+    model = genkit.train(
+        oracles, Lines(oracle.lines), out=out / f"{name}-{seed}", overwrite=True, **settings
+    )
     return model, time.monotonic() - began
 
 
@@ -161,21 +206,44 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--out", type=Path, default=Path("runs/oracle"))
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--alone", action="store_true", help="each preset from scratch, with pretraining of its own")
+    parser.add_argument(
+        "--alone", action="store_true", help="each preset from scratch, with pretraining of its own"
+    )
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     rows = []
     for seed in arguments.seeds:
         oracle = Oracle(seed)
-        print(f"seed {seed}: the oracle's entropy is {oracle.entropy:.3f} nats a symbol", flush=True)
+        print(
+            f"seed {seed}: the oracle's entropy is {oracle.entropy:.3f} nats a symbol", flush=True
+        )
         likelihood, seconds = train("mle", oracle, seed, arguments.out, arguments.threads, None)
         curve = [measured(likelihood, oracle, temperature) for temperature in TEMPERATURES]
-        tell(rows, [{"preset": "mle", "seed": seed, "seconds": seconds, **pair, "beyond": None} for pair in curve])
+        tell(
+            rows,
+            [
+                {"preset": "mle", "seed": seed, "seconds": seconds, **pair, "beyond": None}
+                for pair in curve
+            ],
+        )
         for name in arguments.presets:
-            init = None if arguments.alone or name == "scratchgan" else arguments.out / f"mle-{seed}"
+            init = (
+                None if arguments.alone or name == "scratchgan" else arguments.out / f"mle-{seed}"
+            )
             model, seconds = train(name, oracle, seed, arguments.out, arguments.threads, init)
             pair = measured(model, oracle)
-            tell(rows, [{"preset": name, "seed": seed, "seconds": seconds, **pair, "beyond": beyond(pair, curve)}])
+            tell(
+                rows,
+                [
+                    {
+                        "preset": name,
+                        "seed": seed,
+                        "seconds": seconds,
+                        **pair,
+                        "beyond": beyond(pair, curve),
+                    }
+                ],
+            )
     (arguments.out / "oracle.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     summary(rows)
     picture(rows, arguments.out / "oracle.png")
@@ -216,7 +284,11 @@ def picture(rows, path: Path) -> None:
         for seed in (seeds := dict.fromkeys(row["seed"] for row in rows)):
             own = [row for row in rows if (row["preset"], row["seed"]) == (name, seed)]
             x, y = [row["nll_oracle"] for row in own], [row["nll_test"] for row in own]
-            style = {"color": "grey", "marker": "."} if name == "mle" else {"marker": "osD^vP"[number], "linestyle": ""}
+            style = (
+                {"color": "grey", "marker": "."}
+                if name == "mle"
+                else {"marker": "osD^vP"[number], "linestyle": ""}
+            )
             color = {} if name == "mle" else {"color": f"C{number - 1}", "alpha": 0.8}
             axes.plot(x, y, **style, **color, label=name if seed == next(iter(seeds)) else None)
     axes.set_xlabel("NLL_oracle, nats a symbol: quality, better to the left")

@@ -15,21 +15,22 @@ import tempfile
 import time
 
 from garments import Judge
+from toys import GridOptions, grid, mixture_report
 
 import genkit
 from genkit import config
-from genkit.data import open_data
-from genkit.game import Game
-from genkit.runtime import Runtime
-from genkit.testing.toys import GridOptions, grid, mixture_report
-from genkit.training import play_round
+from genkit.engine.data import open_data
+from genkit.engine.game import Game
+from genkit.system.runtime import Runtime
 
 NONE = {"r1": None, "r2": None, "r1_approx": None, "r2_approx": None}
 
 
 def of(weight: float, interval: int = 1, approximate: bool = False) -> dict[str, object]:
     ending = "_approx" if approximate else ""
-    return NONE | {f"{name}{ending}": {"weight": weight, "interval": interval} for name in ("r1", "r2")}
+    return NONE | {
+        f"{name}{ending}": {"weight": weight, "interval": interval} for name in ("r1", "r2")
+    }
 
 
 KINDS = {
@@ -59,21 +60,31 @@ def main() -> None:
                 "generator": {"learning_rate": rate},
                 "critic": {"learning_rate": rate},
             }
-            points = genkit.train(grid, out=f"{out}/grid", items=arguments.grid_items, recipe=recipe).generate(2500).x
+            points = (
+                genkit.train(grid, out=f"{out}/grid", items=arguments.grid_items, recipe=recipe)
+                .generate(2500)
+                .x
+            )
             recipe = PICTURES | {"penalties": penalties(0.1)}
             options = {"critic_norm": "none"}
             given = {"items": arguments.items, "recipe": recipe, "options": options}
             model = genkit.train("image", arguments.data, "dcgan-small", f"{out}/pictures", **given)
             distance, _ = judge.distance(lambda count, model=model: model.generate(count, seed=1).x)
         report = mixture_report(points, GridOptions())
-        print(f"{name:<24}{times[name]:.2f}  {report['modes']}  {report['near']:.1%}  {distance:.2f}", flush=True)
+        print(
+            f"{name:<24}{times[name]:.2f}  {report['modes']}  {report['near']:.1%}  {distance:.2f}",
+            flush=True,
+        )
 
 
 def rounds(data: str, pairs: int = 5) -> dict[str, float]:
     """Median seconds of 8 rounds of each kind, in turn, over those of none."""
     games = {}
     for name, penalties in KINDS.items():
-        settings = {"options": {"critic_norm": "none"}, "recipe": PICTURES | {"penalties": penalties(0.1)}}
+        settings = {
+            "options": {"critic_norm": "none"},
+            "recipe": PICTURES | {"penalties": penalties(0.1)},
+        }
         chosen = config.build("image", "dcgan-small", "builtin:fashion", [settings])
         plugin, dataset, _ = open_data(chosen)
         games[name] = Game(chosen, plugin, dataset, Runtime("cpu"))
@@ -82,7 +93,7 @@ def rounds(data: str, pairs: int = 5) -> dict[str, float]:
         for name, game in games.items():
             began = time.perf_counter()
             for _ in range(8):
-                play_round(game)
+                game.play_round()
             if turn:
                 spent[name].append(time.perf_counter() - began)
     none = statistics.median(spent["none"])

@@ -18,11 +18,11 @@ from garments import Judge
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from genkit import config, plan
-from genkit.data import open_data
-from genkit.game import Game
-from genkit.runtime import Runtime
-from genkit.training import play_round
+from genkit import config
+from genkit.engine import plan
+from genkit.engine.data import open_data
+from genkit.engine.game import Game
+from genkit.system.runtime import Runtime
 
 SLICE_SECONDS = 10.0
 
@@ -35,14 +35,20 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--classifier", default="garments-cnn.safetensors")
     parser.add_argument("--alone", action="store_true", help="leave the loop out")
-    parser.add_argument("--sheet", help="a PNG of the last samples")
+    parser.add_argument("--preview", help="a PNG of the last samples")
     arguments = parser.parse_args()
     judge = Judge(arguments.data, arguments.classifier)
-    print(f"garments-cnn: {judge.accuracy:.1%} right; test pictures to training pictures {judge.real:.3f}")
+    print(
+        f"garments-cnn: {judge.accuracy:.1%} right; test pictures to training pictures {judge.real:.3f}"
+    )
     game, told = begin(arguments)
     print(told)
     pixels = judge.learn.checked.pixels(range(len(judge.learn)), 1)
-    racers = {"genkit": Racer(lambda: play_round(game), lambda count: game.model().draw(range(count), 1).x)}
+    racers = {
+        "genkit": Racer(
+            lambda: game.play_round(), lambda count: game.model().draw(range(count), 1).x
+        )
+    }
     if not arguments.alone:
         racers["loop"] = canonical(torch.from_numpy(pixels))
     batch = {"genkit": game.config.recipe.batch_size, "loop": 64}
@@ -53,12 +59,14 @@ def main() -> None:
         line, found = [f"{minutes:g} min"], {}
         for name, racer in racers.items():
             found[name], kinds = judge.distance(racer.draw)
-            line.append(f"{name} {found[name]:.2f} ({racer.steps * batch[name]:,} items, {kinds} kinds)")
+            line.append(
+                f"{name} {found[name]:.2f} ({racer.steps * batch[name]:,} items, {kinds} kinds)"
+            )
         line += [f"ratio {found['genkit'] / found['loop']:.3f}"] if "loop" in found else []
         print("  ".join(line), flush=True)
-    if arguments.sheet:
-        with open(arguments.sheet, "wb") as file:
-            file.write(game.plugin.sheet(game.model().draw(range(100), 1), "png", game.controls))
+    if arguments.preview:
+        with open(arguments.preview, "wb") as file:
+            file.write(game.plugin.preview(game.model().draw(range(100), 1), "png", game.controls))
 
 
 class Racer:
@@ -81,7 +89,7 @@ def begin(arguments) -> tuple[Game, str]:
     chosen = config.build("image", arguments.preset, arguments.data, [overrides])
     plugin, dataset, _ = open_data(chosen)
     game = Game(chosen, plugin, dataset, Runtime("cpu"))
-    return game, plan.choose(game, play_round)
+    return game, plan.choose(game)
 
 
 def canonical(pixels: torch.Tensor) -> Racer:
@@ -107,7 +115,9 @@ def canonical(pixels: torch.Tensor) -> Racer:
             nn.init.normal_(layer.weight, 0.0, 0.02)
         elif isinstance(layer, nn.BatchNorm2d):
             nn.init.normal_(layer.weight, 1.0, 0.02)
-    optimizers = [torch.optim.Adam(net.parameters(), 2e-4, (0.5, 0.999)) for net in (critic, generator)]
+    optimizers = [
+        torch.optim.Adam(net.parameters(), 2e-4, (0.5, 0.999)) for net in (critic, generator)
+    ]
     ones, zeros = torch.ones(64), torch.zeros(64)
 
     def step() -> None:

@@ -17,17 +17,26 @@ import time
 import torch
 
 from genkit.adversarial import LOSSES
-from genkit.estimators import ScoreFunctionEstimator, Verdict
-from genkit.noise import draw
+from genkit.engine.estimators import FakeRequest, Score, ScoreFunctionEstimator
 from genkit.plugin import Facts, Sample
 from genkit.recipe import ScoreFunction
-from genkit.runtime import keep_freed_memory
+from genkit.sampling.noise import draw
+from genkit.system.runtime import keep_freed_memory
 from genkit_text.critics import make_critic
 from genkit_text.generators import make_generator, pick
 from genkit_text.options import Options
 
 BATCH, ROLLOUTS = 64, 16
-FACTS = Facts({"symbols": 5000, "length": 20, "end": None, "unknown": None, "prompt_length": 0, "decoder": None})
+FACTS = Facts(
+    {
+        "symbols": 5000,
+        "length": 20,
+        "end": None,
+        "unknown": None,
+        "prompt_length": 0,
+        "decoder": None,
+    }
+)
 
 
 def main() -> None:
@@ -45,20 +54,24 @@ def main() -> None:
 def updates(rounds: int) -> None:
     """A generator's turn, five ways."""
     generator = make_generator(Options(), FACTS)
-    critics = {kind: make_critic(Options(critic=kind), FACTS).eval() for kind in ("convolutional", "recurrent")}
+    critics = {
+        kind: make_critic(Options(critic=kind), FACTS).eval()
+        for kind in ("convolutional", "recurrent")
+    }
     optimizer = torch.optim.Adam(generator.parameters(), 1e-4, fused=True)
 
     def estimate(kind, **settings):
         estimator = ScoreFunctionEstimator(
-            ScoreFunction(kind="score_function", reward="probability", **settings), LOSSES["non_saturating"]
+            ScoreFunction(kind="score_function", reward="probability", **settings),
+            LOSSES["non_saturating"],
         )
 
         def judge(sample, rows=None):
             critique = critics[kind](sample)
-            return [Verdict(1.0, critique, None, sample.mask if critique.per_step else None)]
+            return [Score(1.0, critique, None, sample.mask if critique.per_step else None)]
 
         def turn():
-            loss, _, _ = estimator(generator, None, BATCH, noises(generator), None, judge)
+            loss, _, _ = estimator(generator, FakeRequest(None, BATCH, noises(generator)), judge)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -73,7 +86,9 @@ def updates(rounds: int) -> None:
             rewards = torch.zeros(BATCH, 20)
             for rollout in range(ROLLOUTS):
                 for prefix in range(1, 20):
-                    line = from_beginning(generator, fake, prefix, noise(f"{rollout} {prefix}", BATCH))
+                    line = from_beginning(
+                        generator, fake, prefix, noise(f"{rollout} {prefix}", BATCH)
+                    )
                     rewards[:, prefix - 1] += critic(line).logits[0].sigmoid()
                 rewards[:, 19] += critic(fake).logits[0].sigmoid()
             rewards = rewards / ROLLOUTS
@@ -95,7 +110,9 @@ def updates(rounds: int) -> None:
     ways |= {"per symbol": steps, "per symbol, bf16": half(steps)}
     found = in_turn(ways, rounds)
     for name, seconds in found.items():
-        print(f"{name:<18} {seconds * 1e3:9.0f} ms an update, {found['serial'] / seconds:7.2f} times the serial loop")
+        print(
+            f"{name:<18} {seconds * 1e3:9.0f} ms an update, {found['serial'] / seconds:7.2f} times the serial loop"
+        )
 
 
 def from_beginning(generator, sample, prefix, noise) -> Sample:
@@ -117,7 +134,13 @@ def generating(rounds: int) -> None:
 
     generator = make_generator(Options(generator="decoder", hidden=64, layers=2), FACTS).eval()
     config = GenerationConfig(
-        max_new_tokens=20, min_new_tokens=20, do_sample=True, top_k=0, top_p=1.0, eos_token_id=None, pad_token_id=0
+        max_new_tokens=20,
+        min_new_tokens=20,
+        do_sample=True,
+        top_k=0,
+        top_p=1.0,
+        eos_token_id=None,
+        pad_token_id=0,
     )
     start, seen = torch.full((BATCH, 1), FACTS["symbols"]), torch.ones(BATCH, 1, dtype=torch.long)
     batches = -(-10_000 // BATCH)
@@ -134,13 +157,16 @@ def generating(rounds: int) -> None:
     seconds = in_turn({"transformers": theirs, "genkit": ours}, rounds)
     for name, value in seconds.items():
         print(f"{name:<18} {10_000 * 20 / value:9,.0f} symbols per second")
-    print(f"{'genkit':<18} {seconds['transformers'] / seconds['genkit']:7.2f} times transformers.generate")
+    print(
+        f"{'genkit':<18} {seconds['transformers'] / seconds['genkit']:7.2f} times transformers.generate"
+    )
 
 
 def noises(generator):
     """As the engine's."""
     return lambda purpose, rows: {
-        part: torch.from_numpy(draw(spec, part, purpose, range(rows))) for part, spec in generator.noise.items()
+        part: torch.from_numpy(draw(spec, part, purpose, range(rows)))
+        for part, spec in generator.noise.items()
     }
 
 

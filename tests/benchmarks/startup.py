@@ -44,7 +44,12 @@ def main() -> None:
         code = "import sys\ntry: __import__('genkit.cli').cli.main(sys.argv[1:])\nexcept SystemExit: pass\n"
         for words in (["plugins", "list"], ["--help"]):
             check = [sys.executable, "-c", code + "sys.exit('torch' in sys.modules)", *words]
-            clean = subprocess.run(check, env=environment, stdout=subprocess.DEVNULL, check=False).returncode == 0
+            clean = (
+                subprocess.run(
+                    check, env=environment, stdout=subprocess.DEVNULL, check=False
+                ).returncode
+                == 0
+            )
             print(f"genkit {' '.join(words)}: torch {'not imported' if clean else 'IMPORTED'}")
 
 
@@ -54,12 +59,15 @@ def install(folder: Path, count: int) -> None:
         info = folder / f"other_{number}-1.0.dist-info"
         info.mkdir()
         about = (
-            f"Metadata-Version: 2.1\nName: other-{number}\nVersion: 1.0\n\n" + "A line of a long description.\n" * 400
+            f"Metadata-Version: 2.1\nName: other-{number}\nVersion: 1.0\n\n"
+            + "A line of a long description.\n" * 400
         )
         (info / "METADATA").write_text(about)
         (info / "RECORD").write_text("")
         if number % 4 == 0:
-            (info / "entry_points.txt").write_text(f"[console_scripts]\nother{number} = other_{number}:main\n")
+            (info / "entry_points.txt").write_text(
+                f"[console_scripts]\nother{number} = other_{number}:main\n"
+            )
 
 
 def cpu_seconds(command: list[str], environment: dict[str, str]) -> float:

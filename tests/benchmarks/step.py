@@ -19,14 +19,14 @@ import torch
 from torch.nn.functional import relu, softplus
 from torch.utils.flop_counter import FlopCounterMode
 
-from genkit import config, plan
-from genkit.data import open_data
-from genkit.game import Game
-from genkit.optimizers import make_optimizer
+from genkit import config
+from genkit.engine import plan
+from genkit.engine.data import open_data
+from genkit.engine.game import Game
+from genkit.engine.optimizers import make_optimizer
 from genkit.plugin import Sample
 from genkit.recipe import PLANS
-from genkit.runtime import Runtime
-from genkit.training import play_round
+from genkit.system.runtime import Runtime
 
 
 def main() -> None:
@@ -38,34 +38,51 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--plan", default="fp32", choices=["auto", *PLANS])
     arguments = parser.parse_args()
-    options = {"size": arguments.size} | ({"critic_norm": "spectral"} if arguments.preset == "dcgan-small" else {})
+    options = {"size": arguments.size} | (
+        {"critic_norm": "spectral"} if arguments.preset == "dcgan-small" else {}
+    )
     recipe = {"batch_size": arguments.batch, "penalties": {"r1": None, "r2": None}}
     recipe |= {"loss": "hinge"} if arguments.preset == "dcgan-small" else {}
     settings = {"options": options, "recipe": recipe}
     chosen = config.build("image", arguments.preset, settings=[settings])
     plugin, dataset, _ = open_data(chosen)
-    game = Game(chosen, plugin, dataset, Runtime("cpu", plan="fp32" if arguments.plan == "auto" else arguments.plan))
+    game = Game(
+        chosen,
+        plugin,
+        dataset,
+        Runtime("cpu", plan="fp32" if arguments.plan == "auto" else arguments.plan),
+    )
     if arguments.plan == "auto":
-        print(plan.choose(game, play_round))
+        print(plan.choose(game))
     pixels = torch.from_numpy(dataset.checked.pixels(range(len(dataset)), 1))
     by_hand = hand_written(plugin, chosen.recipe, pixels)
 
     def engine() -> None:
-        play_round(game)
+        game.play_round()
 
     engine_ms, hand_ms, ratios = in_turn(engine, by_hand, arguments.pairs, arguments.steps)
     size, threads = arguments.size, torch.get_num_threads()
     title = f"{arguments.preset} {size}x{size} batch {arguments.batch}, {threads} threads"
     print(f"{title}: engine {engine_ms:.1f} ms, loop {hand_ms:.1f} ms a step")
     ratio = statistics.median(ratios)
-    print(f"ratio engine / loop: median {ratio:.3f} (of {len(ratios)} pairs), {1 / ratio:.2f}x its items per second")
+    print(
+        f"ratio engine / loop: median {ratio:.3f} (of {len(ratios)} pairs), {1 / ratio:.2f}x its items per second"
+    )
     if arguments.plan == "auto":
         with FlopCounterMode(display=False) as counter:
             by_hand()
         reached = counter.get_total_flops() / (1e6 * engine_ms)
         peaks = {kind: peak(kind) for kind in (torch.float32, torch.bfloat16)}
-        print(f"{reached:.0f} GFLOP/s of matrix products in the engine's step; products alone: ", end="")
-        print(", ".join(f"{str(kind)[6:]} {value:.0f} ({reached / value:.0%})" for kind, value in peaks.items()))
+        print(
+            f"{reached:.0f} GFLOP/s of matrix products in the engine's step; products alone: ",
+            end="",
+        )
+        print(
+            ", ".join(
+                f"{str(kind)[6:]} {value:.0f} ({reached / value:.0%})"
+                for kind, value in peaks.items()
+            )
+        )
 
 
 def in_turn(engine, by_hand, pairs: int, steps: int) -> tuple[float, float, list[float]]:
@@ -126,7 +143,9 @@ def hand_written(plugin, recipe, pixels):
         loss.backward()
         critic.requires_grad_(True)
         make_generator_step.step()
-        torch._foreach_lerp_(average, [parameter.detach() for parameter in generator.parameters()], 0.01)
+        torch._foreach_lerp_(
+            average, [parameter.detach() for parameter in generator.parameters()], 0.01
+        )
 
     return step
 

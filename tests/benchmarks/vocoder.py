@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 
 import genkit
-from genkit import compat
 from genkit.config import parse_overrides
+from genkit.kit import compat
 from genkit_audio import modality
 from genkit_audio.sources import Sound, open_sounds
 from genkit_audio.spectra import hop_of, log_mel
@@ -46,13 +46,22 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = [parse_overrides(arguments.settings)]
     with tempfile.TemporaryDirectory() as folder:
-        out, how = Path(arguments.out or folder) / "run", {"threads": arguments.threads, "settings": settings}
+        out, how = (
+            Path(arguments.out or folder) / "run",
+            {"threads": arguments.threads, "settings": settings},
+        )
         began = time.perf_counter()
-        model = genkit.train(modality, arguments.train, "vocoder", out, minutes=arguments.minutes, **how)
+        model = genkit.train(
+            modality, arguments.train, "vocoder", out, minutes=arguments.minutes, **how
+        )
         seen, seconds = model.info["items"], time.perf_counter() - began
-        untrained = genkit.train(modality, arguments.train, "vocoder", Path(folder) / "untrained", items=1, **how)
+        untrained = genkit.train(
+            modality, arguments.train, "vocoder", Path(folder) / "untrained", items=1, **how
+        )
         rate, sounds = model.plugin.facts["rate"], open_sounds(arguments.held_out).items
-        print(f"{seen:,} items in {seconds:.0f} s with {arguments.threads} threads; {len(sounds)} sounds held out")
+        print(
+            f"{seen:,} items in {seconds:.0f} s with {arguments.threads} threads; {len(sounds)} sounds held out"
+        )
         torch.set_num_threads(1)
         ways = {
             "vocoder": lambda path: speak(model, path),
@@ -87,10 +96,14 @@ def griffin_lim(x: Tensor, rate: int) -> Tensor:
     magnitudes = InverseMelScale(2 * hop + 1, MELS, rate, norm="slaney", mel_scale="slaney")
     phases = GriffinLim(4 * hop, ITERATIONS, hop_length=hop, power=1.0)
     around = torch.nn.functional.pad(log_mel(x, rate, MELS).exp(), (2, 2))
-    return phases(magnitudes(around))[:, 3 * hop // 2 :][:, : x.shape[1]]  # it begins in the middle of the first frame
+    return phases(magnitudes(around))[:, 3 * hop // 2 :][
+        :, : x.shape[1]
+    ]  # it begins in the middle of the first frame
 
 
-def error(way: Callable[[Path], Tensor], sound: Sound, rate: int, path: Path) -> tuple[float, float]:
+def error(
+    way: Callable[[Path], Tensor], sound: Sound, rate: int, path: Path
+) -> tuple[float, float]:
     """The mel error of one sound, and that of a quarter of the hop: means over some beginnings."""
     path.write_bytes(encode(sound.read(0, sound.count(rate), rate)[None], "wav", rate))
     x, hops = waves(path, rate), (hop_of(rate), hop_of(rate) // 4)
@@ -107,7 +120,9 @@ def error(way: Callable[[Path], Tensor], sound: Sound, rate: int, path: Path) ->
 
 def factor(way: Callable[[Path], Tensor], sounds: list[Sound], rate: int, path: Path) -> float:
     """Seconds of computing for each second of sound."""
-    joined = torch.cat([torch.from_numpy(sound.read(0, sound.count(rate), rate)) for sound in sounds])
+    joined = torch.cat(
+        [torch.from_numpy(sound.read(0, sound.count(rate), rate)) for sound in sounds]
+    )
     count = SECONDS * rate
     path.write_bytes(encode(joined.repeat(-(-count // len(joined)))[:count][None], "wav", rate))
     times = []

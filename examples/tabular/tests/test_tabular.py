@@ -44,12 +44,12 @@ def test_what_is_read_is_written_again_row_by_row(few):
     table = read_table(BUILTIN, few, 64)
     plugin = plugin_for(BUILTIN, few=few)
     whole = Sample(plugin.dataset(BUILTIN).x)
-    assert [list(row.values()) for row in read(plugin.sheet(whole, "csv", None))] == table.rows
-    first = json.loads(plugin.sheet(whole[:1], "jsonl", None))
+    assert [list(row.values()) for row in read(plugin.preview(whole, "csv", None))] == table.rows
+    first = json.loads(plugin.preview(whole[:1], "jsonl", None))
     assert first == {"district": "Hills", "area_m2": 88.9, "balcony": "no", "distance_km": 5.56, "rent": 608} | {
         "rooms": 4 if few == 0 else "4"
     }
-    assert read(plugin.encode(whole[3], "csv", None)) == read(plugin.sheet(whole[3:4], "csv", None))
+    assert read(plugin.encode(whole[3], "csv", None)) == read(plugin.preview(whole[3:4], "csv", None))
 
 
 def test_columns_are_facts():
@@ -113,7 +113,7 @@ def test_any_mixture_of_columns_trains(write, tmp_path):
     texts = {"numbers": "a,b\n" + "".join(f"{n}.5,{n * n}\n" for n in range(99)), "words": "a\nx\ny\nx\n"}
     for name, text in texts.items():
         model = genkit.train(modality, write(text), out=tmp_path / name, items=256, threads=1)
-        rows = read(model.plugin.sheet(model.generate(5).sample, "csv", None))
+        rows = read(model.plugin.preview(model.generate(5).sample, "csv", None))
         assert len(rows) == 5
         assert set(rows[0]) == set(text.splitlines()[0].split(","))
 
@@ -121,7 +121,7 @@ def test_any_mixture_of_columns_trains(write, tmp_path):
 @pytest.mark.slow
 def test_columns_and_what_ties_them_are_learned(tmp_path):
     model = genkit.train(modality, out=tmp_path / "run", items=150_000, threads=1)
-    made = read(model.plugin.sheet(model.generate(2000, seed=0).sample, "csv", None))
+    made = read(model.plugin.preview(model.generate(2000, seed=0).sample, "csv", None))
     real = read(flats())
 
     def column(rows, name, district=None):

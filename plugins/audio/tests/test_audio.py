@@ -40,10 +40,12 @@ class Tones(AudioPlugin):
         for number in range(24):
             pitch = 200 * (1 + number % 2) * (1 + 0.01 * number)
             x = 0.5 * (-10 * time).exp() * (2 * torch.pi * pitch * time).sin()
-            sounds.append(Sample(x[None], torch.tensor(number % 2) if self.options.conditional else None))
+            sounds.append(
+                Sample(x[None], torch.tensor(number % 2) if self.options.conditional else None)
+            )
         return sounds
 
-    def sheet(self, samples, format, controls, columns=None):
+    def preview(self, samples, format, controls, columns=None):
         return bytes(samples.x.shape[:2])
 
 
@@ -51,7 +53,9 @@ tones = replace(modality, plugin=Tones, data=None)
 
 
 def plugin_for(labels=(), **options):
-    return AudioPlugin(Options(**{**TINY, **options}), Facts({"rate": 8000, "labels": list(labels)}))
+    return AudioPlugin(
+        Options(**{**TINY, **options}), Facts({"rate": 8000, "labels": list(labels)})
+    )
 
 
 @pytest.fixture
@@ -112,7 +116,11 @@ def test_a_stream_is_drawn_in_parts_and_its_seeds_apart(train):
     assert {part.shape[2] for part in parts} == {900, 20_000 % 900}
     assert torch.equal(torch.cat(parts, 2), whole)
     other = [model.generate(1, controls={name: 1}).x for name in ("content_seed", "texture_seed")]
-    for one, two in ((other[0], other[1]), (other[0], whole[:, :, :1024]), (other[1], whole[:, :, :1024])):
+    for one, two in (
+        (other[0], other[1]),
+        (other[0], whole[:, :, :1024]),
+        (other[1], whole[:, :, :1024]),
+    ):
         assert not torch.equal(one, two)
 
 
@@ -157,16 +165,16 @@ def test_files_get_sounds_at_the_rate_of_the_data(monkeypatch):
     def encode(x, format, rate):
         return b"%d of %d at %d" % (*x.shape, rate)
 
-    def sheet(sounds, rate, columns):
+    def preview(sounds, rate, columns):
         return Image.new("L", (len(sounds), columns))
 
-    writing = types.SimpleNamespace(write=write, encode=encode, sheet=sheet)
+    writing = types.SimpleNamespace(write=write, encode=encode, preview=preview)
     monkeypatch.setitem(sys.modules, "genkit_audio.writing", writing)
     monkeypatch.setattr(genkit_audio, "writing", writing, raising=False)
     plugin, sounds = plugin_for(), torch.zeros(1, 1, 500)
     assert plugin.encode(Sample(sounds[0]), "wav", Controls()) == b"1 of 500 at 8000"
-    with plugin.sink("sound.ogg", "ogg", Controls()) as take:
+    with plugin.writer("sound.ogg", "ogg", Controls()) as take:
         take(Sample(sounds))
         take(Sample(sounds[:, :, :20]))
     assert written == [("sound.ogg", "ogg", 8000, (1, 500)), ("sound.ogg", "ogg", 8000, (1, 20))]
-    assert plugin.sheet(Sample(sounds), "png", None, 3).startswith(b"\x89PNG")
+    assert plugin.preview(Sample(sounds), "png", None, 3).startswith(b"\x89PNG")

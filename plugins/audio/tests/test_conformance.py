@@ -1,6 +1,6 @@
 """Sounds keep the contract, as anybody's modality does."""
 
-from genkit.testing import ModalityConformance
+from genkit.testing.conformance import ModalityConformance
 
 SMALL = {"samples": 1024, "content": 8, "features": 4, "critic_features": 4, "spectrum_features": 2}
 
@@ -25,4 +25,11 @@ class TestWavegan(ModalityConformance):
 class TestVocoder(ModalityConformance):
     modality = "genkit_audio:modality"
     preset = "vocoder"
-    options = {"samples": 1024, "mels": 16, "width": 8, "blocks": 1, "corrections": 1, "critic_features": 2}
+    options = {
+        "samples": 1024,
+        "mels": 16,
+        "width": 8,
+        "blocks": 1,
+        "corrections": 1,
+        "critic_features": 2,
+    }

@@ -13,8 +13,15 @@ import genkit
 from genkit.errors import ConfigError, DataError
 from genkit.plugin import Facts, Sample
 from genkit_audio.__main__ import main
-from genkit_audio.judging import BANDS, distance, embedder_fault, evaluate, log_mel_statistics, nearest
-from genkit_audio.sounds import Checked, Windows
+from genkit_audio.judging import (
+    BANDS,
+    distance,
+    embedder_fault,
+    evaluate,
+    log_mel_statistics,
+    nearest,
+)
+from genkit_audio.sounds import Checked, SoundWindows
 
 RATE, N = 16000, 4096
 
@@ -43,16 +50,20 @@ def plays(draw):
 
 def drums():
     options = Options(cut="ordered", augment=0.0)
-    data = Windows(Checked("builtin:drums", options), options)
+    data = SoundWindows(Checked("builtin:drums", options), options)
     return data.random_batch(list(range(len(data))), np.zeros(len(data), np.uint64)).x
 
 
 def sines(indices):
-    return torch.stack([0.3 * torch.sin(0.01 * (20 + i) * torch.arange(N)) for i in indices])[:, None]
+    return torch.stack([0.3 * torch.sin(0.01 * (20 + i) * torch.arange(N)) for i in indices])[
+        :, None
+    ]
 
 
 def test_a_distance_of_too_few_sounds_is_refused():
-    with pytest.raises(DataError, match="of 32 features needs more than 32 sounds on each side, and one has 32"):
+    with pytest.raises(
+        DataError, match="of 32 features needs more than 32 sounds on each side, and one has 32"
+    ):
         distance(torch.zeros(32, 32), torch.zeros(50, 32))
 
 
@@ -137,10 +148,18 @@ def test_the_command_prints_a_table_or_json(monkeypatch, capsys):
         main(["evaluate", "somewhere", "--data", "builtin:drums", "-q"])
     assert ended.value.code == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split("  ")[0] for line in lines[1:]] == ["model", "real against real", "noise against real"]
+    assert [line.split("  ")[0] for line in lines[1:]] == [
+        "model",
+        "real against real",
+        "noise against real",
+    ]
     with pytest.raises(SystemExit):
         main(["evaluate", "somewhere", "--data", "builtin:drums", "--json"])
-    assert set(json.loads(capsys.readouterr().out)["rows"]) == {"model", "real against real", "noise against real"}
+    assert set(json.loads(capsys.readouterr().out)["rows"]) == {
+        "model",
+        "real against real",
+        "noise against real",
+    }
     with pytest.raises(SystemExit) as ended:
         main(["evaluate", "somewhere", "--data", "builtin:bass"])
     assert ended.value.code == 2

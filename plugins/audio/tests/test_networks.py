@@ -10,9 +10,9 @@ from torch.nn.functional import conv1d, pad
 
 from genkit.adversarial import r1_penalty
 from genkit.errors import ConfigError
-from genkit.noise import draw
 from genkit.plugin import Noise, Sample
-from genkit.runtime import lay_out
+from genkit.sampling.noise import draw
+from genkit.system.runtime import lay_out
 from genkit_audio.critics import PhaseShuffle, make_critics, moved, spectrum
 from genkit_audio.generators import KERNEL, make_generator
 from genkit_audio.options import Controls, Options
@@ -29,7 +29,9 @@ def noise_for(generator, rows=2, seed=0, steps=None):
     parts = {}
     for part, spec in generator.noise.items():
         wanted = range(spec.steps or 0) if steps is None else steps.get(part, range(0))
-        spec = Noise(spec.shape, spec.law, None if spec.steps is None else len(wanted), spec.dtype)
+        spec = Noise(
+            spec.shape, spec.distribution, None if spec.steps is None else len(wanted), spec.dtype
+        )
         parts[part] = torch.from_numpy(draw(spec, part, seed, range(rows), wanted.start))
     return parts
 
@@ -69,7 +71,9 @@ def test_the_sound_of_training_is_the_beginning_of_the_endless_one():
     with torch.no_grad():
         window = generator(noise_for(generator)).x
     assert window.shape == (2, 1, 1024)
-    torch.testing.assert_close(unrolled(generator, range(3000))[:, :, :1024], window, rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        unrolled(generator, range(3000))[:, :, :1024], window, rtol=0, atol=1e-6
+    )
 
 
 def test_all_noise_that_is_asked_for_is_heard_and_no_other():
@@ -89,8 +93,15 @@ def test_all_noise_that_is_asked_for_is_heard_and_no_other():
 
 def test_a_sound_lasts_as_long_as_asked_for():
     endless, window = (make_generator(Options(**options), 0, RATE) for options in (STREAM, TINY))
-    lengths = [(None, 1024), (Controls(), 1024), (Controls(seconds=2.5), 20_000), (Controls(seconds=1e-9), 1)]
-    assert [endless.length(controls) for controls, _ in lengths] == [expected for _, expected in lengths]
+    lengths = [
+        (None, 1024),
+        (Controls(), 1024),
+        (Controls(seconds=2.5), 20_000),
+        (Controls(seconds=1e-9), 1),
+    ]
+    assert [endless.length(controls) for controls, _ in lengths] == [
+        expected for _, expected in lengths
+    ]
     noise = noise_for(window)
     whole = window(noise).x
     assert torch.equal(window(noise, None, Controls(seconds=0.1)).x, whole[:, :, :800])
@@ -105,13 +116,19 @@ def test_wavegan_has_the_published_sizes():
     options = Options(features=64, critic_features=64, critics="wave")
     generator, critics = make_generator(options, 0, 16000), make_critics(options, 0)
     assert (count(generator), count(critics["wave"])) == (19_065_345, 17_427_969)
-    shapes = [tuple(layer.weight.shape) for layer in generator.body if isinstance(layer, nn.ConvTranspose1d)]
+    shapes = [
+        tuple(layer.weight.shape)
+        for layer in generator.body
+        if isinstance(layer, nn.ConvTranspose1d)
+    ]
     assert shapes == [(1024, 512, 25), (512, 256, 25), (256, 128, 25), (128, 64, 25), (64, 1, 25)]
     assert generator.noise == {"content": Noise((100,), "uniform")}
     assert sum(isinstance(layer, PhaseShuffle) for layer in critics["wave"].body) == 4
 
 
-@pytest.mark.parametrize(("samples", "strides"), [(8192, [4] * 4 + [2]), (32768, [4] * 5 + [2]), (65536, [4] * 6)])
+@pytest.mark.parametrize(
+    ("samples", "strides"), [(8192, [4] * 4 + [2]), (32768, [4] * 5 + [2]), (65536, [4] * 6)]
+)
 def test_windows_of_other_lengths_have_layers_of_their_own(samples, strides):
     options = Options(**{**TINY, "samples": samples, "features": 1, "critic_features": 1})
     generator, critic = make_generator(options, 0, RATE), make_critics(options, 0)["wave"]
@@ -131,8 +148,12 @@ def test_a_layer_of_the_generator_is_the_transpose_of_one_of_the_critic():
     down = conv1d(pad(y, (10, 11)), up.weight, stride=4)
     torch.testing.assert_close((crop(up(x)) * y).sum(), (x * down).sum())
     generator, critic = make_generator(Options(), 0, RATE), make_critics(Options(), 0)["wave"]
-    assert {layer.padding for layer in generator.body if isinstance(layer, nn.ConstantPad1d)} == {(-10, -11)}
-    assert {layer.padding for layer in critic.body if isinstance(layer, nn.ConstantPad1d)} == {(10, 11)}
+    assert {layer.padding for layer in generator.body if isinstance(layer, nn.ConstantPad1d)} == {
+        (-10, -11)
+    }
+    assert {layer.padding for layer in critic.body if isinstance(layer, nn.ConstantPad1d)} == {
+        (10, 11)
+    }
 
 
 def test_phases_are_shuffled_by_whole_steps_with_reflected_edges():
@@ -145,7 +166,10 @@ def test_phases_are_shuffled_by_whole_steps_with_reflected_edges():
     seen = [shuffle(rows) for _ in range(200)]
     for once in seen:
         assert torch.equal(once, once[:1].expand(3, -1, -1))  # a batch moves as one
-    kinds = [next(steps for steps in range(-2, 3) if torch.equal(once[:1], moved(x, steps))) for once in seen]
+    kinds = [
+        next(steps for steps in range(-2, 3) if torch.equal(once[:1], moved(x, steps)))
+        for once in seen
+    ]
     assert min(kinds.count(steps) for steps in range(-2, 3)) > 20
     assert PhaseShuffle(0)(x) is x
     assert shuffle.eval()(x) is x
@@ -175,7 +199,9 @@ def test_the_gradient_of_a_spectrum_is_right_and_bounded_in_silence():
     step = 1e-3
     with torch.no_grad():
         ends = [(spectrum(x + sign * step * direction, 256) * weights).sum() for sign in (1, -1)]
-    torch.testing.assert_close((slope * direction).sum(), (ends[0] - ends[1]) / (2 * step), rtol=1e-2, atol=0.1)
+    torch.testing.assert_close(
+        (slope * direction).sum(), (ends[0] - ends[1]) / (2 * step), rtol=1e-2, atol=0.1
+    )
     critic = make_critics(Options(**TINY), 0)["spectrum"]
     for real in (torch.zeros(2, 1, 1024), x.detach()):
         real = real.clone().requires_grad_()
@@ -215,7 +241,10 @@ def test_a_label_changes_what_is_made_and_what_critics_say(options):
     torch.manual_seed(0)
     chosen, labels = Options(**options), torch.arange(3)
     generator, critics = make_generator(chosen, 3, RATE), make_critics(chosen, 3)
-    noise = {part: values.expand(3, *values.shape[1:]) for part, values in noise_for(generator, 1).items()}
+    noise = {
+        part: values.expand(3, *values.shape[1:])
+        for part, values in noise_for(generator, 1).items()
+    }
     made = generator(noise, labels)
     assert made.condition is labels
     for one, two in itertools.combinations(made.x, 2):
@@ -227,7 +256,10 @@ def test_a_label_changes_what_is_made_and_what_critics_say(options):
 
 def test_networks_run_in_bfloat16_and_channels_last():
     torch.manual_seed(0)
-    generator, critics = make_generator(Options(**STREAM), 0, RATE), make_critics(Options(**STREAM), 0)
+    generator, critics = (
+        make_generator(Options(**STREAM), 0, RATE),
+        make_critics(Options(**STREAM), 0),
+    )
     noise = noise_for(generator)
     for critic in critics.values():
         expected = critic.eval()(generator(noise)).logits
@@ -241,7 +273,9 @@ def test_networks_run_in_bfloat16_and_channels_last():
             torch.testing.assert_close(found.float(), plain, rtol=0.2, atol=0.1)
 
 
-@pytest.mark.parametrize("options", [{"samples": 12000}, {"samples": 512}, {"hop": 100}, {"critics": "none"}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"samples": 12000}, {"samples": 512}, {"hop": 100}, {"critics": "none"}], ids=str
+)
 def test_options_that_do_not_work_are_refused(options):
     with pytest.raises(ValidationError):
         Options(**options)

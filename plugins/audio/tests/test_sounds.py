@@ -9,11 +9,11 @@ import pytest
 import soundfile
 import torch
 
-from genkit import compat
-from genkit.data import Batches
+from genkit.engine.data import Batches
 from genkit.errors import ConfigError, DataError
+from genkit.kit import compat
 from genkit_audio import sounds
-from genkit_audio.sounds import Checked, Windows
+from genkit_audio.sounds import Checked, SoundWindows
 from genkit_audio.sources import open_sounds, to_int16
 
 KINDS = {"wav": "PCM_16", "flac": "PCM_16", "ogg": "VORBIS", "mp3": "MPEG_LAYER_III"}
@@ -64,7 +64,8 @@ def test_a_part_is_a_cut_of_the_whole(tmp_path, ending):
 
 
 @pytest.mark.parametrize(
-    ("given", "wanted"), [(44100, 16000), (16000, 44100), (48000, 44100), (8000, 16000), (11025, 8000)]
+    ("given", "wanted"),
+    [(44100, 16000), (16000, 44100), (48000, 44100), (8000, 16000), (11025, 8000)],
 )
 def test_a_resampled_window_is_a_cut_of_the_resampled_whole(tmp_path, given, wanted):
     compat.torchaudio()
@@ -140,18 +141,28 @@ def test_labels_are_read_off_file_names(tmp_path):
     assert {item.label for item in open_sounds(tmp_path).items} == {None}
     checked = Checked(tmp_path, Cut(labels="prefix"))
     assert checked.names == ("kick", "snare", "tom")
-    batch = Windows(checked, Cut(), ("kick", "snare", "tom")).random_batch([0, 1, 2, 3], WORDS[:4])
+    batch = SoundWindows(checked, Cut(), ("kick", "snare", "tom")).random_batch(
+        [0, 1, 2, 3], WORDS[:4]
+    )
     assert batch.condition.tolist() == [checked.names.index(item.label) for item in checked.kept]
-    with pytest.raises(DataError, match="holds sounds of snare, tom; the classes of the model are kick"):
-        Windows(checked, Cut(), ("kick",))
+    with pytest.raises(
+        DataError, match="holds sounds of snare, tom; the classes of the model are kick"
+    ):
+        SoundWindows(checked, Cut(), ("kick",))
 
 
 def test_arrays_are_sounds():
     rows = tone(2000, 3)
     found = open_sounds(rows)
     assert (found.items[1].read(0, 2000) == rows[1]).all()
-    assert np.allclose(open_sounds(torch.from_numpy(rows)[None]).items[0].read(0, 2000, 8000), rows.mean(0), atol=1e-6)
-    assert (open_sounds(to_int16(rows)).items[2].read(0, 2000) == to_int16(rows)[2] / np.float32(32768)).all()
+    assert np.allclose(
+        open_sounds(torch.from_numpy(rows)[None]).items[0].read(0, 2000, 8000),
+        rows.mean(0),
+        atol=1e-6,
+    )
+    assert (
+        open_sounds(to_int16(rows)).items[2].read(0, 2000) == to_int16(rows)[2] / np.float32(32768)
+    ).all()
     assert Checked(rows, Cut()).rate == sounds.RATE
     for wrong in (np.zeros(5), np.zeros((2, 5), np.uint8), np.zeros((2, 0))):
         with pytest.raises(DataError, match="an array of"):
@@ -203,7 +214,7 @@ def test_what_cannot_be_used_is_named(tmp_path):
     assert found["text.wav"] == found["nothing.flac"] == "no sound, or damaged at its beginning"
     assert all(found.values())
     assert "% of its values at full scale" in reasons(checked.noted)["loud.wav"]
-    assert float(Windows(checked, Cut()).random_batch([3, 4], WORDS[:2]).x.abs().max()) <= 1
+    assert float(SoundWindows(checked, Cut()).random_batch([3, 4], WORDS[:2]).x.abs().max()) <= 1
 
 
 @pytest.mark.parametrize("ending", KINDS)
@@ -219,12 +230,12 @@ def test_of_a_damaged_file_what_is_whole_is_used(tmp_path, ending):
             assert sound.frames <= 60_000
             safe = max(0, sound.frames - 4096)
             assert np.abs(sound.read(0, safe) - whole[:safe]).max(initial=0) < 1e-4
-            Windows(checked, Cut()).random_batch([0], WORDS[:1])
+            SoundWindows(checked, Cut()).random_batch([0], WORDS[:1])
 
 
 def test_nothing_but_damage_is_an_empty_data_set(tmp_path):
     (tmp_path / "a.wav").write_bytes(b"RIFF")
-    data = Windows(Checked(tmp_path, Cut()), Cut())
+    data = SoundWindows(Checked(tmp_path, Cut()), Cut())
     assert len(data) == 0
     assert len(data.skipped) == 1
 
@@ -234,7 +245,7 @@ def test_a_file_that_breaks_later_is_replaced(tmp_path, monkeypatch):
     for name in "ab":
         put(tmp_path / f"{name}.wav", tone(8000))
     checked = Checked(tmp_path, Cut())
-    data = Windows(checked, Cut())
+    data = SoundWindows(checked, Cut())
     (tmp_path / "a.wav").write_bytes(b"gone")
     assert data.random_batch(list(range(len(data))), WORDS[: len(data)]).x.shape == (14, 1, 1024)
     assert checked.damaged >= 7
@@ -248,22 +259,28 @@ def test_a_file_that_breaks_later_is_replaced(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("augment", [0.0, 1.0])
 def test_windows_are_the_same_from_memory_and_from_files(tmp_path, monkeypatch, augment):
-    for name, rate, count in (("a.wav", 22050, 9000), ("b.flac", 16000, 700), ("c.wav", 16000, 5000)):
+    for name, rate, count in (
+        ("a.wav", 22050, 9000),
+        ("b.flac", 16000, 700),
+        ("c.wav", 16000, 5000),
+    ):
         put(tmp_path / name, tone(count, 2), rate)
     options = Cut(augment=augment)
-    kept = Windows(Checked(tmp_path, options), options)
+    kept = SoundWindows(Checked(tmp_path, options), options)
     monkeypatch.setattr(sounds, "CACHE_BYTES", 0)
-    read = Windows(Checked(tmp_path, options), options)
+    read = SoundWindows(Checked(tmp_path, options), options)
     indices = [index % len(kept) for index in range(40)]
     one, other = kept.random_batch(indices, WORDS).x, read.random_batch(indices, WORDS).x
     assert kept.checked.rate == 16000
-    assert (one - other).abs().max() < (1e-4 if augment == 0 else 0.02)  # speed is changed at one go, or after the rate
+    assert (one - other).abs().max() < (
+        1e-4 if augment == 0 else 0.02
+    )  # speed is changed at one go, or after the rate
     assert one.dtype == torch.float32
 
 
 def test_a_window_is_a_function_of_its_word(tmp_path):
     put(tmp_path / "a.wav", tone(20_000))
-    data = Windows(Checked(tmp_path, Cut()), options := Cut(augment=1.0))
+    data = SoundWindows(Checked(tmp_path, Cut()), options := Cut(augment=1.0))
     several = data.random_batch([0] * 40, WORDS).x
     assert (several == data.random_batch([0] * 40, WORDS).x).all()
     assert (several[7] == data.random_batch([0], WORDS[7:8]).x[0]).all()
@@ -280,10 +297,10 @@ def test_windows_in_order_are_the_sound(tmp_path):
     put(tmp_path / "a.wav", tone(5000))
     checked = Checked(tmp_path, Cut())
     whole = checked.kept[0].read(0, 5000)
-    data = Windows(checked, Cut(cut="ordered"))
+    data = SoundWindows(checked, Cut(cut="ordered"))
     assert (data.random_batch([0, 1, 2, 3], WORDS[:4]).x.flatten().numpy() == whole[:4096]).all()
-    assert len(Windows(checked, Cut(cut="start"))) == 1
-    assert len(Windows(checked, Cut(cut="start", samples=6000))) == 1
+    assert len(SoundWindows(checked, Cut(cut="start"))) == 1
+    assert len(SoundWindows(checked, Cut(cut="start", samples=6000))) == 1
 
 
 def test_short_sounds_are_padded_as_it_says(tmp_path):
@@ -292,7 +309,12 @@ def test_short_sounds_are_padded_as_it_says(tmp_path):
     short = checked.kept[0].read(0, 100)
 
     def window(**options):
-        return Windows(checked, Cut(samples=250, **options)).random_batch([0], WORDS[5:6]).x[0, 0].numpy()
+        return (
+            SoundWindows(checked, Cut(samples=250, **options))
+            .random_batch([0], WORDS[5:6])
+            .x[0, 0]
+            .numpy()
+        )
 
     assert (window() == np.concatenate([short, np.zeros(150)])).all()
     assert (window(pad="loop") == np.concatenate([short, short, short[:50]])).all()
@@ -305,7 +327,7 @@ def test_short_sounds_are_padded_as_it_says(tmp_path):
 def test_peaks_are_brought_to_full_scale(tmp_path):
     put(tmp_path / "a.wav", 0.1 * tone(1024))
     checked = Checked(tmp_path, Cut())
-    x = Windows(checked, Cut(normalize="peak")).random_batch([0], WORDS[:1]).x
+    x = SoundWindows(checked, Cut(normalize="peak")).random_batch([0], WORDS[:1]).x
     assert abs(float(x.abs().max()) - 1) < 1e-4
 
 
@@ -313,18 +335,21 @@ def test_augmentation_changes_speed_level_and_polarity(tmp_path):
     wave = 0.5 * np.sin(2 * np.pi * 500 * np.arange(16000) / 16000)[None]
     put(tmp_path / "a.wav", wave.astype(np.float32))
     checked, options = Checked(tmp_path, Cut()), Cut(samples=8192, augment=1.0)
-    x = Windows(checked, options).random_batch([0] * 40, WORDS).x[:, 0]
+    x = SoundWindows(checked, options).random_batch([0] * 40, WORDS).x[:, 0]
     found = torch.fft.rfft(x * torch.hann_window(8192)).abs().argmax(1) * 16000 / 8192
     assert 445 < found.min() < 470
     assert 530 < found.max() < 560
     level = x[:, 4000:4800].abs().amax(1)
     assert level.min() < 0.4
     assert 0.6 < level.max() < 0.72
-    assert len(Windows(checked, replace(options, cut="start")).random_batch([0], WORDS[:1]).x) == 1
+    assert (
+        len(SoundWindows(checked, replace(options, cut="start")).random_batch([0], WORDS[:1]).x)
+        == 1
+    )
 
 
 def test_a_large_entry_of_a_zip_is_not_unpacked(tmp_path, monkeypatch):
-    monkeypatch.setattr("genkit.tree.ENTRY_BYTES", 1000)
+    monkeypatch.setattr("genkit.kit.files.ENTRY_BYTES", 1000)
     buffer = io.BytesIO()
     soundfile.write(buffer, tone(4000).T, 16000, "PCM_16", format="WAV")
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:

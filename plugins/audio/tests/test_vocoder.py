@@ -62,7 +62,9 @@ def model(tmp_path_factory):
     run = {"items": 48, "plan": "fp32", "sample_items": 1000}
     recipe = {"batch_size": 8, "stages": {"0": {"items": 16}}}
     options = {**TINY, "rate": RATE}
-    return genkit.train(modality, sounds, "vocoder", folder, options=options, recipe=recipe, run=run, threads=1)
+    return genkit.train(
+        modality, sounds, "vocoder", folder, options=options, recipe=recipe, run=run, threads=1
+    )
 
 
 # Any stretch -----------------------------------------------------------------------------------------------------
@@ -77,9 +79,13 @@ def test_a_wave_is_the_same_whole_and_in_any_pieces(corrections):
     assert 0.05 < whole.std() < 0.9
     for size in (77, HOP, 1000):
         starts = range(0, 40 * HOP, size)
-        pieces = [unrolled(generator, condition, range(at, min(at + size, 40 * HOP))) for at in starts]
+        pieces = [
+            unrolled(generator, condition, range(at, min(at + size, 40 * HOP))) for at in starts
+        ]
         torch.testing.assert_close(torch.cat(pieces, 2), whole, rtol=0, atol=1e-6)
-    assert not unrolled(generator, condition, range(40 * HOP, 41 * HOP)).any()  # behind its end is silence
+    assert not unrolled(
+        generator, condition, range(40 * HOP, 41 * HOP)
+    ).any()  # behind its end is silence
 
 
 def test_only_the_frames_around_a_stretch_decide_it():
@@ -100,7 +106,9 @@ def test_what_is_drawn_is_what_was_trained():
     generator, x = generator_for(), tone(1024)[None]
     with torch.no_grad():
         window = generator({}, log_mel(x, RATE, 20)).x
-    torch.testing.assert_close(unrolled(generator, log_mel(x, RATE, 20), range(1024)), window, rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        unrolled(generator, log_mel(x, RATE, 20), range(1024)), window, rtol=0, atol=1e-6
+    )
 
 
 def test_corrections_bring_a_spectrum_nearer_to_what_was_told():
@@ -139,7 +147,7 @@ def test_half_precision_is_for_layers_alone():
 def test_a_sound_is_exactly_as_long_as_the_file(model, speech, count, tmp_path):
     path = speech(count)
     assert model.generate(1, label=path).x.shape == (1, 1, count)
-    genkit.sampling.save_long(model, tmp_path / "out.wav", label=path)
+    genkit.sampling.model.save_long(model, tmp_path / "out.wav", label=path)
     model.generate(1, label=path).save(tmp_path / "whole.wav")
     assert (tmp_path / "out.wav").read_bytes() == (tmp_path / "whole.wav").read_bytes()
     (written,) = open_sounds(tmp_path / "out.wav").items
@@ -205,7 +213,9 @@ def test_other_conditions_are_refused():
 
 def test_windows_come_with_their_spectra():
     plugin = plugin_for(rate=RATE)
-    batch = plugin.dataset(tone(5000)[None].repeat(3, 1)).random_batch([0, 1], np.arange(2, dtype=np.uint64))
+    batch = plugin.dataset(tone(5000)[None].repeat(3, 1)).random_batch(
+        [0, 1], np.arange(2, dtype=np.uint64)
+    )
     assert batch.x.shape == (2, 1, 1024)
     torch.testing.assert_close(batch.condition, log_mel(batch.x[:, 0], RATE, 20))
 
@@ -228,7 +238,9 @@ def test_critics_judge_rows_by_themselves_at_any_length(critic):
         whole, alone = judge(Sample(x)), judge(Sample(x[1:2]))
         assert len(whole.logits) == {PeriodCritic: 5, ScaleCritic: 3}[critic]
         assert len(whole.features) == 5 * len(whole.logits)
-        for one, other in zip([*whole.logits, *whole.features], [*alone.logits, *alone.features], strict=True):
+        for one, other in zip(
+            [*whole.logits, *whole.features], [*alone.logits, *alone.features], strict=True
+        ):
             torch.testing.assert_close(one[1:2], other, rtol=1e-4, atol=1e-5)
 
 
@@ -254,7 +266,9 @@ def test_terms_are_their_formulas():
     terms = plugin.terms("generator", networks, real, fake, {"period": seen(fake)})
     gap = (fake.x - real.x).abs()
     torch.testing.assert_close(terms["features"], gap.mean() + 2 * gap[:, :, ::2].mean())
-    mel = np.abs(log_mel(fake.x[:, 0], RATE, 20).numpy() - log_mel(real.x[:, 0], RATE, 20).numpy()).mean()
+    mel = np.abs(
+        log_mel(fake.x[:, 0], RATE, 20).numpy() - log_mel(real.x[:, 0], RATE, 20).numpy()
+    ).mean()
     assert terms["mel"].item() == pytest.approx(mel, rel=1e-5)
     assert plugin.terms("period", networks, real, fake, {}) == {}
     other = AudioPlugin(Options(), plugin.facts)
@@ -279,5 +293,9 @@ def test_a_few_steps_bring_one_sound_nearer():
 def test_the_preset_plays_the_published_game():
     recipe = build(modality, "vocoder").recipe
     assert recipe.terms == {"mel": 45.0, "features": 2.0}
-    assert (recipe.loss, recipe.critic.weight, recipe.critic.betas) == ("least_squares", 2.0, (0.8, 0.99))
+    assert (recipe.loss, recipe.critic.weight, recipe.critic.betas) == (
+        "least_squares",
+        2.0,
+        (0.8, 0.99),
+    )
     assert build(modality, "vocoder").options.samples == 8192

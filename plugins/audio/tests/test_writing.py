@@ -11,7 +11,7 @@ import torch
 from genkit.errors import ConfigError, GenkitError
 from genkit_audio.sources import open_sounds, to_int16
 from genkit_audio.spectra import FLOOR, hop_of, log_mel
-from genkit_audio.writing import BANDS, FORMATS, GAP, WAVE, WIDTH, Clipped, encode, sheet, write
+from genkit_audio.writing import BANDS, FORMATS, GAP, WAVE, WIDTH, Clipped, encode, preview, write
 
 RATES = [8000, 16000, 22050, 44100]
 NEAR = {"wav": 2**-16, "flac": 2**-16, "ogg": 0.1, "mp3": 0.15}
@@ -156,7 +156,9 @@ def test_a_frame_is_a_hop_at_every_rate(rate):
 
 
 def test_a_higher_tone_is_in_a_higher_band():
-    tones = torch.stack([torch.sin(2 * torch.pi * hertz * torch.arange(8192) / 16000) for hertz in (200, 800, 3200)])
+    tones = torch.stack(
+        [torch.sin(2 * torch.pi * hertz * torch.arange(8192) / 16000) for hertz in (200, 800, 3200)]
+    )
     bands = log_mel(tones, 16000).mean(2).argmax(1)
     assert bands[0] < bands[1] < bands[2]
     x = tones.clone().requires_grad_()
@@ -165,20 +167,20 @@ def test_a_higher_tone_is_in_a_higher_band():
 
 
 @pytest.mark.parametrize("count", [1, 50, 8192])
-def test_a_sheet_shows_each_sound(count):
+def test_a_preview_shows_each_sound(count):
     sounds = torch.from_numpy(wave(5 * count)).view(5, 1, count)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        picture = sheet(sounds, 16000, 3)
+        picture = preview(sounds, 16000, 3)
     assert picture.size == (GAP + 3 * (WIDTH + GAP), GAP + 2 * (WAVE + BANDS + GAP))
-    assert sheet(sounds, 16000).size == picture.size
+    assert preview(sounds, 16000).size == picture.size
     with pytest.raises(GenkitError, match="not finite"):
-        sheet(sounds / 0, 16000)
+        preview(sounds / 0, 16000)
 
 
-def test_on_a_sheet_low_is_below_and_loud_is_high():
+def test_on_a_preview_low_is_below_and_loud_is_high():
     tone = torch.sin(2 * torch.pi * 300 * torch.arange(8192) / 16000)
-    pixels = np.asarray(sheet(torch.stack([tone, 0.1 * tone])[:, None], 16000, 1)).astype(int)
+    pixels = np.asarray(preview(torch.stack([tone, 0.1 * tone])[:, None], 16000, 1)).astype(int)
     top = GAP + WAVE
     brightness = pixels[top : top + BANDS, GAP : GAP + WIDTH].sum((1, 2))
     assert brightness.argmax() > BANDS / 2

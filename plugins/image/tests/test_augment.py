@@ -1,4 +1,4 @@
-"""What critics see instead of pictures: the same law for real and fake, differentiable, each picture by itself."""
+"""What critics see instead of pictures: the same distribution for real and fake, differentiable, each picture by itself."""
 
 import pytest
 import torch
@@ -67,7 +67,9 @@ def test_pictures_are_changed_each_by_itself():
     assert augmented(torch.ones(50, 1, 16, 16)).flatten(1).unique(dim=0).shape[0] == 50
 
 
-@pytest.mark.parametrize(("choice", "count", "expected"), [("auto", 20, True), ("off", 20, False), ("on", 20, True)])
+@pytest.mark.parametrize(
+    ("choice", "count", "expected"), [("auto", 20, True), ("off", 20, False), ("on", 20, True)]
+)
 def test_few_pictures_are_augmented_unless_told_otherwise(choice, count, expected):
     data = (torch.rand(count, 16, 16) * 255).to(torch.uint8)
     options = Options(size=16, augment=choice)
@@ -79,12 +81,19 @@ def test_few_pictures_are_augmented_unless_told_otherwise(choice, count, expecte
 
 def test_many_pictures_are_left_alone():
     data = torch.zeros(5000, 16, 16, dtype=torch.uint8)
-    assert ImagePlugin.inspect(data, Options(size=16)) == Facts({"channels": 1, "labels": [], "augment": False})
+    assert ImagePlugin.inspect(data, Options(size=16)) == Facts(
+        {"channels": 1, "labels": [], "augment": False}
+    )
 
 
 def test_a_run_on_few_pictures_resumes_bit_for_bit(tmp_path):
     data = (torch.rand(40, 16, 16) * 255).to(torch.uint8)
-    settings = {"data": data, "options": {"size": 16, "features": 4}, "threads": 1, "run": {"plan": "fp32"}}
+    settings = {
+        "data": data,
+        "options": {"size": 16, "features": 4},
+        "threads": 1,
+        "run": {"plan": "fp32"},
+    }
     whole = genkit.train("image", out=tmp_path / "whole", items=640, **settings)
     genkit.train("image", out=tmp_path / "parts", items=320, **settings)
     parts = genkit.train("image", out=tmp_path / "parts", items=640, resume=True, data=data)

@@ -1,6 +1,6 @@
 """The contract, kept: plain, and conditional with everything that can be changed about pictures."""
 
-from genkit.testing import ModalityConformance
+from genkit.testing.conformance import ModalityConformance
 
 
 class TestPlain(ModalityConformance):
@@ -12,5 +12,12 @@ class TestPlain(ModalityConformance):
 class TestConditional(ModalityConformance):
     modality = "image"
     preset = "modern"
-    options = {"size": 16, "features": 4, "conditional": True, "augment": "on", "flip": True, "crop": 2}
+    options = {
+        "size": 16,
+        "features": 4,
+        "conditional": True,
+        "augment": "on",
+        "flip": True,
+        "crop": 2,
+    }
     minimum = 25

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from torch import nn
 
 import genkit
-from genkit.blocks import Residual
 from genkit.errors import ConfigError, DataError, GenkitError
+from genkit.kit.blocks import Residual
 from genkit.plugin import Facts, Sample
 from genkit_image import dcgan, modality, modern
 from genkit_image.dcgan import Critic, Generator, halvings
@@ -47,7 +47,12 @@ def colours(tmp_path):
     for name, colour in (("red", (255, 0, 0)), ("blue", (0, 0, 255))):
         for number, ending in enumerate(("png", "bmp", "webp")):
             keywords = {"lossless": True} if ending == "webp" else {}
-            paint(tmp_path / "set" / name / f"{number}.{ending}", colour, (20 + 7 * number, 24), **keywords)
+            paint(
+                tmp_path / "set" / name / f"{number}.{ending}",
+                colour,
+                (20 + 7 * number, 24),
+                **keywords,
+            )
     return tmp_path / "set"
 
 
@@ -56,9 +61,12 @@ def colours(tmp_path):
 
 def test_builtin_fashion_is_ten_thousand_labelled_grey_pictures():
     source = opened("builtin:fashion")
-    assert (len(source.kept), source.channels, len(source.names)) == (10_000, 1, 10)
-    assert np.bincount(source.labels).tolist() == [1000] * 10
-    assert (source.names[source.labels[0]], source.names[source.labels[2]]) == ("Ankle boot", "Trouser")
+    assert (len(source.kept), source.channels, len(source.classes.names)) == (10_000, 1, 10)
+    assert np.bincount(source.classes.numbers).tolist() == [1000] * 10
+    assert (
+        source.classes.names[source.classes.numbers[0]],
+        source.classes.names[source.classes.numbers[2]],
+    ) == ("Ankle boot", "Trouser")
 
 
 def test_a_folder_is_read_in_any_format_scaled_and_labelled(colours):
@@ -108,7 +116,9 @@ def test_exif_rotation_is_undone(tmp_path):
 
 
 def write_idx(path, array):
-    header = b"\0\0\x08" + bytes([array.ndim]) + b"".join(int(n).to_bytes(4, "big") for n in array.shape)
+    header = (
+        b"\0\0\x08" + bytes([array.ndim]) + b"".join(int(n).to_bytes(4, "big") for n in array.shape)
+    )
     data = header + array.tobytes()
     path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
 
@@ -121,8 +131,8 @@ def test_idx_files_are_read_with_the_labels_beside_them(tmp_path, ending):
     for source in (tmp_path, tmp_path / f"train-images-idx3-ubyte{ending}"):
         found = opened(str(source), size=28)
         assert np.array_equal(found.pixels(range(7), 1)[:, 0], pictures)
-        assert found.labels.tolist() == [0, 1, 2, 0, 1, 2, 0]
-        assert found.names == ("0", "1", "2")
+        assert found.classes.numbers.tolist() == [0, 1, 2, 0, 1, 2, 0]
+        assert found.classes.names == ("0", "1", "2")
 
 
 def test_arrays_are_taken_from_python():
@@ -180,11 +190,19 @@ def test_a_damaged_idx_file_is_refused(tmp_path, content):
 # Networks --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("height", "width"), [(16, 16), (28, 28), (32, 32), (48, 64), (64, 64), (36, 20), (128, 128)])
+@pytest.mark.parametrize(
+    ("height", "width"), [(16, 16), (28, 28), (32, 32), (48, 64), (64, 64), (36, 20), (128, 128)]
+)
 @pytest.mark.parametrize(("channels", "classes"), [(1, 0), (3, 5), (4, 0)])
 @pytest.mark.parametrize(
     ("kind", "norm"),
-    [(dcgan, "batch"), (dcgan, "spectral"), (dcgan, "none"), (modern, "spectral"), (modern, "none")],
+    [
+        (dcgan, "batch"),
+        (dcgan, "spectral"),
+        (dcgan, "none"),
+        (modern, "spectral"),
+        (modern, "none"),
+    ],
     ids=lambda value: value if isinstance(value, str) else value.__name__.rpartition(".")[2],
 )
 def test_networks_fit_any_multiple_of_four(height, width, channels, classes, kind, norm):
@@ -200,16 +218,29 @@ def test_dcgan_is_the_published_one_layer_for_layer():
     options = Options(**modality.presets["dcgan"].options)
     generator, critic = Generator(options, 3, 0), Critic(options, 3, 0)
     ups = [
-        (m.in_channels, m.out_channels, m.stride[0]) for m in generator.modules() if isinstance(m, nn.ConvTranspose2d)
+        (m.in_channels, m.out_channels, m.stride[0])
+        for m in generator.modules()
+        if isinstance(m, nn.ConvTranspose2d)
     ]
-    downs = [(m.in_channels, m.out_channels, m.stride[0]) for m in critic.modules() if isinstance(m, nn.Conv2d)]
+    downs = [
+        (m.in_channels, m.out_channels, m.stride[0])
+        for m in critic.modules()
+        if isinstance(m, nn.Conv2d)
+    ]
     assert ups == [(100, 512, 1), (512, 256, 2), (256, 128, 2), (128, 64, 2), (64, 3, 2)]
     assert downs == [(3, 64, 2), (64, 128, 2), (128, 256, 2), (256, 512, 2), (512, 1, 1)]
-    norms = [[m.num_features for m in net.modules() if isinstance(m, nn.BatchNorm2d)] for net in (generator, critic)]
+    norms = [
+        [m.num_features for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
+        for net in (generator, critic)
+    ]
     assert norms == [[512, 256, 128, 64], [128, 256, 512]]
-    assert sum(p.numel() for p in generator.parameters()) == 3_576_704  # the counts that the reference prints
+    assert (
+        sum(p.numel() for p in generator.parameters()) == 3_576_704
+    )  # the counts that the reference prints
     assert sum(p.numel() for p in critic.parameters()) == 2_765_568
-    weights = torch.cat([m.weight.flatten() for m in generator.modules() if isinstance(m, nn.ConvTranspose2d)])
+    weights = torch.cat(
+        [m.weight.flatten() for m in generator.modules() if isinstance(m, nn.ConvTranspose2d)]
+    )
     assert weights.std().item() == pytest.approx(0.02, rel=0.01)
     assert halvings(64, 64) == 4
 
@@ -244,7 +275,9 @@ def test_options_choose_the_networks():
         networks = plugin_for("builtin:fashion", **options).networks()
         assert type(networks.generator) is kind.Generator
         assert type(networks.critics["critic"]) is kind.Critic
-    with pytest.raises(ValidationError, match=r'critic_norm "batch" is not for residual networks: choose "none"'):
+    with pytest.raises(
+        ValidationError, match=r'critic_norm "batch" is not for residual networks: choose "none"'
+    ):
         Options(architecture="residual")
 
 
@@ -252,9 +285,9 @@ def test_options_choose_the_networks():
 def test_the_number_of_maps_doubles_up_to_its_bound(kind):
     options = Options(size=64, features=8, features_max=20, critic_norm="none")
     assert dcgan.layout(options) == ([8, 16, 20, 20], (4, 4))
-    assert kind.Critic(options, 1, 0)(kind.Generator(options, 1, 0)({"z": torch.randn(2, 100)})).features[0].shape == (
-        (2, 20, 4, 4)
-    )
+    assert kind.Critic(options, 1, 0)(
+        kind.Generator(options, 1, 0)({"z": torch.randn(2, 100)})
+    ).features[0].shape == ((2, 20, 4, 4))
 
 
 def test_a_residual_network_has_as_many_blocks_as_asked_for_and_starts_as_identities():
@@ -285,7 +318,9 @@ def test_every_residual_parameter_learns_and_no_picture_tells_of_another():
     z, labels = {"z": torch.randn(5, 8)}, torch.arange(5) % 4
     both = nn.ModuleList([generator, critic])
     optimizer = torch.optim.Adam(both.parameters(), 1e-2)
-    for _ in range(2):  # in the first step a branch's last weights are zero, and nothing before them learns
+    for _ in range(
+        2
+    ):  # in the first step a branch's last weights are zero, and nothing before them learns
         optimizer.zero_grad()
         critic(generator(z, labels)).logits[0].square().mean().backward()
         optimizer.step()
@@ -294,7 +329,9 @@ def test_every_residual_parameter_learns_and_no_picture_tells_of_another():
     logits = critic(Sample(x, labels)).logits[0]
     (gradient,) = torch.autograd.grad(logits[1], x, create_graph=True)
     assert (gradient[[0, 2, 3, 4]] == 0).all()
-    weights = [parameter for name, parameter in critic.named_parameters() if name.endswith("weight")]
+    weights = [
+        parameter for name, parameter in critic.named_parameters() if name.endswith("weight")
+    ]
     for slope in torch.autograd.grad(gradient.square().sum(), weights):
         assert slope.isfinite().all()
         assert slope.any()
@@ -304,10 +341,18 @@ def test_every_residual_parameter_learns_and_no_picture_tells_of_another():
 def test_a_spectral_residual_critic_has_norms_of_one():
     torch.manual_seed(0)
     critic = modern.Critic(Options(**{**RESIDUAL, "critic_norm": "spectral"}), 1, 4).eval()
-    layers = [layer for layer in critic.modules() if isinstance(layer, nn.Conv2d | nn.Linear | nn.Embedding)]
+    layers = [
+        layer
+        for layer in critic.modules()
+        if isinstance(layer, nn.Conv2d | nn.Linear | nn.Embedding)
+    ]
     for layer in layers:
-        assert torch.linalg.matrix_norm(layer.weight.flatten(1), 2).item() == pytest.approx(1, rel=1e-3)
-    assert len(layers) == 1 + 2 * 3 + 1 + 1 + 1 + 1  # stem, two blocks, one change of resolution, basis, head, labels
+        assert torch.linalg.matrix_norm(layer.weight.flatten(1), 2).item() == pytest.approx(
+            1, rel=1e-3
+        )
+    assert (
+        len(layers) == 1 + 2 * 3 + 1 + 1 + 1 + 1
+    )  # stem, two blocks, one change of resolution, basis, head, labels
 
 
 def test_residual_networks_run_in_bfloat16_and_channels_last():
@@ -339,11 +384,15 @@ def test_encoded_pictures_are_the_pixels_bit_for_bit():
 
 @pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (2, "LA"), (3, "RGB"), (4, "RGBA")])
 def test_every_kind_of_picture_is_a_png_of_its_mode(channels, mode):
-    pixels = torch.randint(256, (5, channels, 7, 12), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    pixels = torch.randint(
+        256, (5, channels, 7, 12), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
     for picture, content in zip(pixels, to_png(pixels), strict=True):
         with Image.open(io.BytesIO(content)) as decoded:
             assert decoded.mode == mode
-            assert np.array_equal(np.asarray(decoded).reshape(7, 12, channels), picture.permute(1, 2, 0).numpy())
+            assert np.array_equal(
+                np.asarray(decoded).reshape(7, 12, channels), picture.permute(1, 2, 0).numpy()
+            )
         Image.open(io.BytesIO(content)).verify()
 
 
@@ -355,8 +404,8 @@ def test_many_pictures_are_encoded_as_each_would_be():
 
 def test_an_animation_shows_the_samples_in_order_and_for_ever():
     plugin, x = plugin_for("builtin:fashion"), torch.rand(5, 1, 16, 16) * 2 - 1
-    content = plugin.sheet(Sample(x), "webp", Controls(fps=20))
-    assert plugin.sheet(Sample(x), "webp", Controls(fps=20)) == content
+    content = plugin.preview(Sample(x), "webp", Controls(fps=20))
+    assert plugin.preview(Sample(x), "webp", Controls(fps=20)) == content
     with Image.open(io.BytesIO(content)) as film:
         assert (film.format, film.n_frames, film.info["loop"]) == ("WEBP", 5, 0)
         for number, pixels in enumerate(to_pixels(x)):
@@ -369,7 +418,9 @@ def test_truncation_limits_the_noise_and_keeps_who_is_who(tmp_path):
     torch.manual_seed(0)
     generator = plugin_for("builtin:fashion").networks().generator.eval()
     z = {"z": torch.randn(4, 100)}
-    whole, loose, tight = (generator(z, None, Controls(truncation=bound)).x for bound in (None, 8.0, 0.1))
+    whole, loose, tight = (
+        generator(z, None, Controls(truncation=bound)).x for bound in (None, 8.0, 0.1)
+    )
     assert torch.equal(whole, generator(z, None, None).x)
     torch.testing.assert_close(loose, whole)
     assert tight.std(0).mean() < 0.5 * whole.std(0).mean()
@@ -383,7 +434,9 @@ def test_controls_that_do_not_work_are_refused(values):
 
 def test_values_that_are_not_finite_are_never_written():
     with pytest.raises(GenkitError, match="not finite"):
-        plugin_for("builtin:fashion").encode(Sample(torch.full((1, 16, 16), torch.nan)), "png", None)
+        plugin_for("builtin:fashion").encode(
+            Sample(torch.full((1, 16, 16), torch.nan)), "png", None
+        )
 
 
 def test_a_gain_brings_pure_black_and_white_within_reach():
@@ -400,12 +453,16 @@ def test_a_gain_brings_pure_black_and_white_within_reach():
     assert stretched.abs().max() == 1
 
 
-def test_a_sheet_has_a_column_for_every_class():
+def test_a_preview_has_a_column_for_every_class():
     plugin = plugin_for("builtin:fashion", conditional=True)
-    sheet = Image.open(io.BytesIO(plugin.sheet(Sample(torch.zeros(20, 1, 16, 16)), "png", None)))
-    assert sheet.size == (10 * 18 + 2, 2 * 18 + 2)
-    sheet = Image.open(io.BytesIO(plugin.sheet(Sample(torch.zeros(20, 1, 16, 16)), "png", None, columns=5)))
-    assert sheet.size == (5 * 18 + 2, 4 * 18 + 2)
+    preview = Image.open(
+        io.BytesIO(plugin.preview(Sample(torch.zeros(20, 1, 16, 16)), "png", None))
+    )
+    assert preview.size == (10 * 18 + 2, 2 * 18 + 2)
+    preview = Image.open(
+        io.BytesIO(plugin.preview(Sample(torch.zeros(20, 1, 16, 16)), "png", None, columns=5))
+    )
+    assert preview.size == (5 * 18 + 2, 4 * 18 + 2)
 
 
 def test_the_manifest_is_plain_data_and_its_presets_are_configurations():
@@ -419,14 +476,33 @@ def test_the_manifest_is_plain_data_and_its_presets_are_configurations():
 def test_pictures_train_resume_and_generate(tmp_path, colours):
     options = {**TINY, "conditional": True}
     recipe = {"batch_size": 4}
-    whole = genkit.train("image", str(colours), out=tmp_path / "a", items=40, options=options, recipe=recipe, threads=1)
-    genkit.train("image", str(colours), out=tmp_path / "b", items=16, options=options, recipe=recipe, threads=1)
+    whole = genkit.train(
+        "image",
+        str(colours),
+        out=tmp_path / "a",
+        items=40,
+        options=options,
+        recipe=recipe,
+        threads=1,
+    )
+    genkit.train(
+        "image",
+        str(colours),
+        out=tmp_path / "b",
+        items=16,
+        options=options,
+        recipe=recipe,
+        threads=1,
+    )
     parts = genkit.train("image", out=tmp_path / "b", items=40, resume=True)
     assert torch.equal(parts.generate(6).x, whole.generate(6).x)
     files = parts.generate(3, label="red").save(tmp_path / "out")
     with Image.open(files[0]) as picture:
         assert picture.size == (16, 16)
-    assert sorted(path.name for path in (tmp_path / "a" / "samples").iterdir())[-1] == "000000000040.png"
+    assert (
+        sorted(path.name for path in (tmp_path / "a" / "samples").iterdir())[-1]
+        == "000000000040.png"
+    )
 
 
 def test_the_modern_preset_trains_resumes_and_loads(tmp_path, colours):
@@ -470,10 +546,14 @@ def test_one_coloured_picture_makes_all_of_them_colour(tmp_path):
 
 def test_picture_files_are_byte_equal_alone_in_batches_and_shuffled(tmp_path):
     recipe = {"batch_size": 16}
-    model = genkit.train("image", out=tmp_path / "run", items=64, options=TINY, recipe=recipe, threads=1)
+    model = genkit.train(
+        "image", out=tmp_path / "run", items=64, options=TINY, recipe=recipe, threads=1
+    )
     model.generate(100, seed=3).save(tmp_path / "all")
     model.generate(3, seed=3, start=30).save(tmp_path / "few")
-    genkit.load(tmp_path / "run").generate(seed=3, indices=[99, 7, 64, 63, 0]).save(tmp_path / "shuffled")
+    genkit.load(tmp_path / "run").generate(seed=3, indices=[99, 7, 64, 63, 0]).save(
+        tmp_path / "shuffled"
+    )
     for folder, indices in (("few", (30, 31, 32)), ("shuffled", (0, 7, 63, 64, 99))):
         for index in indices:
             name = f"{index:06d}.png"

@@ -17,7 +17,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 import genkit
-from genkit.data import Batches, open_data
+from genkit.engine.data import Batches, open_data
 from genkit.errors import ConfigError, DataError
 from genkit_image import sources
 from genkit_image.options import Options
@@ -56,7 +56,15 @@ def put(path, content):
     return path
 
 
-ENDINGS = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp", "BMP": "bmp", "GIF": "gif", "TIFF": "tif", "PPM": "ppm"}
+ENDINGS = {
+    "PNG": "png",
+    "JPEG": "jpg",
+    "WEBP": "webp",
+    "BMP": "bmp",
+    "GIF": "gif",
+    "TIFF": "tif",
+    "PPM": "ppm",
+}
 
 
 def good(folder, count=12):
@@ -88,7 +96,8 @@ HOPELESS = {
     "giant.png": png(2**31 - 1, 2**31 - 1),
     "flat.png": png(0, 10),
     "rows_missing.png": png(64, 64, bytes(50)),
-    "bomb.bmp": b"BM" + struct.pack("<IHHIIiiHHIIiiII", 0, 0, 0, 54, 40, 30_000, 30_000, 1, 24, 0, 0, 0, 0, 0, 0),
+    "bomb.bmp": b"BM"
+    + struct.pack("<IHHIIiiHHIIiiII", 0, 0, 0, 54, 40, 30_000, 30_000, 1, 24, 0, 0, 0, 0, 0, 0),
     "bomb.gif": b"GIF89a" + struct.pack("<HHBBB", 65_535, 65_535, 0, 0, 0) + b",",
     "bomb.ppm": b"P6 100000 100000 255\n",
     "postscript.png": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\nshowpage\n",
@@ -109,7 +118,9 @@ def test_two_hundred_damaged_pictures_are_named_and_the_good_ones_used(tmp_path,
         for seed in range(16):  # noise in the header, where sizes, offsets and counts stand
             draw, changed = random.Random(f"{format}{seed}"), bytearray(whole)
             for _ in range(1 + seed % 5):
-                changed[draw.randrange(min(len(changed), 80 if seed % 2 else len(changed)))] = draw.randrange(256)
+                changed[draw.randrange(min(len(changed), 80 if seed % 2 else len(changed)))] = (
+                    draw.randrange(256)
+                )
             odd.append(f"odd{seed}.{ending}")
             put(tmp_path / odd[-1], bytes(changed))
     assert len(bad) + len(odd) >= 200
@@ -145,7 +156,7 @@ def test_what_the_file_system_does_not_give_is_named(tmp_path, monkeypatch):
         onerror(PermissionError(13, "Permission denied", os.path.join(path, "locked")))
         yield str(path), [], names
 
-    monkeypatch.setattr("genkit.tree.os.walk", refuse)
+    monkeypatch.setattr("genkit.kit.files.os.walk", refuse)
     assert opened(str(tmp_path / "set")).skipped == (("locked", "the folder: Permission denied"),)
 
 
@@ -199,10 +210,18 @@ def test_a_palette_with_transparency_and_the_first_frame_of_a_film(tmp_path):
 
 @pytest.mark.parametrize(
     ("modes", "channels"),
-    [(["L", "L"], 1), (["L", "RGB"], 3), (["RGBA", "RGBA"], 4), (["RGBA", "RGB"], 3), (["RGBA", "L"], 3)],
+    [
+        (["L", "L"], 1),
+        (["L", "RGB"], 3),
+        (["RGBA", "RGBA"], 4),
+        (["RGBA", "RGB"], 3),
+        (["RGBA", "L"], 3),
+    ],
 )
 @pytest.mark.parametrize("cache", [2**20, 0])
-def test_channels_are_found_from_what_is_seen_and_can_be_forced(tmp_path, monkeypatch, modes, channels, cache):
+def test_channels_are_found_from_what_is_seen_and_can_be_forced(
+    tmp_path, monkeypatch, modes, channels, cache
+):
     monkeypatch.setattr("genkit_image.pictures.CACHE_BYTES", cache)
     for number, mode in enumerate(modes):
         put(tmp_path / f"{number}.png", encoded(noise(number, mode=mode), "PNG"))
@@ -229,7 +248,10 @@ def test_luma_is_pillows():
 
 def test_a_mixed_set_is_the_same_in_memory_and_on_demand(tmp_path, monkeypatch):
     for number in range(150):
-        put(tmp_path / f"{number:03d}.png", encoded(noise(number, mode=("L", "RGB", "RGBA")[number % 3]), "PNG"))
+        put(
+            tmp_path / f"{number:03d}.png",
+            encoded(noise(number, mode=("L", "RGB", "RGBA")[number % 3]), "PNG"),
+        )
     whole = opened(str(tmp_path))
     for cache in (0, 2 * 150 * 256):  # too small from the start; too small once colour comes
         monkeypatch.setattr("genkit_image.pictures.CACHE_BYTES", cache)
@@ -243,9 +265,18 @@ def test_a_model_of_transparent_pictures_writes_transparent_pictures(tmp_path):
         put(tmp_path / "set" / f"{number}.png", encoded(noise(number, mode="RGBA"), "PNG"))
     recipe = {"batch_size": 4}
     model = genkit.train(
-        "image", str(tmp_path / "set"), out=tmp_path / "run", items=8, options=TINY, recipe=recipe, threads=1
+        "image",
+        str(tmp_path / "set"),
+        out=tmp_path / "run",
+        items=8,
+        options=TINY,
+        recipe=recipe,
+        threads=1,
     )
-    files = [model.generate(2).save(tmp_path / "out")[0], *(tmp_path / "run" / "samples").glob("*8.png")]
+    files = [
+        model.generate(2).save(tmp_path / "out")[0],
+        *(tmp_path / "run" / "samples").glob("*8.png"),
+    ]
     for file in files:
         with Image.open(file) as picture:
             assert picture.mode == "RGBA"
@@ -267,7 +298,10 @@ def test_a_zip_file_is_its_folder(tmp_path, prefix):
         good(tmp_path / "set" / name, 5)
     put(tmp_path / "set" / "red" / "bad.png", HOPELESS["rows_missing.png"])
     put(tmp_path / "set" / "__MACOSX" / "x.png", b"")
-    folder, packed = opened(str(tmp_path / "set")), opened(str(zipped(tmp_path / "set.zip", tmp_path / "set", prefix)))
+    folder, packed = (
+        opened(str(tmp_path / "set")),
+        opened(str(zipped(tmp_path / "set.zip", tmp_path / "set", prefix))),
+    )
     if prefix:
         packed = opened(str(zipped(tmp_path / "clean.zip", tmp_path / "set", prefix)))
     assert packed.skipped == folder.skipped
@@ -286,9 +320,11 @@ def test_hostile_entries_of_zip_files_are_skipped(tmp_path, monkeypatch):
         archive.writestr("../../outside.png", encoded(noise(1), "PNG"))
     raw = bytearray(path.read_bytes())
     raw[raw.rindex(b"locked.png") - 46 + 8] |= 1  # the flag of encryption
-    raw[raw.rindex(b"liar.png") - 46 + 24 : raw.rindex(b"liar.png") - 46 + 28] = struct.pack("<I", 100)
+    raw[raw.rindex(b"liar.png") - 46 + 24 : raw.rindex(b"liar.png") - 46 + 28] = struct.pack(
+        "<I", 100
+    )
     path.write_bytes(raw)
-    monkeypatch.setattr("genkit.tree.ENTRY_BYTES", 4000)
+    monkeypatch.setattr("genkit.kit.files.ENTRY_BYTES", 4000)
     checked = opened(str(path))
     reasons = dict(checked.skipped)
     assert set(reasons) == {"large.png", "liar.png", "locked.png"}
@@ -315,7 +351,9 @@ def test_a_damaged_zip_file_is_one_error_or_skips(tmp_path):
 
 
 def write_idx(path, array):
-    header = b"\0\0\x08" + bytes([array.ndim]) + b"".join(int(n).to_bytes(4, "big") for n in array.shape)
+    header = (
+        b"\0\0\x08" + bytes([array.ndim]) + b"".join(int(n).to_bytes(4, "big") for n in array.shape)
+    )
     put(path, header + array.tobytes())
 
 
@@ -326,7 +364,10 @@ def fashion(tmp_path):
     for part in ("train", "t10k"):
         raw = tmp_path / "data" / "FashionMNIST" / "raw"
         write_idx(raw / f"{part}-images-idx3-ubyte", pictures if part == "train" else pictures[:2])
-        write_idx(raw / f"{part}-labels-idx1-ubyte", np.array([0, 1, 2, 0, 9], np.uint8)[: 5 if part == "train" else 2])
+        write_idx(
+            raw / f"{part}-labels-idx1-ubyte",
+            np.array([0, 1, 2, 0, 9], np.uint8)[: 5 if part == "train" else 2],
+        )
     return tmp_path / "data", pictures
 
 
@@ -348,7 +389,9 @@ def test_torchvision_sets_are_read_where_they_lie(fashion):
         ("DatasetFolder:x", DataError, "make the data set in Python"),
     ],
 )
-def test_torchvision_sets_that_are_not_there_are_one_sentence(tmp_path, monkeypatch, name, error, said):
+def test_torchvision_sets_that_are_not_there_are_one_sentence(
+    tmp_path, monkeypatch, name, error, said
+):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(error, match=said):
         opened(f"torchvision:{name}")
@@ -369,14 +412,20 @@ def objects():
         yield f"tensor of {channels}, first", torch.from_numpy(first), first
         yield f"items of {channels}: arrays", list(last), first
         yield f"items of {channels}: tensors", list(torch.from_numpy(first)), first
-        yield f"items of {channels}: floats", [row.float() / 255 for row in torch.from_numpy(first)], first
+        yield (
+            f"items of {channels}: floats",
+            [row.float() / 255 for row in torch.from_numpy(first)],
+            first,
+        )
         pillows = [Image.fromarray(row[..., 0] if channels == 1 else row) for row in last]
         yield f"items of {channels}: Pillow's, with labels", [(row, 7) for row in pillows], first
     yield "array without channels", GREY, GREY[:, None]
     yield "tensor without channels", torch.from_numpy(GREY), GREY[:, None]
 
 
-@pytest.mark.parametrize(("source", "expected"), [rest for _, *rest in objects()], ids=[name for name, *_ in objects()])
+@pytest.mark.parametrize(
+    ("source", "expected"), [rest for _, *rest in objects()], ids=[name for name, *_ in objects()]
+)
 def test_objects_of_python_are_the_same_pictures(source, expected):
     checked = opened(source)
     assert checked.skipped == ()
@@ -414,7 +463,15 @@ def test_labels_stay_with_their_pictures_and_classes_without_any_are_left_out():
 
 
 @pytest.mark.parametrize(
-    "item", [None, "x", {"picture": 1}, np.zeros((3, 16, 16, 1)), np.zeros((16, 16)) - 1, np.full((16, 16), np.nan)]
+    "item",
+    [
+        None,
+        "x",
+        {"picture": 1},
+        np.zeros((3, 16, 16, 1)),
+        np.zeros((16, 16)) - 1,
+        np.full((16, 16), np.nan),
+    ],
 )
 def test_items_that_are_no_pictures_are_skipped(item):
     checked = opened([noise(0), item])
@@ -444,18 +501,30 @@ def test_a_run_goes_on_without_what_cannot_be_used_and_says_so(tmp_path):
     arguments = {"options": TINY, "recipe": {"batch_size": 4}, "threads": 1}
     arguments |= {"progress": lambda progress: notes.append(progress.note)}
     genkit.train("image", str(tmp_path / "set"), out=tmp_path / "run", items=8, **arguments)
-    assert notes[0].startswith(f"5 of 11 items of {tmp_path / 'set'} cannot be used and are left out: bell?.png (")
+    assert notes[0].startswith(
+        f"5 of 11 items of {tmp_path / 'set'} cannot be used and are left out: bell?.png ("
+    )
     assert notes[0].endswith("; and 2 more")
     with pytest.raises(DataError, match=r"5 of 11 items.*cannot be used: bell.*without them"):
-        genkit.train("image", out=tmp_path / "run", items=12, resume=True, run={"strict": True}, **arguments)
-    genkit.train("image", out=tmp_path / "run", items=12, resume=True, run={"strict": False}, **arguments)
+        genkit.train(
+            "image", out=tmp_path / "run", items=12, resume=True, run={"strict": True}, **arguments
+        )
+    genkit.train(
+        "image", out=tmp_path / "run", items=12, resume=True, run={"strict": False}, **arguments
+    )
 
 
 def test_a_source_with_nothing_usable_is_the_users_mistake(tmp_path):
     for name in list(HOPELESS)[:2]:
         put(tmp_path / name, HOPELESS[name])
     with pytest.raises(DataError, match=r"none of the 2 items of .* can be used: empty.png"):
-        genkit.train("image", str(tmp_path), out=tmp_path / "run", items=8, options={**TINY, "conditional": True})
+        genkit.train(
+            "image",
+            str(tmp_path),
+            out=tmp_path / "run",
+            items=8,
+            options={**TINY, "conditional": True},
+        )
     report = genkit.check_data("image", str(tmp_path))
     assert (report.items, report.shape, len(report.skipped)) == (0, None, 2)
 
@@ -472,7 +541,11 @@ def test_a_picture_that_is_gone_later_is_one_sentence(tmp_path, monkeypatch):
 def test_a_model_gives_its_own_numbers_to_the_classes_of_other_data(tmp_path):
     for name in ("a", "b", "c"):
         good(tmp_path / "all" / name, 2)
-    good(tmp_path / "some" / "c", 1), good(tmp_path / "some" / "b", 1), good(tmp_path / "other" / "z", 1)
+    (
+        good(tmp_path / "some" / "c", 1),
+        good(tmp_path / "some" / "b", 1),
+        good(tmp_path / "other" / "z", 1),
+    )
     good(tmp_path / "other" / "a", 1)
     options = Options(**TINY, conditional=True)
     plugin = ImagePlugin(options, ImagePlugin.inspect(str(tmp_path / "all"), options))
@@ -494,7 +567,9 @@ def test_augmentation_is_a_mirror_and_a_move_of_the_reflected_picture(word, crop
     assert mine.dtype == np.uint8
     for row in range(2):
         wide = np.pad(pixels[row], ((0, 0), (crop, crop), (crop, crop)), "reflect")
-        views = [wide[:, y : y + 8, x : x + 10] for y in range(2 * crop + 1) for x in range(2 * crop + 1)]
+        views = [
+            wide[:, y : y + 8, x : x + 10] for y in range(2 * crop + 1) for x in range(2 * crop + 1)
+        ]
         if flip and (word ^ row) & 1:
             views = [view[:, :, ::-1] for view in views]
         assert any(np.array_equal(mine[row], view) for view in views)
@@ -508,7 +583,9 @@ def test_moves_and_mirrors_are_equally_likely():
         counts = np.bincount(augmented(pixels, words, flip, crop).reshape(18_000, 49).argmax(1))
         found = counts[counts > 0]
         assert len(found) == places
-        assert ((found - 18_000 / places) ** 2 / (18_000 / places)).sum() < 26.1  # chi-square, one in a thousand
+        assert (
+            (found - 18_000 / places) ** 2 / (18_000 / places)
+        ).sum() < 26.1  # chi-square, one in a thousand
 
 
 def test_randomness_is_a_matter_of_the_place_alone_and_touches_no_generator(tmp_path):
@@ -525,7 +602,11 @@ def test_randomness_is_a_matter_of_the_place_alone_and_touches_no_generator(tmp_
 
 def test_an_augmented_run_resumes_bit_for_bit(tmp_path):
     arrays = np.random.default_rng(0).integers(0, 256, (9, 16, 16, 3), np.uint8)
-    arguments = {"options": {**TINY, "flip": True, "crop": 2}, "recipe": {"batch_size": 4}, "threads": 1}
+    arguments = {
+        "options": {**TINY, "flip": True, "crop": 2},
+        "recipe": {"batch_size": 4},
+        "threads": 1,
+    }
     whole = genkit.train("image", arrays, out=tmp_path / "a", items=40, **arguments)
     genkit.train("image", arrays, out=tmp_path / "b", items=16, **arguments)
     parts = genkit.train("image", arrays, out=tmp_path / "b", items=40, resume=True)

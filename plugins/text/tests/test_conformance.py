@@ -2,10 +2,16 @@
 
 import json
 
-from genkit.testing import ModalityConformance
+from genkit.testing.conformance import ModalityConformance
 
 SMALL = {"embedding": 8, "hidden": 8, "critic_embedding": 8, "critic_hidden": 8}
-LINES = ["the king said unto him", "go and see", "what hast thou done", "and the people went out", "see thou do it"]
+LINES = [
+    "the king said unto him",
+    "go and see",
+    "what hast thou done",
+    "and the people went out",
+    "see thou do it",
+]
 
 
 class TestPlain(ModalityConformance):

@@ -25,16 +25,25 @@ def slow_bleu(candidate, references, n):
     for order in range(1, n + 1):
         mine = grams(candidate, order)
         clipped = [
-            min(mine.count(gram), max(grams(reference, order).count(gram) for reference in references))
+            min(
+                mine.count(gram),
+                max(grams(reference, order).count(gram) for reference in references),
+            )
             for gram in set(mine)
         ]
         logs.append(math.log((sum(clipped) or 0.1) / max(1, len(mine))))
-    closest = min((abs(len(reference) - len(candidate)), len(reference)) for reference in references)[1]
+    closest = min(
+        (abs(len(reference) - len(candidate)), len(reference)) for reference in references
+    )[1]
     penalty = 1.0 if len(candidate) >= closest else math.exp(1 - closest / len(candidate))
     return penalty * math.exp(sum(logs) / n)
 
 
-@given(st.lists(lines, min_size=1, max_size=6), st.lists(lines, min_size=1, max_size=6), st.integers(1, 5))
+@given(
+    st.lists(lines, min_size=1, max_size=6),
+    st.lists(lines, min_size=1, max_size=6),
+    st.integers(1, 5),
+)
 def test_bleu_is_its_definition(candidates, references, n):
     result = bleu(candidates, references, n)
     assert result[1:] == (len(candidates), len(references))
@@ -49,7 +58,8 @@ def test_self_bleu_leaves_exactly_one_out(samples, n):
     assert result[1:] == (len(samples), len(samples) - 1)
     for order, value in enumerate(result.values, 1):
         slow = [
-            slow_bleu(sample, samples[:place] + samples[place + 1 :], order) for place, sample in enumerate(samples)
+            slow_bleu(sample, samples[:place] + samples[place + 1 :], order)
+            for place, sample in enumerate(samples)
         ]
         assert value == pytest.approx(sum(slow) / len(slow), abs=1e-12)
 
@@ -81,7 +91,9 @@ def test_distinct_and_entropy_are_their_definitions(samples, n):
         return
     shares = [count / len(every) for count in Counter(every).values()]
     assert distinct(samples, n) == len(set(every)) / len(every)
-    assert entropy(samples, n) == pytest.approx(-sum(share * math.log(share) for share in shares), abs=1e-12)
+    assert entropy(samples, n) == pytest.approx(
+        -sum(share * math.log(share) for share in shares), abs=1e-12
+    )
 
 
 def test_copies_are_whole_lines():

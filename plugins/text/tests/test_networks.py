@@ -7,13 +7,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as some
 from torch.nn.functional import log_softmax
+from toys import LanguageOptions, sentences
 
 from genkit.adversarial import LOSSES, straight_through
-from genkit.estimators import RelaxedEstimator, ScoreFunctionEstimator, Verdict
-from genkit.noise import draw
+from genkit.engine.estimators import FakeRequest, RelaxedEstimator, Score, ScoreFunctionEstimator
 from genkit.plugin import Critique, Facts, Sample
 from genkit.recipe import GumbelSoftmax, ScoreFunction, StraightThrough
-from genkit.testing.toys import LanguageOptions, sentences
+from genkit.sampling.noise import draw
 from genkit_text.critics import make_critic
 from genkit_text.generators import make_generator, pick
 from genkit_text.options import Controls, Options
@@ -39,7 +39,13 @@ every_prompt = pytest.mark.parametrize("prompt", PROMPTS.values(), ids=PROMPTS)
 
 
 def facts(symbols=5, length=6, end=0, prompt_length=0):
-    values = {"symbols": symbols, "length": length, "end": end, "unknown": None, "prompt_length": prompt_length}
+    values = {
+        "symbols": symbols,
+        "length": length,
+        "end": end,
+        "unknown": None,
+        "prompt_length": prompt_length,
+    }
     return Facts({**values, "decoder": None})
 
 
@@ -55,12 +61,15 @@ def network(options, **known):
 
 def critic_of(options, **known):
     torch.manual_seed(1)
-    return make_critic(Options(**options, critic_embedding=6, critic_hidden=8), facts(**known)).eval()
+    return make_critic(
+        Options(**options, critic_embedding=6, critic_hidden=8), facts(**known)
+    ).eval()
 
 
 def noises(generator):
     return lambda purpose, rows: {
-        part: torch.from_numpy(draw(spec, part, purpose, range(rows))) for part, spec in generator.noise.items()
+        part: torch.from_numpy(draw(spec, part, purpose, range(rows)))
+        for part, spec in generator.noise.items()
     }
 
 
@@ -123,7 +132,9 @@ def test_a_completion_keeps_its_beginning_and_goes_on_as_the_policy_does(options
 def test_a_relaxed_line_is_the_line_with_a_stand_in(options, end, prompt):
     generator = network(options, end=end, prompt_length=0 if prompt is None else 2)
     sample, noise = drawn_with(generator, prompt)
-    relaxed = generator.relaxed(noise, prompt, None, lambda logits, symbol: straight_through(logits.softmax(1), symbol))
+    relaxed = generator.relaxed(
+        noise, prompt, None, lambda logits, symbol: straight_through(logits.softmax(1), symbol)
+    )
     assert torch.equal(relaxed.x, sample.x)
     assert torch.equal(relaxed.mask, sample.mask)
     assert torch.equal(relaxed.relaxed.argmax(2), sample.x)
@@ -215,7 +226,9 @@ def test_controls_cut_as_hugging_face_does():
         greedy = generator(noise, None, Controls(top_k=1))
         assert torch.equal(greedy.x, generator.logits(greedy).argmax(2))
         assert torch.equal(generator(noise, None, Controls()).x, plain.x)
-        assert torch.equal(generator(noise, None, Controls(top_p=1.0, min_p=0.0, top_k=5)).x, plain.x)
+        assert torch.equal(
+            generator(noise, None, Controls(top_p=1.0, min_p=0.0, top_k=5)).x, plain.x
+        )
         assert torch.equal(generator(noise, None, Controls(min_p=1.0)).x, greedy.x)
         assert torch.equal(generator(noise, None, Controls(top_p=1e-6)).x, greedy.x)
         short = generator(noise, None, Controls(max_new_tokens=3))
@@ -231,7 +244,9 @@ def test_the_score_at_a_temperature_is_that_of_what_is_drawn_at_it():
     with torch.no_grad():
         x = generator(noise, None, Controls(temperature=0.5)).x
         chance = generator.log_prob(Sample(torch.arange(3)[:, None]), temperature=0.5).exp()[:, 0]
-    torch.testing.assert_close(torch.bincount(x[:, 0], minlength=3) / 20_000, chance, atol=0.01, rtol=0)
+    torch.testing.assert_close(
+        torch.bincount(x[:, 0], minlength=3) / 20_000, chance, atol=0.01, rtol=0
+    )
 
 
 @pytest.mark.parametrize("kind", ["recurrent", "decoder"])
@@ -255,9 +270,13 @@ def test_a_critic_sees_the_relaxed_line_as_it_sees_the_line(options, prompt):
     generator = network(KINDS["recurrent"], prompt_length=0 if prompt is None else 2)
     critic = critic_of(options, prompt_length=0 if prompt is None else 2)
     noise = noises(generator)("x", 40)
-    sample = generator.relaxed(noise, prompt, None, lambda logits, symbol: straight_through(logits.softmax(1), symbol))
+    sample = generator.relaxed(
+        noise, prompt, None, lambda logits, symbol: straight_through(logits.softmax(1), symbol)
+    )
     plain = Sample(sample.x, sample.condition, sample.mask)
-    torch.testing.assert_close(critic(sample).logits[0], critic(plain).logits[0], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        critic(sample).logits[0], critic(plain).logits[0], atol=1e-5, rtol=1e-4
+    )
     assert gradient(critic(sample).logits[0].sum(), generator).abs().max() > 0
 
 
@@ -272,12 +291,18 @@ def test_a_critic_never_sees_padding_nor_other_rows(options, prompt):
         scrambled = critic(sample.with_x(sample.x.where(sample.mask, 3)))
         alone = critic(sample[5:6])
     valid = sample.mask if verdict.per_step else slice(None)
-    torch.testing.assert_close(verdict.logits[0][valid], scrambled.logits[0][valid], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        verdict.logits[0][valid], scrambled.logits[0][valid], atol=1e-5, rtol=1e-4
+    )
     known = sample.mask[5:6] if verdict.per_step else slice(None)
-    torch.testing.assert_close(verdict.logits[0][5:6][known], alone.logits[0][known], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        verdict.logits[0][5:6][known], alone.logits[0][known], atol=1e-5, rtol=1e-4
+    )
 
 
-@pytest.mark.parametrize("options", [CRITICS["recurrent"], CRITICS["decoder"]], ids=["recurrent", "decoder"])
+@pytest.mark.parametrize(
+    "options", [CRITICS["recurrent"], CRITICS["decoder"]], ids=["recurrent", "decoder"]
+)
 def test_a_verdict_on_a_step_knows_no_later_one(options):
     critic, sample = critic_of(options, end=None), Sample(torch.randint(0, 5, (8, 6)))
     other = sample.with_x(torch.cat([sample.x[:, :3], (sample.x[:, 3:] + 1) % 5], 1))
@@ -297,13 +322,15 @@ KNOWN = {"symbols": 3, "length": 3}
 def judge_of(critic):
     def judge(sample, rows=None):
         critique = critic(sample)
-        return [Verdict(1.0, critique, None, sample.mask if critique.per_step else None)]
+        return [Score(1.0, critique, None, sample.mask if critique.per_step else None)]
 
     return judge
 
 
 def estimator(**settings):
-    return ScoreFunctionEstimator(ScoreFunction(kind="score_function", **settings), LOSSES["non_saturating"])
+    return ScoreFunctionEstimator(
+        ScoreFunction(kind="score_function", **settings), LOSSES["non_saturating"]
+    )
 
 
 def exact(generator, critic):
@@ -336,7 +363,9 @@ def test_estimates_approach_the_enumerated_gradient(kind, critic, settings):
             parameter.mul_(3)
     truth = exact(generator, judge)
     rows = 3_000 if "rollouts" in settings else 12_000
-    loss, _, _ = estimator(**settings)(generator, None, rows, noises(generator), None, judge_of(judge))
+    loss, _, _ = estimator(**settings)(
+        generator, FakeRequest(None, rows, noises(generator)), judge_of(judge)
+    )
     found = gradient(loss, generator)
     assert torch.cosine_similarity(found, truth, dim=0) > 0.98
     assert (found - truth).norm() < 0.2 * truth.norm()
@@ -347,7 +376,9 @@ WAYS = {
         credit: estimator(credit=credit, reward="logit", rollouts=2)
         for credit in ("terminal", "per_step", "monte_carlo")
     },
-    "straight-through": RelaxedEstimator(StraightThrough(kind="straight_through"), LOSSES["wasserstein"]),
+    "straight-through": RelaxedEstimator(
+        StraightThrough(kind="straight_through"), LOSSES["wasserstein"]
+    ),
     "Gumbel-softmax": RelaxedEstimator(GumbelSoftmax(kind="gumbel_softmax"), LOSSES["wasserstein"]),
 }
 
@@ -359,8 +390,10 @@ def test_what_a_critic_prefers_becomes_more_likely(way):
 
     def judge(sample, rows=None):
         likes = (sample.x == 0).float() if sample.relaxed is None else sample.relaxed[..., 0]
-        critique = Critique((likes if way == "per_step" else likes.mean(1),), per_step=way == "per_step")
-        return [Verdict(1.0, critique, None, sample.mask if critique.per_step else None)]
+        critique = Critique(
+            (likes if way == "per_step" else likes.mean(1),), per_step=way == "per_step"
+        )
+        return [Score(1.0, critique, None, sample.mask if critique.per_step else None)]
 
     def share():
         chance = generator.log_prob(every).detach().sum(1).exp()
@@ -372,7 +405,7 @@ def test_what_a_critic_prefers_becomes_more_likely(way):
         def noise(purpose, rows, step=step):
             return noises(generator)(f"{step} {purpose}", rows)
 
-        loss, _, _ = WAYS[way](generator, None, 64, noise, None, judge)
+        loss, _, _ = WAYS[way](generator, FakeRequest(None, 64, noise), judge)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+import toys
 from tokenizers import Tokenizer
 from torch import nn
 from torch.nn.functional import kl_div, log_softmax, one_hot
@@ -13,13 +14,27 @@ import genkit
 from genkit.config import build
 from genkit.errors import ConfigError, ModelError
 from genkit.plugin import Critique, Facts, Networks, Sample
-from genkit.testing import toys
 from genkit_text import modality
 from genkit_text.generators import check_decoding, make_generator, pick
 from genkit_text.options import Options
 from genkit_text.plugin import TextPlugin
 
-WORDS = ["the", "king", "said", "unto", "him", "go", "and", "see", "what", "thou", "hast", "done", "this", "day"]
+WORDS = [
+    "the",
+    "king",
+    "said",
+    "unto",
+    "him",
+    "go",
+    "and",
+    "see",
+    "what",
+    "thou",
+    "hast",
+    "done",
+    "this",
+    "day",
+]
 LINES = [
     " ".join(WORDS[(start + step * stride) % 14] for step in range(2 + start % 4))
     for start in range(14)
@@ -36,7 +51,13 @@ def small(preset, **more):
         recipe["stages"] = QUICK
     if "seqgan" in preset and "fast" not in preset:
         recipe["estimator"] = {"rollouts": 2}
-    return {"preset": preset, "options": {**SMALL, **more.pop("options", {})}, "recipe": recipe, "threads": 1, **more}
+    return {
+        "preset": preset,
+        "options": {**SMALL, **more.pop("options", {})},
+        "recipe": recipe,
+        "threads": 1,
+        **more,
+    }
 
 
 class Counting(nn.Module):
@@ -48,7 +69,9 @@ class Counting(nn.Module):
         self.out = nn.Linear(self.symbols, 1)
 
     def forward(self, sample):
-        shown = one_hot(sample.x, self.symbols).float() if sample.relaxed is None else sample.relaxed
+        shown = (
+            one_hot(sample.x, self.symbols).float() if sample.relaxed is None else sample.relaxed
+        )
         return Critique((self.out((shown * sample.mask[..., None]).sum(1))[:, 0],))
 
 
@@ -116,7 +139,9 @@ def test_lines_are_one_file_or_one_stream(model, tmp_path):
     samples.save(tmp_path / "lines.jsonl")
     lines = (tmp_path / "lines.txt").read_text().splitlines()
     assert lines == [line.decode() for line in samples.encode()]
-    assert [json.loads(row)["text"] for row in (tmp_path / "lines.jsonl").read_text().splitlines()] == lines
+    assert [
+        json.loads(row)["text"] for row in (tmp_path / "lines.jsonl").read_text().splitlines()
+    ] == lines
 
 
 def test_a_prompt_begins_every_line(model):
@@ -129,7 +154,10 @@ def test_a_prompt_begins_every_line(model):
 def test_controls_are_taken_and_checked(model):
     sharp = model.generate(40, controls={"top_k": 1})
     assert len({bytes(line) for line in sharp.encode()}) == 1
-    assert {len(line.decode().split()) for line in model.generate(30, controls={"max_new_tokens": 2}).encode()} <= {
+    assert {
+        len(line.decode().split())
+        for line in model.generate(30, controls={"max_new_tokens": 2}).encode()
+    } <= {
         1,
         2,
     }
@@ -162,13 +190,21 @@ def language_model(tmp_path_factory):
     tokenizer = library.PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>")
     tokenizer.save_pretrained(folder)
     configuration = library.GPT2Config(
-        vocab_size=facts["symbols"], n_positions=32, n_embd=8, n_layer=1, n_head=2, eos_token_id=0, bos_token_id=0
+        vocab_size=facts["symbols"],
+        n_positions=32,
+        n_embd=8,
+        n_layer=1,
+        n_head=2,
+        eos_token_id=0,
+        bos_token_id=0,
     )
     library.GPT2LMHeadModel(configuration).save_pretrained(folder)
     return folder
 
 
-def test_a_language_model_is_tuned_resumed_and_drawn_from_without_its_folder(tmp_path, language_model):
+def test_a_language_model_is_tuned_resumed_and_drawn_from_without_its_folder(
+    tmp_path, language_model
+):
     folder = tmp_path / "pretrained"
     shutil.copytree(language_model, folder)
     settings = small("lm", options={"pretrained": str(folder)}, run={"plan": "fp32"})
@@ -181,9 +217,13 @@ def test_a_language_model_is_tuned_resumed_and_drawn_from_without_its_folder(tmp
     made = genkit.load(tmp_path / "a").generate(10)
     assert torch.equal(made.x, whole.generate(10).x)
     assert torch.equal(made.x, parts.generate(10).x)
-    prompted = [line.decode() for line in genkit.load(tmp_path / "a").generate(3, label="the king").encode()]
+    prompted = [
+        line.decode() for line in genkit.load(tmp_path / "a").generate(3, label="the king").encode()
+    ]
     assert all(line.startswith("the king") for line in prompted)
-    logged = [json.loads(row) for row in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()]
+    logged = [
+        json.loads(row) for row in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()
+    ]
     assert logged[-1]["generator.divergence"] > 0
     assert nothing_skipped(tmp_path / "a")
 
@@ -197,7 +237,9 @@ def test_divergence_is_the_mean_over_what_was_written(language_model):
     networks.generator.eval()
     networks.frozen["reference"].eval()
     fake = plugin.dataset(corpus).__getitems__(list(range(10)))
-    assert plugin.terms("generator", networks, fake, fake, {})["divergence"].item() == pytest.approx(0, abs=1e-6)
+    assert plugin.terms("generator", networks, fake, fake, {})[
+        "divergence"
+    ].item() == pytest.approx(0, abs=1e-6)
     with torch.no_grad():
         for parameter in networks.generator.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.3)
@@ -214,18 +256,35 @@ def test_divergence_is_the_mean_over_what_was_written(language_model):
 
 
 def test_lines_must_fit_into_a_language_model(language_model):
-    with pytest.raises(ConfigError, match=r"reads 32 symbols at most.*set options\.length to 31 or less"):
-        TextPlugin.inspect(LINES, Options(generator="decoder", pretrained=str(language_model), length=40))
+    with pytest.raises(
+        ConfigError, match=r"reads 32 symbols at most.*set options\.length to 31 or less"
+    ):
+        TextPlugin.inspect(
+            LINES, Options(generator="decoder", pretrained=str(language_model), length=40)
+        )
 
 
-KEPT = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8, "vocab_size": 20}
+KEPT = {
+    "hidden_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 8,
+    "vocab_size": 20,
+}
 LLAMA = {"model_type": "llama", **KEPT, "num_key_value_heads": 2}
 GEMMA = {"model_type": "gemma", **KEPT, "num_key_value_heads": 2, "head_dim": 4}
 
 
 @pytest.mark.parametrize("configuration", [LLAMA, GEMMA], ids=["llama", "gemma"])
 def test_other_transformers_are_one_policy_too(configuration):
-    facts = {"symbols": 20, "length": 5, "end": 0, "unknown": None, "prompt_length": 0, "decoder": configuration}
+    facts = {
+        "symbols": 20,
+        "length": 5,
+        "end": 0,
+        "unknown": None,
+        "prompt_length": 0,
+        "decoder": configuration,
+    }
     torch.manual_seed(0)
     generator = make_generator(Options(generator="decoder"), Facts(facts)).eval()
     with torch.no_grad():
@@ -240,8 +299,21 @@ def test_other_transformers_are_one_policy_too(configuration):
 
 
 def test_a_transformer_that_keeps_nothing_is_refused_at_the_door():
-    known = {"model_type": "mamba", "vocab_size": 20, "hidden_size": 8, "num_hidden_layers": 1, "state_size": 4}
-    facts = {"symbols": 20, "length": 5, "end": 0, "unknown": None, "prompt_length": 0, "decoder": known}
+    known = {
+        "model_type": "mamba",
+        "vocab_size": 20,
+        "hidden_size": 8,
+        "num_hidden_layers": 1,
+        "state_size": 4,
+    }
+    facts = {
+        "symbols": 20,
+        "length": 5,
+        "end": 0,
+        "unknown": None,
+        "prompt_length": 0,
+        "decoder": known,
+    }
     generator = make_generator(Options(generator="decoder"), Facts(facts)).eval()
     with pytest.raises(ConfigError, match=r"options\.pretrained = 'it' cannot be drawn from"):
         check_decoding(generator, "it")
@@ -249,20 +321,29 @@ def test_a_transformer_that_keeps_nothing_is_refused_at_the_door():
 
 def test_nothing_in_a_model_folder_names_code(tmp_path):
     (tmp_path / "m.py").write_text("raise SystemExit('executed')")
-    hostile = {"_name_or_path": str(tmp_path), "auto_map": {"AutoModelForCausalLM": "m.C", "AutoModel": "m.C"}}
+    hostile = {
+        "_name_or_path": str(tmp_path),
+        "auto_map": {"AutoModelForCausalLM": "m.C", "AutoModel": "m.C"},
+    }
     hostile |= {"attn_implementation": "evil/kernel", "_attn_implementation": "evil/kernel"}
     facts = {"symbols": 20, "length": 5, "end": 0, "unknown": None, "prompt_length": 0}
     plain = Facts({**facts, "decoder": {**LLAMA, **hostile}})
     assert make_generator(Options(generator="decoder"), plain).noise["symbols"].steps == 5
     with pytest.raises(ValueError, match="Unrecognized configuration class"):
-        make_generator(Options(generator="decoder"), Facts({**facts, "decoder": {"model_type": "vit", **hostile}}))
+        make_generator(
+            Options(generator="decoder"),
+            Facts({**facts, "decoder": {"model_type": "vit", **hostile}}),
+        )
 
 
 @pytest.mark.parametrize(
     ("break_it", "said"),
     [
         (lambda folder: (folder / "assets" / "tokenizer.json").unlink(), "tokenizer"),
-        (lambda folder: (folder / "assets" / "tokenizer.json").write_text("{"), "tokenizer cannot be read"),
+        (
+            lambda folder: (folder / "assets" / "tokenizer.json").write_text("{"),
+            "tokenizer cannot be read",
+        ),
         (lambda folder: change(folder, end=999), "its end is symbol 999"),
     ],
 )
@@ -286,7 +367,9 @@ def test_a_critics_decay_is_half_the_squared_norm_of_its_last_layer():
     out = networks.critics["critic"].out
     expected = 0.1 * (out.weight.square().sum() + out.bias.square().sum())
     sample = Sample(torch.zeros(1, 2))
-    torch.testing.assert_close(plugin.terms("critic", networks, sample, sample, {})["decay"], expected)
+    torch.testing.assert_close(
+        plugin.terms("critic", networks, sample, sample, {})["decay"], expected
+    )
     assert plugin.terms("generator", Networks(networks.generator, {}), sample, sample, {}) == {}
 
 
@@ -306,19 +389,30 @@ def test_answers_are_learned_beside_their_prompts(tmp_path):
 def test_text_and_another_modality_train_in_one_process(tmp_path):
     genkit.train("text", LINES, out=tmp_path / "a", items=16, **small("mle"))
     genkit.train(toys.ring, out=tmp_path / "b", items=256, threads=1)
-    assert genkit.load(tmp_path / "a").generate(2).x.shape == (2, TextPlugin.inspect(LINES, Options())["length"])
+    assert genkit.load(tmp_path / "a").generate(2).x.shape == (
+        2,
+        TextPlugin.inspect(LINES, Options())["length"],
+    )
 
 
 def test_the_best_of_several_is_what_the_critic_prefers(tmp_path):
     model = genkit.train("text", LINES, out=tmp_path / "run", items=200, **small("seqgan-fast"))
-    scores = [model.jury.scores(model.generate(30, seed=1, best_of=count).sample).mean().item() for count in (1, 8)]
+    scores = [
+        model.reranker.scores(model.generate(30, seed=1, best_of=count).sample).mean().item()
+        for count in (1, 8)
+    ]
     assert scores[1] > scores[0]
 
 
 def test_the_best_of_several_begins_with_its_prompt_in_a_decoder_too(tmp_path):
     options = {"generator": "decoder", "critic": "decoder", "heads": 2}
-    model = genkit.train("text", LINES, out=tmp_path / "run", items=80, **small("seqgan-fast", options=options))
-    lines = [line.decode() for line in model.generate(3, label="go and see what thou", best_of=4).encode()]
+    model = genkit.train(
+        "text", LINES, out=tmp_path / "run", items=80, **small("seqgan-fast", options=options)
+    )
+    lines = [
+        line.decode()
+        for line in model.generate(3, label="go and see what thou", best_of=4).encode()
+    ]
     assert all(line.startswith("go and see what thou") for line in lines)
 
 
@@ -326,7 +420,10 @@ def test_a_game_begins_with_a_model_of_likelihood_whatever_its_critic_was(tmp_pa
     genkit.train("text", LINES, out=tmp_path / "mle", items=80, **small("mle"))
     said = []
     settings = small("seqgan-fast", options={"critic": "convolutional"})
-    settings["recipe"] |= {"stages": [{"kind": "game"}], "estimator": {"kind": "score_function", "credit": "terminal"}}
+    settings["recipe"] |= {
+        "stages": [{"kind": "game"}],
+        "estimator": {"kind": "score_function", "credit": "terminal"},
+    }
     settings["recipe"]["generator"] = {"learning_rate": 0.0}
     model = genkit.train(
         "text", LINES, out=tmp_path / "game", items=16, init=tmp_path / "mle",

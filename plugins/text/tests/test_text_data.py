@@ -9,7 +9,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from genkit.data import check_data
+from genkit.engine.data import check_data
 from genkit.errors import ConfigError, DataError
 from genkit.plugin import Networks, Sample
 from genkit_text import modality
@@ -19,7 +19,11 @@ from genkit_text.plugin import TextPlugin
 from genkit_text.sources import open_source
 from genkit_text.vocabulary import learned
 
-PAIRS = [{"text": "two b", "prompt": "one a"}, {"text": "four", "prompt": "one"}, {"text": "a b c", "prompt": ""}]
+PAIRS = [
+    {"text": "two b", "prompt": "one a"},
+    {"text": "four", "prompt": "one"},
+    {"text": "a b c", "prompt": ""},
+]
 
 
 def opened(source, **options):
@@ -61,7 +65,9 @@ def test_unknown_builtin_set_is_named_with_the_nearest(name):
 @pytest.mark.parametrize("ending", [b"\n", b"\r\n"])
 def test_text_file_is_one_line_each(tmp_path, ending):
     file = tmp_path / "poems.text"
-    file.write_bytes(b"\xef\xbb\xbf" + ending.join("ä one\u2028|  two|\tthree".encode().split(b"|")) + ending)
+    file.write_bytes(
+        b"\xef\xbb\xbf" + ending.join("ä one\u2028|  two|\tthree".encode().split(b"|")) + ending
+    )
     assert opened(file).lines == ["ä one\u2028", "  two", "\tthree"]
     (tmp_path / "poems.txt.gz").write_bytes(gzip.compress(file.read_bytes()))
     assert opened(str(tmp_path / "poems.txt.gz")).lines == opened(file).lines
@@ -83,7 +89,15 @@ def test_what_is_no_line_is_named(tmp_path):
 
 
 def test_jsonl_is_read_by_field_and_its_faults_are_named(tmp_path):
-    rows = ['{"text": "a\\nb", "q": "why"}', "[1]", "{", '{"q": "x"}', '{"text": 3, "q": ""}', "", '{"text":"\\ud800"}']
+    rows = [
+        '{"text": "a\\nb", "q": "why"}',
+        "[1]",
+        "{",
+        '{"q": "x"}',
+        '{"text": 3, "q": ""}',
+        "",
+        '{"text":"\\ud800"}',
+    ]
     file = tmp_path / "pairs.jsonl"
     file.write_text("\n".join([*rows, "[" * 100_000]) + "\n")
     source = opened(file)
@@ -121,7 +135,12 @@ def test_folder_is_read_in_order_and_names_its_faults(tmp_path):
 def test_source_without_text_is_one_sentence(tmp_path):
     (tmp_path / "kinds").mkdir()
     (tmp_path / "kinds" / "a.pdf").write_bytes(b"%PDF")
-    contents = {"binary": b"\0\1", "wide": "text".encode("utf-16"), "void": b"", "cut.gz": gzip.compress(b"long")[:9]}
+    contents = {
+        "binary": b"\0\1",
+        "wide": "text".encode("utf-16"),
+        "void": b"",
+        "cut.gz": gzip.compress(b"long")[:9],
+    }
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
     for source, said in {
@@ -149,7 +168,9 @@ def test_objects_in_memory_are_read_and_their_faults_named():
     assert source.skipped == [("item 1", "empty"), ("item 2", "no string: int")]
     assert source.names[2] == "item 4"
     assert opened(PAIRS, prompt_field="prompt").prompts == ["one a", "one", ""]
-    assert opened(["a", *PAIRS], prompt_field="prompt").skipped == [("item 0", "a string has no field 'prompt'")]
+    assert opened(["a", *PAIRS], prompt_field="prompt").skipped == [
+        ("item 0", "a string has no field 'prompt'")
+    ]
 
 
 # Facts -----------------------------------------------------------------------------------------------------------
@@ -166,7 +187,9 @@ def test_lines_of_one_length_have_no_end_and_others_have():
     assert plugin_for(["ab", "ba", "abba"], length=2).facts["end"] is None
 
 
-@pytest.mark.parametrize(("lines", "size"), [(["a b", "ab"], 4), (["a b", "ab", "ba"], 4), ([" ab ", "ba"], 4)])
+@pytest.mark.parametrize(
+    ("lines", "size"), [(["a b", "ab"], 4), (["a b", "ab", "ba"], 4), ([" ab ", "ba"], 4)]
+)
 def test_words_are_chosen_where_half_of_the_lines_have_a_space(lines, size):
     vocabulary = plugin_for(lines).vocabulary
     spaced = 2 * sum(" " in line.strip() for line in lines) >= len(lines)
@@ -187,7 +210,11 @@ def test_samples_are_padded_with_the_end_and_valid_through_it():
     plugin, sample, skipped = everything(["abc", "b", "ca"])
     assert sample.x.dtype == torch.int64
     assert sample.x.tolist() == [[1, 2, 3, 0], [2, 0, 0, 0], [3, 1, 0, 0]]
-    assert sample.mask.tolist() == [[True] * 4, [True, True, False, False], [True, True, True, False]]
+    assert sample.mask.tolist() == [
+        [True] * 4,
+        [True, True, False, False],
+        [True, True, True, False],
+    ]
     assert (sample.condition, skipped) == (None, ())
     _, sample, _ = everything(["ab", "ba"])
     assert sample.mask.all()
@@ -201,7 +228,7 @@ def test_samples_are_written_as_the_lines_they_were(kind):
     plugin, sample, _ = everything(lines, tokenizer=kind)
     assert [content.decode() for content in plugin.encode_each(sample, "txt", None)] == lines
     assert plugin.encode(sample[7], "txt", None).decode() == lines[7]
-    assert plugin.sheet(sample, "txt", None).decode().splitlines() == lines
+    assert plugin.preview(sample, "txt", None).decode().splitlines() == lines
 
 
 def test_lines_that_do_not_fit_are_named():
@@ -230,11 +257,17 @@ def test_prompts_are_padded_with_nothing():
     assert (plugin.facts["prompt_length"], skipped) == (2, ())
     one, a = plugin.vocabulary.encode("one a")
     assert sample.condition.tolist() == [[one, a], [one, -1], [-1, -1]]
-    with pytest.raises(DataError, match=r"the list has no prompts, which the model answers: set options\.prompt_field"):
+    with pytest.raises(
+        DataError,
+        match=r"the list has no prompts, which the model answers: set options\.prompt_field",
+    ):
         TextPlugin(Options(), plugin.facts).dataset(["two b"])
     data = plugin.dataset([{"text": "b", "prompt": "one one one"}])
     assert data.skipped == (("item 0", "its prompt has 3 symbols; the model's at most 2"),)
-    assert plugin_for([{"text": "b c", "prompt": ""}], prompt_field="prompt").facts["prompt_length"] == 1
+    assert (
+        plugin_for([{"text": "b c", "prompt": ""}], prompt_field="prompt").facts["prompt_length"]
+        == 1
+    )
 
 
 def test_empty_rows_are_rows():
@@ -252,23 +285,34 @@ def test_prompt_begins_every_line():
     assert plugin.condition(None, [0, 1]) is None
     condition = plugin.condition("a  z b", [3, 4])
     assert condition.tolist() == [[1, 2], [1, 2]]
-    sample = Sample(torch.tensor([[3, 0, 0], [4, 3, 0]]), condition, torch.tensor([[1, 1, 0], [1, 0, 0]]).bool())
+    sample = Sample(
+        torch.tensor([[3, 0, 0], [4, 3, 0]]), condition, torch.tensor([[1, 1, 0], [1, 0, 0]]).bool()
+    )
     assert plugin.encode_each(sample, "txt", None) == [b"a b c", b"a b d"]
-    assert plugin.sheet(sample[:1], "jsonl", None) == b'{"prompt": "a b", "text": "a b c"}\n'
+    assert plugin.preview(sample[:1], "jsonl", None) == b'{"prompt": "a b", "text": "a b c"}\n'
 
 
 def test_prompt_that_is_answered_is_no_part_of_the_line():
     plugin, sample, _ = everything(PAIRS, prompt_field="prompt", tokenizer="words")
-    assert plugin.sheet(sample[:1], "txt", None) == b"two b\n"
-    assert json.loads(plugin.sheet(sample[1:2], "jsonl", None)) == {"prompt": "one", "text": "four"}
+    assert plugin.preview(sample[:1], "txt", None) == b"two b\n"
+    assert json.loads(plugin.preview(sample[1:2], "jsonl", None)) == {
+        "prompt": "one",
+        "text": "four",
+    }
     assert plugin.condition("one", [0])[0, 1:].tolist() == [-1]
-    with pytest.raises(ConfigError, match="has 3 symbols; those it was trained with have at most 2"):
+    with pytest.raises(
+        ConfigError, match="has 3 symbols; those it was trained with have at most 2"
+    ):
         plugin.condition("one a one", [0])
 
 
 @pytest.mark.parametrize(
     ("prompt", "said"),
-    [(" ", "the prompt is empty"), ("zz z", "knows no symbol of the prompt 'zz z'"), ("a b a b a", "at most 5")],
+    [
+        (" ", "the prompt is empty"),
+        ("zz z", "knows no symbol of the prompt 'zz z'"),
+        ("a b a b a", "at most 5"),
+    ],
 )
 def test_prompt_that_cannot_be_taken_is_one_sentence(prompt, said):
     with pytest.raises(ConfigError, match=said):
@@ -277,8 +321,10 @@ def test_prompt_that_cannot_be_taken_is_one_sentence(prompt, said):
 
 def test_newline_in_a_line_is_a_space_in_a_file_of_lines():
     plugin, sample, _ = everything(["a\r\nb\nc", "d"], tokenizer="characters")
-    assert plugin.sheet(sample, "txt", None) == b"a b c\nd\n"
-    assert json.loads(plugin.sheet(sample, "jsonl", None).splitlines()[0]) == {"text": "a\r\nb\nc"}
+    assert plugin.preview(sample, "txt", None) == b"a b c\nd\n"
+    assert json.loads(plugin.preview(sample, "jsonl", None).splitlines()[0]) == {
+        "text": "a\r\nb\nc"
+    }
 
 
 # Tokenizers and models from elsewhere ----------------------------------------------------------------------------
@@ -293,17 +339,32 @@ def language_model(tmp_path_factory):
     tokenizer = Tokenizer.from_str(learned("bytes", []).content.decode())
     tokenizer.add_special_tokens(["<stop>"])
     config = library.GPT2Config(
-        n_layer=1, n_embd=8, n_head=2, vocab_size=260, n_positions=64, bos_token_id=256, eos_token_id=256
+        n_layer=1,
+        n_embd=8,
+        n_head=2,
+        vocab_size=260,
+        n_positions=64,
+        bos_token_id=256,
+        eos_token_id=256,
     )
-    library.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<stop>").save_pretrained(folder)
+    library.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<stop>").save_pretrained(
+        folder
+    )
     library.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     return folder
 
 
 def test_pretrained_model_brings_its_symbols_and_configuration(language_model):
-    plugin, sample, _ = everything(["ab", "cd<stop>"], generator="decoder", pretrained=str(language_model))
+    plugin, sample, _ = everything(
+        ["ab", "cd<stop>"], generator="decoder", pretrained=str(language_model)
+    )
     facts = plugin.facts
-    assert (facts["symbols"], facts["end"], facts["length"], plugin.vocabulary.size) == (257, 256, 9, 257)
+    assert (facts["symbols"], facts["end"], facts["length"], plugin.vocabulary.size) == (
+        257,
+        256,
+        9,
+        257,
+    )
     assert json.loads(json.dumps(facts["decoder"])) == facts["decoder"]
     assert facts["decoder"]["model_type"] == "gpt2"
     assert str(language_model) not in json.dumps(facts["decoder"])
@@ -322,13 +383,18 @@ def test_initialise_gives_the_generator_and_its_reference_the_weights(language_m
     plugin.initialise(networks)
     wanted = automatic.from_pretrained(language_model).state_dict()
     for module in (networks.generator, networks.frozen["reference"]):
-        assert all(torch.equal(value, wanted[name]) for name, value in module.model.state_dict().items())
+        assert all(
+            torch.equal(value, wanted[name]) for name, value in module.model.state_dict().items()
+        )
     plugin_for(["ab"]).initialise(Networks(torch.nn.Module(), {}))  # nothing to do
 
 
 def test_folder_without_a_model_is_one_sentence(tmp_path, language_model):
     for name in ("nowhere", ""):
-        with pytest.raises(ConfigError, match=r"options\.pretrained = .* cannot be loaded as a causal language model"):
+        with pytest.raises(
+            ConfigError,
+            match=r"options\.pretrained = .* cannot be loaded as a causal language model",
+        ):
             plugin_for(["ab"], generator="decoder", pretrained=str(tmp_path / name))
     for file in language_model.iterdir():
         if file.suffix != ".safetensors":
@@ -341,13 +407,21 @@ def test_folder_without_a_model_is_one_sentence(tmp_path, language_model):
 def test_existing_tokenizer_is_taken_from_a_file_or_a_folder(tmp_path, language_model):
     for path in (language_model, language_model / "tokenizer.json"):
         facts = plugin_for(["ab", "ba"], tokenizer=str(path)).facts
-        assert (facts["symbols"], facts["length"], facts["end"]) == (258, 3, 257)  # nothing says that <stop> ends
+        assert (facts["symbols"], facts["length"], facts["end"]) == (
+            258,
+            3,
+            257,
+        )  # nothing says that <stop> ends
     (tmp_path / "vocab.json").write_text(json.dumps({"a": 0, "b": 1, "ab": 2, "<|endoftext|>": 3}))
     (tmp_path / "merges.txt").write_text("#version: 0.2\na b\n")
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "GPT2Tokenizer"}))
+    (tmp_path / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "GPT2Tokenizer"})
+    )
     facts = plugin_for(["ab", "ba"], tokenizer=str(tmp_path)).facts
     assert (facts["symbols"], facts["length"], facts["end"]) == (4, 3, 3)
-    with pytest.raises(ConfigError, match=r"options\.vocabulary = 9: an existing tokenizer is kept whole"):
+    with pytest.raises(
+        ConfigError, match=r"options\.vocabulary = 9: an existing tokenizer is kept whole"
+    ):
         plugin_for(["ab"], tokenizer=str(tmp_path), vocabulary=9)
     with pytest.raises(ConfigError, match="a pretrained model has a tokenizer of its own"):
         plugin_for(["ab"], generator="decoder", pretrained="x", tokenizer="words")

@@ -34,7 +34,11 @@ def test_any_line_comes_back_whatever_it_holds(kind, lines):
 
 
 @settings(max_examples=50, deadline=None)
-@given(words=st.lists(st.text(st.sampled_from("aé9_'-–.,!<>“界"), min_size=1, max_size=6), min_size=1, max_size=6))
+@given(
+    words=st.lists(
+        st.text(st.sampled_from("aé9_'-–.,!<>“界"), min_size=1, max_size=6), min_size=1, max_size=6
+    )
+)
 def test_words_with_single_spaces_between_come_back(words):
     line = " ".join(words)
     vocabulary = learned("words", [line])
@@ -47,7 +51,9 @@ def test_line_that_spells_a_token_is_text(kind, line):
     vocabulary = learned(kind, [line, "another"]).with_end()
     symbols = vocabulary.encode(line)
     assert vocabulary.end not in symbols
-    assert vocabulary.decode([*symbols, vocabulary.end, *symbols]) == (line.strip() if kind == "words" else line)
+    assert vocabulary.decode([*symbols, vocabulary.end, *symbols]) == (
+        line.strip() if kind == "words" else line
+    )
 
 
 def test_symbols_stand_by_frequency_then_code_point_behind_the_end():

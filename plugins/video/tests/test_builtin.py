@@ -29,10 +29,14 @@ def test_glyphs_keep_their_speed_bounce_and_stay_inside():
         assert path.min() >= 0
         assert path.max() <= 1
         moves = np.diff(path, axis=1)
-        free = ((path[:, 1:] > 0) & (path[:, 1:] < 1) & (path[:, :-1] > 0) & (path[:, :-1] < 1)).all(2)
+        free = (
+            (path[:, 1:] > 0) & (path[:, 1:] < 1) & (path[:, :-1] > 0) & (path[:, :-1] < 1)
+        ).all(2)
         np.testing.assert_allclose(np.linalg.norm(moves, axis=2)[free], STEP)
         turned = moves[:, 1:] * moves[:, :-1] < 0
-        assert (((path == 0) | (path == 1))[:, 1:-1] >= turned).all()  # nothing turns but at an edge
+        assert (
+            ((path == 0) | (path == 1))[:, 1:-1] >= turned
+        ).all()  # nothing turns but at an edge
         turns += turned.sum()
     assert turns > 100
 
@@ -61,7 +65,9 @@ def test_characters_grow_from_nothing_to_the_whole():
         assert not clip[0].any()
         assert (np.diff(clip, axis=0) >= 0).all()
         assert (np.diff(clip.sum((1, 2))) > 0).sum() >= 13  # a pen may go over what it has drawn
-        assert np.abs(clip[-1] - Strokes((64, 64), 5).clip(index)[-1]).mean() < 2  # joints fall elsewhere
+        assert (
+            np.abs(clip[-1] - Strokes((64, 64), 5).clip(index)[-1]).mean() < 2
+        )  # joints fall elsewhere
         assert ((clip[-1] > 0) & (clip[-1] < 255)).any()
 
 

@@ -1,6 +1,6 @@
 """Clips keep the contract, as anybody's modality does."""
 
-from genkit.testing import ModalityConformance
+from genkit.testing.conformance import ModalityConformance
 
 SMALL = {"size": 16, "content": 8, "motion": 8, "features": 4, "critic_features": 4}
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from genkit.data import Batches
+from genkit.engine.data import Batches
 from genkit.errors import ConfigError, DataError
 from genkit_video.clips import Checked, Clips
 from genkit_video.footage import open_footage
@@ -48,7 +48,9 @@ def film(path, frames=120, rate=25, codec="libx264", times=None, audio_only=Fals
     """A video file by PyAV; keyframes every 250 frames, as encoders do it."""
     ticks = Fraction(rate) if times is None else Fraction(1000)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w", options={"movflags": "faststart"} if path.suffix == ".mp4" else {}) as container:
+    with av.open(
+        str(path), "w", options={"movflags": "faststart"} if path.suffix == ".mp4" else {}
+    ) as container:
         stream = container.add_stream(codec, rate=ticks, options={"g": "250", **options})
         stream.width = stream.height = 32
         stream.pix_fmt = "yuv420p"
@@ -65,7 +67,9 @@ def film(path, frames=120, rate=25, codec="libx264", times=None, audio_only=Fals
 def sound(path):
     with av.open(str(path), "w") as container:
         stream = container.add_stream("aac", rate=8000)
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.float32), format="fltp", layout="mono")
+        frame = av.AudioFrame.from_ndarray(
+            np.zeros((1, 8000), np.float32), format="fltp", layout="mono"
+        )
         frame.sample_rate, frame.pts = 8000, 0
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
@@ -78,8 +82,20 @@ def reasons(found):
 
 # Reading ---------------------------------------------------------------------------------------------------------
 
-FILMS = [("mp4", "libx264"), ("mkv", "libx264"), ("mov", "libx264"), ("ts", "libx264"), ("flv", "libx264")]
-FILMS += [("avi", "libx264"), ("avi", "mpeg4"), ("h264", "libx264"), ("webm", "libvpx"), ("wmv", "wmv2")]
+FILMS = [
+    ("mp4", "libx264"),
+    ("mkv", "libx264"),
+    ("mov", "libx264"),
+    ("ts", "libx264"),
+    ("flv", "libx264"),
+]
+FILMS += [
+    ("avi", "libx264"),
+    ("avi", "mpeg4"),
+    ("h264", "libx264"),
+    ("webm", "libvpx"),
+    ("wmv", "wmv2"),
+]
 
 
 @pytest.mark.parametrize(("ending", "codec"), FILMS)
@@ -129,7 +145,9 @@ def test_a_variable_rate_goes_by_the_times_of_frames(tmp_path):
 
 def test_frames_of_an_animation_have_their_own_times(tmp_path):
     pictures = [Image.fromarray(row[..., 0]) for row in counted(4)]
-    pictures[0].save(tmp_path / "a.gif", save_all=True, append_images=pictures[1:], duration=[100, 300, 100, 500])
+    pictures[0].save(
+        tmp_path / "a.gif", save_all=True, append_images=pictures[1:], duration=[100, 300, 100, 500]
+    )
     footage = open_footage(tmp_path / "a.gif").items[0]
     assert footage.times.tolist() == pytest.approx([0, 0.1, 0.4, 0.5])
     assert footage.duration == pytest.approx(1)
@@ -147,7 +165,9 @@ def test_arrays_are_read_with_and_without_channels(tmp_path):
     assert len(open_footage(rows[..., 0]).items) == 3
     assert len(open_footage(rows[0]).items) == 1
     assert len(open_footage(rows[0, ..., 0]).items) == 1
-    with pytest.raises(DataError, match=r"type float64 and shape \(3, 12, 20, 24, 3\); videos are uint8"):
+    with pytest.raises(
+        DataError, match=r"type float64 and shape \(3, 12, 20, 24, 3\); videos are uint8"
+    ):
         open_footage(rows / 255)
 
 
@@ -161,9 +181,11 @@ def test_folders_of_frames_are_videos_in_the_order_of_their_numbers(tmp_path):
     assert [item.label for item in found.items] == ["cats", "cats", "dogs"]
     assert numbers(found.items[1].read(0, 12)) == list(range(12))
     checked = Checked(tmp_path, Cut())
-    assert checked.names == ("cats", "dogs")
+    assert checked.classes.names == ("cats", "dogs")
     assert checked.rate == 12
-    batch = Clips(checked, Cut(), 1, ["dogs", "cats"]).random_batch([0, 1, 2], np.arange(3, dtype=np.uint64))
+    batch = Clips(checked, Cut(), 1, ["dogs", "cats"]).random_batch(
+        [0, 1, 2], np.arange(3, dtype=np.uint64)
+    )
     assert batch.condition.tolist() == [1, 1, 0]
 
 
@@ -194,8 +216,15 @@ def test_a_folder_may_hold_everything(tmp_path):
     (tmp_path / "notes.txt").write_text("nothing to see")
     checked = Checked(tmp_path, Cut())
     assert not checked.skipped
-    assert [item.name for item in checked.kept] == ["a.mp4", "b.gif", "c.webp", "d.apng", "e.npy", "f"]
-    assert (checked.rate, checked.channels, checked.names) == (25, 1, ())
+    assert [item.name for item in checked.kept] == [
+        "a.mp4",
+        "b.gif",
+        "c.webp",
+        "d.apng",
+        "e.npy",
+        "f",
+    ]
+    assert (checked.rate, checked.channels, checked.classes.names) == (25, 1, ())
     for place in range(6):
         assert numbers(checked.read(place, 10, 1)) == list(range(10, 18))
 
@@ -249,7 +278,9 @@ def test_of_a_file_that_is_cut_off_the_whole_frames_are_used(tmp_path, ending):
     for place, item in enumerate(checked.kept):
         count = checked.count(place)
         assert count <= 80
-        assert numbers(checked.read(place, count - 8, 1)) == [number % 41 for number in range(count - 8, count)], item
+        assert numbers(checked.read(place, count - 8, 1)) == [
+            number % 41 for number in range(count - 8, count)
+        ], item
     assert checked.kept or ending == "webp"  # of which Pillow takes all or nothing
 
 
@@ -263,7 +294,9 @@ def test_a_file_that_breaks_in_the_middle_is_cut_elsewhere_and_counted(tmp_path,
     with (tmp_path / "a.mp4").open("r+b") as file:
         file.truncate(2000)
     batches = Batches(clips, 0)
-    assert all(batches.take(position, 4).x.shape == (4, 1, 8, 32, 32) for position in range(0, 40, 4))
+    assert all(
+        batches.take(position, 4).x.shape == (4, 1, 8, 32, 32) for position in range(0, 40, 4)
+    )
     assert checked.damaged > 0
     (tmp_path / "a.mp4").unlink()
     (tmp_path / "b.mp4").write_bytes(b"")
@@ -279,10 +312,15 @@ def test_clips_are_cut_from_anywhere_or_one_after_the_other(tmp_path):
     film(tmp_path / "short.mp4", 20)
     ordered = Clips(Checked(tmp_path, Cut()), Cut(cut="ordered"), 1)
     assert len(ordered) == 5 + 2
-    starts = [numbers(((ordered[i].x + 1) * 127.5).permute(1, 2, 3, 0).numpy())[0] for i in range(7)]
+    starts = [
+        numbers(((ordered[i].x + 1) * 127.5).permute(1, 2, 3, 0).numpy())[0] for i in range(7)
+    ]
     assert starts == [0, 8, 16, 24, 32, 0, 8]
     first = Clips(Checked(tmp_path, Cut()), Cut(cut="start"), 1)
-    assert [numbers(((clip.x + 1) * 127.5).permute(1, 2, 3, 0).numpy())[0] for clip in first] == [0, 0]
+    assert [numbers(((clip.x + 1) * 127.5).permute(1, 2, 3, 0).numpy())[0] for clip in first] == [
+        0,
+        0,
+    ]
     clips = Clips(Checked(tmp_path, Cut()), Cut(), 1)
     torch.manual_seed(0)
     begun = {numbers(((clips[0].x + 1) * 127.5).permute(1, 2, 3, 0).numpy())[0] for _ in range(200)}
@@ -300,7 +338,10 @@ def test_clips_in_memory_are_those_that_are_decoded(tmp_path, monkeypatch, chann
     monkeypatch.setattr("genkit_video.clips.CACHE_BYTES", 0)
     decoded = Checked(tmp_path, cut)
     assert kept.channels == decoded.channels == 3
-    one, other = (Clips(checked, cut, channels).random_batch([0, 1, 2, 3, 4], words) for checked in (kept, decoded))
+    one, other = (
+        Clips(checked, cut, channels).random_batch([0, 1, 2, 3, 4], words)
+        for checked in (kept, decoded)
+    )
     assert one.x.shape == (5, channels, 8, 32, 32)
     assert one.x.min() >= -1
     assert one.x.max() <= 1
@@ -324,7 +365,9 @@ def test_nothing_usable_is_an_empty_set_with_reasons(tmp_path):
 
 def test_a_source_that_is_none_is_refused_in_one_sentence(tmp_path):
     (tmp_path / "notes.txt").write_text("")
-    with pytest.raises(DataError, match=r"holds no videos and no folders of frames .*found: 1 \.txt"):
+    with pytest.raises(
+        DataError, match=r"holds no videos and no folders of frames .*found: 1 \.txt"
+    ):
         open_footage(tmp_path)
     with pytest.raises(DataError, match="there is no such file or folder"):
         open_footage(tmp_path / "nowhere")
@@ -337,7 +380,9 @@ def test_a_source_that_is_none_is_refused_in_one_sentence(tmp_path):
 def test_reading_takes_no_more_memory_for_a_longer_file(tmp_path):
     peaks = []
     for frames in (200, 2000):
-        footage = open_footage(film(tmp_path / f"{frames}.mp4", frames, preset="ultrafast")).items[0]
+        footage = open_footage(film(tmp_path / f"{frames}.mp4", frames, preset="ultrafast")).items[
+            0
+        ]
         tracemalloc.start()
         for start in range(0, frames - 16, frames // 10):
             footage.read(start, 16)

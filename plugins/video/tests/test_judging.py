@@ -10,7 +10,7 @@ import torch
 
 import genkit
 from genkit.errors import ConfigError
-from genkit.evaluation import frechet
+from genkit.kit.distances import frechet
 from genkit_video import embedding
 from genkit_video.__main__ import main
 from genkit_video.judging import dynamics, evaluate, rates, shuffled
@@ -23,7 +23,10 @@ def moving(count, size=32, frames=16):
     source = Moving((size, size))
     starts = [index % (20 - frames + 1) for index in range(count)]
     clips = [source.clip(index)[start : start + frames] for index, start in enumerate(starts)]
-    places = [source.truth(index)[:, start : start + frames].astype(int) for index, start in enumerate(starts)]
+    places = [
+        source.truth(index)[:, start : start + frames].astype(int)
+        for index, start in enumerate(starts)
+    ]
     return np.stack(clips)[..., None], np.stack(places)
 
 
@@ -124,7 +127,9 @@ def test_embedders_are_named_and_only_enough_clips_make_fvd(tmp_path, monkeypatc
     )
     monkeypatch.syspath_prepend(tmp_path)
     assert embedding.own("own_points:each", clips.shape[1:]).points(clips).shape == (3, 16)
-    with pytest.raises(ConfigError, match=r"makes \(\) of clips \(2, 16, 32, 32, 1\); \(2, D\) was expected"):
+    with pytest.raises(
+        ConfigError, match=r"makes \(\) of clips \(2, 16, 32, 32, 1\); \(2, D\) was expected"
+    ):
         embedding.own("own_points:one", clips.shape[1:])
 
 
@@ -134,7 +139,9 @@ def saved(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "one"
     small = {"size": 32, "features": 4, "critic_features": 4}
     look = {"plan": "fp32", "samples": 1, "sample_items": 4}
-    genkit.train("video", out=folder, items=4, threads=1, options=small, recipe={"batch_size": 4}, run=look)
+    genkit.train(
+        "video", out=folder, items=4, threads=1, options=small, recipe={"batch_size": 4}, run=look
+    )
     return folder
 
 
@@ -156,7 +163,12 @@ def test_evaluate_prints_a_column_for_each_set(saved, capsys):
     assert {line.split()[0] for line in out.splitlines()[1:]} >= told
     code, out, err = run(capsys, *words, "--seed", 3, "--json", "-q", "seconds=2")
     report = json.loads(out)
-    assert (code, err, report["shape"], report["rows"]["real"]["two_glyphs"] > 0.9) == (0, "", [24, 32, 32, 1], True)
+    assert (code, err, report["shape"], report["rows"]["real"]["two_glyphs"] > 0.9) == (
+        0,
+        "",
+        [24, 32, 32, 1],
+        True,
+    )
     model = genkit.load(saved, "cpu")
     assert evaluate(model, "builtin:moving", 6, "none", controls={"seconds": 2}, seed=3) == report
 
@@ -175,12 +187,20 @@ def test_any_clips_can_be_judged(saved):
         (["one", "--data", "builtin:movin"], "Did you mean 'moving'?"),
         (["one", "--data", "builtin:moving", "-n", "1"], "samples = 1"),
         (["one", "--data", "builtin:moving", "-n", "2", "seconds=0.1"], "at least 3 are needed"),
-        (["one", "--data", "builtin:moving", "-n", "2", "--embedder", "big"], "small, none or module:function"),
-        (["one", "--data", "builtin:moving", "-n", "2", "--embedder", "none", "--i3d", "a.pt"], "exclude each other"),
+        (
+            ["one", "--data", "builtin:moving", "-n", "2", "--embedder", "big"],
+            "small, none or module:function",
+        ),
+        (
+            ["one", "--data", "builtin:moving", "-n", "2", "--embedder", "none", "--i3d", "a.pt"],
+            "exclude each other",
+        ),
         (["one", "--data", "builtin:moving", "-n", "2", "--i3d", "a.pt"], "no TorchScript file"),
     ],
 )
-def test_the_users_mistakes_are_one_sentence_and_exit_code_2(saved, capsys, monkeypatch, words, said):
+def test_the_users_mistakes_are_one_sentence_and_exit_code_2(
+    saved, capsys, monkeypatch, words, said
+):
     monkeypatch.chdir(saved.parent)
     code, out, err = run(capsys, "evaluate", *words, "-q")
     assert (code, out, len(err.splitlines())) == (2, "", 1)

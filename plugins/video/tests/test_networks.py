@@ -8,12 +8,12 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from genkit.engine.optimizers import impose
 from genkit.errors import ConfigError
-from genkit.noise import draw
-from genkit.optimizers import impose
 from genkit.plugin import Critique, Noise, Sample
 from genkit.recipe import Constraint
-from genkit.runtime import lay_out
+from genkit.sampling.noise import draw
+from genkit.system.runtime import lay_out
 from genkit_video import modality
 from genkit_video.critics import ClipCritic, RandomFrames, make_critics
 from genkit_video.generators import Stream, make_generator
@@ -31,7 +31,9 @@ def noise_for(generator, rows=2, seed=0, steps=None):
     parts = {}
     for part, spec in generator.noise.items():
         wanted = range(spec.steps or 0) if steps is None else steps.get(part, range(0))
-        spec = Noise(spec.shape, spec.law, None if spec.steps is None else len(wanted), spec.dtype)
+        spec = Noise(
+            spec.shape, spec.distribution, None if spec.steps is None else len(wanted), spec.dtype
+        )
         parts[part] = torch.from_numpy(draw(spec, part, seed, range(rows), wanted.start))
     return parts
 
@@ -73,7 +75,9 @@ ENDLESS = {
 }
 
 
-@pytest.mark.parametrize("controls", [None, Controls(fps=8), Controls(fps=24), Controls(fps=5), Controls(fps=29.97)])
+@pytest.mark.parametrize(
+    "controls", [None, Controls(fps=8), Controls(fps=24), Controls(fps=5), Controls(fps=29.97)]
+)
 @pytest.mark.parametrize("options", ENDLESS.values(), ids=ENDLESS)
 def test_a_clip_is_the_same_whole_and_in_any_pieces(options, controls):
     torch.manual_seed(0)
@@ -84,7 +88,8 @@ def test_a_clip_is_the_same_whole_and_in_any_pieces(options, controls):
     assert (whole[:, :, 1:] - whole[:, :, :-1]).abs().amax((0, 1, 3, 4)).min() > 1e-4  # it moves
     for size in (1, 7, 64):
         pieces = [
-            unrolled(generator, range(first, min(first + size, total)), controls) for first in range(0, total, size)
+            unrolled(generator, range(first, min(first + size, total)), controls)
+            for first in range(0, total, size)
         ]
         torch.testing.assert_close(torch.cat(pieces, 2), whole, rtol=0, atol=1e-6)
 
@@ -106,7 +111,9 @@ def test_the_clip_of_training_is_the_beginning_of_the_endless_one(options):
         clip = generator(noise_for(generator)).x
     assert clip.shape == (2, 1, 16, 16, 16)
     for controls in (None, Controls(fps=8)):
-        torch.testing.assert_close(unrolled(generator, range(40), controls)[:, :, :16], clip, rtol=0, atol=1e-6)
+        torch.testing.assert_close(
+            unrolled(generator, range(40), controls)[:, :, :16], clip, rtol=0, atol=1e-6
+        )
 
 
 @pytest.mark.parametrize("options", ENDLESS.values(), ids=ENDLESS)
@@ -129,8 +136,15 @@ def test_as_much_noise_is_asked_for_as_is_looked_at():
 
 def test_a_clip_lasts_as_long_as_asked_for():
     generator = make_generator(Options(**TINY), 1, 0, RATE)
-    lengths = [(None, 16), (Controls(), 16), (Controls(seconds=3), 24), (Controls(seconds=3, fps=29.97), 90)]
-    assert [generator.length(controls) for controls, _ in lengths] == [expected for _, expected in lengths]
+    lengths = [
+        (None, 16),
+        (Controls(), 16),
+        (Controls(seconds=3), 24),
+        (Controls(seconds=3, fps=29.97), 90),
+    ]
+    assert [generator.length(controls) for controls, _ in lengths] == [
+        expected for _, expected in lengths
+    ]
     assert generator.length(Controls(seconds=0.01)) == 1
 
 
@@ -200,29 +214,48 @@ def test_networks_fit_sizes_channels_classes_and_lengths(options, size, frames, 
 def test_tgan_is_the_published_one_in_its_sizes():
     options = Options(**modality.presets["tgan"].options)
     generator, critic = make_generator(options, 3, 0, RATE), make_critics(options, 3, 0)["clip"]
-    assert (count(generator.temporal), count(generator.renderer), count(critic)) == (825_444, 3_622_691, 11_032_385)
+    assert (count(generator.temporal), count(generator.renderer), count(critic)) == (
+        825_444,
+        3_622_691,
+        11_032_385,
+    )
     code = generator.temporal(torch.zeros(2, 100, 1))
     assert code.shape == (2, 100, 16)
-    weights = torch.cat([parameter.flatten() for parameter in critic.parameters() if parameter.ndim > 1])
+    weights = torch.cat(
+        [parameter.flatten() for parameter in critic.parameters() if parameter.ndim > 1]
+    )
     assert weights.abs().max() <= 0.01
     assert weights.std().item() == pytest.approx(0.01 / 3**0.5, rel=0.01)
     assert all(norm.bias is None for norm in critic.modules() if isinstance(norm, nn.BatchNorm3d))
     recipe = modality.presets["tgan"].recipe
-    assert recipe["critic"]["constraint"] == {"kind": "singular_values", "bound": 1.0, "interval": 5}
+    assert recipe["critic"]["constraint"] == {
+        "kind": "singular_values",
+        "bound": 1.0,
+        "interval": 5,
+    }
 
 
 def test_small_tgan_has_the_widths_of_its_name():
     options = Options(**modality.presets["tgan-small"].options)
     renderer = make_generator(options, 1, 0, RATE).renderer
-    assert [layer.in_channels for layer in renderer.body if isinstance(layer, nn.ConvTranspose2d)] == [64, 32, 16, 8]
+    assert [
+        layer.in_channels for layer in renderer.body if isinstance(layer, nn.ConvTranspose2d)
+    ] == [64, 32, 16, 8]
     critic = make_critics(options, 1, 0)["clip"]
-    assert [layer.out_channels for layer in critic.body if isinstance(layer, nn.Conv3d)] == [8, 16, 32]
+    assert [layer.out_channels for layer in critic.body if isinstance(layer, nn.Conv3d)] == [
+        8,
+        16,
+        32,
+    ]
 
 
 def test_a_stream_with_a_beginning_ages_until_it_is_as_old_as_in_training():
     generator = endless({"cut": "start", "waves": 0, "frames": 8})
     steps = range(20)
-    noise = {"content": torch.zeros(1, 6), "motion": torch.zeros(1, len(generator.needs(steps, None)["motion"]), 5)}
+    noise = {
+        "content": torch.zeros(1, 6),
+        "motion": torch.zeros(1, len(generator.needs(steps, None)["motion"]), 5),
+    }
     with torch.no_grad():
         x = generator.unroll(noise, None, None, steps).x
     change = (x[:, :, 1:] - x[:, :, :-1]).abs().amax((0, 1, 3, 4))
@@ -246,8 +279,19 @@ def test_mocogan_has_the_published_layers():
     assert generator.renderer.pictures.body[0].in_channels == 50 + 6 + 10
     assert generator.renderer.pictures.body[0].out_channels == 512
     image, video = critics["image"].critic, critics["video"]
-    assert [layer.out_channels for layer in image.body if isinstance(layer, nn.Conv2d)] == [64, 128, 256, 1]
-    assert [layer.out_channels for layer in video.modules() if isinstance(layer, nn.Conv3d)] == [64, 128, 256, 512, 7]
+    assert [layer.out_channels for layer in image.body if isinstance(layer, nn.Conv2d)] == [
+        64,
+        128,
+        256,
+        1,
+    ]
+    assert [layer.out_channels for layer in video.modules() if isinstance(layer, nn.Conv3d)] == [
+        64,
+        128,
+        256,
+        512,
+        7,
+    ]
     assert video.head.kernel_size == (4, 4, 4)
     assert image(Sample(torch.zeros(1, 3, 64, 64))).logits[0].shape == (1, 16)
 
@@ -313,14 +357,21 @@ def test_clips_too_short_for_mocogan_are_refused():
 def test_a_row_depends_on_its_own_noise_alone_and_every_parameter_learns(options):
     torch.manual_seed(0)
     chosen = Options(**{**TINY, **options})
-    generator, critics = make_generator(chosen, 1, 3, RATE), nn.ModuleDict(make_critics(chosen, 1, 3))
+    generator, critics = (
+        make_generator(chosen, 1, 3, RATE),
+        nn.ModuleDict(make_critics(chosen, 1, 3)),
+    )
     both, labels = nn.ModuleList([generator, critics]), torch.arange(4) % 3
     optimizer = torch.optim.Adam(both.parameters(), 1e-2)
-    for _ in range(2):  # in the first step a residual branch's last weights are zero, and nothing before them learns
+    for _ in range(
+        2
+    ):  # in the first step a residual branch's last weights are zero, and nothing before them learns
         optimizer.zero_grad()
         for critic in critics.values():
             critique = critic(generator(noise_for(generator, 4), labels))
-            sum(part.square().mean() for part in [*critique.logits, *critique.outputs.values()]).backward()
+            sum(
+                part.square().mean() for part in [*critique.logits, *critique.outputs.values()]
+            ).backward()
         optimizer.step()
     for name, parameter in both.named_parameters():
         assert parameter.grad.any(), name
@@ -337,7 +388,10 @@ def test_a_label_changes_what_is_made(options):
     generator = learned(copy.deepcopy(make_generator(Options(**{**TINY, **options}), 1, 0, RATE)))
     assert generator(noise_for(generator, 1)).condition is None
     generator = make_generator(Options(**{**TINY, **options}), 1, 3, RATE).eval()
-    noise = {part: values.expand(3, *values.shape[1:]) for part, values in noise_for(generator, 1).items()}
+    noise = {
+        part: values.expand(3, *values.shape[1:])
+        for part, values in noise_for(generator, 1).items()
+    }
     made = generator(noise, torch.arange(3))
     assert made.condition.tolist() == [0, 1, 2]
     for one, two in itertools.combinations(made.x, 2):

@@ -33,7 +33,13 @@ class Squares(VideoPlugin):
 
     @classmethod
     def inspect(cls, source, options):
-        return Facts({"channels": 1, "rate": 8.0, "labels": ["small", "large"] if options.conditional else []})
+        return Facts(
+            {
+                "channels": 1,
+                "rate": 8.0,
+                "labels": ["small", "large"] if options.conditional else [],
+            }
+        )
 
     def dataset(self, source):
         clips = []
@@ -45,7 +51,7 @@ class Squares(VideoPlugin):
             clips.append(Sample(x, torch.tensor(number % 2) if self.options.conditional else None))
         return clips
 
-    def sheet(self, samples, format, controls, columns=None):
+    def preview(self, samples, format, controls, columns=None):
         return bytes(samples.x.shape)
 
 
@@ -91,7 +97,9 @@ def test_every_preset_trains_and_draws(train, preset, conditional):
         assert not torch.equal(one, two)
 
 
-@pytest.mark.parametrize("options", [{}, {"renderer": "residual", "conditional": True}], ids=["dcgan", "residual"])
+@pytest.mark.parametrize(
+    "options", [{}, {"renderer": "residual", "conditional": True}], ids=["dcgan", "residual"]
+)
 def test_a_run_that_goes_on_is_the_run_that_never_stopped(train, options):
     whole = train("whole", 64, options=options)
     train("parts", 24, options=options)
@@ -188,7 +196,10 @@ def test_files_get_the_rate_asked_for_or_that_of_the_data(monkeypatch):
     plugin, clip = plugin_for(), torch.zeros(1, 1, 5, 16, 16)
     assert plugin.encode(Sample(clip[0]), "mp4", None) == b"5 frames at 8"
     assert plugin.encode(Sample(clip[0]), "mp4", Controls(fps=24)) == b"5 frames at 24"
-    with plugin.sink("clip.mp4", "mp4", Controls()) as take:
+    with plugin.writer("clip.mp4", "mp4", Controls()) as take:
         take(Sample(clip))
         take(Sample(clip[:, :, :2]))
-    assert written == [("clip.mp4", "mp4", 8.0, (5, 16, 16, 1)), ("clip.mp4", "mp4", 8.0, (2, 16, 16, 1))]
+    assert written == [
+        ("clip.mp4", "mp4", 8.0, (5, 16, 16, 1)),
+        ("clip.mp4", "mp4", 8.0, (2, 16, 16, 1)),
+    ]

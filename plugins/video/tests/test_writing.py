@@ -17,13 +17,23 @@ SIZES = [(64, 64), (63, 65), (33, 64), (17, 17)]
 RATES = [5, 8, 12, 23.976, 25, 29.97, 60]
 WITHIN = {"mp4": 1e-6, "webm": 1e-6, "png": 1e-5, "webp": 0.001, "gif": 0.01}
 """Seconds."""
-NEAR = {"mp4": (3, 12), "webm": (3, 12), "gif": (0, 6), "webp": (0, 0), "png": (0, 0), "zip": (0, 0)}
+NEAR = {
+    "mp4": (3, 12),
+    "webm": (3, 12),
+    "gif": (0, 6),
+    "webp": (0, 0),
+    "png": (0, 0),
+    "zip": (0, 0),
+}
 """Mean difference of pixels, of 255: grey, and colours as strong as these."""
 
 
 def waves(frames, height, width, channels=3):
     y, x = np.mgrid[:height, :width]
-    bands = [[127 + 90 * np.sin((x + y * (band + 1) + 3 * t) / 9) for band in range(channels)] for t in range(frames)]
+    bands = [
+        [127 + 90 * np.sin((x + y * (band + 1) + 3 * t) / 9) for band in range(channels)]
+        for t in range(frames)
+    ]
     return np.array(bands).transpose(0, 2, 3, 1).astype(np.uint8)
 
 
@@ -146,7 +156,7 @@ def test_frames_in_a_zip_are_numbered_pictures():
         assert (np.asarray(Image.open(archive.open("000002.png"))) == clip[2]).all()
 
 
-def test_a_sheet_has_a_row_for_each_clip_and_a_grid_moves():
+def test_a_preview_has_a_row_for_each_clip_and_a_grid_moves():
     clips = np.stack([waves(16, 32, 32, 1) for _ in range(3)])
     assert contact_sheet(clips, 8).size == (2 + 8 * 34, 2 + 3 * 34)
     assert contact_sheet(clips[:, :5], 8).size == (2 + 5 * 34, 2 + 3 * 34)
@@ -157,15 +167,25 @@ def test_a_sheet_has_a_row_for_each_clip_and_a_grid_moves():
         assert moving.size == (2 + 2 * 34, 2 + 2 * 34)
 
 
-def test_a_sheet_of_many_clips_has_blocks_side_by_side():
-    clips = np.arange(50, dtype=np.uint8)[:, None, None, None, None].repeat(9, 1).repeat(32, 2).repeat(32, 3)
+def test_a_preview_of_many_clips_has_blocks_side_by_side():
+    clips = (
+        np.arange(50, dtype=np.uint8)[:, None, None, None, None]
+        .repeat(9, 1)
+        .repeat(32, 2)
+        .repeat(32, 3)
+    )
     clips = clips * 5 + np.arange(9, dtype=np.uint8)[:, None, None, None]
-    sheet = contact_sheet(clips, 8)
-    assert sheet.size == (2 + 2 * 8 * 34, 2 + 25 * 34)
-    pixels = np.asarray(sheet)
-    assert [pixels[2, 2], pixels[2 + 34, 2], pixels[2, 2 + 8 * 34], pixels[2, 2 + 7 * 34]] == [0, 5, 125, 8]
+    preview = contact_sheet(clips, 8)
+    assert preview.size == (2 + 2 * 8 * 34, 2 + 25 * 34)
+    pixels = np.asarray(preview)
+    assert [pixels[2, 2], pixels[2 + 34, 2], pixels[2, 2 + 8 * 34], pixels[2, 2 + 7 * 34]] == [
+        0,
+        5,
+        125,
+        8,
+    ]
     assert contact_sheet(clips.repeat(4, 3), 8).width <= 1600
-    assert contact_sheet(clips[:49], 8).size == sheet.size
+    assert contact_sheet(clips[:49], 8).size == preview.size
 
 
 def grown(frames):
@@ -176,7 +196,7 @@ def grown(frames):
             return int(file.read().split()[1]) * 4096
 
     part, steps = waves(100, 64, 64), []
-    with open("/dev/null", "wb") as sink, write(sink, "mp4", 25) as put:
+    with open("/dev/null", "wb") as writer, write(writer, "mp4", 25) as put:
         for _ in range(frames // 100):
             put(part)
             steps.append(resident())

@@ -14,7 +14,7 @@ modality = Modality(
     options="tabular_gan.options:Options",
     media_type="text/csv",
     formats=("csv",),
-    sheets=("csv", "jsonl"),
+    preview_formats=("csv", "jsonl"),
     data="builtin:flats",
     presets={
         "small": Preset(
@@ -28,7 +28,6 @@ modality = Modality(
                 "ema_halflife_items": 20_000,
             },
             run={"items": _ITEMS},
-            capabilities=frozenset({"sheet"}),
         )
     },
 )

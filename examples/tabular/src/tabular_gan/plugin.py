@@ -61,9 +61,9 @@ class TabularPlugin(ModalityPlugin):
 
     def encode(self, sample: Sample, format: str, controls: Any) -> bytes:
         """One row as CSV with its header."""
-        return self.sheet(Sample(sample.x[None]), format, controls)
+        return self.preview(Sample(sample.x[None]), format, controls)
 
-    def sheet(self, samples: Sample, format: str, controls: Any, columns: int | None = None) -> bytes:
+    def preview(self, samples: Sample, format: str, controls: Any, columns: int | None = None) -> bytes:
         """All rows as one file: CSV with a header, which can be trained on again, or JSON, a row a line."""
         table, text = self._columns(), io.StringIO()
         rows = decode(table, samples.x.numpy())
@@ -92,7 +92,7 @@ class Generator(nn.Module):
 
     def __init__(self, options: Options, widths: Sequence[int]) -> None:
         super().__init__()
-        self.noise = {"z": Noise((options.latent,)), "choice": Noise((sum(widths),), law="uniform")}
+        self.noise = {"z": Noise((options.latent,)), "choice": Noise((sum(widths),), distribution="uniform")}
         self.softness, self.widths = options.softness, list(widths)
         self.body = perceptron(options.latent, sum(max(width, 1) for width in widths), options.width)
 

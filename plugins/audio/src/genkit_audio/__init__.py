@@ -29,7 +29,7 @@ modality = Modality(
     controls="genkit_audio.options:Controls",
     media_type="audio/wav",
     formats=("wav", "flac", "ogg", "mp3"),
-    sheets=("png",),
+    preview_formats=("png",),
     data="builtin:drums",
     presets={
         "wavegan-small": Preset(

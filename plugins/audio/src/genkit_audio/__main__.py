@@ -12,7 +12,17 @@ from typing import Annotated
 
 import typer
 
-from genkit.cli.words import AsJson, Command, Device, Quiet, group, print_json, print_table, run, teller
+from genkit.kit.program import (
+    AsJson,
+    Command,
+    Device,
+    Quiet,
+    group,
+    print_json,
+    print_table,
+    run,
+    teller,
+)
 
 app = group("Tell what models of sounds are worth.")
 
@@ -27,9 +37,12 @@ def evaluate(
     model: Annotated[Path, typer.Argument(help="A run folder or a model folder.")],
     data: Annotated[str, typer.Option(metavar="SRC", help="Sounds: a path, or builtin:drums.")],
     settings: Annotated[list[str] | None, typer.Argument(help="Controls of the samples.")] = None,
-    samples: Annotated[int, typer.Option("-n", "--samples", help="How many of each row at most.")] = 200,
+    samples: Annotated[
+        int, typer.Option("-n", "--samples", help="How many of each row at most.")
+    ] = 200,
     embedder: Annotated[
-        str | None, typer.Option(metavar="MODULE:FUNCTION", help="Your own: (x [N, n], rate) -> [N, D].")
+        str | None,
+        typer.Option(metavar="MODULE:FUNCTION", help="Your own: (x [N, n], rate) -> [N, D]."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the samples.")] = 0,
     device: Device = "auto",
@@ -37,19 +50,23 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     """One model: distances to real sounds, silence, clipping, copies; beside real sounds and noise."""
-    from genkit.config import parse_overrides
+    from genkit.kit.program import parse_overrides
 
     controls = parse_overrides(settings or [])
     from genkit import load
     from genkit_audio import judging
 
-    report = judging.evaluate(load(model, device), data, samples, embedder, controls, seed, teller(quiet))
+    report = judging.evaluate(
+        load(model, device), data, samples, embedder, controls, seed, teller(quiet)
+    )
     if as_json:
         print_json(report)
         return
     rows = report["rows"]
     head = ["", *rows["model"]]
-    print_table(head, [[name, *(f"{value:.4f}" for value in row.values())] for name, row in rows.items()])
+    print_table(
+        head, [[name, *(f"{value:.4f}" for value in row.values())] for name, row in rows.items()]
+    )
 
 
 if __name__ == "__main__":

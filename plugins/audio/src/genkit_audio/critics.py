@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from genkit.blocks import LEAKY_SLOPE, variance_scaling_
+from genkit.kit.blocks import LEAKY_SLOPE, variance_scaling_
 from genkit.plugin import Critique, Sample
 from genkit_audio.generators import BASE, KERNEL, initialise, layout
 from genkit_audio.options import Options
@@ -34,7 +34,10 @@ def make_critics(options: Options, classes: int) -> dict[str, nn.Module]:
         classes: K; 0: unconditional.
     """
     if options.critics == "periods":
-        return {"period": PeriodCritic(options.critic_features), "scale": ScaleCritic(options.critic_features)}
+        return {
+            "period": PeriodCritic(options.critic_features),
+            "scale": ScaleCritic(options.critic_features),
+        }
     critics: dict[str, nn.Module] = {}
     if options.critics != "spectrum":
         critics["wave"] = WaveCritic(options, classes)
@@ -84,9 +87,14 @@ class WaveCritic(nn.Module):
         super().__init__()
         maps, strides = layout(options.samples, options.critic_features)
         layers: list[nn.Module] = []
-        for layer, ((below, above), stride) in enumerate(zip(itertools.pairwise([1, *maps]), strides, strict=True)):
+        for layer, ((below, above), stride) in enumerate(
+            zip(itertools.pairwise([1, *maps]), strides, strict=True)
+        ):
             left = (KERNEL - stride) // 2
-            layers += [nn.ConstantPad1d((left, left + 1), 0), nn.Conv1d(below, above, KERNEL, stride)]
+            layers += [
+                nn.ConstantPad1d((left, left + 1), 0),
+                nn.Conv1d(below, above, KERNEL, stride),
+            ]
             layers += [nn.LeakyReLU(LEAKY_SLOPE, inplace=True)]
             if layer < min(SHUFFLED, len(maps) - 1):
                 layers += [PhaseShuffle(options.phase_shuffle)]
@@ -121,12 +129,17 @@ class SpectrumCritic(nn.Module):
                 layers += [variance_scaling_(nn.Conv2d(below, above, 3, 2, 1), gain)]
                 layers += [nn.LeakyReLU(LEAKY_SLOPE, inplace=True)]
             self.bodies.append(nn.Sequential(*layers))
-            places = math.prod(-(-side // 2**HALVINGS) for side in (window // 2, 4 * options.samples // window))
+            places = math.prod(
+                -(-side // 2**HALVINGS) for side in (window // 2, 4 * options.samples // window)
+            )
             self.heads.append(Head(maps[-1], places, classes))
         self.heads.apply(initialise)
 
     def forward(self, sample: Sample) -> Critique:
-        features = tuple(body(spectrum(sample.x, window)) for body, window in zip(self.bodies, WINDOWS, strict=True))
+        features = tuple(
+            body(spectrum(sample.x, window))
+            for body, window in zip(self.bodies, WINDOWS, strict=True)
+        )
         heads = zip(self.heads, features, strict=True)
         return Critique(tuple(head(seen, sample.condition) for head, seen in heads), features)
 
@@ -139,7 +152,9 @@ def spectrum(x: Tensor, window: int) -> Tensor:
     """
     with torch.autocast(x.device.type, enabled=False):
         shape = torch.hann_window(window, device=x.device)
-        waves = torch.stft(x[:, 0].float(), window, window // 4, window=shape, normalized=True, return_complex=True)
+        waves = torch.stft(
+            x[:, 0].float(), window, window // 4, window=shape, normalized=True, return_complex=True
+        )
         power = torch.view_as_real(waves[:, :-1, :-1]).square().sum(3)
         return (power + FLOOR).pow(0.15)[:, None]
 

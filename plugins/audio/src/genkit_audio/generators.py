@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot, relu
 
-from genkit.blocks import variance_scaling_
 from genkit.errors import ConfigError
+from genkit.kit.blocks import variance_scaling_
 from genkit.plugin import Noise, Sample
 from genkit_audio.options import Options
 
@@ -53,7 +53,11 @@ def layout(samples: int, features: int) -> tuple[list[int], list[int]]:
 
 def code(content: Tensor, condition: Tensor | None, classes: int) -> Tensor:
     """[B, Z + K]: the content noise [B, Z], and the class [B] as a one-hot beside it."""
-    return content if condition is None else torch.cat([content, one_hot(condition, classes).to(content.dtype)], 1)
+    return (
+        content
+        if condition is None
+        else torch.cat([content, one_hot(condition, classes).to(content.dtype)], 1)
+    )
 
 
 class Wavegan(nn.Module):
@@ -75,7 +79,9 @@ class Wavegan(nn.Module):
         maps, strides = layout(options.samples, options.features)
         self.first = nn.Linear(options.content + classes, BASE * maps[-1])
         layers: list[nn.Module] = []
-        for (below, above), stride in zip(itertools.pairwise([*reversed(maps), 1]), strides, strict=True):
+        for (below, above), stride in zip(
+            itertools.pairwise([*reversed(maps), 1]), strides, strict=True
+        ):
             left = (KERNEL - stride) // 2
             layers += [
                 nn.ReLU(),
@@ -85,7 +91,9 @@ class Wavegan(nn.Module):
         self.body = nn.Sequential(*layers, nn.Tanh())
         self.apply(initialise)
 
-    def forward(self, noise: Mapping[str, Tensor], condition: Tensor | None = None, controls: Any = None) -> Sample:
+    def forward(
+        self, noise: Mapping[str, Tensor], condition: Tensor | None = None, controls: Any = None
+    ) -> Sample:
         count = length(controls, self.samples, self.rate)
         if count > self.samples:
             raise ConfigError(
@@ -115,15 +123,22 @@ class Stream(nn.Module):
         self.samples, self.rate, self.classes = options.samples, rate, classes
         maps, _ = layout(BASE * options.hop, options.features)
         gain = 2**0.5
-        self.first = variance_scaling_(nn.Conv1d(options.content + options.texture + classes, maps[-1], REACH))
+        self.first = variance_scaling_(
+            nn.Conv1d(options.content + options.texture + classes, maps[-1], REACH)
+        )
         self.layers = nn.ModuleList(
             variance_scaling_(nn.ConvTranspose1d(below, above, KERNEL, STRIDE), gain)
             for below, above in itertools.pairwise([*reversed(maps), 1])
         )
         blocks = self.needs(range(self.samples), None)["texture"].stop
-        self.noise = {"content": Noise((options.content,)), "texture": Noise((options.texture,), steps=blocks)}
+        self.noise = {
+            "content": Noise((options.content,)),
+            "texture": Noise((options.texture,), steps=blocks),
+        }
 
-    def forward(self, noise: Mapping[str, Tensor], condition: Tensor | None = None, controls: Any = None) -> Sample:
+    def forward(
+        self, noise: Mapping[str, Tensor], condition: Tensor | None = None, controls: Any = None
+    ) -> Sample:
         """As many samples as in training, whatever the controls say."""
         return self.unroll(noise, condition, None, range(self.samples))
 
@@ -136,13 +151,19 @@ class Stream(nn.Module):
         first = self._behind(steps)[0]
         return {"texture": range(first.start, first.stop + REACH - 1)}
 
-    def unroll(self, noise: Mapping[str, Tensor], condition: Tensor | None, controls: Any, steps: range) -> Sample:
+    def unroll(
+        self, noise: Mapping[str, Tensor], condition: Tensor | None, controls: Any, steps: range
+    ) -> Sample:
         """Some samples of the wave, from exactly the noise that they need."""
         texture = noise["texture"].transpose(1, 2)
-        constant = code(noise["content"], condition, self.classes)[:, :, None].expand(-1, -1, texture.shape[2])
+        constant = code(noise["content"], condition, self.classes)[:, :, None].expand(
+            -1, -1, texture.shape[2]
+        )
         x, windows = self.first(torch.cat([constant, texture], 1)), self._behind(steps)
         for layer, given, wanted in zip(self.layers, windows, windows[1:], strict=False):
-            x = layer(relu(x)).narrow(2, wanted.start - STRIDE * given.start + KERNEL - STRIDE, len(wanted))
+            x = layer(relu(x)).narrow(
+                2, wanted.start - STRIDE * given.start + KERNEL - STRIDE, len(wanted)
+            )
         return Sample(x.tanh(), condition)
 
     def _behind(self, steps: range) -> list[range]:

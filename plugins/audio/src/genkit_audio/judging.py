@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from genkit import Model
-from genkit.config import controls as checked_controls
-from genkit.data import refuse
 from genkit.errors import ConfigError, DataError
-from genkit.evaluation import frechet
-from genkit.noise import stream_key, words
-from genkit.own import admit
-from genkit_audio.sounds import CLIPPED, FULL, Checked, Windows
+from genkit.kit.distances import frechet
+from genkit.kit.items import check_usable
+from genkit.kit.program import controls as checked_controls
+from genkit.kit.streams import stream_key, words
+from genkit.user_objects import admit
+from genkit_audio.sounds import CLIPPED, FULL, Checked, SoundWindows
 from genkit_audio.spectra import log_mel
 
 BATCH = 64
@@ -76,9 +76,15 @@ def evaluate(
         DataError: if too little of the data can be used.
     """
     if model.modality.id != "audio":
-        raise ConfigError(f"{model.path or 'the model'} is a model of {model.modality.id}: only audio is judged here")
+        raise ConfigError(
+            f"{model.path or 'the model'} is a model of {model.modality.id}: only audio is judged here"
+        )
     rate = model.plugin.facts["rate"]
-    own = None if embedder is None else admit("embedder", embedder, lambda thing: embedder_fault(thing, rate))
+    own = (
+        None
+        if embedder is None
+        else admit("embedder", embedder, lambda thing: embedder_fault(thing, rate))
+    )
     settings = checked_controls(model.modality, dict(controls or {}))
     if samples < 1:
         raise ConfigError(f"samples = {samples}: at least one is needed")
@@ -88,7 +94,8 @@ def evaluate(
     reference, other = real[halves[::2]], real[halves[1::2]]
     tell(f"drawing {count:,} samples")
     drawn = _in_batches(
-        lambda places: model.draw(places.tolist(), seed, controls=settings).x[:, 0].float(), torch.arange(count)
+        lambda places: model.draw(places.tolist(), seed, controls=settings).x[:, 0].float(),
+        torch.arange(count),
     )
     rows = {
         "model": (drawn, real),
@@ -164,15 +171,26 @@ def embedder_fault(embedder: Any, rate: int) -> str:
     if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != 2:
         shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
         return f"gives {shape} for two sounds; a tensor [2, D] was expected"
-    return "" if bool(found.isfinite().all()) else "gives values that are not finite for ordinary sounds"
+    return (
+        ""
+        if bool(found.isfinite().all())
+        else "gives values that are not finite for ordinary sounds"
+    )
 
 
 def _row(
-    x: Tensor, reference: Tensor, known: Tensor, rate: int, name: str | None, embedder: Embedder | None
+    x: Tensor,
+    reference: Tensor,
+    known: Tensor,
+    rate: int,
+    name: str | None,
+    embedder: Embedder | None,
 ) -> dict[str, Any]:
     found = nearest(x, known, rate)
     row: dict[str, Any] = {
-        "log-mel statistics distance": distance(*(log_mel_statistics(one, rate) for one in (x, reference))),
+        "log-mel statistics distance": distance(
+            *(log_mel_statistics(one, rate) for one in (x, reference))
+        ),
     }
     if embedder is not None:
         with torch.no_grad():
@@ -197,14 +215,18 @@ def _windows(model: Model, data: Any, most: int, tell: Tell) -> Tensor:
     plugin, rate = model.plugin, model.plugin.facts["rate"]
     options = plugin.options.model_copy(update={"rate": rate, "cut": "ordered", "augment": 0.0})
     checked = Checked(data, options)
-    windows = Windows(checked, options)
-    refuse(len(windows), windows.skipped, checked.source.title, strict=False)
+    windows = SoundWindows(checked, options)
+    check_usable(len(windows), windows.skipped, checked.source.title, strict=False)
     if len(windows) < 2:
-        raise DataError(f"{checked.source.title} has only one window of sound: two halves are compared with each other")
+        raise DataError(
+            f"{checked.source.title} has only one window of sound: two halves are compared with each other"
+        )
     chosen = _spread(len(windows), min(most, len(windows)))
     tell(f"reading {len(chosen):,} of {len(windows):,} windows")
     keys = words(stream_key("windows", 0), 0, len(windows))
-    return _in_batches(lambda places: windows.random_batch(places.tolist(), keys[places]).x[:, 0], chosen)
+    return _in_batches(
+        lambda places: windows.random_batch(places.tolist(), keys[places]).x[:, 0], chosen
+    )
 
 
 def _spread(count: int, chosen: int) -> Tensor:
@@ -216,5 +238,7 @@ def _noise(reference: Tensor, seed: int) -> Tensor:
     """White noise, each as loud as one of the references."""
     raw = words(stream_key("noise row", seed), 0, reference.numel())
     uniform = (raw >> np.uint64(40)).astype(np.float32) / np.float32(2**23) - 1
-    levels = reference.square().mean(1, keepdim=True).sqrt() * 3**0.5  # uniform noise has a third of its peak's power
+    levels = (
+        reference.square().mean(1, keepdim=True).sqrt() * 3**0.5
+    )  # uniform noise has a third of its peak's power
     return (torch.from_numpy(uniform).view(reference.shape) * levels).clamp(-1, 1)

@@ -73,7 +73,9 @@ class Options(Settings):
     @model_validator(mode="after")
     def _is_told_one_thing(self) -> Options:
         if self.conditional and (self.architecture == "vocoder" or self.critics == "periods"):
-            raise ValueError("conditional: neither a vocoder nor critics of periods know labels; leave it out")
+            raise ValueError(
+                "conditional: neither a vocoder nor critics of periods know labels; leave it out"
+            )
         return self
 
 

@@ -42,24 +42,39 @@ class AudioPlugin(ModalityPlugin):
             DataError: if there is nothing to train on, or classes are asked for and there are none.
         """
         checked = cls.open(source, options)
-        if options.conditional and len(checked.names) < 2 and len(checked.kept):
+        if options.conditional and len(checked.classes.names) < 2 and len(checked.kept):
             raise DataError(
                 "options.conditional is set, but the data have no classes: put the sounds into one sub-folder per "
                 "class, or let file names begin with it and set options.labels=prefix"
             )
-        return Facts({"rate": int(checked.rate), "labels": list(checked.names) if options.conditional else []})
+        return Facts(
+            {
+                "rate": int(checked.rate),
+                "labels": list(checked.classes.names) if options.conditional else [],
+            }
+        )
 
     def dataset(self, source: Any) -> Any:
         """Windows of sounds; for a vocoder with their log-mel spectra."""
         from genkit_audio import sounds
 
-        told = partial(log_mel, rate=self.facts["rate"], mels=self.options.mels) if self.speaks else None
-        return sounds.Windows(self.open(source, self.options), self.options, self.facts["labels"], told)
+        told = (
+            partial(log_mel, rate=self.facts["rate"], mels=self.options.mels)
+            if self.speaks
+            else None
+        )
+        return sounds.SoundWindows(
+            self.open(source, self.options), self.options, self.facts["labels"], told
+        )
 
     def networks(self) -> Networks:
         """The networks that the options name."""
         options, classes, rate = self.options, len(self.facts["labels"]), self.facts["rate"]
-        generator = vocoder.Vocoder(options, rate) if self.speaks else make_generator(options, classes, rate)
+        generator = (
+            vocoder.Vocoder(options, rate)
+            if self.speaks
+            else make_generator(options, classes, rate)
+        )
         return Networks(generator, make_critics(options, classes))
 
     @property
@@ -77,12 +92,23 @@ class AudioPlugin(ModalityPlugin):
             ConfigError: for an unknown label, any label of an unconditional model, or a path that leads to no sound.
         """
         if self.speaks:
-            one = None if value is None else vocoder.told(value, self.facts["rate"], self.options.mels)
+            one = (
+                None
+                if value is None
+                else vocoder.told(value, self.facts["rate"], self.options.mels)
+            )
             return None if one is None else one.expand(len(indices), -1, -1)
-        return class_numbers(self.facts["labels"], value, indices)
+        return class_numbers(
+            self.facts["labels"], value, indices, "train one with options.conditional=true"
+        )
 
     def terms(
-        self, player: str, networks: Networks, real: Sample, fake: Sample, critiques: Mapping[str, Critique]
+        self,
+        player: str,
+        networks: Networks,
+        real: Sample,
+        fake: Sample,
+        critiques: Mapping[str, Critique],
     ) -> Mapping[str, Tensor]:
         """`mel` and `features` of a vocoder: see `genkit_audio.vocoder.terms`."""
         if player != "generator" or not self.speaks:
@@ -96,17 +122,19 @@ class AudioPlugin(ModalityPlugin):
         return writing.encode(sample.x, format, self.facts["rate"])
 
     @contextmanager
-    def sink(self, file: Any, format: str, controls: Any) -> Iterator[Callable[[Sample], None]]:
+    def writer(self, file: Any, format: str, controls: Any) -> Iterator[Callable[[Sample], None]]:
         """A file that one sound is written to as it is drawn; the value takes its parts [1, 1, L]."""
         from genkit_audio import writing
 
         with writing.write(file, format, self.facts["rate"]) as take:
             yield lambda part: take(part.x[0])
 
-    def sheet(self, samples: Sample, format: str, controls: Any, columns: int | None = None) -> bytes:
+    def preview(
+        self, samples: Sample, format: str, controls: Any, columns: int | None = None
+    ) -> bytes:
         """The spectra of many sounds as PNG."""
         from genkit_audio import writing
 
         buffer = io.BytesIO()
-        writing.sheet(samples.x, self.facts["rate"], columns).save(buffer, "PNG")
+        writing.preview(samples.x, self.facts["rate"], columns).save(buffer, "PNG")
         return buffer.getvalue()

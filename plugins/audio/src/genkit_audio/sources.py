@@ -26,12 +26,28 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from genkit import compat, tree
 from genkit.errors import ConfigError, DataError, did_you_mean
+from genkit.kit import compat
+from genkit.kit import files as tree
+from genkit.kit.files import THREADS, Opened, ordinary
 from genkit.plugin import Skipped
-from genkit.tree import THREADS, Opened, ordinary
 
-ENDINGS = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".caf", ".w64"})
+ENDINGS = frozenset(
+    {
+        ".wav",
+        ".flac",
+        ".ogg",
+        ".oga",
+        ".opus",
+        ".mp3",
+        ".aif",
+        ".aiff",
+        ".aifc",
+        ".au",
+        ".caf",
+        ".w64",
+    }
+)
 
 BUILTIN = {"drums": "drums.zip"}
 
@@ -85,7 +101,9 @@ class Sound:
             Exception: nearly any, where it is damaged.
         """
         if not 0 <= start <= start + count <= self.count(rate):
-            raise DataError(f"{self.name} has {self.count(rate)} values; {start} to {start + count} were asked for")
+            raise DataError(
+                f"{self.name} has {self.count(rate)} values; {start} to {start + count} were asked for"
+            )
         ratio = self._ratio(rate)
         if ratio == 1 or not count:
             return self._mono(start, start + count)
@@ -159,7 +177,9 @@ def open_sounds(source: Any, labels: str = "folders") -> Sounds:
         array = source.detach().cpu().numpy() if isinstance(source, Tensor) else source
         return Sounds("the array", _from_array(array))
     if isinstance(source, list | tuple):
-        sounds = _from_files("the list", {str(path): partial(ordinary, Path(path)) for path in source})
+        sounds = _from_files(
+            "the list", {str(path): partial(ordinary, Path(path)) for path in source}
+        )
         return _labelled(sounds, labels) if labels == "prefix" else sounds
     if not isinstance(source, str | Path):
         raise DataError(
@@ -180,7 +200,11 @@ def open_sounds(source: Any, labels: str = "folders") -> Sounds:
 def reason(error: BaseException) -> str:
     """Why a sound could not be read, in a few words."""
     if isinstance(error, soundfile.LibsndfileError):
-        return "it cannot be opened" if error.code == SYSTEM else "no sound, or damaged at its beginning"
+        return (
+            "it cannot be opened"
+            if error.code == SYSTEM
+            else "no sound, or damaged at its beginning"
+        )
     return tree.reason(error)
 
 
@@ -239,7 +263,9 @@ def _from_file(name: str, opened: Opened) -> Sound:
 
 def _labelled(source: Sounds, labels: str) -> Sounds:
     if labels == "prefix":
-        found = [re.split(r"[_\-\d]", PurePosixPath(item.name).stem)[0] or None for item in source.items]
+        found = [
+            re.split(r"[_\-\d]", PurePosixPath(item.name).stem)[0] or None for item in source.items
+        ]
     else:
         found = tree.labels([item.name for item in source.items])
     items = [replace(item, label=label) for item, label in zip(source.items, found, strict=True)]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from genkit import compat
+from genkit.kit import compat
 
 FLOOR = 1e-5
 """The smallest magnitude that is told from silence."""
@@ -57,6 +57,13 @@ def _mel(rate: int, mels: int, hop: int, device: torch.device) -> Any:
     from torchaudio.transforms import MelSpectrogram
 
     mel = MelSpectrogram(
-        rate, n_fft=4 * hop, hop_length=hop, n_mels=mels, power=1.0, center=False, norm="slaney", mel_scale="slaney"
+        rate,
+        n_fft=4 * hop,
+        hop_length=hop,
+        n_mels=mels,
+        power=1.0,
+        center=False,
+        norm="slaney",
+        mel_scale="slaney",
     )
     return mel.to(device)

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool1d, fold, gelu, leaky_relu, pad
 
-from genkit.blocks import LEAKY_SLOPE, variance_scaling_
 from genkit.errors import ConfigError, DataError
+from genkit.kit.blocks import LEAKY_SLOPE, variance_scaling_
 from genkit.plugin import Critique, Networks, Noise, Sample, full_precision
 from genkit_audio.generators import length
 from genkit_audio.options import Options
@@ -124,13 +124,17 @@ class Vocoder(nn.Module):
         bands = mel_bands(rate, options.mels, self.hop)  # [bins, M]
         self.register_buffer("bands", bands, persistent=False)
         heard = (bands.sum(1) > 0).nonzero()[:, 0]
-        nearest = heard[(torch.arange(bins)[:, None] - heard).abs().argmin(1)]  # the lowest and highest are in no band
+        nearest = heard[
+            (torch.arange(bins)[:, None] - heard).abs().argmin(1)
+        ]  # the lowest and highest are in no band
         spread = bands[nearest] / bands[nearest].sum(1, keepdim=True)
         self.register_buffer("spread", spread, persistent=False)
         self.register_buffer("size", bands.sum(0).log(), persistent=False)
         self.register_buffer("hann", torch.hann_window(self.window), persistent=False)
 
-    def forward(self, noise: Mapping[str, Tensor], condition: Tensor | None = None, controls: Any = None) -> Sample:
+    def forward(
+        self, noise: Mapping[str, Tensor], condition: Tensor | None = None, controls: Any = None
+    ) -> Sample:
         """All that the condition tells of."""
         return self.unroll(noise, condition, None, range(self.length(None, condition)))
 
@@ -143,10 +147,14 @@ class Vocoder(nn.Module):
         """There is no noise."""
         return {}
 
-    def unroll(self, noise: Mapping[str, Tensor], condition: Tensor | None, controls: Any, steps: range) -> Sample:
+    def unroll(
+        self, noise: Mapping[str, Tensor], condition: Tensor | None, controls: Any, steps: range
+    ) -> Sample:
         """Some samples of the wave, from the frames that they need."""
         if condition is None:
-            raise ConfigError("a vocoder needs a condition: a sound file, or log-mel spectra [B, M, T]")
+            raise ConfigError(
+                "a vocoder needs a condition: a sound file, or log-mel spectra [B, M, T]"
+            )
         stop, half = self._samples(condition), self.hop // 2
         wanted = range((steps.start + half) // self.hop, (steps.stop - 1 + half) // self.hop + 1)
         stages = [(wanted, self._frames(wanted, stop))]
@@ -155,10 +163,16 @@ class Vocoder(nn.Module):
             stages.append((wanted, self._frames(wanted, stop)))
         wanted, frames = stages.pop()
         made = self._made(condition, frames)
-        with torch.autocast(made.device.type, enabled=False):  # there are no complex numbers of half precision
-            wave = self._wave(self._spectra(made.float(), self._cut(condition, frames)), frames, wanted, stop)
+        with torch.autocast(
+            made.device.type, enabled=False
+        ):  # there are no complex numbers of half precision
+            wave = self._wave(
+                self._spectra(made.float(), self._cut(condition, frames)), frames, wanted, stop
+            )
             for wanted, frames in reversed(stages):
-                wave = self._wave(self._corrected(wave, self._cut(condition, frames)), frames, wanted, stop)
+                wave = self._wave(
+                    self._corrected(wave, self._cut(condition, frames)), frames, wanted, stop
+                )
         first = steps.start - wanted.start * self.hop + half
         return Sample(wave[:, None, first : first + len(steps)].clamp(-1, 1), condition)
 
@@ -183,14 +197,22 @@ class Vocoder(nn.Module):
 
     def _cut(self, condition: Tensor, frames: range) -> Tensor:
         """[B, M, frames]: some frames; outside of the sound is silence."""
-        first, last = (min(max(edge, 0), condition.shape[2]) for edge in (frames.start, frames.stop))
-        inside, before = condition[:, : self.mels, first:last], min(max(-frames.start, 0), len(frames))
+        first, last = (
+            min(max(edge, 0), condition.shape[2]) for edge in (frames.start, frames.stop)
+        )
+        inside, before = (
+            condition[:, : self.mels, first:last],
+            min(max(-frames.start, 0), len(frames)),
+        )
         return pad(inside, (before, len(frames) - before - last + first), value=QUIET)
 
     def _made(self, condition: Tensor, frames: range) -> Tensor:
         """[B, 3 bins, frames]: what the layers make of the frames around each."""
         context = KERNEL // 2 * (1 + len(self.blocks))
-        x = self.first((self._cut(condition, range(frames.start - context, frames.stop + context)) - QUIET) / 4 - 1)
+        x = self.first(
+            (self._cut(condition, range(frames.start - context, frames.stop + context)) - QUIET) / 4
+            - 1
+        )
         for block in self.blocks:
             x = block(x)
         made: Tensor = self.last(x.transpose(1, 2)).transpose(1, 2)
@@ -201,16 +223,26 @@ class Vocoder(nn.Module):
         louder, real, imaginary = made.chunk(3, 1)
         level = self.spread @ (wanted - self.size[:, None]) + louder
         direction = torch.complex(real, imaginary)
-        return level.clamp(max=math.log(self.window)).exp() * direction / direction.abs().clamp(min=1e-6)
+        return (
+            level.clamp(max=math.log(self.window)).exp()
+            * direction
+            / direction.abs().clamp(min=1e-6)
+        )
 
     def _wave(self, spectra: Tensor, frames: range, hops: range, stop: int) -> Tensor:
         """[B, hops * hop]: what frames add up to; outside of the sound is silence."""
-        parts = torch.fft.irfft(spectra, self.window, 1) * (self.hann[:, None] / 1.5)  # the squares add up to 1.5
+        parts = torch.fft.irfft(spectra, self.window, 1) * (
+            self.hann[:, None] / 1.5
+        )  # the squares add up to 1.5
         total = (len(frames) + OVERLAP - 1) * self.hop
         summed = fold(parts, (1, total), (1, self.window), stride=(1, self.hop))[:, 0, 0]
         before, behind = frames.start - 1 - hops.start, hops.stop - frames.stop - 2
-        places = torch.arange(len(hops) * self.hop, device=summed.device) + (hops.start * self.hop - self.hop // 2)
-        return pad(summed, (before * self.hop, behind * self.hop)) * ((places >= 0) & (places < stop))
+        places = torch.arange(len(hops) * self.hop, device=summed.device) + (
+            hops.start * self.hop - self.hop // 2
+        )
+        return pad(summed, (before * self.hop, behind * self.hop)) * (
+            (places >= 0) & (places < stop)
+        )
 
     def _corrected(self, wave: Tensor, wanted: Tensor) -> Tensor:
         """[B, bins, frames]: the spectra of a wave, each bin louder by what its bands lack of those wanted."""
@@ -255,11 +287,15 @@ class PeriodCritic(nn.Module):
     def __init__(self, features: int) -> None:
         super().__init__()
         maps = [features * 2**layer for layer in range(4)]
-        self.towers = nn.ModuleList(Tower([1, *maps, maps[-1]], [5] * 5, [3, 3, 3, 3, 1]) for _ in PERIODS)
+        self.towers = nn.ModuleList(
+            Tower([1, *maps, maps[-1]], [5] * 5, [3, 3, 3, 3, 1]) for _ in PERIODS
+        )
 
     def forward(self, sample: Sample) -> Critique:
         views = (
-            pad(sample.x, (0, -sample.x.shape[2] % period)).reshape(len(sample), -1, 1, period).permute(0, 3, 2, 1)
+            pad(sample.x, (0, -sample.x.shape[2] % period))
+            .reshape(len(sample), -1, 1, period)
+            .permute(0, 3, 2, 1)
             for period in PERIODS
         )
         return _together(tower(seen) for tower, seen in zip(self.towers, views, strict=True))
@@ -278,14 +314,17 @@ class ScaleCritic(nn.Module):
         super().__init__()
         maps = [features * 2**layer for layer in range(4)]
         self.towers = nn.ModuleList(
-            Tower([1, *maps, maps[-1]], [15, 41, 41, 41, 5], [1, 4, 4, 4, 1], 4) for _ in range(SCALES)
+            Tower([1, *maps, maps[-1]], [15, 41, 41, 41, 5], [1, 4, 4, 4, 1], 4)
+            for _ in range(SCALES)
         )
 
     def forward(self, sample: Sample) -> Critique:
         waves = [sample.x]
         for _ in self.towers[1:]:
             waves.append(avg_pool1d(waves[-1], 4, 2, 2))
-        return _together(tower(wave[:, None]) for tower, wave in zip(self.towers, waves, strict=True))
+        return _together(
+            tower(wave[:, None]) for tower, wave in zip(self.towers, waves, strict=True)
+        )
 
 
 class Tower(nn.Module):
@@ -297,12 +336,18 @@ class Tower(nn.Module):
         groups: of each layer at most; a divisor of its features.
     """
 
-    def __init__(self, maps: Sequence[int], kernels: Sequence[int], strides: Sequence[int], groups: int = 1) -> None:
+    def __init__(
+        self, maps: Sequence[int], kernels: Sequence[int], strides: Sequence[int], groups: int = 1
+    ) -> None:
         super().__init__()
         gain = math.sqrt(2 / (1 + LEAKY_SLOPE**2))
         self.layers = nn.ModuleList()
-        for (below, above), kernel, stride in zip(itertools.pairwise(maps), kernels, strides, strict=True):
-            layer = nn.Conv1d(below, above, kernel, stride, kernel // 2, groups=math.gcd(below, above, groups))
+        for (below, above), kernel, stride in zip(
+            itertools.pairwise(maps), kernels, strides, strict=True
+        ):
+            layer = nn.Conv1d(
+                below, above, kernel, stride, kernel // 2, groups=math.gcd(below, above, groups)
+            )
             self.layers.append(variance_scaling_(layer, gain))
         self.head = variance_scaling_(nn.Conv1d(maps[-1], 1, 3, 1, 1))
 

@@ -47,7 +47,9 @@ class Clipped(UserWarning):
 
 
 @contextmanager
-def write(file: str | Path | IO[bytes], format: str, rate: int, channels: int = 1) -> Iterator[Sink]:
+def write(
+    file: str | Path | IO[bytes], format: str, rate: int, channels: int = 1
+) -> Iterator[Sink]:
     """A sound that is written as it comes, in as many parts as one likes; whole when the context is left.
 
     Values are in [-1, 1]; each becomes the nearest k / 32768, as `sources.to_int16` says. What lies beyond is clipped,
@@ -64,7 +66,9 @@ def write(file: str | Path | IO[bytes], format: str, rate: int, channels: int = 
         GenkitError: if a value is not finite.
     """
     if format not in FORMATS:
-        raise ConfigError(f"format {format!r}: no such format of sounds.{did_you_mean(format, FORMATS)}")
+        raise ConfigError(
+            f"format {format!r}: no such format of sounds.{did_you_mean(format, FORMATS)}"
+        )
     kind, subtype = _KINDS[format]
     with open(file, "wb") if isinstance(file, str | Path) else nullcontext(file) as given:
         direct = format != "ogg" and given.seekable()
@@ -73,7 +77,9 @@ def write(file: str | Path | IO[bytes], format: str, rate: int, channels: int = 
                 encoder = soundfile.SoundFile(opened, "w", rate, channels, subtype, format=kind)
             except soundfile.LibsndfileError as error:
                 what = f"{rate} Hz with {channels} channels"
-                raise ConfigError(f".{format} cannot hold {what} ({error.error_string.strip()})") from error
+                raise ConfigError(
+                    f".{format} cannot hold {what} ({error.error_string.strip()})"
+                ) from error
             with encoder:
                 blocks = _Blocks(encoder, exact=subtype == "PCM_16")
                 yield blocks.put
@@ -83,7 +89,9 @@ def write(file: str | Path | IO[bytes], format: str, rate: int, channels: int = 
                 _copy_ogg(opened, given) if format == "ogg" else shutil.copyfileobj(opened, given)
     if blocks.clipped:
         beyond = f"{blocks.clipped:,} of {blocks.values:,} values"
-        warnings.warn(f"{beyond} lay beyond full scale and were clipped to [-1, 1]", Clipped, stacklevel=3)
+        warnings.warn(
+            f"{beyond} lay beyond full scale and were clipped to [-1, 1]", Clipped, stacklevel=3
+        )
 
 
 def encode(x: Waves, format: str, rate: int) -> bytes:
@@ -108,7 +116,9 @@ class _Blocks:
     def put(self, waves: Waves) -> None:
         x = np.asarray(waves, np.float32)
         if not np.isfinite(x).all():
-            raise GenkitError("the model made values that are not finite; no sound is written from them")
+            raise GenkitError(
+                "the model made values that are not finite; no sound is written from them"
+            )
         self.values += x.size
         self.clipped += int((np.abs(x) > 1).sum())
         rows = np.concatenate([*self._left, to_int16(x).T])
@@ -151,19 +161,19 @@ _TURNED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 # Pictures --------------------------------------------------------------------------------------------------------
 
 WIDTH, WAVE, BANDS, GAP = 192, 48, 80, 4
-"""Pixels of one sound on a sheet: its width, the heights of waveform and spectrogram, and what is between."""
+"""Pixels of one sound on a preview: its width, the heights of waveform and spectrogram, and what is between."""
 
 RANGE = 80.0
-"""Decibels from the darkest colour to the brightest, which is the loudest of the sheet."""
+"""Decibels from the darkest colour to the brightest, which is the loudest of the preview."""
 
 PAPER, INK = (255, 255, 255), (31, 63, 107)
 _HEAT = np.array([(0, 0, 12), (66, 16, 104), (180, 54, 80), (248, 142, 38), (252, 250, 190)])
 
 
-def sheet(sounds: Waves, rate: int, columns: int | None = None) -> Image.Image:
+def preview(sounds: Waves, rate: int, columns: int | None = None) -> Image.Image:
     """Sounds [B, 1, n] as one picture: each as its waveform, full scale high, above its log-mel spectrogram.
 
-    Colours are decibels below the loudest of the sheet, `RANGE` in all; time goes to the right.
+    Colours are decibels below the loudest of the preview, `RANGE` in all; time goes to the right.
 
     Args:
         columns: how many sounds are side by side; None: as many as below one another.
@@ -178,7 +188,8 @@ def sheet(sounds: Waves, rate: int, columns: int | None = None) -> Image.Image:
     mel = log_mel(x, rate, BANDS).numpy() * (20 / math.log(10))
     heat = ((mel - mel.max()) / RANGE + 1).clip(0, 1)
     cells = [
-        np.concatenate([_waveform(values), _coloured(levels)]) for values, levels in zip(x.numpy(), heat, strict=True)
+        np.concatenate([_waveform(values), _coloured(levels)])
+        for values, levels in zip(x.numpy(), heat, strict=True)
     ]
     height, rows = WAVE + BANDS, math.ceil(len(x) / columns)
     joint = np.full((rows * (height + GAP) + GAP, columns * (WIDTH + GAP) + GAP, 3), 200, np.uint8)
@@ -201,4 +212,6 @@ def _coloured(levels: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
     """[BANDS, WIDTH, 3]: levels [BANDS, frames] of 0 to 1 as colours, low bands below."""
     shown = levels[::-1, np.arange(WIDTH) * levels.shape[1] // WIDTH]
     stops = np.linspace(0, 1, len(_HEAT))
-    return np.stack([np.interp(shown, stops, band) for band in _HEAT.T], -1).round().astype(np.uint8)
+    return (
+        np.stack([np.interp(shown, stops, band) for band in _HEAT.T], -1).round().astype(np.uint8)
+    )

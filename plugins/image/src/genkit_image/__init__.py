@@ -2,8 +2,6 @@
 
 from genkit.plugin import Modality, Preset
 
-_CAN = frozenset({"condition", "sheet", "augment"})
-
 # Huang et al. 2024 (arXiv:2501.05441) fall to these ends over 20,000,000 pictures; here over a run that a CPU can do.
 _MODERN_ITEMS = 300_000
 _RATE = {"start": 2e-4, "end": 5e-5, "items": _MODERN_ITEMS, "shape": "cosine"}
@@ -25,12 +23,18 @@ modality = Modality(
     controls="genkit_image.options:Controls",
     media_type="image/png",
     formats=("png",),
-    sheets=("png", "webp"),
+    preview_formats=("png", "webp"),
     data="builtin:fashion",
     presets={
         "dcgan-small": Preset(
             summary="A narrow DCGAN with relativistic loss, lazy R1 and R2 and averaged weights: minutes on a CPU.",
-            options={"size": 32, "features": 32, "latent": 64, "critic_norm": "none", "output_gain": 1.06},
+            options={
+                "size": 32,
+                "features": 32,
+                "latent": 64,
+                "critic_norm": "none",
+                "output_gain": 1.06,
+            },
             recipe={
                 "batch_size": 64,
                 "loss": "relativistic",
@@ -41,7 +45,6 @@ modality = Modality(
                 "ema_halflife_items": 100_000,
             },
             run={"items": 300_000},
-            capabilities=_CAN,
         ),
         "dcgan": Preset(
             summary="DCGAN as published (Radford et al. 2015): 64 x 64, BatchNorm in both, Adam 2e-4, batch 128.",
@@ -55,11 +58,16 @@ modality = Modality(
                 "ema_halflife_items": 0,
             },
             run={"items": 2_000_000},
-            capabilities=_CAN,
         ),
         "modern": Preset(
             summary="Norm-free residual networks, relativistic loss, R1 and R2 (Huang et al. 2024); narrow, for a CPU.",
-            options={"size": 32, "architecture": "residual", "features": 16, "latent": 64, "critic_norm": "none"},
+            options={
+                "size": 32,
+                "architecture": "residual",
+                "features": 16,
+                "latent": 64,
+                "critic_norm": "none",
+            },
             recipe={
                 "batch_size": 64,
                 "loss": "relativistic",
@@ -69,7 +77,6 @@ modality = Modality(
                 "ema_halflife_items": 20_000,
             },
             run={"items": _MODERN_ITEMS},
-            capabilities=_CAN,
         ),
     },
 )

@@ -22,7 +22,9 @@ def augmented(x: Tensor) -> Tensor:
 
 def recolour(x: Tensor) -> Tensor:
     """Brightness changed by -0.5 .. 0.5, saturation times 0 .. 2, contrast times 0.5 .. 1.5."""
-    brightness, saturation, contrast = (torch.rand(3, len(x), 1, 1, 1, device=x.device, dtype=x.dtype)).unbind(0)
+    brightness, saturation, contrast = (
+        torch.rand(3, len(x), 1, 1, 1, device=x.device, dtype=x.dtype)
+    ).unbind(0)
     x = x + brightness - 0.5
     if x.shape[1] > 1:
         grey = x.mean(1, keepdim=True)
@@ -36,10 +38,16 @@ def shift(x: Tensor) -> Tensor:
     batch, _, height, width = x.shape
     reach = [round(side * SHIFT) for side in (height, width)]
     padded = torch.nn.functional.pad(x, (reach[1], reach[1], reach[0], reach[0]))
-    rows = torch.randint(2 * reach[0] + 1, (batch, 1), device=x.device) + torch.arange(height, device=x.device)
-    columns = torch.randint(2 * reach[1] + 1, (batch, 1), device=x.device) + torch.arange(width, device=x.device)
+    rows = torch.randint(2 * reach[0] + 1, (batch, 1), device=x.device) + torch.arange(
+        height, device=x.device
+    )
+    columns = torch.randint(2 * reach[1] + 1, (batch, 1), device=x.device) + torch.arange(
+        width, device=x.device
+    )
     places = torch.arange(batch, device=x.device)[:, None, None]
-    return padded.permute(0, 2, 3, 1)[places, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    return padded.permute(0, 2, 3, 1)[places, rows[:, :, None], columns[:, None, :]].permute(
+        0, 3, 1, 2
+    )
 
 
 def cut(x: Tensor) -> Tensor:

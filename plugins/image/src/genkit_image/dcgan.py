@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 from torch.nn.utils.parametrizations import spectral_norm
 
-from genkit.blocks import truncated
+from genkit.kit.blocks import truncated
 from genkit.plugin import Critique, Noise, Sample
 from genkit_image.options import Options
 
@@ -33,7 +33,10 @@ def layout(options: Options) -> tuple[list[int], tuple[int, int]]:
     height, width = options.shape
     steps = halvings(height, width)
     maps = [options.features * 2**step for step in range(steps)]
-    return [min(count, options.features_max or count) for count in maps], (height >> steps, width >> steps)
+    return [min(count, options.features_max or count) for count in maps], (
+        height >> steps,
+        width >> steps,
+    )
 
 
 class Generator(nn.Module):
@@ -68,7 +71,9 @@ class Generator(nn.Module):
         self.body = nn.Sequential(*layers)
         self.apply(initialise)
 
-    def forward(self, noise: Mapping[str, Tensor], condition: Tensor | None = None, controls: Any = None) -> Sample:
+    def forward(
+        self, noise: Mapping[str, Tensor], condition: Tensor | None = None, controls: Any = None
+    ) -> Sample:
         z = code(noise, condition, self.classes, controls)
         x = self.body(z[:, :, None, None])
         if self.gain != 1 and not self.training:
@@ -76,7 +81,9 @@ class Generator(nn.Module):
         return Sample(x, condition)
 
 
-def code(noise: Mapping[str, Tensor], condition: Tensor | None, classes: int, controls: Any) -> Tensor:
+def code(
+    noise: Mapping[str, Tensor], condition: Tensor | None, classes: int, controls: Any
+) -> Tensor:
     """[B, Z + K]: the noise, truncated as the controls say, and the class [B] as a one-hot beside it."""
     z = truncated(noise["z"], None if controls is None else controls.truncation)
     return z if condition is None else torch.cat([z, one_hot(condition, classes).to(z.dtype)], 1)
@@ -97,7 +104,10 @@ class Critic(nn.Module):
         super().__init__()
         maps, base = layout(options)
         bare = options.critic_norm != "batch"
-        layers: list[nn.Module] = [nn.Conv2d(channels, maps[0], 4, 2, 1, bias=bare), nn.LeakyReLU(0.2, inplace=True)]
+        layers: list[nn.Module] = [
+            nn.Conv2d(channels, maps[0], 4, 2, 1, bias=bare),
+            nn.LeakyReLU(0.2, inplace=True),
+        ]
         for below, above in itertools.pairwise(maps):
             layers += [nn.Conv2d(below, above, 4, 2, 1, bias=bare)]
             layers += [] if bare else [nn.BatchNorm2d(above)]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from genkit.blocks import DownStage, Residual, UpStage, variance_scaling_
+from genkit.kit.blocks import DownStage, Residual, UpStage, variance_scaling_
 from genkit.plugin import Critique, Noise, Sample
 from genkit_image.dcgan import code, layout
 from genkit_image.options import Options
@@ -43,11 +43,16 @@ class Generator(nn.Module):
         self.basis = nn.Parameter(torch.randn(maps[-1], *base))
         self.body = nn.Sequential(
             *_blocks(options, maps, maps[-1]),
-            *(UpStage(low, high, 2, _blocks(options, maps, high)) for low, high in itertools.pairwise(maps[::-1])),
+            *(
+                UpStage(low, high, 2, _blocks(options, maps, high))
+                for low, high in itertools.pairwise(maps[::-1])
+            ),
             variance_scaling_(nn.ConvTranspose2d(maps[0], channels, 4, 2, 1)),
         )
 
-    def forward(self, noise: Mapping[str, Tensor], condition: Tensor | None = None, controls: Any = None) -> Sample:
+    def forward(
+        self, noise: Mapping[str, Tensor], condition: Tensor | None = None, controls: Any = None
+    ) -> Sample:
         z = code(noise, condition, self.classes, controls)
         return Sample(self.body(self.project(z)[:, :, None, None] * self.basis), condition)
 
@@ -68,10 +73,15 @@ class Critic(nn.Module):
         maps, base = layout(options)
         self.body = nn.Sequential(
             variance_scaling_(nn.Conv2d(channels, maps[0], 4, 2, 1)),
-            *(DownStage(high, low, 2, _blocks(options, maps, high)) for high, low in itertools.pairwise(maps)),
+            *(
+                DownStage(high, low, 2, _blocks(options, maps, high))
+                for high, low in itertools.pairwise(maps)
+            ),
             *_blocks(options, maps, maps[-1]),
         )
-        self.basis = variance_scaling_(nn.Conv2d(maps[-1], maps[-1], base, groups=maps[-1], bias=False))
+        self.basis = variance_scaling_(
+            nn.Conv2d(maps[-1], maps[-1], base, groups=maps[-1], bias=False)
+        )
         self.head = variance_scaling_(nn.Linear(maps[-1], 1))
         self.labels = variance_scaling_(nn.Embedding(classes, maps[-1])) if classes else None
         if options.critic_norm == "spectral":

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from genkit.own import Named
 from genkit.recipe import Settings
+from genkit.user_objects import Named
 
 Side = Annotated[int, Field(ge=16, le=1024)]
 
@@ -23,7 +23,9 @@ class Sized(Settings):
     def _is_divisible(cls, size: int | tuple[int, int]) -> int | tuple[int, int]:
         for side in (size, size) if isinstance(size, int) else size:
             if side % 4:
-                raise ValueError(f"{side} must be a multiple of 4: choose {side // 4 * 4} or {side // 4 * 4 + 4}")
+                raise ValueError(
+                    f"{side} must be a multiple of 4: choose {side // 4 * 4} or {side // 4 * 4 + 4}"
+                )
         return size
 
     @property

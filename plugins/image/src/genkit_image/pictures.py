@@ -24,10 +24,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from genkit import compat
 from genkit.errors import DataError
+from genkit.kit import compat
+from genkit.kit.files import CACHE_BYTES, THREADS
+from genkit.kit.items import Classes, numbers_in
 from genkit.plugin import Sample, Skipped
-from genkit.tree import CACHE_BYTES, THREADS
 from genkit_image.options import Options
 from genkit_image.sources import Content, Source, reason
 
@@ -48,29 +49,35 @@ class Checked:
         kept: [N] int64, indices of the pictures that can be used.
         skipped: the others, with reasons.
         channels: as the options say, or 4 if every picture has transparent pixels, 1 if all are grey, else 3.
-        names: of the classes that are left; none if any picture has no class.
-        labels: [N] int64, places in `names`; None without classes.
+        classes: of those that are kept.
     """
 
     def __init__(self, source: Source, options: Options) -> None:
         self.source, self.shape = source, options.shape
         count = len(source.items)
-        self._bands = np.zeros(count, np.uint8)  # of each picture as it was decoded; 0: it cannot be used
+        self._bands = np.zeros(
+            count, np.uint8
+        )  # of each picture as it was decoded; 0: it cannot be used
         self._grey = np.zeros(count, np.bool_)
         self._labels = np.full(count, -1)
         self._cache: _Cache | None = _Cache(count, self.shape)
         blocks = [range(start, min(start + BLOCK, count)) for start in range(0, count, BLOCK)]
-        self.skipped = source.skipped + tuple(one for found in self._in_threads(self._check, blocks) for one in found)
+        self.skipped = source.skipped + tuple(
+            one for found in self._in_threads(self._check, blocks) for one in found
+        )
         self.kept = np.flatnonzero(self._bands)
         self.channels = self._found_channels() if options.channels == "auto" else options.channels
         if self._cache.planes:
             self._cache.settle(self._bands, self.channels)
         else:
             self._cache = None
-        found, labels = np.unique(self._labels[self.kept], return_inverse=True)
-        classes = len(found) > 0 and found[0] >= 0
-        self.labels = labels if classes else None
-        self.names = tuple(_name(source, number) for number in found) if classes else ()
+        present, numbers = np.unique(self._labels[self.kept], return_inverse=True)
+        has_classes = len(present) > 0 and present[0] >= 0
+        self.classes = (
+            Classes(tuple(_name(source, number) for number in present), numbers)
+            if has_classes
+            else Classes()
+        )
 
     def pixels(self, indices: Sequence[int], channels: int) -> Pixels:
         """[B, C, H, W]: some of the pictures that can be used.
@@ -81,7 +88,10 @@ class Checked:
         rows = self.kept[indices]
         if self._cache is not None:
             return with_channels(self._cache.rows(rows), channels)
-        blocks = [rows[start : start + BLOCK // THREADS] for start in range(0, len(rows), BLOCK // THREADS)]
+        blocks = [
+            rows[start : start + BLOCK // THREADS]
+            for start in range(0, len(rows), BLOCK // THREADS)
+        ]
         return np.concatenate(self._in_threads(lambda block: self._again(block, channels), blocks))
 
     def _in_threads(self, do: Any, blocks: Sequence[Any]) -> list[Any]:
@@ -99,11 +109,15 @@ class Checked:
                 content, label = self.source.read(index)
                 bands = scaled(content, self.shape)
                 self._labels[index] = -1 if label is None else label
-            except Exception as error:  # whatever parsers and other people's data sets raise at damaged items
+            except (
+                Exception
+            ) as error:  # whatever parsers and other people's data sets raise at damaged items
                 skipped.append(Skipped(self.source.items[index], reason(error)))
                 continue
             self._bands[index] = len(bands)
-            self._grey[index] = len(bands) == 1 or (len(bands) == 4 and _is_grey(with_channels(bands[None], 3)[0]))
+            self._grey[index] = len(bands) == 1 or (
+                len(bands) == 4 and _is_grey(with_channels(bands[None], 3)[0])
+            )
             assert self._cache is not None
             self._cache.put(index, bands)
         return skipped
@@ -143,7 +157,10 @@ class _Cache:
                 if len(bands) * math.prod(self._shape) > CACHE_BYTES:
                     self.planes = None
                 else:
-                    self.planes += [np.empty(self._shape, np.uint8) for _ in range(len(bands) - len(self.planes))]
+                    self.planes += [
+                        np.empty(self._shape, np.uint8)
+                        for _ in range(len(bands) - len(self.planes))
+                    ]
             planes = self.planes or ()
         for plane, band in zip(planes, bands, strict=False):
             plane[row] = band
@@ -159,7 +176,9 @@ class _Cache:
                 block[kinds == 1, 1:3] = block[kinds == 1, :1]
                 block[(kinds == 1) | (kinds == 3), 3:] = 255
                 for plane, band in zip(
-                    self.planes, with_channels(block, min(channels, width)).swapaxes(0, 1), strict=False
+                    self.planes,
+                    with_channels(block, min(channels, width)).swapaxes(0, 1),
+                    strict=False,
                 ):
                     plane[rows] = band
         del self.planes[channels:]
@@ -182,14 +201,17 @@ class Pictures:
         DataError: if a picture is of another class.
     """
 
-    def __init__(self, checked: Checked, options: Options, channels: int, labels: Sequence[str] = ()) -> None:
-        self.checked, self.options, self.channels, self.skipped = checked, options, channels, checked.skipped
-        unknown = sorted(set(checked.names or ("no class",)) - set(labels)) if labels else []
-        if unknown:
-            has, knows = ", ".join(unknown), ", ".join(labels)
-            raise DataError(f"{checked.source.title} holds pictures of {has}; the classes of the model are {knows}")
-        numbers = np.array([labels.index(name) for name in checked.names]) if labels else None
-        self.labels = None if numbers is None else torch.from_numpy(numbers[checked.labels])
+    def __init__(
+        self, checked: Checked, options: Options, channels: int, labels: Sequence[str] = ()
+    ) -> None:
+        self.checked, self.options, self.channels, self.skipped = (
+            checked,
+            options,
+            channels,
+            checked.skipped,
+        )
+        numbers = numbers_in(checked.classes, labels, checked.source.title, "pictures")
+        self.labels = None if numbers is None else torch.from_numpy(numbers)
 
     def __len__(self) -> int:
         return len(self.checked.kept)
@@ -209,7 +231,9 @@ class Pictures:
 
     def _sample(self, pixels: Pixels, indices: list[int]) -> Sample:
         condition = None if self.labels is None else self.labels[indices]
-        x = pixels.astype(np.float32) / np.float32(127.5) - 1  # by NumPy: torch's threads are the training's
+        x = (
+            pixels.astype(np.float32) / np.float32(127.5) - 1
+        )  # by NumPy: torch's threads are the training's
         return Sample(torch.from_numpy(x), condition)
 
 
@@ -226,7 +250,9 @@ def scaled(content: Content, shape: tuple[int, int]) -> Pixels:
         raise ValueError("it has no pixels")
     if size != shape[::-1]:
         if not isinstance(content, Image.Image):
-            content = Image.fromarray(content[..., 0] if content.shape[2:] == (1,) else np.ascontiguousarray(content))
+            content = Image.fromarray(
+                content[..., 0] if content.shape[2:] == (1,) else np.ascontiguousarray(content)
+            )
         content = ImageOps.fit(content, shape[::-1], Image.Resampling.BILINEAR)
     array = np.asarray(content)
     bands = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
@@ -263,7 +289,8 @@ def augmented(pixels: Pixels, words: NDArray[np.uint64], flip: bool, crop: int) 
         edges = (0, 0), (0, 0), (crop, crop), (crop, crop)
         windows = sliding_window_view(np.pad(pixels, edges, "reflect"), pixels.shape[2:], (2, 3))
         down, right = (
-            (words >> np.uint64(shift) & np.uint64(0xFFFFFF)) * np.uint64(2 * crop + 1) >> np.uint64(24)
+            (words >> np.uint64(shift) & np.uint64(0xFFFFFF)) * np.uint64(2 * crop + 1)
+            >> np.uint64(24)
             for shift in (8, 32)
         )
         pixels = windows[np.arange(len(pixels)), :, down.astype(np.int64), right.astype(np.int64)]
@@ -296,12 +323,17 @@ def to_png(pixels: Tensor) -> list[bytes]:
     """
     count, channels, height, width = pixels.shape
     values = pixels.permute(0, 2, 3, 1).reshape(count, height, width * channels).numpy()
-    rows = np.full((count, height, 1 + width * channels), 2, np.uint8)  # each begins with the number of its filter
+    rows = np.full(
+        (count, height, 1 + width * channels), 2, np.uint8
+    )  # each begins with the number of its filter
     rows[:, 0, 1:] = values[:, 0]
     np.subtract(values[:, 1:], values[:, :-1], out=rows[:, 1:, 1:])
     header = struct.pack(">IIBBBBB", width, height, 8, _PNG_COLOURS[channels], 0, 0, 0)
     before, after = b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header), png_chunk(b"IEND", b"")
-    return [before + png_chunk(b"IDAT", zlib.compress(picture.data, _PNG_LEVEL)) + after for picture in rows]
+    return [
+        before + png_chunk(b"IDAT", zlib.compress(picture.data, _PNG_LEVEL)) + after
+        for picture in rows
+    ]
 
 
 _PNG_COLOURS = {1: 0, 2: 4, 3: 2, 4: 6}
@@ -311,7 +343,12 @@ _PNG_LEVEL = 3
 
 def png_chunk(kind: bytes, data: bytes) -> bytes:
     """One part of a PNG file: length, kind, data, checksum."""
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))
+    return (
+        struct.pack(">I", len(data))
+        + kind
+        + data
+        + struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))
+    )
 
 
 def _is_grey(bands: Pixels) -> bool:

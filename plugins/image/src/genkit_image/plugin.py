@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from genkit import own
+from genkit import user_objects
 from genkit.errors import DataError, GenkitError
 from genkit.plugin import Facts, ModalityPlugin, Networks, Sample, class_numbers
 from genkit_image import dcgan, modern
@@ -42,13 +42,13 @@ class ImagePlugin(ModalityPlugin):
             DataError: if there is nothing to train on, or classes are asked for and there are none.
         """
         pictures = cls.open(source, options)
-        if options.conditional and len(pictures.names) < 2 and len(pictures.kept):
+        if options.conditional and len(pictures.classes.names) < 2 and len(pictures.kept):
             raise DataError(
                 f"options.conditional is set, but {pictures.source.title} has no classes: put the pictures into one "
                 "sub-folder per class, or an IDX label file beside them, or pass (picture, label) items"
             )
         few = options.augment == "on" or (options.augment == "auto" and len(pictures.kept) < FEW)
-        labels = list(pictures.names) if options.conditional else []
+        labels = list(pictures.classes.names) if options.conditional else []
         return Facts({"channels": pictures.channels, "labels": labels, "augment": few})
 
     def dataset(self, source: Any) -> Pictures:
@@ -63,10 +63,12 @@ class ImagePlugin(ModalityPlugin):
         if options.generator is None:
             generator: nn.Module = kind.Generator(*given)
         else:
-            generator = own.network("options.generator", options.generator, *given)
+            generator = user_objects.network("options.generator", options.generator, *given)
         if options.critic is None:
             return Networks(generator, {"critic": kind.Critic(*given)})
-        return Networks(generator, {"critic": own.network("options.critic", options.critic, *given)})
+        return Networks(
+            generator, {"critic": user_objects.network("options.critic", options.critic, *given)}
+        )
 
     def condition(self, value: str | None, indices: Sequence[int]) -> Tensor | None:
         """[B]: class numbers; without a label, sample i is of class i modulo K.
@@ -74,7 +76,9 @@ class ImagePlugin(ModalityPlugin):
         Raises:
             ConfigError: for an unknown label, or any label of an unconditional model.
         """
-        return class_numbers(self.facts["labels"], value, indices)
+        return class_numbers(
+            self.facts["labels"], value, indices, "train one with options.conditional=true"
+        )
 
     def augment(self, sample: Sample) -> Sample:
         """What critics see: changed at random where there are few pictures."""
@@ -88,17 +92,31 @@ class ImagePlugin(ModalityPlugin):
         """The same for many: their pixels are computed at once."""
         return to_png(to_pixels(samples.x))
 
-    def sheet(self, samples: Sample, format: str, controls: Any, columns: int | None = None) -> bytes:
+    def preview(
+        self, samples: Sample, format: str, controls: Any, columns: int | None = None
+    ) -> bytes:
         """A grid as PNG: one column per class if there are classes, else about square; or an animation as WebP."""
         pixels, buffer = to_pixels(samples.x), io.BytesIO()
         if format == "webp":
             first, *rest = map(to_picture, pixels)
             milliseconds = round(1000 / controls.fps)
-            first.save(buffer, "WEBP", save_all=True, append_images=rest, duration=milliseconds, loop=0, lossless=True)
+            first.save(
+                buffer,
+                "WEBP",
+                save_all=True,
+                append_images=rest,
+                duration=milliseconds,
+                loop=0,
+                lossless=True,
+            )
             return buffer.getvalue()
         if columns is None:
             classes = len(self.facts["labels"])
-            columns = classes if 2 <= classes <= min(len(samples), 20) else math.ceil(math.sqrt(len(samples)))
+            columns = (
+                classes
+                if 2 <= classes <= min(len(samples), 20)
+                else math.ceil(math.sqrt(len(samples)))
+            )
         grid(pixels, columns).save(buffer, "PNG")
         return buffer.getvalue()
 
@@ -111,5 +129,7 @@ def to_pixels(x: Tensor) -> Tensor:
     """
     values = x.numpy()  # torch would start threads of its own in each thread that encodes
     if not np.isfinite(values).all():
-        raise GenkitError("the model made values that are not finite; no picture is written from them")
+        raise GenkitError(
+            "the model made values that are not finite; no picture is written from them"
+        )
     return torch.from_numpy(np.rint((values + 1) * np.float32(127.5)).clip(0, 255).astype(np.uint8))

@@ -24,19 +24,33 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from genkit import compat, tree
 from genkit.errors import ConfigError, DataError, did_you_mean
+from genkit.kit import compat
+from genkit.kit import files as tree
 from genkit.plugin import Skipped
 
 BUILTIN = {
     "fashion": (
         "t10k-images-idx3-ubyte.gz",
-        ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+        (
+            "T-shirt",
+            "Trouser",
+            "Pullover",
+            "Dress",
+            "Coat",
+            "Sandal",
+            "Shirt",
+            "Sneaker",
+            "Bag",
+            "Ankle boot",
+        ),
     )
 }
 """name -> (file in this package, label names). fashion: the 10,000 test pictures of Fashion-MNIST (Zalando SE, MIT)."""
 
-ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
+ENDINGS = frozenset(
+    {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+)
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """What the endings stand for. Pillow goes by content, and would start other programs for some of the others (EPS)."""
 
@@ -97,7 +111,9 @@ def open_source(source: Any) -> Source:
     if text.startswith("builtin:"):
         name = text.removeprefix("builtin:")
         if name not in BUILTIN:
-            raise ConfigError(f"data = {text!r}: no such built-in set.{did_you_mean(name, BUILTIN)}")
+            raise ConfigError(
+                f"data = {text!r}: no such built-in set.{did_you_mean(name, BUILTIN)}"
+            )
         file, names = BUILTIN[name]
         with as_file(files("genkit_image") / "data") as folder:
             return _from_idx(folder / file, names, text)
@@ -108,7 +124,9 @@ def open_source(source: Any) -> Source:
         return _from_idx(path, (), text)
     packed = sorted(path.glob("*images-idx3-ubyte*"))
     if packed:
-        return _from_idx(next((file for file in packed if file.name.startswith("train")), packed[0]), (), text)
+        return _from_idx(
+            next((file for file in packed if file.name.startswith("train")), packed[0]), (), text
+        )
     return of_tree(tree.open_tree(path, ENDINGS, "pictures"))
 
 
@@ -172,7 +190,9 @@ def _from_idx(path: Path, names: tuple[str, ...], title: str) -> Source:
     """Pictures of an IDX file; labels from the file beside it that is named alike."""
     arrays = read_idx(path)
     if arrays.ndim != 3:
-        raise DataError(f"{path} holds an IDX array of {arrays.ndim} axes; pictures have 3: number, height, width")
+        raise DataError(
+            f"{path} holds an IDX array of {arrays.ndim} axes; pictures have 3: number, height, width"
+        )
     beside = path.with_name(path.name.replace("images-idx3", "labels-idx1"))
     if beside == path or not beside.exists():
         return _from_rows(arrays, title)
@@ -201,7 +221,9 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     shape = tuple(int(size) for size in np.frombuffer(data, ">u4", axes, 4))
     body = np.frombuffer(data, np.uint8, offset=4 + 4 * axes)
     if math.prod(shape) != len(body):
-        raise DataError(f"{path} is damaged: its header promises {shape}, it holds {len(body)} bytes")
+        raise DataError(
+            f"{path} is damaged: its header promises {shape}, it holds {len(body)} bytes"
+        )
     return body.reshape(shape)
 
 
@@ -226,7 +248,9 @@ def _channels_first(array: NDArray[Any] | Tensor) -> bool | None:
     return (first and (isinstance(array, Tensor) or not last)) if first or last else None
 
 
-def _from_rows(rows: NDArray[np.uint8], title: str, labels: Sequence[int] = (), names: tuple[str, ...] = ()) -> Source:
+def _from_rows(
+    rows: NDArray[np.uint8], title: str, labels: Sequence[int] = (), names: tuple[str, ...] = ()
+) -> Source:
     def read(index: int) -> tuple[NDArray[np.uint8], int | None]:
         return rows[index], labels[index] if labels else None
 
@@ -253,13 +277,18 @@ def _from_torchvision(text: str) -> Source:
 
     name, _, root = text.removeprefix("torchvision:").partition(":")
     if name not in datasets.__all__ or not isinstance(getattr(datasets, name), type):
-        raise ConfigError(f"data = {text!r}: no such data set in torchvision.{did_you_mean(name, datasets.__all__)}")
+        raise ConfigError(
+            f"data = {text!r}: no such data set in torchvision.{did_you_mean(name, datasets.__all__)}"
+        )
     cls, root = getattr(datasets, name), root or "data"
     wanted = {"root": root, "train": True, "download": False}
     taken = {key: value for key, value in wanted.items() if key in signature(cls).parameters}
     try:
         dataset = cls(**taken)
-    except (RuntimeError, OSError) as error:  # how torchvision says that files are missing or not the right ones
+    except (
+        RuntimeError,
+        OSError,
+    ) as error:  # how torchvision says that files are missing or not the right ones
         line = f'compat.torchvision().datasets.{name}("{root}", download=True)'
         do = f"download them once, in Python: from genkit import compat; {line}"
         raise DataError(
@@ -279,7 +308,11 @@ def _from_dataset(dataset: Any, title: str) -> Source:
         item = dataset[index]
         if not isinstance(item, tuple | list):
             return _content(item), None
-        whole = len(item) == 2 and isinstance(item[1], int | np.integer | Tensor) and np.ndim(item[1]) == 0
+        whole = (
+            len(item) == 2
+            and isinstance(item[1], int | np.integer | Tensor)
+            and np.ndim(item[1]) == 0
+        )
         return _content(item[0]), int(item[1]) if whole else None
 
     classes = getattr(dataset, "classes", ())
@@ -296,10 +329,14 @@ def _content(picture: Any) -> Content:
     if isinstance(picture, Image.Image):
         return eight_bits(picture)
     if not isinstance(picture, np.ndarray | Tensor):
-        raise ValueError(f"a {type(picture).__name__} is no picture: Pillow's, an array or a tensor is")
+        raise ValueError(
+            f"a {type(picture).__name__} is no picture: Pillow's, an array or a tensor is"
+        )
     first = _channels_first(picture) if picture.ndim == 3 else False
     if picture.ndim not in (2, 3) or first is None:
-        raise ValueError(f"shape {tuple(picture.shape)}: pictures are [H, W], [C, H, W] or [H, W, C], C = 1, 3 or 4")
+        raise ValueError(
+            f"shape {tuple(picture.shape)}: pictures are [H, W], [C, H, W] or [H, W, C], C = 1, 3 or 4"
+        )
     array = picture.detach().cpu().numpy() if isinstance(picture, Tensor) else picture
     if array.dtype.kind == "f":
         if not (array.min() >= 0 and array.max() <= 1):  # also where a value is not a number

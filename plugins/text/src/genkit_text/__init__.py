@@ -4,8 +4,6 @@ from typing import Any
 
 from genkit.plugin import Modality, Preset
 
-_CAN = frozenset({"condition", "sheet", "terms", "initialise", "log_prob", "complete", "relaxed", "pretrain_loss"})
-
 _LIKELIHOOD = {"learning_rate": 5e-3, "betas": (0.9, 0.999), "gradient_clip": 5.0}
 _PRETRAIN: dict[str, Any] = {"kind": "pretrain", "items": 400_000, "generator": _LIKELIHOOD}
 _CRITICS = {"kind": "critics", "items": 50_000}
@@ -14,7 +12,12 @@ _GAME = {"kind": "game"}
 # Yu et al. 2017 and its code, in items: 120 epochs of 10,000 lines; critics see 50 times 3 of them, then 15 a round.
 _PAPER = {"learning_rate": 1e-2, "betas": (0.9, 0.999), "gradient_clip": 5.0}
 _EPOCH = 10_000
-_ROLLOUTS = {"kind": "score_function", "reward": "probability", "credit": "monte_carlo", "baseline": "none"}
+_ROLLOUTS = {
+    "kind": "score_function",
+    "reward": "probability",
+    "credit": "monte_carlo",
+    "baseline": "none",
+}
 
 _SMALL = {"embedding": 128, "hidden": 256, "dropout": 0.3}
 _CONVOLUTIONAL = {"critic": "convolutional", "critic_embedding": 64, "critic_dropout": 0.25}
@@ -28,7 +31,7 @@ modality = Modality(
     controls="genkit_text.options:Controls",
     media_type="text/plain",
     formats=("txt",),
-    sheets=("txt", "jsonl"),
+    preview_formats=("txt", "jsonl"),
     data="builtin:kjv",
     presets={
         "seqgan-fast": Preset(
@@ -49,7 +52,6 @@ modality = Modality(
                 "ema_halflife_items": 20_000,
             },
             run={"items": 650_000},
-            capabilities=_CAN,
         ),
         "mle": Preset(
             summary="Maximum likelihood alone: the baseline that every adversarial preset must be compared with.",
@@ -61,7 +63,6 @@ modality = Modality(
                 "ema_halflife_items": 20_000,
             },
             run={"items": 400_000},
-            capabilities=_CAN,
         ),
         "seqgan": Preset(
             summary="SeqGAN (Yu et al. 2017): 16 rollouts of every prefix, P(real) as reward; fewer critic steps.",
@@ -76,7 +77,6 @@ modality = Modality(
                 "ema_halflife_items": 20_000,
             },
             run={"items": 500_000},
-            capabilities=_CAN,
         ),
         "seqgan-paper": Preset(
             summary="SeqGAN with the counts of its authors' code, meant for 10,000 lines: many hours on a CPU.",
@@ -86,7 +86,11 @@ modality = Modality(
                 "loss": "non_saturating",
                 "estimator": _ROLLOUTS,
                 "generator": _PAPER,
-                "critic": {"learning_rate": 1e-4, "betas": (0.9, 0.999), "steps": 5 * 3 * 2 * _EPOCH // 128},
+                "critic": {
+                    "learning_rate": 1e-4,
+                    "betas": (0.9, 0.999),
+                    "steps": 5 * 3 * 2 * _EPOCH // 128,
+                },
                 "stages": [
                     {"kind": "pretrain", "items": 120 * _EPOCH},
                     {"kind": "critics", "items": 50 * 3 * _EPOCH},
@@ -95,7 +99,6 @@ modality = Modality(
                 "ema_halflife_items": 0,
             },
             run={"items": (120 + 50 * 3 + 200 * 5 * 3) * _EPOCH},
-            capabilities=_CAN,
         ),
         "scratchgan": Preset(
             summary="ScratchGAN (de Masson d'Autume et al. 2019): no pretraining, large batches, discounted rewards.",
@@ -122,23 +125,40 @@ modality = Modality(
                 "ema_halflife_items": 100_000,
             },
             run={"items": 4_000_000},
-            capabilities=_CAN,
         ),
         "lm": Preset(
             summary="A pretrained causal language model (options.pretrained) against a critic, held near what it was.",
-            options={"generator": "decoder", "pretrained": "distilbert/distilgpt2", "critic": "decoder"},
+            options={
+                "generator": "decoder",
+                "pretrained": "distilbert/distilgpt2",
+                "critic": "decoder",
+            },
             recipe={
                 "batch_size": 32,
                 "loss": "relativistic",
-                "estimator": {"kind": "score_function", "reward": "logit", "credit": "terminal", "group": 4},
+                "estimator": {
+                    "kind": "score_function",
+                    "reward": "logit",
+                    "credit": "terminal",
+                    "group": 4,
+                },
                 "terms": {"divergence": 0.05},
-                "generator": {"optimizer": "adamw", "learning_rate": 1e-5, "betas": (0.9, 0.999), "gradient_clip": 1.0},
-                "critic": {"optimizer": "adamw", "learning_rate": 2e-5, "betas": (0.9, 0.999), "gradient_clip": 1.0},
+                "generator": {
+                    "optimizer": "adamw",
+                    "learning_rate": 1e-5,
+                    "betas": (0.9, 0.999),
+                    "gradient_clip": 1.0,
+                },
+                "critic": {
+                    "optimizer": "adamw",
+                    "learning_rate": 2e-5,
+                    "betas": (0.9, 0.999),
+                    "gradient_clip": 1.0,
+                },
                 "stages": [{"kind": "critics", "items": 6_400}, _GAME],
                 "ema_halflife_items": 2_000,
             },
             run={"items": 60_000},
-            capabilities=_CAN,
         ),
         "relgan": Preset(
             summary="RelGAN's game (Nie et al. 2019): Gumbel-softmax that sharpens, relativistic loss, convolutions.",
@@ -148,7 +168,12 @@ modality = Modality(
                 "loss": "relativistic",
                 "estimator": {
                     "kind": "gumbel_softmax",
-                    "temperature": {"start": 1.0, "end": 0.1, "items": 200_000, "after": _PRETRAIN["items"]},
+                    "temperature": {
+                        "start": 1.0,
+                        "end": 0.1,
+                        "items": 200_000,
+                        "after": _PRETRAIN["items"],
+                    },
                     "hard": True,
                 },
                 "generator": {"learning_rate": 1e-4, "betas": (0.9, 0.999), "gradient_clip": 5.0},
@@ -157,7 +182,6 @@ modality = Modality(
                 "ema_halflife_items": 20_000,
             },
             run={"items": 600_000},
-            capabilities=_CAN,
         ),
     },
 )

@@ -13,15 +13,22 @@ from typing import Annotated, Any
 
 import typer
 
-from genkit.cli.words import AsJson, Command, Device, Quiet, group, print_json, run, teller
 from genkit.errors import ConfigError
+from genkit.kit.program import AsJson, Command, Device, Quiet, group, print_json, run, teller
 
 app = group("Tell what text models are worth, on text that they have not seen.")
 
-Data = Annotated[str, typer.Option(metavar="SRC", help="Held-out text: a path, or builtin:kjv/held-out.")]
-Judge = Annotated[Path | None, typer.Option(help="An independent model of held-out text, whose NLL is the quality.")]
+Data = Annotated[
+    str, typer.Option(metavar="SRC", help="Held-out text: a path, or builtin:kjv/held-out.")
+]
+Judge = Annotated[
+    Path | None,
+    typer.Option(help="An independent model of held-out text, whose NLL is the quality."),
+]
 Count = Annotated[int, typer.Option("-n", "--samples", help="How many are drawn from a model.")]
-References = Annotated[int | None, typer.Option(help="Held-out lines for BLEU at most [default: all].")]
+References = Annotated[
+    int | None, typer.Option(help="Held-out lines for BLEU at most [default: all].")
+]
 Order = Annotated[int, typer.Option(help="Of the longest n-grams.")]
 Seed = Annotated[int, typer.Option(help="Of the samples.")]
 
@@ -35,9 +42,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def evaluate(
     model: Annotated[Path, typer.Argument(help="A run folder or a model folder.")],
     data: Data,
-    settings: Annotated[list[str] | None, typer.Argument(help="Controls of the samples: temperature=0.8 ...")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Argument(help="Controls of the samples: temperature=0.8 ...")
+    ] = None,
     judge: Judge = None,
-    training: Annotated[str | None, typer.Option(metavar="SRC", help="What it was trained on: counts copies.")] = None,
+    training: Annotated[
+        str | None, typer.Option(metavar="SRC", help="What it was trained on: counts copies.")
+    ] = None,
     samples: Count = 2000,
     references: References = None,
     order: Order = 5,
@@ -47,7 +58,7 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     """One model: likelihood, BLEU, copies, lengths."""
-    from genkit.config import parse_overrides
+    from genkit.kit.program import parse_overrides
 
     controls = parse_overrides(settings or [])
     from genkit import load
@@ -66,16 +77,24 @@ def evaluate(
 
 @app.command(cls=Command)
 def curve(
-    models: Annotated[list[str], typer.Argument(metavar="NAME=MODEL", help="One name for several seeds.")],
+    models: Annotated[
+        list[str], typer.Argument(metavar="NAME=MODEL", help="One name for several seeds.")
+    ],
     data: Data,
     out: Annotated[Path, typer.Option(help="The picture: .png, .svg, .pdf ...")],
     judge: Judge = None,
-    csv: Annotated[Path | None, typer.Option(help="Write the table here [default: print it].")] = None,
-    temperatures: Annotated[str | None, typer.Option(help="With commas between [default: 0.6,0.7 ... 1.2].")] = None,
+    csv: Annotated[
+        Path | None, typer.Option(help="Write the table here [default: print it].")
+    ] = None,
+    temperatures: Annotated[
+        str | None, typer.Option(help="With commas between [default: 0.6,0.7 ... 1.2].")
+    ] = None,
     samples: Count = 2000,
     references: References = None,
     order: Order = 4,
-    baseline: Annotated[str, typer.Option(metavar="NAME", help="The one that is drawn in grey.")] = "mle",
+    baseline: Annotated[
+        str, typer.Option(metavar="NAME", help="The one that is drawn in grey.")
+    ] = "mle",
     seed: Seed = 0,
     device: Device = "auto",
     as_json: AsJson = False,
@@ -88,7 +107,7 @@ def curve(
     wanted = _numbers(temperatures)
     check_picture(out)
     from genkit import load
-    from genkit.files import make_folder, write_whole
+    from genkit.kit.files import make_folder, write_whole
     from genkit_text import evaluation
 
     for file in filter(None, (out, csv)):
@@ -117,7 +136,9 @@ def _numbers(text: str | None) -> list[float]:
     try:
         return [float(number) for number in text.split(",")] if text else []
     except ValueError:
-        raise ConfigError(f"--temperatures {text!r}: numbers with commas between are needed, such as 0.8,1") from None
+        raise ConfigError(
+            f"--temperatures {text!r}: numbers with commas between are needed, such as 0.8,1"
+        ) from None
 
 
 def _flat(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]]:

@@ -9,13 +9,26 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from genkit import own
+from genkit import user_objects
 from genkit.plugin import Critique, Facts, Sample
 from genkit_text.generators import decoder_configuration, left_padded
 from genkit_text.options import Options
 from genkit_text.pretrained import transformers_library
 
-FILTERS = {1: 100, 2: 200, 3: 200, 4: 200, 5: 200, 6: 100, 7: 100, 8: 100, 9: 100, 10: 100, 15: 160, 20: 160}
+FILTERS = {
+    1: 100,
+    2: 200,
+    3: 200,
+    4: 200,
+    5: 200,
+    6: 100,
+    7: 100,
+    8: 100,
+    9: 100,
+    10: 100,
+    15: 160,
+    20: 160,
+}
 """Features by the symbols that they span. Source: Yu et al. 2017, table 3 of the appendix (the oracle's)."""
 
 
@@ -28,7 +41,11 @@ class ConvolutionalCritic(nn.Module):
     def __init__(self, options: Options, facts: Facts) -> None:
         super().__init__()
         self.embedding = nn.Embedding(facts["symbols"], options.critic_embedding)
-        spans = {span: count for span, count in FILTERS.items() if span <= facts["length"] + facts["prompt_length"]}
+        spans = {
+            span: count
+            for span, count in FILTERS.items()
+            if span <= facts["length"] + facts["prompt_length"]
+        }
         self.convolutions = nn.ModuleList(
             nn.Conv1d(options.critic_embedding, count, span) for span, count in spans.items()
         )
@@ -81,17 +98,24 @@ class DecoderCritic(nn.Module):
         shown, seen = shown_to(self.model.get_input_embeddings(), sample)
         beside = {}
         if sample.condition is not None:  # padding stands in front of a prompt
-            beside = {"attention_mask": seen.long(), "position_ids": (seen.cumsum(1) - 1).clamp(min=0)}
+            beside = {
+                "attention_mask": seen.long(),
+                "position_ids": (seen.cumsum(1) - 1).clamp(min=0),
+            }
         hidden = self.model(inputs_embeds=shown, use_cache=False, **beside).last_hidden_state
         return Critique((self.out(hidden[:, -sample.x.shape[1] :])[..., 0],), per_step=True)
 
 
 def make_critic(options: Options, facts: Facts) -> nn.Module:
     """The critic that the options name."""
-    kinds = {"convolutional": ConvolutionalCritic, "recurrent": RecurrentCritic, "decoder": DecoderCritic}
+    kinds = {
+        "convolutional": ConvolutionalCritic,
+        "recurrent": RecurrentCritic,
+        "decoder": DecoderCritic,
+    }
     if options.critic in kinds:
         return kinds[options.critic](options, facts)
-    return own.network("options.critic", options.critic, options, facts)
+    return user_objects.network("options.critic", options.critic, options, facts)
 
 
 def shown_to(embedding: nn.Embedding, sample: Sample) -> tuple[Tensor, Tensor]:
@@ -99,7 +123,9 @@ def shown_to(embedding: nn.Embedding, sample: Sample) -> tuple[Tensor, Tensor]:
     if sample.relaxed is None:
         shown = embedding(sample.x)
     else:
-        shown = sample.relaxed @ embedding(torch.arange(sample.relaxed.shape[2], device=sample.x.device))
+        shown = sample.relaxed @ embedding(
+            torch.arange(sample.relaxed.shape[2], device=sample.x.device)
+        )
     seen = torch.ones_like(sample.x, dtype=torch.bool) if sample.mask is None else sample.mask
     if sample.condition is None:
         return shown, seen

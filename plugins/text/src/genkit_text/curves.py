@@ -41,7 +41,9 @@ def check_picture(path: str | Path) -> None:
     try:
         import matplotlib.figure  # noqa: F401  # what `plot` will need
     except ImportError as error:
-        raise ConfigError("curves are drawn by matplotlib: pip install 'genkit-gan-text[curves]'") from error
+        raise ConfigError(
+            "curves are drawn by matplotlib: pip install 'genkit-gan-text[curves]'"
+        ) from error
 
 
 def plot(rows: Sequence[Mapping[str, Any]], path: str | Path, baseline: str = BASELINE) -> Path:
@@ -59,10 +61,12 @@ def plot(rows: Sequence[Mapping[str, Any]], path: str | Path, baseline: str = BA
     check_picture(path)
     from matplotlib.figure import Figure
 
-    from genkit.files import make_folder, write_whole
+    from genkit.kit.files import make_folder, write_whole
 
     judged, n = all(row["judge_nll"] is not None for row in rows), rows[0]["n"]
-    quality = "NLL of samples under the judge, nats per symbol" if judged else f"1 − BLEU-{n} of samples"
+    quality = (
+        "NLL of samples under the judge, nats per symbol" if judged else f"1 − BLEU-{n} of samples"
+    )
     figure = Figure(figsize=(11, 5), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     left.set(xlabel=f"self-BLEU-{n} of samples", ylabel=quality)

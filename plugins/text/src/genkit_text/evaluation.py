@@ -2,7 +2,7 @@
 
 A language GAN is never one number: sharper sampling makes any model's lines better and less varied, so a model is a
 curve over temperatures, to be read beside the curve of maximum likelihood (Caccia et al. 2020, arXiv:1811.02549).
-Between models go strings: each cuts a line into its own symbols, and what it cannot say is counted and left out.
+LatentPoint models go strings: each cuts a line into its own symbols, and what it cannot say is counted and left out.
 
 Shape letters: P symbols of a prompt.
 """
@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from genkit import Model
-from genkit.config import controls as checked_controls
-from genkit.data import refuse
 from genkit.errors import ConfigError, DataError, GenkitError
+from genkit.kit.items import check_usable
+from genkit.kit.program import controls as checked_controls
 from genkit.plugin import Sample
 from genkit_text import metrics, modality
 
@@ -69,7 +69,9 @@ def nll(generator: nn.Module, batches: Iterable[Sample], temperature: float = 1.
             symbols += batch.x.numel() if batch.mask is None else int(batch.mask.sum())
             lines += len(batch)
     if not lines or not math.isfinite(total):
-        raise GenkitError(f"the log-likelihood of {lines:,} lines is {-total}: no model can be judged by it")
+        raise GenkitError(
+            f"the log-likelihood of {lines:,} lines is {-total}: no model can be judged by it"
+        )
     return Likelihood(total / symbols, total / lines, symbols, lines)
 
 
@@ -111,7 +113,10 @@ def evaluate(
         how = replace(how, training=_read(model, training).lines)
     report = _measure(model, known, how, controls or {})
     _tell_of_unjudged(report["judge"] and report["judge"]["left_out"], samples, tell)
-    report["held_out"] |= {"title": text.title, "left_out": text.skipped + len(text.lines) - len(known.symbols)}
+    report["held_out"] |= {
+        "title": text.title,
+        "left_out": text.skipped + len(text.lines) - len(known.symbols),
+    }
     return report
 
 
@@ -236,7 +241,9 @@ def _measure(model: Model, known: _Known, how: _How, controls: Mapping[str, Any]
     }
 
 
-def _draw(model: Model, samples: int, seed: int, controls: Any, prompts: Sequence[list[int]] | None) -> list[list[int]]:
+def _draw(
+    model: Model, samples: int, seed: int, controls: Any, prompts: Sequence[list[int]] | None
+) -> list[list[int]]:
     """The symbols of each sample, its end left out."""
     end = _vocabulary(model).end
 
@@ -247,7 +254,9 @@ def _draw(model: Model, samples: int, seed: int, controls: Any, prompts: Sequenc
     drawn = []
     for start in range(0, samples, BATCH):
         indices = range(start, min(start + BATCH, samples))
-        batch = model.draw(indices, seed, controls=controls, conditions=None if prompts is None else asked)
+        batch = model.draw(
+            indices, seed, controls=controls, conditions=None if prompts is None else asked
+        )
         mask = torch.ones_like(batch.x, dtype=torch.bool) if batch.mask is None else batch.mask
         for row, valid in zip(batch.x, mask, strict=True):
             symbols: list[int] = row[valid].tolist()
@@ -259,7 +268,11 @@ def _judged(judge: Model, samples: _Text) -> dict[str, Any]:
     known = _known([("the judge", judge)], samples)
     likelihood = nll(judge.generator, _batches(judge, known))
     path = None if judge.path is None else str(judge.path)
-    return {"model": path, **likelihood._asdict(), "left_out": len(samples.lines) - len(known.symbols)}
+    return {
+        "model": path,
+        **likelihood._asdict(),
+        "left_out": len(samples.lines) - len(known.symbols),
+    }
 
 
 def _tell_of_unjudged(left_out: int | None, samples: int, tell: Tell) -> None:
@@ -271,7 +284,9 @@ def _tell_of_unjudged(left_out: int | None, samples: int, tell: Tell) -> None:
 
 
 def _copies(strings: Sequence[str], training: Sequence[str]) -> dict[str, Any]:
-    share = metrics.copy_rate([line.split() for line in strings], (line.split() for line in training))
+    share = metrics.copy_rate(
+        [line.split() for line in strings], (line.split() for line in training)
+    )
     return {"share": share, "samples": len(strings), "training_lines": len(training)}
 
 
@@ -300,14 +315,16 @@ def _read(model: Model, data: Any) -> _Text:
         DataError: if the source cannot be read, or holds no line.
     """
     source = model.plugin.open(data, model.plugin.options).source
-    refuse(len(source.lines), source.skipped, source.title, strict=False)
+    check_usable(len(source.lines), source.skipped, source.title, strict=False)
     return _Text(source.title, source.lines, source.prompts, len(source.skipped))
 
 
 def _check_modality(role: str, model: Model) -> None:
     if model.modality.id != modality.id:
         what = role if model.path is None else f"{role} ({model.path})"
-        raise ConfigError(f"{what} is a model of {model.modality.id}: only models of {modality.id} are judged here")
+        raise ConfigError(
+            f"{what} is a model of {model.modality.id}: only models of {modality.id} are judged here"
+        )
 
 
 def _vocabulary(model: Model) -> Any:
@@ -336,7 +353,9 @@ def _known(models: Sequence[tuple[str, Model]], text: _Text) -> _Known:
     symbols = [line for line, _ in pairs]
     if text.prompts is None or not model.plugin.facts["prompt_length"]:
         return _Known(symbols)
-    return _Known(symbols, [prompt for _, prompt in pairs], [text.prompts[place] for place in places])
+    return _Known(
+        symbols, [prompt for _, prompt in pairs], [text.prompts[place] for place in places]
+    )
 
 
 def _encoded(model: Model, text: _Text) -> list[tuple[list[int], list[int]] | None]:
@@ -347,14 +366,23 @@ def _encoded(model: Model, text: _Text) -> list[tuple[list[int], list[int]] | No
 
     def encode(strings: Sequence[str], least: int, most: int) -> Iterator[list[int] | None]:
         for string, symbols in zip(strings, vocabulary.encode_each(strings), strict=True):
-            whole = least <= len(symbols) <= most and not {vocabulary.unknown, vocabulary.end} & set(symbols)
-            yield symbols if whole and _spelling(vocabulary.decode(symbols)) == _spelling(string) else None
+            whole = least <= len(symbols) <= most and not {
+                vocabulary.unknown,
+                vocabulary.end,
+            } & set(symbols)
+            yield (
+                symbols
+                if whole and _spelling(vocabulary.decode(symbols)) == _spelling(string)
+                else None
+            )
 
     lines = encode(text.lines, shortest, longest)
     if not most:
         return [None if line is None else (line, []) for line in lines]
     if text.prompts is None:
-        raise DataError(f"{model.path or 'the model'} answers prompts, but {text.title} has none: JSONL may hold them")
+        raise DataError(
+            f"{model.path or 'the model'} answers prompts, but {text.title} has none: JSONL may hold them"
+        )
     pairs = zip(lines, encode(text.prompts, 0, most), strict=True)
     return [None if line is None or prompt is None else (line, prompt) for line, prompt in pairs]
 
@@ -368,10 +396,16 @@ def _batches(model: Model, known: _Known) -> Iterator[Sample]:
     """Lines as the generator takes them, each with its end."""
     length, end = model.plugin.facts["length"], _vocabulary(model).end
     for start in range(0, len(known.symbols), BATCH):
-        rows = [line if end is None else [*line, end] for line in known.symbols[start : start + BATCH]]
+        rows = [
+            line if end is None else [*line, end] for line in known.symbols[start : start + BATCH]
+        ]
         x = torch.tensor([row + [end] * (length - len(row)) for row in rows])
         mask = torch.arange(length) < torch.tensor([[len(row)] for row in rows])
-        prompts = None if known.prompts is None else _prompt_tensor(model, known.prompts[start : start + BATCH])
+        prompts = (
+            None
+            if known.prompts is None
+            else _prompt_tensor(model, known.prompts[start : start + BATCH])
+        )
         yield Sample(x, prompts, mask).to(model.device)
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
-from genkit import own
+from genkit import user_objects
 from genkit.adversarial import straight_through
 from genkit.errors import ConfigError, first_line
 from genkit.plugin import Facts, Noise, Sample
@@ -47,7 +47,9 @@ class Autoregressive(nn.Module):
         self.length: int = facts["length"]
         self.end: int | None = facts["end"]
         self.answers: bool = facts["prompt_length"] > 0
-        self.noise = {"symbols": Noise((), law="uniform", steps=self.length, dtype="float64")}
+        self.noise = {
+            "symbols": Noise((), distribution="uniform", steps=self.length, dtype="float64")
+        }
 
     # What a network is ------------------------------------------------------------------------------------------
 
@@ -83,7 +85,10 @@ class Autoregressive(nn.Module):
     # What the engine asks ---------------------------------------------------------------------------------------
 
     def forward(
-        self, noise: Mapping[str, Tensor], condition: Tensor | None = None, controls: Controls | None = None
+        self,
+        noise: Mapping[str, Tensor],
+        condition: Tensor | None = None,
+        controls: Controls | None = None,
     ) -> Sample:
         """Lines, one uniform number a symbol."""
         return self._roll(noise["symbols"], condition, controls)
@@ -93,7 +98,11 @@ class Autoregressive(nn.Module):
         return self._roll(noise["symbols"], sample.condition, given=(sample.x, length))
 
     def relaxed(
-        self, noise: Mapping[str, Tensor], condition: Tensor | None, controls: Controls | None, relax: Relax
+        self,
+        noise: Mapping[str, Tensor],
+        condition: Tensor | None,
+        controls: Controls | None,
+        relax: Relax,
     ) -> Sample:
         """As `forward`, with the stand-in; later steps are shown the same symbols, with its gradient."""
         return self._roll(noise["symbols"], condition, controls, relax=relax)
@@ -109,7 +118,9 @@ class Autoregressive(nn.Module):
         """[B, L]: of each symbol of `sample.x`, given those before it; 0 where a step is masked out."""
         hidden, x = self.follow(sample.condition, sample.x[:, :-1]), sample.x
         rows: Any = slice(None)
-        if sample.mask is not None and x.device.type == "cpu":  # elsewhere to ask which are valid costs more than all
+        if (
+            sample.mask is not None and x.device.type == "cpu"
+        ):  # elsewhere to ask which are valid costs more than all
             rows = sample.mask.flatten().nonzero()[:, 0]
         logits = self.score(hidden.flatten(0, 1)[rows]).float() / temperature
         chosen = -cross_entropy(logits, x.flatten()[rows], reduction="none")
@@ -119,7 +130,11 @@ class Autoregressive(nn.Module):
             chosen = chosen - torch.where(first, (-end.exp()).log1p(), 0.0)
         each = chosen.new_zeros(x.numel())
         each[rows] = chosen
-        return each.view(x.shape) if sample.mask is None else each.view(x.shape).where(sample.mask, 0.0)
+        return (
+            each.view(x.shape)
+            if sample.mask is None
+            else each.view(x.shape).where(sample.mask, 0.0)
+        )
 
     def pretrain_loss(self, real: Sample) -> Tensor:
         """Negative log-likelihood in nats, per line and per symbol of the longest line."""
@@ -176,7 +191,9 @@ class Autoregressive(nn.Module):
             if relax is None or table is None:
                 shown = self.show(symbol)
             else:
-                stand_in = torch.where(alive[:, None], relax(logits, symbol), one_hot(symbol, self.symbols).float())
+                stand_in = torch.where(
+                    alive[:, None], relax(logits, symbol), one_hot(symbol, self.symbols).float()
+                )
                 relaxed.append(stand_in)
                 shown = straight_through(stand_in, symbol) @ table
             alive = self._goes_on(symbol[:, None], alive)
@@ -232,7 +249,9 @@ def _passes(weights: Tensor, rest: Tensor | None, uniform: Tensor) -> tuple[Tens
     """
     sums = weights.cumsum(1)
     total = sums[:, -1]
-    place = torch.minimum(uniform * total if rest is None else rest, torch.nextafter(total, torch.zeros_like(total)))
+    place = torch.minimum(
+        uniform * total if rest is None else rest, torch.nextafter(total, torch.zeros_like(total))
+    )
     found = torch.searchsorted(sums, place[:, None], right=True)
     left = place - (sums.gather(1, found) - weights.gather(1, found))[:, 0]
     return found[:, 0], left.clamp(min=0)
@@ -271,7 +290,9 @@ class Recurrent(Autoregressive):
 
     def __init__(self, options: Options, facts: Facts) -> None:
         super().__init__(facts)
-        self.embedding = nn.Embedding(self.symbols + 2, options.embedding)  # behind them: start, nothing
+        self.embedding = nn.Embedding(
+            self.symbols + 2, options.embedding
+        )  # behind them: start, nothing
         nn.init.normal_(self.embedding.weight, 0.0, 0.1)
         self.lstm = nn.LSTM(options.embedding, options.hidden, options.layers, batch_first=True)
         self.out = nn.Linear(options.hidden, self.symbols)
@@ -330,12 +351,16 @@ class Decoder(Autoregressive):
         if padding is not None:
             padding = torch.cat([padding, padding.new_ones(len(padding), 1)], 1)
             more = {"attention_mask": padding, "position_ids": padding.sum(1, keepdim=True) - 1}
-        seen = self.model(inputs_embeds=shown[:, None], past_key_values=cache, use_cache=True, **more)
+        seen = self.model(
+            inputs_embeds=shown[:, None], past_key_values=cache, use_cache=True, **more
+        )
         return seen.logits[:, -1, : self.symbols], (cache, padding)
 
     def follow(self, prompt: Tensor | None, symbols: Tensor) -> Tensor:
         kept = symbols.shape[1] + 1
-        seen = self.model(**arranged(prompt, symbols, self.start), use_cache=False, logits_to_keep=kept)
+        seen = self.model(
+            **arranged(prompt, symbols, self.start), use_cache=False, logits_to_keep=kept
+        )
         return seen.logits[..., : self.symbols]
 
     def resting(self) -> nn.Module:
@@ -357,9 +382,13 @@ def check_decoding(generator: Decoder, name: str) -> None:
             step, _ = generator.advance(state, generator.show(symbols[:, -1]))
         agree = torch.allclose(step, whole_line, rtol=1e-3, atol=1e-3)
     except (AttributeError, RuntimeError, TypeError, ValueError) as error:
-        raise ConfigError(f"options.pretrained = {name!r} cannot be drawn from ({first_line(error)})") from error
+        raise ConfigError(
+            f"options.pretrained = {name!r} cannot be drawn from ({first_line(error)})"
+        ) from error
     if not agree:
-        raise ConfigError(f"options.pretrained = {name!r} cannot be drawn from: it keeps no keys and values of a line")
+        raise ConfigError(
+            f"options.pretrained = {name!r} cannot be drawn from: it keeps no keys and values of a line"
+        )
 
 
 def make_generator(options: Options, facts: Facts) -> nn.Module:
@@ -368,7 +397,7 @@ def make_generator(options: Options, facts: Facts) -> nn.Module:
         return Recurrent(options, facts)
     if options.generator == "decoder":
         return Decoder(options, facts)
-    return own.network("options.generator", options.generator, options, facts)
+    return user_objects.network("options.generator", options.generator, options, facts)
 
 
 # Beginnings ------------------------------------------------------------------------------------------------------
@@ -404,7 +433,9 @@ def decoder_configuration(options: Options, facts: Facts) -> Any:
         return configuration(facts["decoder"])
     return transformers_library().GPT2Config(
         vocab_size=facts["symbols"] + 1,  # the last is the start
-        n_positions=1 + facts["length"] + (facts["prompt_length"] or facts["length"]),  # a prompt may begin any line
+        n_positions=1
+        + facts["length"]
+        + (facts["prompt_length"] or facts["length"]),  # a prompt may begin any line
         n_embd=options.hidden,
         n_layer=options.layers,
         n_head=options.heads,

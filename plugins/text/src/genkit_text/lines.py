@@ -59,7 +59,9 @@ class Rows:
         """Every symbol one higher."""
         return Rows(self.symbols + 1, self.bounds)
 
-    def padded(self, rows: Any, width: int, filler: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def padded(
+        self, rows: Any, width: int, filler: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Some rows as one array [B, width], and their lengths [B]."""
         starts = self.bounds[rows]
         lengths = self.bounds[np.add(rows, 1)] - starts
@@ -90,7 +92,11 @@ class Corpus:
         most = self.options.length or LENGTH_MAX
         lengths = lines.lengths[lines.known(vocabulary.unknown)]
         within = lengths[lengths <= most]
-        if vocabulary.end is None and within.size and within.min() < (self.options.length or within.max()):
+        if (
+            vocabulary.end is None
+            and within.size
+            and within.min() < (self.options.length or within.max())
+        ):
             vocabulary = vocabulary.with_end()
             lines, prompts = lines.raised(), prompts and prompts.raised()
         own = int(vocabulary.end is not None)
@@ -105,7 +111,9 @@ class Corpus:
             "prompt_length": 0 if prompts is None else _longest_prompt(prompts, most),
             "decoder": decoder,
         }
-        positions = decoder and (decoder.get("n_positions") or decoder.get("max_position_embeddings"))
+        positions = decoder and (
+            decoder.get("n_positions") or decoder.get("max_position_embeddings")
+        )
         needed = 1 + values["prompt_length"] + values["length"]
         if positions and positions < needed:
             raise ConfigError(
@@ -146,11 +154,17 @@ class Lines:
         self._lines, prompts = corpus.encoded(facts)
         self._length, self._end, self._width = facts["length"], facts["end"], facts["prompt_length"]
         if self._width and prompts is None:
-            raise DataError(f"{corpus.source.title} has no prompts, which the model answers: set options.prompt_field")
+            raise DataError(
+                f"{corpus.source.title} has no prompts, which the model answers: set options.prompt_field"
+            )
         self._prompts = prompts if self._width else None
         reasons = self._reasons(facts["unknown"])
         self.kept = np.flatnonzero([not reason for reason in reasons])
-        faults = (Skipped(corpus.source.names[row], reason) for row, reason in enumerate(reasons) if reason)
+        faults = (
+            Skipped(corpus.source.names[row], reason)
+            for row, reason in enumerate(reasons)
+            if reason
+        )
         self.skipped = (*corpus.source.skipped, *faults)
 
     def __len__(self) -> int:
@@ -165,14 +179,22 @@ class Lines:
         rows = self.kept[indices]
         x, lengths = self._lines.padded(rows, self._length, self._end or 0)
         mask = np.arange(self._length) < (lengths + (self._end is not None))[:, None]
-        told = None if self._prompts is None else torch.from_numpy(self._prompts.padded(rows, self._width, -1)[0])
+        told = (
+            None
+            if self._prompts is None
+            else torch.from_numpy(self._prompts.padded(rows, self._width, -1)[0])
+        )
         return Sample(torch.from_numpy(x), told, torch.from_numpy(mask))
 
     def _reasons(self, unknown: int | None) -> list[str]:
         """Why each line cannot be used; empty: it can."""
         lengths, reasons = self._lines.lengths, [""] * len(self._lines.lengths)
         unfit = lengths != self._length if self._end is None else lengths + 1 > self._length
-        of = "all of the model's lines have" if self._end is None else "with the end, the model's lines have at most"
+        of = (
+            "all of the model's lines have"
+            if self._end is None
+            else "with the end, the model's lines have at most"
+        )
         for row in np.flatnonzero(unfit):
             reasons[row] = f"its length is {lengths[row]:,} symbols; {of} {self._length:,}"
         for row in np.flatnonzero(~self._lines.known(unknown)):
@@ -199,8 +221,12 @@ def _chosen(options: Options, source: Source) -> tuple[Vocabulary, dict[str, Any
     """
     kind = options.tokenizer
     if options.pretrained is not None and kind != "auto":
-        raise ConfigError(f"options.tokenizer = {kind!r}: a pretrained model has a tokenizer of its own; leave it out")
-    if options.vocabulary is not None and (options.pretrained is not None or kind not in ("auto", *KINDS)):
+        raise ConfigError(
+            f"options.tokenizer = {kind!r}: a pretrained model has a tokenizer of its own; leave it out"
+        )
+    if options.vocabulary is not None and (
+        options.pretrained is not None or kind not in ("auto", *KINDS)
+    ):
         raise ConfigError(
             f"options.vocabulary = {options.vocabulary}: an existing tokenizer is kept whole; leave it out"
         )

@@ -46,7 +46,9 @@ def bleu(candidates: Sequence[Line], references: Sequence[Line], n: int) -> Bleu
         Papineni et al. 2002, ACL P02-1040; Chen and Cherry 2014, ACL W14-3346; Zhu et al. 2018, arXiv:1802.01886.
     """
     if not candidates or not references:
-        raise ValueError(f"{len(candidates)} candidates and {len(references)} references: at least one of each")
+        raise ValueError(
+            f"{len(candidates)} candidates and {len(references)} references: at least one of each"
+        )
     table = _References(references, n)
     values = _mean_of_columns(table.score(candidate) for candidate in candidates)
     return Bleu(values, len(candidates), len(references))
@@ -61,7 +63,9 @@ def self_bleu(samples: Sequence[Line], n: int) -> Bleu:
         Zhu et al. 2018, arXiv:1802.01886, exactly: no sample is its own reference, and none is left out.
     """
     if len(samples) < 2:
-        raise ValueError(f"{len(samples)} samples: each is compared with the others, so at least two are needed")
+        raise ValueError(
+            f"{len(samples)} samples: each is compared with the others, so at least two are needed"
+        )
     table = _References(samples, n)
     values = _mean_of_columns(table.score(sample, place) for place, sample in enumerate(samples))
     return Bleu(values, len(samples), len(samples) - 1)
@@ -83,7 +87,11 @@ def entropy(samples: Iterable[Line], n: int) -> float | None:
     """
     counts = _counts(samples, n)
     total = counts.total()
-    return math.fsum(count / total * math.log(total / count) for count in counts.values()) if counts else None
+    return (
+        math.fsum(count / total * math.log(total / count) for count in counts.values())
+        if counts
+        else None
+    )
 
 
 def copy_rate(samples: Sequence[Line], training_lines: Iterable[Line]) -> float:

@@ -6,8 +6,8 @@ from typing import Annotated
 
 from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
-from genkit.own import Named
 from genkit.recipe import Settings, Share
+from genkit.user_objects import Named
 
 LENGTH_MAX = 256
 """Symbols of the longest line that is used where `Options.length` does not say."""
@@ -65,7 +65,9 @@ class Options(Settings):
         if self.critic == "decoder" and self.generator != "decoder":
             raise ValueError("critic=decoder is like the generator: set generator=decoder as well")
         if ":" in self.critic and self.critic_decay:
-            raise ValueError("critic_decay is of the built-in critics: leave it at 0, or name one of them")
+            raise ValueError(
+                "critic_decay is of the built-in critics: leave it at 0, or name one of them"
+            )
         if self.generator == "decoder" and self.pretrained is None and self.hidden % self.heads:
             raise ValueError(f"hidden {self.hidden} must be a multiple of heads {self.heads}")
         return self

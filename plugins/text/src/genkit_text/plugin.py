@@ -34,7 +34,9 @@ class TextPlugin(ModalityPlugin):
     @classmethod
     def open(cls, source: Any, options: Options) -> Corpus:
         """The lines, read once."""
-        return source if isinstance(source, Corpus) else Corpus(open_source(source, options), options)
+        return (
+            source if isinstance(source, Corpus) else Corpus(open_source(source, options), options)
+        )
 
     @classmethod
     def inspect(cls, source: Any, options: Options) -> Facts:
@@ -57,7 +59,11 @@ class TextPlugin(ModalityPlugin):
     def networks(self) -> Networks:
         """The two networks that the options name; a pretrained generator beside itself as it came, the `reference`."""
         critics = {"critic": make_critic(self.options, self.facts)}
-        frozen = {} if self.options.pretrained is None else {"reference": make_generator(self.options, self.facts)}
+        frozen = (
+            {}
+            if self.options.pretrained is None
+            else {"reference": make_generator(self.options, self.facts)}
+        )
         return Networks(make_generator(self.options, self.facts), critics, frozen)
 
     def initialise(self, networks: Networks) -> None:
@@ -73,10 +79,17 @@ class TextPlugin(ModalityPlugin):
         check_decoding(cast(Decoder, networks.generator), self.options.pretrained)
         networks.frozen["reference"].load_state_dict(networks.generator.state_dict())
         if self.options.critic == "decoder":
-            cast(Any, networks.critics["critic"]).model.load_state_dict(model.base_model.state_dict())
+            cast(Any, networks.critics["critic"]).model.load_state_dict(
+                model.base_model.state_dict()
+            )
 
     def terms(
-        self, player: str, networks: Networks, real: Sample, fake: Sample, critiques: Mapping[str, Critique]
+        self,
+        player: str,
+        networks: Networks,
+        real: Sample,
+        fake: Sample,
+        critiques: Mapping[str, Critique],
     ) -> Mapping[str, Tensor]:
         """What the options add to a loss.
 
@@ -86,7 +99,9 @@ class TextPlugin(ModalityPlugin):
         times `critic_decay`.
         """
         if player == "generator" and networks.frozen:
-            reference, generator = (cast(Any, module) for module in (networks.frozen["reference"], networks.generator))
+            reference, generator = (
+                cast(Any, module) for module in (networks.frozen["reference"], networks.generator)
+            )
             with torch.no_grad():
                 before = log_softmax(reference.logits(fake), 2)
             now = log_softmax(generator.logits(fake), 2)
@@ -94,7 +109,10 @@ class TextPlugin(ModalityPlugin):
             each = (now.exp() * (now - before).masked_fill(ruled_out, 0.0)).sum(2)
             return {"divergence": each.mean() if fake.mask is None else each[fake.mask].mean()}
         if player != "generator" and self.options.critic_decay:
-            squares = [weight.square().sum() for weight in cast(Any, networks.critics[player]).out.parameters()]
+            squares = [
+                weight.square().sum()
+                for weight in cast(Any, networks.critics[player]).out.parameters()
+            ]
             return {"decay": self.options.critic_decay / 2 * torch.stack(squares).sum()}
         return {}
 
@@ -111,8 +129,14 @@ class TextPlugin(ModalityPlugin):
                 raise ValueError(f"its end is symbol {end} of {symbols}")
             return Vocabulary.read(self.facts.files[TOKENIZER], end)
         except Exception as error:  # the tokenizers library raises plain exceptions
-            what = f"the file {TOKENIZER} is missing" if isinstance(error, KeyError) else first_line(error)
-            raise ModelError(f"the model's tokenizer cannot be read ({what}); copy the model folder anew") from error
+            what = (
+                f"the file {TOKENIZER} is missing"
+                if isinstance(error, KeyError)
+                else first_line(error)
+            )
+            raise ModelError(
+                f"the model's tokenizer cannot be read ({what}); copy the model folder anew"
+            ) from error
 
     def condition(self, value: str | None, indices: Sequence[int]) -> Tensor | None:
         """[B, P]: the prompt that is asked for, for each sample; None where there is none.
@@ -124,11 +148,19 @@ class TextPlugin(ModalityPlugin):
             return None
         prompt = self.vocabulary.encode(value)
         if all(symbol == self.vocabulary.unknown for symbol in prompt):
-            said = f"the model knows no symbol of the prompt {value!r}" if value.strip() else "the prompt is empty"
+            said = (
+                f"the model knows no symbol of the prompt {value!r}"
+                if value.strip()
+                else "the prompt is empty"
+            )
             raise ConfigError(f"{said}: give one in the words of its data, or leave it out")
         length, width = self.facts["length"], self.facts["prompt_length"]
         if len(prompt) > (width or length - 1):
-            of = f"those it was trained with have at most {width}" if width else f"it begins a line of at most {length}"
+            of = (
+                f"those it was trained with have at most {width}"
+                if width
+                else f"it begins a line of at most {length}"
+            )
             raise ConfigError(f"the prompt has {len(prompt)} symbols; {of}: shorten it")
         prompt += [-1] * (width - len(prompt))  # as in the data: an LSTM reads the filler too
         return torch.tensor(prompt).repeat(len(indices), 1)
@@ -141,14 +173,24 @@ class TextPlugin(ModalityPlugin):
         """The same for many."""
         return [text.encode() for text in self._texts(samples)]
 
-    def sheet(self, samples: Sample, format: str, controls: Any, columns: int | None = None) -> bytes:
+    def preview(
+        self, samples: Sample, format: str, controls: Any, columns: int | None = None
+    ) -> bytes:
         """A line each, as it is (a newline in it is written as a space) or as JSON with its prompt."""
         texts = self._texts(samples)
         if format == "jsonl":
-            prompts = [None] * len(texts) if samples.condition is None else self._prompts(samples.condition)
-            told = [{} if prompt is None else {"prompt": self.vocabulary.decode(prompt)} for prompt in prompts]
+            prompts = (
+                [None] * len(texts)
+                if samples.condition is None
+                else self._prompts(samples.condition)
+            )
+            told = [
+                {} if prompt is None else {"prompt": self.vocabulary.decode(prompt)}
+                for prompt in prompts
+            ]
             rows = [
-                json.dumps({**one, "text": text}, ensure_ascii=False) for one, text in zip(told, texts, strict=True)
+                json.dumps({**one, "text": text}, ensure_ascii=False)
+                for one, text in zip(told, texts, strict=True)
             ]
         else:
             rows = [re.sub(r"[\r\n]+", " ", text) for text in texts]

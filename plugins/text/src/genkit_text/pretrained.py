@@ -12,8 +12,8 @@ from typing import Any
 
 from torch import nn
 
-from genkit import compat
 from genkit.errors import ConfigError, first_line
+from genkit.kit import compat
 from genkit_text.vocabulary import Vocabulary, ended
 
 _OF_A_PLACE = ("_name_or_path", "auto_map", "dtype", "torch_dtype", "quantization_config")
@@ -58,7 +58,8 @@ def configuration(plain: Mapping[str, Any]) -> Any:
     safe = {
         key: value
         for key, value in _without_place(dict(plain)).items()
-        if key != "model_type" and not key.endswith(("attn_implementation", "experts_implementation"))
+        if key != "model_type"
+        and not key.endswith(("attn_implementation", "experts_implementation"))
     }
     return transformers_library().AutoConfig.for_model(plain["model_type"], **safe)
 
@@ -82,10 +83,16 @@ def load_weights(model: nn.Module, where: str) -> None:
     """
     with _asked("pretrained", where, "a causal language model") as library:
         found, report = library.AutoModelForCausalLM.from_pretrained(
-            where, dtype="float32", use_safetensors=True, output_loading_info=True, trust_remote_code=False
+            where,
+            dtype="float32",
+            use_safetensors=True,
+            output_loading_info=True,
+            trust_remote_code=False,
         )
         if missing := sorted(report["missing_keys"]):
-            raise ValueError(f"it lacks weights of a causal language model: {', '.join(map(str, missing[:3]))}")
+            raise ValueError(
+                f"it lacks weights of a causal language model: {', '.join(map(str, missing[:3]))}"
+            )
         model.load_state_dict(found.state_dict())
 
 
@@ -98,7 +105,9 @@ def _asked(option: str, where: str, what: str) -> Iterator[Any]:
     log.disable_progress_bar()
     try:
         yield library
-    except Exception as error:  # of the hub, of parsers, of modelling code: its errors have no common base
+    except (
+        Exception
+    ) as error:  # of the hub, of parsers, of modelling code: its errors have no common base
         raise ConfigError(
             f"options.{option} = {where!r} cannot be loaded as {what} ({first_line(error)}); what can be is a folder "
             "or an id on the Hugging Face Hub"

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from genkit.errors import ConfigError, DataError, did_you_mean
+from genkit.kit.files import open_tree, ordinary, reason
 from genkit.plugin import Skipped
-from genkit.tree import open_tree, ordinary, reason
 from genkit_text.options import Options
 
 BUILTIN = {"kjv": "kjv-clauses.txt.xz", "verses": "quatrains-5x4.txt.xz"}
@@ -181,24 +181,37 @@ def _rows(file: str, raw: bytes, options: Options) -> Iterator[_Found]:
             continue
         if not in_json or not text.strip():
             plain = options.prompt_field is None or not text.strip()
-            yield _Found(file, number, text, fault="" if plain else f"plain text has no field {options.prompt_field!r}")
+            yield _Found(
+                file,
+                number,
+                text,
+                fault="" if plain else f"plain text has no field {options.prompt_field!r}",
+            )
             continue
         try:
             value = json.loads(text)
         except (ValueError, RecursionError):
             value = None
         known = isinstance(value, dict)
-        yield _from_fields(file, number, value, options) if known else _Found(file, number, fault="no JSON object")
+        yield (
+            _from_fields(file, number, value, options)
+            if known
+            else _Found(file, number, fault="no JSON object")
+        )
 
 
 def _from_fields(file: str, number: int, fields: Mapping[Any, Any], options: Options) -> _Found:
-    names = [options.field] if options.prompt_field is None else [options.field, options.prompt_field]
+    names = (
+        [options.field] if options.prompt_field is None else [options.field, options.prompt_field]
+    )
     for name in names:
         if name not in fields:
             has = ", ".join(map(str, fields)) or "none"
             return _Found(file, number, fault=f"no field {name!r}; it has: {has}")
         if not isinstance(fields[name], str):
-            return _Found(file, number, fault=f"field {name!r} is no string: {type(fields[name]).__name__}")
+            return _Found(
+                file, number, fault=f"field {name!r} is no string: {type(fields[name]).__name__}"
+            )
     return _Found(file, number, *(fields[name] for name in names))
 
 
@@ -234,7 +247,9 @@ def _from_items(source: Any, options: Options) -> Iterator[_Found]:
         raise DataError(
             f"lines cannot be read from a {type(source).__name__}: pass a path, builtin:kjv, or a list of strings"
         )
-    every = source if hasattr(source, "__iter__") else (source[index] for index in range(len(source)))
+    every = (
+        source if hasattr(source, "__iter__") else (source[index] for index in range(len(source)))
+    )
     for number, item in enumerate(every):
         if isinstance(item, Mapping):
             yield _from_fields("", number, item, options)

@@ -11,7 +11,16 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Self
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    trainers,
+)
 
 from genkit.errors import ConfigError, did_you_mean, first_line
 
@@ -51,7 +60,9 @@ class Vocabulary:
         tokenizer.encode_special_tokens = True  # "<|endoftext|>" in a line is text
         known, unknown = tokenizer.get_vocab(), getattr(tokenizer.model, "unk_token", None)
         self._tokenizer, self.end = tokenizer, end
-        self.unknown: int | None = None if unknown is None or unknown == NOTHING else known.get(unknown)
+        self.unknown: int | None = (
+            None if unknown is None or unknown == NOTHING else known.get(unknown)
+        )
         self._never = {known.get(NOTHING) if unknown == NOTHING else None, end}
         symbols = set(known.values()) - (self._never - {end})
         self.size = 1 + max(symbols, default=-1)
@@ -103,11 +114,19 @@ def learned(kind: str, lines: Iterable[str], most: int | None = None) -> Vocabul
         ConfigError: for a number that the kind cannot have.
     """
     if kind == "bytes" and most is not None:
-        raise ConfigError(f"options.vocabulary = {most}: there are always {BYTES} bytes; leave it out")
+        raise ConfigError(
+            f"options.vocabulary = {most}: there are always {BYTES} bytes; leave it out"
+        )
     if kind == "bpe" and most is not None and most <= BYTES:
-        raise ConfigError(f"options.vocabulary = {most}: pieces are built from {BYTES} bytes; give more than that")
+        raise ConfigError(
+            f"options.vocabulary = {most}: pieces are built from {BYTES} bytes; give more than that"
+        )
     if kind in ("bytes", "bpe"):
-        return Vocabulary(_of_pieces(() if kind == "bytes" else lines, BYTES if kind == "bytes" else most or PIECES))
+        return Vocabulary(
+            _of_pieces(
+                () if kind == "bytes" else lines, BYTES if kind == "bytes" else most or PIECES
+            )
+        )
     return Vocabulary(_of_words(lines, most) if kind == "words" else _of_characters(lines, most))
 
 
@@ -123,7 +142,9 @@ def loaded(file: Path) -> Vocabulary:
     try:
         tokenizer = Tokenizer.from_str(file.read_text(encoding="utf-8"))
     except Exception as error:  # the library raises no less
-        raise ConfigError(f"options.tokenizer: {file} is no tokenizer.json ({first_line(error)})") from error
+        raise ConfigError(
+            f"options.tokenizer: {file} is no tokenizer.json ({first_line(error)})"
+        ) from error
     return ended(tokenizer)
 
 
@@ -148,7 +169,11 @@ def _of_characters(lines: Iterable[str], most: int | None) -> Tokenizer:
 
 def _of_words(lines: Iterable[str], most: int | None) -> Tokenizer:
     tokenizer = Tokenizer(models.WordLevel({}, NOTHING))
-    one_space = normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip(), normalizers.Prepend(" ")
+    one_space = (
+        normalizers.Replace(Regex(r"\s+"), " "),
+        normalizers.Strip(),
+        normalizers.Prepend(" "),
+    )
     tokenizer.normalizer = normalizers.Sequence(list(one_space))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(WORD), "isolated")
     joined = decoders.Replace(UNKNOWN, f" {UNKNOWN}"), decoders.Fuse(), decoders.Strip(" ", 1, 0)

@@ -31,7 +31,7 @@ modality = Modality(
     controls="genkit_video.options:Controls",
     media_type="video/mp4",
     formats=("mp4", "webp", "gif", "webm", "png", "zip"),
-    sheets=("png", "webp"),
+    preview_formats=("png", "webp"),
     data="builtin:moving",
     presets={
         "stream": Preset(

@@ -14,7 +14,17 @@ from typing import Annotated, Any
 
 import typer
 
-from genkit.cli.words import AsJson, Command, Device, Quiet, group, print_json, print_table, run, teller
+from genkit.kit.program import (
+    AsJson,
+    Command,
+    Device,
+    Quiet,
+    group,
+    print_json,
+    print_table,
+    run,
+    teller,
+)
 
 app = group("Tell what models of clips are worth, beside real clips.")
 
@@ -27,27 +37,42 @@ def main(arguments: Sequence[str] | None = None) -> None:
 @app.command(cls=Command)
 def evaluate(
     model: Annotated[Path, typer.Argument(help="A run folder or a model folder.")],
-    data: Annotated[str, typer.Option(metavar="SRC", help="Real clips: a path, or builtin:moving.")],
-    settings: Annotated[list[str] | None, typer.Argument(help="Controls of the samples: seconds=4 ...")] = None,
-    samples: Annotated[int, typer.Option("-n", "--samples", help="How many are drawn, and how many real ones.")] = 200,
+    data: Annotated[
+        str, typer.Option(metavar="SRC", help="Real clips: a path, or builtin:moving.")
+    ],
+    settings: Annotated[
+        list[str] | None, typer.Argument(help="Controls of the samples: seconds=4 ...")
+    ] = None,
+    samples: Annotated[
+        int, typer.Option("-n", "--samples", help="How many are drawn, and how many real ones.")
+    ] = 200,
     embedder: Annotated[
-        str, typer.Option(help="Whose Frechet distance is told: small (trained here), none, or module:function.")
+        str,
+        typer.Option(
+            help="Whose Frechet distance is told: small (trained here), none, or module:function."
+        ),
     ] = "small",
-    i3d: Annotated[Path | None, typer.Option(help="A TorchScript file of I3D, for FVD; -n 2048 then.")] = None,
+    i3d: Annotated[
+        Path | None, typer.Option(help="A TorchScript file of I3D, for FVD; -n 2048 then.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the samples, and of the real clips.")] = 0,
     device: Device = "auto",
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """How clips move, how far they are from real ones, and on builtin:moving whether they obey its rule."""
-    from genkit.config import parse_overrides
+    from genkit.kit.program import parse_overrides
 
-    sys.path.append(os.getcwd())  # for `module:function` of a file that lies here; behind everything installed
+    sys.path.append(
+        os.getcwd()
+    )  # for `module:function` of a file that lies here; behind everything installed
     controls = parse_overrides(settings or [])
     from genkit import load
     from genkit_video import judging
 
-    report = judging.evaluate(load(model, device), data, samples, embedder, i3d, controls, seed, teller(quiet))
+    report = judging.evaluate(
+        load(model, device), data, samples, embedder, i3d, controls, seed, teller(quiet)
+    )
     if as_json:
         print_json(report)
     else:

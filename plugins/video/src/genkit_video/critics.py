@@ -14,8 +14,8 @@ from torch import nn
 from torch.nn.functional import one_hot
 from torch.nn.utils.parametrizations import spectral_norm
 
-from genkit.blocks import LEAKY_SLOPE, DownStage, Residual, variance_scaling_
 from genkit.errors import ConfigError
+from genkit.kit.blocks import LEAKY_SLOPE, DownStage, Residual, variance_scaling_
 from genkit.plugin import Critique, Sample
 from genkit_image import dcgan, modern
 from genkit_video.options import Options
@@ -38,7 +38,9 @@ def make_critics(options: Options, channels: int, classes: int) -> dict[str, nn.
         critics["video"] = MocoganCritic(options, channels, classes)
     else:
         kind = modern if options.renderer == "residual" else dcgan
-        critics["frame"] = RandomFrames(kind.Critic(pictures, channels, classes), options.critic_frames)
+        critics["frame"] = RandomFrames(
+            kind.Critic(pictures, channels, classes), options.critic_frames
+        )
         critics["clip"] = ClipCritic(options, channels, classes)
     return critics if options.critic_frames else dict([critics.popitem()])
 
@@ -79,7 +81,10 @@ class ClipCritic(nn.Module):
         super().__init__()
         maps, lengths, ends = _layout(options)
         if options.renderer == "residual":
-            self.body, self.head = _residual(options, channels, maps, lengths), nn.Conv3d(maps[-1], 1, ends)
+            self.body, self.head = (
+                _residual(options, channels, maps, lengths),
+                nn.Conv3d(maps[-1], 1, ends),
+            )
             self.labels = variance_scaling_(nn.Embedding(classes, maps[-1])) if classes else None
             variance_scaling_(self.head)
         else:
@@ -147,7 +152,11 @@ class PatchCritic(nn.Module):
         maps, _, _ = _layout(options)
         layers: list[nn.Module] = [nn.Conv2d(channels, maps[0], 4, 2, 1, bias=False)]
         for below, above in itertools.pairwise(maps[:-1]):
-            layers += [_leaky(), nn.Conv2d(below, above, 4, 2, 1, bias=False), nn.BatchNorm2d(above)]
+            layers += [
+                _leaky(),
+                nn.Conv2d(below, above, 4, 2, 1, bias=False),
+                nn.BatchNorm2d(above),
+            ]
         self.body = nn.Sequential(*layers, _leaky(), nn.Conv2d(maps[-2], 1, 4, 2, 1, bias=False))
         self.apply(dcgan.initialise)
 
@@ -180,9 +189,16 @@ class MocoganCritic(nn.Module):
                 f"options.frames = {options.frames}: mocogan needs {3 * len(maps) + 1} or more at this size: choose 16"
             )
         stride, padding = (1, 2, 2), (0, 1, 1)
-        layers: list[nn.Module] = [nn.Conv3d(channels, maps[0], 4, stride, padding, bias=False), _leaky()]
+        layers: list[nn.Module] = [
+            nn.Conv3d(channels, maps[0], 4, stride, padding, bias=False),
+            _leaky(),
+        ]
         for below, above in itertools.pairwise(maps):
-            layers += [nn.Conv3d(below, above, 4, stride, padding, bias=False), nn.BatchNorm3d(above), _leaky()]
+            layers += [
+                nn.Conv3d(below, above, 4, stride, padding, bias=False),
+                nn.BatchNorm3d(above),
+                _leaky(),
+            ]
         self.body = nn.Sequential(*layers)
         self.head = nn.Conv3d(maps[-1], 1 + classes, (last, height, width), bias=False)
         self.apply(dcgan.initialise)
@@ -213,17 +229,27 @@ def _halving(channels: int, width: int, length: int, bias: bool = True) -> nn.Co
 
 
 def _strided(
-    channels: int, maps: list[int], lengths: list[int], norms: Sequence[nn.Module | None], bias: bool
+    channels: int,
+    maps: list[int],
+    lengths: list[int],
+    norms: Sequence[nn.Module | None],
+    bias: bool,
 ) -> nn.Sequential:
     """Strided convolutions with leaky ReLUs, and norms behind all but the first."""
     layers: list[nn.Module] = []
     widths = itertools.pairwise([channels, *maps])
     for (below, above), length, norm in zip(widths, lengths, [None, *norms], strict=False):
-        layers += [_halving(below, above, length, bias), *([] if norm is None else [norm]), _leaky()]
+        layers += [
+            _halving(below, above, length, bias),
+            *([] if norm is None else [norm]),
+            _leaky(),
+        ]
     return nn.Sequential(*layers)
 
 
-def _residual(options: Options, channels: int, maps: list[int], lengths: list[int]) -> nn.Sequential:
+def _residual(
+    options: Options, channels: int, maps: list[int], lengths: list[int]
+) -> nn.Sequential:
     """The stages of a norm-free residual network, as for pictures, with time as a third axis."""
     depth = options.depth * len(maps)
 

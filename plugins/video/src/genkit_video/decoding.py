@@ -123,6 +123,8 @@ class Decoder:
 
     def _picture(self, frame: av.VideoFrame) -> NDArray[np.uint8]:
         """[H, W, C], upright."""
-        alpha = frame.format.has_palette or any(component.is_alpha for component in frame.format.components)
+        alpha = frame.format.has_palette or any(
+            component.is_alpha for component in frame.format.components
+        )
         shown = self._reformatter.reformat(frame, format="rgba" if alpha else "rgb24")
         return np.rot90(cast(NDArray[np.uint8], shown.to_ndarray()), frame.rotation // 90)

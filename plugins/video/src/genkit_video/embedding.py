@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool3d, avg_pool3d, cross_entropy, interpolate
 
 from genkit.errors import ConfigError, first_line
-from genkit.own import admit
+from genkit.user_objects import admit
 from genkit_image.pictures import Pixels
 
 FVD_CLIPS = 2048
@@ -65,7 +65,11 @@ def own(name: str, shape: tuple[int, ...]) -> Embedder:
     def fault(function: Callable[[Pixels], Any]) -> str:
         found = np.shape(function(np.zeros((2, *shape), np.uint8)))
         fits = len(found) == 2 and found[0] == 2
-        return "" if fits else f"makes {found} of clips (2, {', '.join(map(str, shape))}); (2, D) was expected"
+        return (
+            ""
+            if fits
+            else f"makes {found} of clips (2, {', '.join(map(str, shape))}); (2, D) was expected"
+        )
 
     return Embedder(name, admit("--embedder", name, fault))
 
@@ -81,14 +85,20 @@ def i3d(path: str | Path) -> Embedder:
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch calls TorchScript outdated; the weights exist as nothing else
+            warnings.simplefilter(
+                "ignore"
+            )  # torch calls TorchScript outdated; the weights exist as nothing else
             network = torch.jit.load(str(path), "cpu").eval()  # type: ignore[no-untyped-call]
     except (RuntimeError, ValueError, OSError) as error:
-        raise ConfigError(f"--i3d {path}: no TorchScript file can be read there ({first_line(error)})") from error
+        raise ConfigError(
+            f"--i3d {path}: no TorchScript file can be read there ({first_line(error)})"
+        ) from error
 
     def points(x: Tensor) -> Tensor:
         frames = x.repeat(1, 4 - x.shape[1], 1, 1, 1) if x.shape[1] == 1 else x
-        whole = interpolate(frames, (frames.shape[2], 224, 224), mode="trilinear", align_corners=False)
+        whole = interpolate(
+            frames, (frames.shape[2], 224, 224), mode="trilinear", align_corners=False
+        )
         try:
             return network(whole, rescale=False, resize=False, return_features=True)
         except RuntimeError as error:
@@ -132,7 +142,9 @@ def small(real: Pixels, seed: int = 0) -> tuple[Embedder, float]:
         with torch.no_grad():
             told = head(body(_changed(held.repeat_interleave(KINDS, 0), kinds))).argmax(1)
     name = f"a small network trained on these data for {STEPS} steps, seed {seed}"
-    return Embedder(name, _batched(lambda x: body(_shrunk(x)), 64)), float((told == kinds).float().mean())
+    return Embedder(name, _batched(lambda x: body(_shrunk(x)), 64)), float(
+        (told == kinds).float().mean()
+    )
 
 
 def _network(channels: int) -> nn.Module:
@@ -168,7 +180,9 @@ def _shrunk(x: Tensor) -> Tensor:
 def _batched(points: Callable[[Tensor], Tensor], size: int) -> Callable[[Pixels], Floats]:
     def run(clips: Pixels) -> Floats:
         with torch.no_grad():
-            return np.concatenate([points(part).double().numpy() for part in _parts(torch.from_numpy(clips), size)])
+            return np.concatenate(
+                [points(part).double().numpy() for part in _parts(torch.from_numpy(clips), size)]
+            )
 
     return run
 

@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from genkit import tree
 from genkit.errors import ConfigError, DataError, did_you_mean
+from genkit.kit import files as tree
+from genkit.kit.files import THREADS
 from genkit.plugin import Skipped
-from genkit.tree import THREADS
 from genkit_image import sources as pictures
 from genkit_image.pictures import Pixels, quiet, scaled, with_channels
 from genkit_image.sources import Content
@@ -37,7 +37,22 @@ from genkit_video.moving import Moving
 from genkit_video.strokes import Strokes
 
 VIDEOS = frozenset(
-    {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".flv", ".wmv", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".3gp"}
+    {
+        ".mp4",
+        ".m4v",
+        ".mov",
+        ".mkv",
+        ".webm",
+        ".avi",
+        ".flv",
+        ".wmv",
+        ".mpg",
+        ".mpeg",
+        ".ts",
+        ".mts",
+        ".m2ts",
+        ".3gp",
+    }
     | {".ogv", ".y4m", ".mxf", ".h264", ".hevc"}
 )
 ANIMATIONS = frozenset({".gif", ".webp", ".apng"})
@@ -78,10 +93,19 @@ class Footage:
 
     def count(self, fps: float | None = None) -> int:
         """How many frames it has at a rate; None: at its own."""
-        return len(self.times) if self.rate is None or fps is None else max(1, round(self.duration * fps))
+        return (
+            len(self.times)
+            if self.rate is None or fps is None
+            else max(1, round(self.duration * fps))
+        )
 
     def read(
-        self, start: int, count: int, fps: float | None = None, shape: tuple[int, int] | None = None, channels: int = 3
+        self,
+        start: int,
+        count: int,
+        fps: float | None = None,
+        shape: tuple[int, int] | None = None,
+        channels: int = 3,
     ) -> Pixels:
         """[count, H, W, C]: frames from place `start` on, counted at a rate; each the one nearest in time.
 
@@ -95,11 +119,15 @@ class Footage:
             Exception: nearly any, where it is damaged.
         """
         if not 0 <= start <= start + count <= self.count(fps):
-            raise DataError(f"{self.name} has {self.count(fps)} frames; {start} to {start + count} were asked for")
+            raise DataError(
+                f"{self.name} has {self.count(fps)} frames; {start} to {start + count} were asked for"
+            )
         wanted = np.arange(start, start + count)
         if self.rate is not None and fps is not None:
             middles = (self.times[1:] + self.times[:-1]) / 2
-            wanted = np.searchsorted(middles, wanted / fps + 1e-6)  # halfway is the later one, whatever the rounding
+            wanted = np.searchsorted(
+                middles, wanted / fps + 1e-6
+            )  # halfway is the later one, whatever the rounding
         places, back = np.unique(wanted, return_inverse=True)
         decoded = [
             with_channels(scaled(content, shape or self.shape)[None], channels)
@@ -153,7 +181,9 @@ def open_footage(source: Any, frames: int = 16, shape: tuple[int, int] = (64, 64
     if text.startswith("builtin:"):
         name = text.removeprefix("builtin:")
         if name not in BUILTIN:
-            raise ConfigError(f"data = {text!r}: no such built-in set.{did_you_mean(name, BUILTIN)}")
+            raise ConfigError(
+                f"data = {text!r}: no such built-in set.{did_you_mean(name, BUILTIN)}"
+            )
         return _from_drawn(text, BUILTIN[name](shape, frames))
     path = Path(source)
     if not path.exists():
@@ -212,21 +242,31 @@ def _from_files(title: str, files: Mapping[str, Path]) -> Footages:
     with quiet(), ThreadPoolExecutor(THREADS) as pool:
         found = list(pool.map(opened, files.items()))
     skipped = tuple(one for one in found if isinstance(one, Skipped))
-    return Footages(title, [one for some in found if not isinstance(some, Skipped) for one in some], skipped)
+    return Footages(
+        title, [one for some in found if not isinstance(some, Skipped) for one in some], skipped
+    )
 
 
 def reason(error: BaseException) -> str:
     """Why a video could not be read, in a few words."""
     if isinstance(error, av.error.InvalidDataError):
         return "no video, or damaged at its beginning"
-    return error.strerror or repr(error) if isinstance(error, av.FFmpegError) else pictures.reason(error)
+    return (
+        error.strerror or repr(error)
+        if isinstance(error, av.FFmpegError)
+        else pictures.reason(error)
+    )
 
 
 def _is_animation(path: Path) -> bool:
     """By content: what Pillow reads, and FFmpeg reads less well."""
     with path.open("rb") as file:
         start = file.read(16)
-    return start[:4] == b"GIF8" or start[:8] == b"\x89PNG\r\n\x1a\n" or start[:4] + start[8:12] == b"RIFFWEBP"
+    return (
+        start[:4] == b"GIF8"
+        or start[:8] == b"\x89PNG\r\n\x1a\n"
+        or start[:4] + start[8:12] == b"RIFFWEBP"
+    )
 
 
 def _animation(path: Path, name: str) -> Footage:
@@ -265,7 +305,9 @@ def _film(path: Path, name: str, decoders: Decoders) -> Footage:
         stream = container.streams.video[0]
         context, tick = stream.codec_context, float(stream.time_base or 0)
         if context.width * context.height > (Image.MAX_IMAGE_PIXELS or np.inf):
-            raise ValueError(f"it claims {context.width} x {context.height} pixels a frame (a decompression bomb?)")
+            raise ValueError(
+                f"it claims {context.width} x {context.height} pixels a frame (a decompression bomb?)"
+            )
         times: list[int | None] = []
         keys, last = [], 0
         for packet in _whole_packets(container, stream):
@@ -275,7 +317,9 @@ def _film(path: Path, name: str, decoders: Decoders) -> Footage:
         rates = [float(rate) for rate in (stream.average_rate, stream.guessed_rate) if rate]
         # AVI knows no order of showing, and raw streams no times: their frames are counted from the beginning.
         counted = None in times or (container.format.name == "avi" and context.has_b_frames)
-        noted = CROP.search(container.metadata.get("comment", container.metadata.get("COMMENT", "")))
+        noted = CROP.search(
+            container.metadata.get("comment", container.metadata.get("COMMENT", ""))
+        )
     if not times:
         raise ValueError("it holds no frame")
     stamps = np.arange(len(times)) if counted else np.unique(np.array(times, np.int64))
@@ -292,14 +336,18 @@ def _film(path: Path, name: str, decoders: Decoders) -> Footage:
     near = np.searchsorted(stamps, marks) if len(marks) > 2 else np.arange(len(stamps))
     probes = tuple(int(near[place]) for place in _thirds(len(near)))
     (first,) = frames([0])
-    return Footage(name, seconds, duration, rate, cast(NDArray[np.uint8], first).shape[:2], frames, probes)
+    return Footage(
+        name, seconds, duration, rate, cast(NDArray[np.uint8], first).shape[:2], frames, probes
+    )
 
 
 def _thirds(count: int) -> tuple[int, ...]:
     return tuple(sorted({0, count // 2, count - 1}))
 
 
-def _whole_packets(container: InputContainer, stream: VideoStream) -> Iterator[av.Packet[VideoStream]]:
+def _whole_packets(
+    container: InputContainer, stream: VideoStream
+) -> Iterator[av.Packet[VideoStream]]:
     """Packets that are shown, up to where the file is cut off."""
     try:
         for packet in container.demux(stream):
@@ -335,7 +383,9 @@ def _timed(
 def _from_frames(title: str, source: pictures.Source) -> Footages:
     """One video for each folder of pictures, in the order of the numbers in their names."""
     folders: dict[str, list[int]] = {}
-    for number in sorted(range(len(source.items)), key=lambda number: _natural(source.items[number])):
+    for number in sorted(
+        range(len(source.items)), key=lambda number: _natural(source.items[number])
+    ):
         folders.setdefault(posixpath.dirname(source.items[number]) or ".", []).append(number)
 
     def footage(folder: str, numbers: list[int]) -> Footage:
@@ -357,12 +407,18 @@ def _from_frames(title: str, source: pictures.Source) -> Footages:
 
 def _natural(name: str) -> list[tuple[int, str]]:
     """What sorts 2.png before 10.png."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
+    return [
+        (int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)
+    ]
 
 
 def _from_array(array: NDArray[Any], name: str) -> list[Footage]:
     coloured = array.ndim == 5 or (array.ndim == 4 and array.shape[-1] in (1, 3, 4))
-    if array.dtype != np.uint8 or array.ndim not in (3, 4, 5) or (array.ndim == 5 and array.shape[-1] not in (1, 3, 4)):
+    if (
+        array.dtype != np.uint8
+        or array.ndim not in (3, 4, 5)
+        or (array.ndim == 5 and array.shape[-1] not in (1, 3, 4))
+    ):
         raise DataError(
             f"{name}: an array of type {array.dtype} and shape {array.shape}; videos are uint8 [N, T, H, W], "
             "[N, T, H, W, C] or [T, H, W, C] with C = 1, 3 or 4, or [T, H, W]"
@@ -375,7 +431,10 @@ def _from_array(array: NDArray[Any], name: str) -> list[Footage]:
         rows = array if number is None else array[number]
         called = name if number is None else f"{name} {number}"
         return _untimed(
-            called, len(rows), rows.shape[1:3], lambda places: (np.asarray(rows[place]) for place in places)
+            called,
+            len(rows),
+            rows.shape[1:3],
+            lambda places: (np.asarray(rows[place]) for place in places),
         )
 
     return [footage(number) for number in range(len(array))] if several else [footage(None)]
@@ -389,10 +448,15 @@ def _from_drawn(title: str, drawn: Moving | Strokes) -> Footages:
 
         return replace(_untimed(f"clip {number}", drawn.frames, drawn.shape, frames), probes=())
 
-    return Footages(title, [footage(number) for number in range(len(drawn))], ready=isinstance(drawn, Moving))
+    return Footages(
+        title, [footage(number) for number in range(len(drawn))], ready=isinstance(drawn, Moving)
+    )
 
 
 def _untimed(
-    name: str, count: int, shape: tuple[int, int], frames: Callable[[Sequence[int]], Iterator[Content]]
+    name: str,
+    count: int,
+    shape: tuple[int, int],
+    frames: Callable[[Sequence[int]], Iterator[Content]],
 ) -> Footage:
     return Footage(name, np.arange(float(count)), float(count), None, shape, frames, _thirds(count))

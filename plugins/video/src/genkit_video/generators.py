@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from genkit.blocks import LEAKY_SLOPE, variance_scaling_
 from genkit.errors import ConfigError
+from genkit.kit.blocks import LEAKY_SLOPE, variance_scaling_
 from genkit.plugin import Noise, Sample
 from genkit_video.options import Options
 from genkit_video.renderers import GAIN, Modulated, Pictures, TganRenderer, initialise, scaled
@@ -94,9 +94,16 @@ class Unrolled(nn.Module):
 
     def __init__(self, options: Options, rate: float, spacing: int, renderer: nn.Module) -> None:
         super().__init__()
-        self.frames, self.rate, self.spacing, self.renderer = options.frames, rate, spacing, renderer
+        self.frames, self.rate, self.spacing, self.renderer = (
+            options.frames,
+            rate,
+            spacing,
+            renderer,
+        )
         self.noise = {"content": Noise((options.content,))}
-        self.noise["motion"] = Noise((options.motion,), steps=self.needs(range(self.frames), None)["motion"].stop)
+        self.noise["motion"] = Noise(
+            (options.motion,), steps=self.needs(range(self.frames), None)["motion"].stop
+        )
 
     def behind(self, codes: range) -> range:
         """Steps of motion noise that decide these codes."""
@@ -110,7 +117,9 @@ class Unrolled(nn.Module):
         """[B, T, M] that the renderer is told of each frame; the default: content and its code."""
         return torch.cat([noise["content"][:, None].expand(-1, len(times), -1), codes], 2)
 
-    def forward(self, noise: Mapping[str, Tensor], condition: Tensor | None = None, controls: Any = None) -> Sample:
+    def forward(
+        self, noise: Mapping[str, Tensor], condition: Tensor | None = None, controls: Any = None
+    ) -> Sample:
         """As many frames as in training, at the data's rate, whatever the controls say."""
         return self.unroll(noise, condition, None, range(self.frames))
 
@@ -122,13 +131,17 @@ class Unrolled(nn.Module):
         """Steps of motion noise behind some output frames."""
         return {"motion": self.behind(self._codes_around(moments(steps, controls, self.rate)))}
 
-    def unroll(self, noise: Mapping[str, Tensor], condition: Tensor | None, controls: Any, steps: range) -> Sample:
+    def unroll(
+        self, noise: Mapping[str, Tensor], condition: Tensor | None, controls: Any, steps: range
+    ) -> Sample:
         """Some output frames [B, C, T, H, W] in [-1, 1], from exactly the noise that they need."""
         times = moments(steps, controls, self.rate)
         around = self._codes_around(times)
         codes = between(self.codes(noise["motion"], around), times / self.spacing - around.start)
         condition = self.told(noise, condition)
-        return Sample(self.renderer(noise["content"], self.latents(noise, codes, times), condition), condition)
+        return Sample(
+            self.renderer(noise["content"], self.latents(noise, codes, times), condition), condition
+        )
 
     def told(self, noise: Mapping[str, Tensor], condition: Tensor | None) -> Tensor | None:
         """The classes [B] that the renderer is told; the default: those asked for."""
@@ -141,13 +154,13 @@ class Unrolled(nn.Module):
 class Stream(Unrolled):
     """Endless clips: noise through convolutions without padding, and waves.
 
-    Every law here is stationary, so that what critics see of the first frames they would see of any: convolutions look
+    Every distribution here is stationary, so that what critics see of the first frames they would see of any: convolutions look
     alike everywhere, and a wave's phase is uniform at all times, since it begins uniform and nothing else is told of
     its beginning. Waves do what convolutions, which forget, cannot: bounce at an even speed for ever. (Skorokhodov et
     al. 2022, arXiv:2112.14683, section 3.2, take phases from the codes, and lose them with the codes.)
 
     With cut="start" clips have a beginning: how long ago that was is told too, until they are as old as those of
-    training. From there on the law is stationary again.
+    training. From there on the distribution is stationary again.
 
     Args:
         options: waves, spacing, cut, and those of `Unrolled`.
@@ -165,7 +178,9 @@ class Stream(Unrolled):
             variance_scaling_(nn.Conv1d(HIDDEN, width, KERNEL), GAIN),
         )
         self.mapping = nn.Sequential(
-            variance_scaling_(nn.Linear(options.content + width + 2 * waves + self.ages, 2 * LATENT)),
+            variance_scaling_(
+                nn.Linear(options.content + width + 2 * waves + self.ages, 2 * LATENT)
+            ),
             nn.LeakyReLU(LEAKY_SLOPE),
             variance_scaling_(nn.Linear(2 * LATENT, 2 * LATENT), GAIN),
             nn.LeakyReLU(LEAKY_SLOPE),
@@ -226,7 +241,9 @@ class Mocogan(Unrolled):
     """
 
     def __init__(self, options: Options, channels: int, classes: int, rate: float) -> None:
-        super().__init__(options, rate, 1, Pictures(options, options.content + options.motion, channels, classes))
+        super().__init__(
+            options, rate, 1, Pictures(options, options.content + options.motion, channels, classes)
+        )
         self.cell = nn.GRU(options.motion, options.motion, batch_first=True)
         self.categories = options.categories
         if self.categories:
@@ -264,7 +281,9 @@ class Tgan(nn.Module):
         self.renderer = TganRenderer(options, options.content + classes, options.motion, channels)
         self.apply(initialise)
 
-    def forward(self, noise: Mapping[str, Tensor], condition: Tensor | None = None, controls: Any = None) -> Sample:
+    def forward(
+        self, noise: Mapping[str, Tensor], condition: Tensor | None = None, controls: Any = None
+    ) -> Sample:
         content = 2 * noise["content"] - 1
         if condition is not None:
             content = torch.cat([content, one_hot(condition, self.classes).to(content.dtype)], 1)
@@ -292,7 +311,15 @@ def _temporal(content: int, motion: int, frames: int) -> nn.Sequential:
     """TGAN's temporal generator: [B, Z, 1] -> [B, M, frames] in [-1, 1]; the length doubles layer by layer."""
     doublings = frames.bit_length() - 1
     maps = [*TEMPORAL, *(TEMPORAL[-1],) * doublings][:doublings]
-    layers: list[nn.Module] = [nn.ConvTranspose1d(content, maps[0], 1), scaled(nn.BatchNorm1d(maps[0])), nn.ReLU()]
+    layers: list[nn.Module] = [
+        nn.ConvTranspose1d(content, maps[0], 1),
+        scaled(nn.BatchNorm1d(maps[0])),
+        nn.ReLU(),
+    ]
     for below, above in itertools.pairwise(maps):
-        layers += [nn.ConvTranspose1d(below, above, 4, 2, 1), scaled(nn.BatchNorm1d(above)), nn.ReLU()]
+        layers += [
+            nn.ConvTranspose1d(below, above, 4, 2, 1),
+            scaled(nn.BatchNorm1d(above)),
+            nn.ReLU(),
+        ]
     return nn.Sequential(*layers, nn.ConvTranspose1d(maps[-1], motion, 4, 2, 1), nn.Tanh())

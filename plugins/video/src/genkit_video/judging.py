@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genkit import Model
-from genkit.config import controls as checked_controls
-from genkit.data import refuse
 from genkit.errors import ConfigError
-from genkit.evaluation import frechet
+from genkit.kit.distances import frechet
+from genkit.kit.items import check_usable
+from genkit.kit.program import controls as checked_controls
 from genkit_image.pictures import Pixels
 from genkit_video import embedding, modality, tracking
 from genkit_video.clips import Clips
@@ -70,7 +70,10 @@ def dynamics(clips: Pixels) -> Dynamics:
         return np.abs(values[:, lag:] - values[:, :-lag]).mean((1, 2), dtype=np.float64)
 
     motion = apart(1)
-    least = np.min([np.full(len(clips), np.inf), *(apart(lag) for lag in range(PERIOD, frames - PERIOD + 1))], 0)
+    least = np.min(
+        [np.full(len(clips), np.inf), *(apart(lag) for lag in range(PERIOD, frames - PERIOD + 1))],
+        0,
+    )
     bright = values.mean(2, dtype=np.float64)
     jumps = np.sqrt(np.square(np.diff(bright, 2, axis=1)).sum(1) / max(1, frames - 2))
     repeat = np.divide(least, motion, out=np.full(len(clips), np.inf), where=motion > 0)
@@ -113,17 +116,23 @@ def evaluate(
         DataError: if the data hold no clip that is as long.
     """
     if model.modality.id != modality.id:
-        raise ConfigError(f"a model of {model.modality.id}: only models of {modality.id} are judged here")
+        raise ConfigError(
+            f"a model of {model.modality.id}: only models of {modality.id} are judged here"
+        )
     if samples < 2:
         raise ConfigError(f"samples = {samples}: at least 2 are needed")
     if embedder not in ("small", "none") and ":" not in embedder:
         raise ConfigError(f"--embedder {embedder!r}: small, none or module:function")
     if i3d is not None and embedder != "small":
-        raise ConfigError(f"--i3d {i3d} and --embedder {embedder} exclude each other: a distance is by one network")
+        raise ConfigError(
+            f"--i3d {i3d} and --embedder {embedder} exclude each other: a distance is by one network"
+        )
     settings: Any = checked_controls(modality, controls or {})
     network = None if i3d is None else embedding.i3d(i3d)
     tell(f"drawing {samples:,} clips")
-    drawn = np.concatenate([to_frames(part.x) for part in model.stream(samples, seed, controls=controls or {})])
+    drawn = np.concatenate(
+        [to_frames(part.x) for part in model.stream(samples, seed, controls=controls or {})]
+    )
     if drawn.shape[1] < 3:
         raise ConfigError(
             f"clips of {drawn.shape[1]} frames: at least 3 are needed to see motion; ask for more seconds"
@@ -147,7 +156,9 @@ def evaluate(
         "clips": samples,
         "shape": list(drawn.shape[1:]),
         "embedder": None if network is None else {"name": network.name, "accuracy": accuracy},
-        "rows": _rows(sets, reference, network, isinstance(data, str) and data == "builtin:moving", tell),
+        "rows": _rows(
+            sets, reference, network, isinstance(data, str) and data == "builtin:moving", tell
+        ),
     }
 
 
@@ -182,9 +193,11 @@ def shuffled(clips: Pixels, seed: int = 0) -> Pixels:
 def _real(model: Model, data: Any, count: int, frames: int, fps: float | None, seed: int) -> Pixels:
     """[N, T, H, W, C]: real clips from anywhere in the data; none twice while there are others."""
     facts = model.plugin.facts
-    options = model.plugin.options.model_copy(update={"frames": frames, "fps": fps or facts["rate"]})
+    options = model.plugin.options.model_copy(
+        update={"frames": frames, "fps": fps or facts["rate"]}
+    )
     clips = Clips(model.plugin.open(data, options), options, facts["channels"])
-    refuse(len(clips), clips.skipped, clips.checked.source.title, strict=False)
+    check_usable(len(clips), clips.skipped, clips.checked.source.title, strict=False)
     words = np.random.Philox(key=seed).random_raw(len(clips) + count)
     places = np.resize(np.argsort(words[: len(clips)], kind="stable"), count)
     batches = [slice(start, start + BATCH) for start in range(0, count, BATCH)]

@@ -36,12 +36,20 @@ class Moving:
     def __init__(self, shape: tuple[int, int], frames: int = FRAMES) -> None:
         self.shape, self.frames = shape, max(frames, FRAMES)
         self.side = max(1, round(GLYPH * min(shape)))
-        with (files("genkit_video") / "data" / "glyphs.png").open("rb") as file, Image.open(file) as sheet:
+        with (
+            (files("genkit_video") / "data" / "glyphs.png").open("rb") as file,
+            Image.open(file) as atlas,
+        ):
             side = 28
             boxes = [
-                (x, y, x + side, y + side) for y in range(0, sheet.height, side) for x in range(0, sheet.width, side)
+                (x, y, x + side, y + side)
+                for y in range(0, atlas.height, side)
+                for x in range(0, atlas.width, side)
             ]
-            scaled = [sheet.crop(box).resize((self.side, self.side), Image.Resampling.BILINEAR) for box in boxes]
+            scaled = [
+                atlas.crop(box).resize((self.side, self.side), Image.Resampling.BILINEAR)
+                for box in boxes
+            ]
         self.glyphs = np.stack([np.asarray(picture) for picture in scaled])
 
     def __len__(self) -> int:
@@ -50,8 +58,13 @@ class Moving:
     def truth(self, index: int) -> NDArray[np.float64]:
         """[2, T, 2]: (y, x) of the upper left corner of each glyph in pixels; it is drawn at the whole ones."""
         y, x, angle = self._uniform(index)[:, 1:].T
-        place, way = np.stack([y, x], 1), np.stack([np.sin(2 * np.pi * angle), np.cos(2 * np.pi * angle)], 1)
-        return bounce(place, STEP * way, self.frames).swapaxes(1, 2) * (np.array(self.shape) - self.side)
+        place, way = (
+            np.stack([y, x], 1),
+            np.stack([np.sin(2 * np.pi * angle), np.cos(2 * np.pi * angle)], 1),
+        )
+        return bounce(place, STEP * way, self.frames).swapaxes(1, 2) * (
+            np.array(self.shape) - self.side
+        )
 
     def clip(self, index: int) -> NDArray[np.uint8]:
         """[T, H, W]: where glyphs overlap, the brighter pixel is seen."""
@@ -65,11 +78,15 @@ class Moving:
 
     def _uniform(self, index: int) -> NDArray[np.float64]:
         """[2, 4] in [0, 1): what is random about a clip, a function of its index alone."""
-        words = np.random.Philox(key=index).random_raw(8)  # raw words: NumPy promises no more across its versions
+        words = np.random.Philox(key=index).random_raw(
+            8
+        )  # raw words: NumPy promises no more across its versions
         return (words >> np.uint64(11)).reshape(2, 4).astype(np.float64) * np.float64(2.0**-53)
 
 
-def bounce(place: NDArray[np.float64], step: NDArray[np.float64], frames: int) -> NDArray[np.float64]:
+def bounce(
+    place: NDArray[np.float64], step: NDArray[np.float64], frames: int
+) -> NDArray[np.float64]:
     """[*, T] in [0, 1]: where what is at a place [*] and moves by a step [*] per frame is after each, between walls."""
     path = np.empty((*place.shape, frames))
     for frame in range(frames):

@@ -65,19 +65,27 @@ class Options(Sized):
     def _fits_together(self) -> Options:
         if self.architecture == "stream":
             if self.renderer == "residual" and self.critic_norm == "batch":
-                raise ValueError('critic_norm "batch" is not for residual networks: choose "none" or "spectral"')
+                raise ValueError(
+                    'critic_norm "batch" is not for residual networks: choose "none" or "spectral"'
+                )
         elif self.renderer == "residual" or self.critic_norm != "batch":
             raise ValueError(
                 f'architecture "{self.architecture}" is as published: renderer must be "dcgan" and critic_norm "batch"'
             )
         if self.architecture == "tgan" and (self.frames < 4 or self.frames & (self.frames - 1)):
-            raise ValueError(f"frames = {self.frames}: tgan makes a power of two, at least 4: choose 16")
-        if self.categories and (self.architecture != "mocogan" or self.conditional or self.categories == 1):
+            raise ValueError(
+                f"frames = {self.frames}: tgan makes a power of two, at least 4: choose 16"
+            )
+        if self.categories and (
+            self.architecture != "mocogan" or self.conditional or self.categories == 1
+        ):
             raise ValueError(
                 f"categories = {self.categories}: two or more, for mocogan alone, and not beside conditional=true"
             )
         if self.critic_frames > self.frames:
-            raise ValueError(f"critic_frames = {self.critic_frames}: a clip has {self.frames} (frames)")
+            raise ValueError(
+                f"critic_frames = {self.critic_frames}: a clip has {self.frames} (frames)"
+            )
         return self
 
     def of_pictures(self, features: int, latent: int = 1) -> PictureOptions:

@@ -44,11 +44,11 @@ class VideoPlugin(ModalityPlugin):
             DataError: if there is nothing to train on, or classes are asked for and there are none.
         """
         checked = cls.open(source, options)
-        if options.conditional and len(checked.names) < 2 and len(checked.kept):
+        if options.conditional and len(checked.classes.names) < 2 and len(checked.kept):
             raise DataError(
                 "options.conditional is set, but the data have no classes: put the clips into one sub-folder per class"
             )
-        labels = list(checked.names) if options.conditional else []
+        labels = list(checked.classes.names) if options.conditional else []
         return Facts({"channels": checked.channels, "rate": float(checked.rate), "labels": labels})
 
     def dataset(self, source: Any) -> Any:
@@ -60,7 +60,7 @@ class VideoPlugin(ModalityPlugin):
 
     def networks(self) -> Networks:
         """The networks that the options name."""
-        given = self.options, self.facts["channels"], len(self._kinds())
+        given = self.options, self.facts["channels"], len(self._class_names())
         return Networks(make_generator(*given, self.facts["rate"]), make_critics(*given))
 
     def condition(self, value: str | None, indices: Sequence[int]) -> Tensor | None:
@@ -73,10 +73,17 @@ class VideoPlugin(ModalityPlugin):
         """
         if value is None and not self.facts["labels"]:
             return None
-        return class_numbers(self._kinds(), value, indices)
+        return class_numbers(
+            self._class_names(), value, indices, "train one with options.conditional=true"
+        )
 
     def terms(
-        self, player: str, networks: Networks, real: Sample, fake: Sample, critiques: Mapping[str, Critique]
+        self,
+        player: str,
+        networks: Networks,
+        real: Sample,
+        fake: Sample,
+        critiques: Mapping[str, Critique],
     ) -> Mapping[str, Tensor]:
         """`category`: the cross-entropy of the class that MoCoGAN's clip critic reads off a clip.
 
@@ -99,24 +106,28 @@ class VideoPlugin(ModalityPlugin):
         return writing.encode(to_frames(sample.x), format, self._fps(controls))
 
     @contextmanager
-    def sink(self, file: Any, format: str, controls: Any) -> Iterator[Callable[[Sample], None]]:
+    def writer(self, file: Any, format: str, controls: Any) -> Iterator[Callable[[Sample], None]]:
         """A file that one clip is written to as it is drawn; the value takes its parts [1, C, T, H, W]."""
         from genkit_video import writing
 
         with writing.write(file, format, self._fps(controls)) as take:
             yield lambda part: take(to_frames(part.x[0]))
 
-    def sheet(self, samples: Sample, format: str, controls: Any, columns: int | None = None) -> bytes:
+    def preview(
+        self, samples: Sample, format: str, controls: Any, columns: int | None = None
+    ) -> bytes:
         """A contact sheet as PNG, frames of each clip in a row; or all clips at once as an animated WebP."""
         from genkit_video import writing
 
         frames, buffer = to_frames(samples.x), io.BytesIO()
         if format == "webp":
-            return writing.animated_grid(frames, columns or math.ceil(math.sqrt(len(samples))), self._fps(controls))
+            return writing.animated_grid(
+                frames, columns or math.ceil(math.sqrt(len(samples))), self._fps(controls)
+            )
         writing.contact_sheet(frames).save(buffer, "PNG")
         return buffer.getvalue()
 
-    def _kinds(self) -> list[str]:
+    def _class_names(self) -> list[str]:
         return self.facts["labels"] or [str(number) for number in range(self.options.categories)]
 
     def _fps(self, controls: Any) -> float:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from genkit.blocks import LEAKY_SLOPE, variance_scaling_
+from genkit.kit.blocks import LEAKY_SLOPE, variance_scaling_
 from genkit_image import dcgan, modern
 from genkit_video.options import Options
 
@@ -36,7 +36,9 @@ class Pictures(nn.Module):
     def __init__(self, options: Options, told: int, channels: int, classes: int) -> None:
         super().__init__()
         kind = modern if options.renderer == "residual" else dcgan
-        self.pictures = kind.Generator(options.of_pictures(options.features, told), channels, classes)
+        self.pictures = kind.Generator(
+            options.of_pictures(options.features, told), channels, classes
+        )
 
     def forward(self, content: Tensor, told: Tensor, condition: Tensor | None = None) -> Tensor:
         count = told.shape[1]
@@ -67,7 +69,9 @@ class Modulated(nn.Module):
             nn.LeakyReLU(LEAKY_SLOPE),
         )
         norms = [layer for layer in self.body if isinstance(layer, nn.BatchNorm2d)]
-        self.styles = nn.ModuleList(variance_scaling_(nn.Linear(STYLE, 2 * norm.num_features), 0.5) for norm in norms)
+        self.styles = nn.ModuleList(
+            variance_scaling_(nn.Linear(STYLE, 2 * norm.num_features), 0.5) for norm in norms
+        )
 
     def forward(self, content: Tensor, told: Tensor, condition: Tensor | None = None) -> Tensor:
         count = told.shape[1]
@@ -78,7 +82,9 @@ class Modulated(nn.Module):
         for layer in self.body:
             x = layer(x)
             if isinstance(layer, nn.BatchNorm2d):
-                scale, shift = next(styles)(style).repeat_interleave(count, 0)[:, :, None, None].chunk(2, 1)
+                scale, shift = (
+                    next(styles)(style).repeat_interleave(count, 0)[:, :, None, None].chunk(2, 1)
+                )
                 x = x * (1 + scale) + shift
         if self.gain != 1 and not self.training:
             x = (self.gain * x).clamp(-1, 1)
@@ -94,14 +100,18 @@ class TganRenderer(nn.Module):
         maps = [*maps, 2 * maps[-1]]
         half = maps[-1] // 2 * math.prod(self.base)
         self.slow, self.fast = (
-            nn.Sequential(nn.Linear(width, half, bias=False), nn.BatchNorm1d(half), nn.ReLU(inplace=True))
+            nn.Sequential(
+                nn.Linear(width, half, bias=False), nn.BatchNorm1d(half), nn.ReLU(inplace=True)
+            )
             for width in (content, motion)
         )
         layers: list[nn.Module] = []
         for below, above in itertools.pairwise(reversed(maps)):
             layers += [nn.ConvTranspose2d(below, above, 4, 2, 1, bias=False), nn.BatchNorm2d(above)]
             layers += [nn.ReLU(inplace=True)]
-        self.body = nn.Sequential(*layers, nn.ConvTranspose2d(maps[0], channels, 3, 1, 1), nn.Tanh())
+        self.body = nn.Sequential(
+            *layers, nn.ConvTranspose2d(maps[0], channels, 3, 1, 1), nn.Tanh()
+        )
 
     def forward(self, content: Tensor, codes: Tensor) -> Tensor:
         count = codes.shape[1]

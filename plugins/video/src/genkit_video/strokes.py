@@ -50,19 +50,25 @@ class Strokes:
         scale = FINE * side / UNITS
         corner = FINE * np.array([width - side, height - side]) / 2
         strokes = [
-            (np.array(stroke) * (1, -1) + (0, TOP)) * scale + corner for stroke in self._paths[self.names[index]]
+            (np.array(stroke) * (1, -1) + (0, TOP)) * scale + corner
+            for stroke in self._paths[self.names[index]]
         ]
-        pieces = np.concatenate([np.stack([stroke[:-1], stroke[1:]], 1) for stroke in strokes])  # [P, 2 ends, xy]
+        pieces = np.concatenate(
+            [np.stack([stroke[:-1], stroke[1:]], 1) for stroke in strokes]
+        )  # [P, 2 ends, xy]
         ends = np.linalg.norm(pieces[:, 1] - pieces[:, 0], axis=1).cumsum()
         canvas = Image.new("L", (FINE * width, FINE * height))
         draw, radius, drawn = ImageDraw.Draw(canvas), PEN * scale / 2, 0.0
         clip = np.zeros((self.frames, height, width), np.uint8)
         for frame, reached in enumerate(np.linspace(0, ends[-1], self.frames)[1:], start=1):
             for piece in range(
-                np.searchsorted(ends, drawn, "right"), min(np.searchsorted(ends, reached) + 1, len(ends))
+                np.searchsorted(ends, drawn, "right"),
+                min(np.searchsorted(ends, reached) + 1, len(ends)),
             ):
                 start = ends[piece - 1] if piece else 0.0
-                parts = (np.clip([drawn, reached], start, ends[piece]) - start) / (ends[piece] - start)
+                parts = (np.clip([drawn, reached], start, ends[piece]) - start) / (
+                    ends[piece] - start
+                )
                 line = pieces[piece, 0] + parts[:, None] * (pieces[piece, 1] - pieces[piece, 0])
                 draw.line(line.ravel().tolist(), fill=255, width=max(1, round(2 * radius)))
                 for x, y in line:

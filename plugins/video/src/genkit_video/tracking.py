@@ -79,11 +79,18 @@ def truth(clips: NDArray[np.uint8]) -> dict[str, float | None]:
     """
     tracks = track(clips)
     enough = tracks.seen.sum(2) >= LEAST
-    report: dict[str, float | None] = {"two_glyphs": float(tracks.two.mean()), "tracked": float(enough.mean())}
+    report: dict[str, float | None] = {
+        "two_glyphs": float(tracks.two.mean()),
+        "tracked": float(enough.mean()),
+    }
     if not enough.any():
         return report | dict.fromkeys(("residual", "speed", "content"))
     steps = np.median(np.linalg.norm(np.diff(tracks.places, axis=2), axis=3), axis=2)
-    means = {"residual": residual(tracks)[enough].mean(), "speed": steps[enough].mean(), "content": _change(tracks)}
+    means = {
+        "residual": residual(tracks)[enough].mean(),
+        "speed": steps[enough].mean(),
+        "content": _change(tracks),
+    }
     return report | {name: float(value) for name, value in means.items()}
 
 
@@ -95,14 +102,19 @@ def residual(tracks: Tracks) -> Floats:
     alone makes 0.29.
     """
     loose = tracks.crops.shape[-1] / 7
-    return np.stack([_apart(*one, tracks.way, loose) for one in zip(tracks.places, tracks.seen, strict=True)])
+    return np.stack(
+        [_apart(*one, tracks.way, loose) for one in zip(tracks.places, tracks.seen, strict=True)]
+    )
 
 
 def _change(tracks: Tracks) -> float:
     """How a glyph differs from where it is first seen, as a share of how it differs from that of the next clip."""
     first = tracks.seen.argmax(2)[..., None, None, None]
     later = tracks.seen & (tracks.seen.cumsum(2) > 1)
-    shown, bare = np.take_along_axis(tracks.crops, first, 2), np.take_along_axis(tracks.bare, first, 2)
+    shown, bare = (
+        np.take_along_axis(tracks.crops, first, 2),
+        np.take_along_axis(tracks.bare, first, 2),
+    )
 
     def difference(crops: NDArray[np.float32], clear: Truths) -> float:
         both = clear & bare & later[..., None, None]
@@ -115,17 +127,25 @@ def _change(tracks: Tracks) -> float:
 def _apart(places: NDArray[np.int64], seen: Truths, ways: tuple[int, int], loose: float) -> Floats:
     """[2]: `residual` of a clip; what is searched are states [4, K] before the first frame, ever closer."""
     frames = places.shape[1]
-    reached, weight = places.swapaxes(1, 2).reshape(4, 1, frames), seen.repeat(2, 0).reshape(4, 1, frames)
+    reached, weight = (
+        places.swapaxes(1, 2).reshape(4, 1, frames),
+        seen.repeat(2, 0).reshape(4, 1, frames),
+    )
     weight = weight / weight.sum(2, keepdims=True).clip(1)
     way, rows = np.tile(np.asarray(ways, np.float64), 2)[:, None], np.arange(4)
-    begin, step = (axis.reshape(1, -1) for axis in np.meshgrid(np.linspace(0, 1, 37), np.linspace(-0.3, 0.3, 121)))
+    begin, step = (
+        axis.reshape(1, -1)
+        for axis in np.meshgrid(np.linspace(0, 1, 37), np.linspace(-0.3, 0.3, 121))
+    )
     down, across = (axis.reshape(1, -1) for axis in np.meshgrid(*2 * [np.linspace(-1, 1, 9)]))
     for finer in (1, 3, 9, 27, 81):
         apart = reached - bounce(begin, step, frames) * way[..., None]
         aside = (apart * weight).sum(2, keepdims=True).clip(-loose, loose)
         square = (np.square(apart - aside) * weight).sum(2)
         best = square.argmin(1)
-        begin, step = (np.broadcast_to(axis, square.shape)[rows, best, None] for axis in (begin, step))
+        begin, step = (
+            np.broadcast_to(axis, square.shape)[rows, best, None] for axis in (begin, step)
+        )
         if finer < 81:
             begin, step = (begin + down / 24 / finer).clip(0, 1), step + across / 150 / finer
     return np.sqrt(square.min(1).reshape(2, 2).mean(1))
@@ -144,30 +164,44 @@ class _Tracker:
         padded = self.side + self.count[0], self.side + self.count[1]
         waves = torch.fft.rfft2(glyphs, s=padded)
         joint = torch.fft.irfft2(waves[:, None] * waves.conj(), s=padded)
-        down, across = (torch.arange(-way, way + 1) % size for way, size in zip(self.way, padded, strict=True))
+        down, across = (
+            torch.arange(-way, way + 1) % size for way, size in zip(self.way, padded, strict=True)
+        )
         self.shared = joint[:, :, down[:, None], across]
 
     def clip(self, frames: Tensor) -> tuple[NDArray[Any], ...]:
         """Places, seen, two, crops, bare of one clip [T, H, W] in [0, 1]; as `Tracks` without its first axis."""
         pair, places = self._search(frames)
         drawn = torch.stack([self._draw(frames, *one) for one in zip(pair, places, strict=True)])
-        turned = torch.maximum(*(self._draw(frames, *one) for one in zip(pair, places.flip(0), strict=True)))
+        turned = torch.maximum(
+            *(self._draw(frames, *one) for one in zip(pair, places.flip(0), strict=True))
+        )
         both = torch.maximum(*drawn)
-        worse = ((frames - turned).square() - (frames - both).square()).sum((1, 2)) / self.energy.mean()
+        worse = ((frames - turned).square() - (frames - both).square()).sum(
+            (1, 2)
+        ) / self.energy.mean()
         swapped = _swaps(places.double() / self.side, worse.double())
         wide = 2 * round(self.side / 14) + 1  # a pixel or two around what is drawn may be blur
         widened = max_pool2d(torch.cat([drawn, both[None]]), wide, 1, wide // 2)
         own, there = ((one - drawn.flip(0)).clip(0) for one in (drawn, frames))
         bare = own.square().sum((2, 3))
-        seen = (bare >= COVERED * self.energy[list(pair), None]) & ((own * there).sum((2, 3)) >= SEEN * bare)
-        beside = ((frames > INK) & (widened[2] < INK)).sum((1, 2)) / (self.glyphs > INK).sum((1, 2)).float().mean()
+        seen = (bare >= COVERED * self.energy[list(pair), None]) & (
+            (own * there).sum((2, 3)) >= SEEN * bare
+        )
+        beside = ((frames > INK) & (widened[2] < INK)).sum((1, 2)) / (self.glyphs > INK).sum(
+            (1, 2)
+        ).float().mean()
         crops = torch.stack([self._crop(frames, one) for one in places])
-        clear = torch.stack([self._crop(*one) for one in zip(widened[:2].flip(0) < 0.1, places, strict=True)])
+        clear = torch.stack(
+            [self._crop(*one) for one in zip(widened[:2].flip(0) < 0.1, places, strict=True)]
+        )
         places, seen, crops, clear = (
             torch.where(swapped.reshape(-1, *(each.ndim - 2) * [1]), each.flip(0), each)
             for each in (places, seen, crops, clear)
         )
-        return tuple(each.numpy() for each in (places, seen, seen.all(0) & (beside < REST), crops, clear))
+        return tuple(
+            each.numpy() for each in (places, seen, seen.all(0) & (beside < REST), crops, clear)
+        )
 
     def _search(self, frames: Tensor) -> tuple[tuple[int, int], Tensor]:
         """The two glyphs that explain a clip best, and the best places [2, T, 2] for them.
@@ -177,7 +211,10 @@ class _Tracker:
         """
         down, across = self.count
         waves = torch.fft.rfft2(frames)[:, None] * self.matched
-        match = 2 * torch.fft.irfft2(waves, s=frames.shape[1:])[..., :down, :across] - self.energy[:, None, None]
+        match = (
+            2 * torch.fft.irfft2(waves, s=frames.shape[1:])[..., :down, :across]
+            - self.energy[:, None, None]
+        )
         flat = match.flatten(2)  # [T, G, P Q]
         kind = int(flat.amax(2).sum(0).argmax())
         place = flat[:, kind].argmax(1)
@@ -215,7 +252,10 @@ class _Tracker:
         """[T, S, S]: what is at places [T, 2]."""
         side = self.side
         return torch.stack(
-            [frame[y : y + side, x : x + side] for frame, (y, x) in zip(frames, places.tolist(), strict=True)]
+            [
+                frame[y : y + side, x : x + side]
+                for frame, (y, x) in zip(frames, places.tolist(), strict=True)
+            ]
         )
 
 
@@ -229,11 +269,19 @@ def _swaps(places: Tensor, worse: Tensor) -> Tensor:
     frames = places.shape[1]
     named = torch.stack([places, places.flip(0)])  # [names, 2, T, 2]
     total, back = torch.zeros(2, 2), []  # of the names in the last two frames
-    total = total + worse[0] * torch.tensor([0.0, 1.0])[:, None] + worse[1] * torch.tensor([0.0, 1.0])
+    total = (
+        total + worse[0] * torch.tensor([0.0, 1.0])[:, None] + worse[1] * torch.tensor([0.0, 1.0])
+    )
     for frame in range(2, frames):
         before, last, now = (named[:, :, place] for place in (frame - 2, frame - 1, frame))
-        bent = now[None, None] - 2 * last[None, :, None] + before[:, None, None]  # [2, 2, 2, glyph, yx]
-        cost = total[..., None] + bent.square().sum((3, 4)).clip(max=2) + worse[frame] * torch.tensor([0.0, 1.0])
+        bent = (
+            now[None, None] - 2 * last[None, :, None] + before[:, None, None]
+        )  # [2, 2, 2, glyph, yx]
+        cost = (
+            total[..., None]
+            + bent.square().sum((3, 4)).clip(max=2)
+            + worse[frame] * torch.tensor([0.0, 1.0])
+        )
         total, chosen = cost.min(0)
         back.append(chosen)
     first, second = divmod(int(total.argmin()), 2)

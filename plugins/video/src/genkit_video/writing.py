@@ -50,10 +50,14 @@ def write(file: str | Path | IO[bytes], format: str, fps: float | Fraction) -> I
         ConfigError: for an unknown format, a rate it cannot hold, or a clip without frames.
     """
     if format not in _WRITERS:
-        raise ConfigError(f"format {format!r}: no such format of clips.{did_you_mean(format, FORMATS)}")
+        raise ConfigError(
+            f"format {format!r}: no such format of clips.{did_you_mean(format, FORMATS)}"
+        )
     rate, most = Fraction(fps).limit_denominator(1001), _MOST_FPS.get(format, 1000)
     if not 0 < rate <= most:
-        raise ConfigError(f"fps = {float(fps):g}: .{format} holds more than 0 and at most {most} frames per second")
+        raise ConfigError(
+            f"fps = {float(fps):g}: .{format} holds more than 0 and at most {most} frames per second"
+        )
     with open(file, "wb") if isinstance(file, str | Path) else nullcontext(file) as opened:
         writer = _WRITERS[format](opened, rate)
 
@@ -148,14 +152,18 @@ class _Encoded(_Writer):
     def __init__(self, file: IO[bytes], rate: Fraction) -> None:
         super().__init__(file, rate)
         self._stream: VideoStream | None = None
-        self._output = av.open(file, "w", format=self.container, container_options=dict(self.container_options))
+        self._output = av.open(
+            file, "w", format=self.container, container_options=dict(self.container_options)
+        )
 
     def put(self, frame: Pixels) -> None:
         if self._stream is None:
             self._stream = self._begin(*frame.shape[:2])
         picture = self._picture(frame)
         ticks = self.ticks or self.rate
-        picture.pts, ends = (round(number * ticks / self.rate) for number in (self.count, self.count + 1))
+        picture.pts, ends = (
+            round(number * ticks / self.rate) for number in (self.count, self.count + 1)
+        )
         picture.time_base, picture.duration = 1 / ticks, ends - picture.pts
         self._output.mux(self._stream.encode(picture))
 
@@ -193,10 +201,16 @@ class _Mp4(_Encoded):
 
     def _begin(self, height: int, width: int) -> VideoStream:
         if height % 2 or width % 2:
-            self._output.metadata["comment"] = f"genkit: {width}x{height}"  # `footage.CROP` reads it
+            self._output.metadata["comment"] = (
+                f"genkit: {width}x{height}"  # `footage.CROP` reads it
+            )
         # Where blocks stick out of a plane, or of the halved one for looking ahead, x264's quick parts read memory that
         # nobody has filled, and bytes differ; once they did at 16 x 16.
-        self.options = {"crf": "18"} if height % 64 == width % 64 == 0 else {"crf": "18", "x264-params": "asm=0"}
+        self.options = (
+            {"crf": "18"}
+            if height % 64 == width % 64 == 0
+            else {"crf": "18", "x264-params": "asm=0"}
+        )
         return super()._begin(height + height % 2, width + width % 2)
 
     def _picture(self, frame: Pixels) -> av.VideoFrame:
@@ -226,7 +240,9 @@ class _Gif(_Encoded):
         if frame.shape[2] == 1:
             places, colours = frame[..., 0], np.arange(256)[:, None].repeat(3, 1)
         else:
-            chosen = Image.fromarray(frame).quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+            chosen = Image.fromarray(frame).quantize(
+                256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE
+            )
             places = np.asarray(chosen)
             colours = np.array(chosen.getpalette()).reshape(-1, 3)
         palette = np.full((256, 4), 255, np.uint8)
@@ -257,12 +273,21 @@ class _Apng(_Writer):
         self._header = b""
 
     def put(self, frame: Pixels) -> None:
-        png, number = _png(frame), len(self._chunks)  # signature and IHDR of 33 bytes, IDAT, IEND of 12
+        png, number = (
+            _png(frame),
+            len(self._chunks),
+        )  # signature and IHDR of 33 bytes, IDAT, IEND of 12
         self._header = png[:33]
         seconds = 1 / self.rate
         size = frame.shape[1], frame.shape[0], 0, 0
-        place = struct.pack(">5I2H2B", max(0, 2 * number - 1), *size, seconds.numerator, seconds.denominator, 0, 0)
-        data = png_chunk(b"fdAT", struct.pack(">I", 2 * number) + png[41:-16]) if number else png[33:-12]
+        place = struct.pack(
+            ">5I2H2B", max(0, 2 * number - 1), *size, seconds.numerator, seconds.denominator, 0, 0
+        )
+        data = (
+            png_chunk(b"fdAT", struct.pack(">I", 2 * number) + png[41:-16])
+            if number
+            else png[33:-12]
+        )
         self._chunks += [png_chunk(b"fcTL", place) + data]
 
     def finish(self) -> None:
@@ -284,11 +309,15 @@ class _WebP(_Writer):
         to_picture(_channels_first(frame[None])[0]).save(buffer, "WEBP", lossless=True)
         begins, ends = (round(1000 * number / self.rate) for number in (self.count, self.count + 1))
         numbers = 0, 0, width - 1, height - 1, ends - begins
-        place = b"".join(number.to_bytes(3, "little") for number in numbers) + b"\2"  # 2: it covers what was there
+        place = (
+            b"".join(number.to_bytes(3, "little") for number in numbers) + b"\2"
+        )  # 2: it covers what was there
         self._chunks.append(_riff(b"ANMF", place + buffer.getvalue()[12:]))
 
     def finish(self) -> None:
-        canvas = b"\2\0\0\0" + b"".join((side - 1).to_bytes(3, "little") for side in self._shape[::-1])
+        canvas = b"\2\0\0\0" + b"".join(
+            (side - 1).to_bytes(3, "little") for side in self._shape[::-1]
+        )
         parts = [b"WEBP", _riff(b"VP8X", canvas), _riff(b"ANIM", bytes(6)), *self._chunks]
         self.file.write(_riff(b"RIFF", b"".join(parts)))
 
@@ -301,5 +330,12 @@ def _png(frame: Pixels) -> bytes:
     return to_png(_channels_first(frame[None]))[0]
 
 
-_WRITERS: dict[str, type[_Writer]] = {"mp4": _Mp4, "webp": _WebP, "gif": _Gif, "zip": _Zip, "webm": _WebM, "png": _Apng}
+_WRITERS: dict[str, type[_Writer]] = {
+    "mp4": _Mp4,
+    "webp": _WebP,
+    "gif": _Gif,
+    "zip": _Zip,
+    "webm": _WebM,
+    "png": _Apng,
+}
 _MOST_FPS = {"gif": 100}

@@ -1,0 +1,159 @@
+"""Reference pages made from what the code declares: a modality's manifest and the settings classes that it names.
+
+Torch-free, and knows no page and no place: the site and `plugins show --markdown` print the same text, so that an
+author's README can be made of it too.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import types
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from genkit.discovery import registry
+from genkit.plugin import Modality, Preset
+from genkit.recipe import SECTIONS, differences
+from genkit.user_objects import Named
+
+BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+
+
+def markdown(modality: Modality) -> str:
+    """A page on a modality: what it writes, its options, controls and presets.
+
+    Raises:
+        PluginError: if a settings class that it names cannot be imported.
+    """
+    facts = {
+        "distribution": f"`{registry.home_of(modality).distribution}`",
+        "one sample": f"{_endings(modality.formats)}, `{modality.media_type}`",
+        "many at once": _endings(modality.preview_formats) or "not in one file",
+        "default data": f"`{modality.data}`" if modality.data else "none",
+    }
+    blocks = [
+        f"# {modality.title}: `{modality.id}`",
+        modality.summary,
+        _table(("", ""), facts.items()),
+    ]
+    parts = (("options", "Options", "options.NAME=value"), ("controls", "Controls", "NAME=value"))
+    for part, title, written in parts:
+        when = "What is trained" if part == "options" else "What can be turned when generating"
+        rows = _settings(registry.named_class(modality, part))
+        blocks += [f"## {title}", f"{when}: `{written}`." if rows else "None."]
+        blocks += (
+            [_table((part.removesuffix("s"), "type", "default", "meaning"), rows)] if rows else []
+        )
+    blocks += [
+        "## Presets",
+        "The first is the default. Each sets what its table names; the rest is as above.",
+    ]
+    for name, preset in modality.presets.items():
+        blocks += _preset(name, preset)
+    return "\n\n".join(filter(None, blocks)) + "\n"
+
+
+def meaning(field: Any) -> str:
+    """What a field's docstring says, in one line."""
+    return " ".join((field.description or "").split())
+
+
+def bounds(field: Any) -> str:
+    """What its numbers must be, as a sentence; nothing where they may be anything."""
+    each = [*_bounds_of(field.metadata), *_bounds_in(field.annotation)]
+    return f"Must be {' and '.join(dict.fromkeys(each))}." if each else ""
+
+
+def default(field: Any) -> str:
+    """A field's default as its author would write it; a settings instance as `Name()`."""
+    return (
+        "required"
+        if field.is_required()
+        else spell_value(field.get_default(call_default_factory=True))
+    )
+
+
+def spell_type(annotation: Any, marks: Sequence[Any] = ()) -> str:
+    """A type as its author would write it, without bounds and module names; where names are taken, the names.
+
+    Args:
+        marks: a field's metadata.
+    """
+    origin, inner = get_origin(annotation), get_args(annotation)
+    for mark in marks:
+        if isinstance(mark, Named):
+            none = ["None"] if type(None) in inner else []
+            return " | ".join([*map(repr, mark.built_in), "module:attribute", *none])
+    if origin is Annotated:
+        return spell_type(inner[0], inner[1:])
+    if origin in (Union, types.UnionType):
+        return " | ".join(spell_type(one) for one in inner)
+    if origin is Literal:
+        return f"Literal[{', '.join(map(repr, inner))}]"
+    if origin is not None:
+        return f"{origin.__name__}[{', '.join('...' if one is Ellipsis else spell_type(one) for one in inner)}]"
+    return "None" if annotation is type(None) else str(annotation.__name__)
+
+
+def spell_value(value: Any) -> str:
+    """A value as its author would write it; a settings instance as `Name()`."""
+    if isinstance(value, tuple):
+        return f"({', '.join(map(spell_value, value))}{',' if len(value) == 1 else ''})"
+    return f"{type(value).__name__}()" if hasattr(value, "model_dump") else repr(value)
+
+
+def _preset(name: str, preset: Preset) -> Iterator[str]:
+    yield f"### `{name}`"
+    yield preset.summary
+    sections = {key: value for key in SECTIONS if (value := getattr(preset, key))}
+    rows = [
+        (f"`{path}`", f"`{json.dumps(value)}`")
+        for path, (_, value) in differences({}, sections).items()
+        if path
+    ]
+    yield _table(("setting", "value"), rows) if rows else ""
+
+
+def _settings(cls: Any) -> list[tuple[str, ...]]:
+    fields = {} if cls is None else cls.model_fields
+    return [
+        (
+            f"`{name}`",
+            f"`{spell_type(field.annotation, field.metadata)}`",
+            f"`{default(field)}`",
+            f"{meaning(field)} {bounds(field)}".strip(),
+        )
+        for name, field in fields.items()
+    ]
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [
+        head,
+        ["---"] * len(head),
+        *([cell.replace("|", r"\|") for cell in row] for row in rows),
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _endings(endings: Iterable[str]) -> str:
+    return ", ".join(f"`.{ending}`" for ending in endings)
+
+
+def _bounds_of(metadata: Any) -> Iterator[str]:
+    for mark in itertools.chain.from_iterable(
+        getattr(mark, "metadata", (mark,)) for mark in metadata
+    ):
+        for name, sign in BOUNDS.items():
+            if (bound := getattr(mark, name, None)) is not None:
+                yield f"{sign} {bound}"
+
+
+def _bounds_in(annotation: Any) -> Iterator[str]:
+    """The same out of types within types, but not out of other settings."""
+    if get_origin(annotation) is Annotated:
+        yield from _bounds_of(get_args(annotation)[1:])
+    for inner in get_args(annotation):
+        if get_origin(annotation) is not Literal:
+            yield from _bounds_in(inner)

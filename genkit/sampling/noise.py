@@ -1,0 +1,171 @@
+"""(seed, part, index, position) -> noise. A sample's identity is (seed, index), and its noise a pure function of it.
+
+The words come from NumPy's counter-based Philox 4x64 (Salmon et al. 2011, "Parallel random numbers: as easy as
+1, 2, 3"), whose streams NumPy promises to keep; the laws are our own lines, since NumPy's distributions may change.
+The same noise comes out alone, in any batch, on any machine and in any order. Knows only names and shapes.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genkit.plugin import Noise
+from genkit.system.streams import stream_key, stream_words
+
+
+def draw(
+    spec: Noise, part: str, seed: int | str, indices: Sequence[int], start: int = 0
+) -> NDArray[np.floating]:
+    """One part of the noise of some samples.
+
+    Args:
+        spec: shape, distribution and steps of the part.
+        part: its name; each part has a stream of its own.
+        seed: the user's seed, or the name of an internal stream.
+        indices: sample indices, >= 0; a range is fastest.
+        start: first step, for parts with a step axis.
+
+    Returns:
+        [B, *shape], or [B, steps, *shape] where there are steps; of the part's dtype.
+    """
+    per_step = math.prod(spec.shape)
+    seed = (
+        seed if isinstance(seed, str) else operator.index(seed)
+    )  # NumPy's integers name the same streams
+    indices = (
+        indices if isinstance(indices, range) else [operator.index(index) for index in indices]
+    )
+    if spec.distribution not in ("normal", "uniform"):
+        raise ValueError(f"noise distribution {spec.distribution!r}: must be 'normal' or 'uniform'")
+    if spec.steps is None:
+        words = _static_words(stream_key("noise", seed, part), indices, per_step)
+        shape = (len(indices), *spec.shape)
+    else:
+        key, count = stream_key("noise", seed, part), spec.steps * per_step
+        rows = [stream_words(key, index + 1, start * per_step, count) for index in indices]
+        words = np.stack(rows) if rows else np.empty((0, count), np.uint64)
+        shape = (len(indices), spec.steps, *spec.shape)
+    values = uniforms(words)
+    if spec.distribution == "normal":
+        values = normal_quantile(values)
+    elif spec.dtype == "float32":
+        values = np.minimum(
+            values, 1 - 2.0**-24
+        )  # the largest float32 below 1: rounding must not reach it
+    return values.reshape(shape).astype(spec.dtype)
+
+
+def between(
+    start: NDArray[np.floating], end: NDArray[np.floating], share: float, distribution: str
+) -> NDArray[np.floating]:
+    """Noise on the way from one sample's part to another's, as likely under its distribution as they are.
+
+    Normal noise turns along the great circle from one direction to the other while its length changes evenly; uniform
+    noise does so as normal quantiles. Directions that are nearly parallel, or opposite, are joined by a straight line.
+
+    Args:
+        start, end: one part of two samples, of one shape and dtype.
+        share: 0 (the start, bit for bit) .. 1 (the end, bit for bit).
+        distribution: of the part.
+
+    Source: White 2016, "Sampling generative networks", arXiv:1609.04468, section 2.1.
+    """
+    if share in (0, 1):
+        return end if share else start
+    a, b = (np.atleast_1d(side).astype(np.float64) for side in (start, end))
+    if distribution == "uniform":
+        a, b = normal_quantile(a), normal_quantile(b)
+    lengths = [max(math.sqrt((side * side).sum()), 1e-300) for side in (a, b)]
+    angle = math.acos(min(max(float((a * b).sum()) / lengths[0] / lengths[1], -1.0), 1.0))
+    one, other = 1 - share, share
+    if math.sin(angle) > 1e-6:
+        length = one * lengths[0] + other * lengths[1]
+        one, other = (
+            length * math.sin(part * angle) / math.sin(angle) / of
+            for part, of in zip((one, other), lengths, strict=True)
+        )
+    values = one * a + other * b
+    if distribution == "uniform":
+        values = np.clip(
+            _normal_distribution(values),
+            2.0**-54,
+            1 - 2.0 ** (-24 if start.dtype == np.float32 else -53),
+        )
+    return values.reshape(start.shape).astype(start.dtype)
+
+
+def uniforms(words: NDArray[np.uint64]) -> NDArray[np.float64]:
+    """The upper 53 bits of each word as a number in (0, 1), never 0 or 1: (k + 1/2) / 2^53, capped below 1."""
+    return np.minimum((np.right_shift(words, np.uint64(11)) + 0.5) * 2.0**-53, 1 - 2.0**-53)
+
+
+def normal_quantile(p: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Inverse of the standard normal distribution function, to about 1e-15 relative.
+
+    Args:
+        p: numbers in (0, 1), any shape.
+
+    Source: algorithm AS 241 (PPND16), Wichura 1988, Applied Statistics 37(3).
+    """
+    q = p - 0.5
+    central = np.abs(q) <= 0.425
+    r = 0.180625 - q * q
+    result = q * _ratio(r, _CENTRAL)
+    if not central.all():
+        side = ~central
+        tail = np.sqrt(-np.log(np.where(q[side] < 0, p[side], 1 - p[side])))
+        value = np.where(tail <= 5, _ratio(tail - 1.6, _MIDDLE), _ratio(tail - 5, _FAR))
+        result[side] = np.where(q[side] < 0, -value, value)
+    return result
+
+
+_erfc = np.vectorize(math.erfc, otypes=[np.float64])  # NumPy has none
+
+
+def _normal_distribution(z: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The standard normal distribution function."""
+    return 0.5 * _erfc(-z / math.sqrt(2))
+
+
+def _static_words(key: int, indices: Sequence[int], count: int) -> NDArray[np.uint64]:
+    """[B, count] words; sample i owns the words [i * count, (i + 1) * count) of stream 0, so a range is one call."""
+    if isinstance(indices, range) and indices.step == 1:
+        return stream_words(key, 0, indices.start * count, len(indices) * count).reshape(
+            len(indices), count
+        )
+    rows = [stream_words(key, 0, index * count, count) for index in indices]
+    return np.stack(rows) if rows else np.empty((0, count), np.uint64)
+
+
+def _ratio(
+    x: NDArray[np.float64], coefficients: tuple[tuple[float, ...], tuple[float, ...]]
+) -> NDArray[np.float64]:
+    """One polynomial over another, highest power first."""
+    above, below = coefficients
+    return np.polyval(above, x) / np.polyval(below, x)
+
+
+# AS 241's coefficients, highest power first: numerator, denominator.
+_CENTRAL = (
+    (2509.0809287301226727, 33430.575583588128105, 67265.770927008700853, 45921.953931549871457,
+     13731.693765509461125, 1971.5909503065514427, 133.14166789178437745, 3.387132872796366608),
+    (5226.495278852545925, 28729.085735721942674, 39307.89580009271061, 21213.794301586595867,
+     5394.1960214247511077, 687.1870074920579083, 42.313330701600911252, 1.0),
+)  # fmt: skip
+_MIDDLE = (
+    (7.7454501427834140764e-4, 0.0227238449892691845833, 0.24178072517745061177, 1.27045825245236838258,
+     3.64784832476320460504, 5.7694972214606914055, 4.6303378461565452959, 1.42343711074968357734),
+    (1.05075007164441684324e-9, 5.475938084995344946e-4, 0.0151986665636164571966, 0.14810397642748007459,
+     0.68976733498510000455, 1.6763848301838038494, 2.05319162663775882187, 1.0),
+)  # fmt: skip
+_FAR = (
+    (2.01033439929228813265e-7, 2.71155556874348757815e-5, 0.0012426609473880784386, 0.026532189526576123093,
+     0.29656057182850489123, 1.7848265399172913358, 5.4637849111641143699, 6.6579046435011037772),
+    (2.04426310338993978564e-15, 1.4215117583164458887e-7, 1.8463183175100546818e-5, 7.868691311456132591e-4,
+     0.0148753612908506148525, 0.13692988092273580531, 0.59983220655588793769, 1.0),
+)  # fmt: skip
