@@ -1,4 +1,4 @@
-"""How the site is built: `make docs`. Tutorials and guides are notebooks that run meanwhile, without network."""
+"""Configuration of the site, for `make docs`. Tutorials and guides are notebooks, executed without network."""
 
 import atexit
 import os
@@ -29,28 +29,29 @@ extensions = [
 ]
 exclude_patterns = ["_build", "_ext"]
 
-# Pages that run ---------------------------------------------------------------------------------------------------
+# Executed pages ---------------------------------------------------------------------------------------------------
 
-nb_execution_mode = (
-    "force"  # a cache is keyed by the page's own cells and would miss changes of genkit
+# A cache is keyed by the cells of the page and would miss changes of genkit.
+nb_execution_mode = "force"
+nb_execution_in_temp = (
+    True  # so that runs/ and other files of the cells are not written into the repository
 )
-nb_execution_in_temp = True  # runs/ and whatever else the cells write never land in the repository
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300
 nb_merge_streams = True
-# The kernels inherit what stands here. `genkit` in shell cells is the one beside the Python that builds the site.
+# Kernels inherit this environment. `genkit` in shell cells is the program beside the Python that builds the site.
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-# Two threads on two cores that others use as well can be ten times slower than one: they wait for each other.
+# On two cores shared with other programs, two threads can be ten times slower than one: they wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# A profile of their own: no start-up files of whoever builds, no remarks about sockets on a build's standard error, and
-# a %%bash that fails at the first command that fails and prints once, in order (IPython's prints pieces of 100 bytes).
+# A separate profile: no start-up files of the user, no warnings about sockets on standard error, and a %%bash that
+# stops at the first command that fails and prints all output in order (IPython's prints pieces of 100 bytes).
 profile = Path(tempfile.mkdtemp(prefix="genkit-docs-")) / "profile_default"
 (profile / "startup").mkdir(parents=True)
 (profile / "ipython_kernel_config.py").write_text("c.IPKernelApp.log_level = 'ERROR'\n")
 shutil.copy(HERE / "_ext" / "shell_cells.py", profile / "startup")
 os.environ["IPYTHONDIR"] = str(profile.parent)
 os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
-# transformers would draw bars into pages, and its tqdm complain that it has no widgets to draw them with.
+# Without these, transformers prints progress bars into pages, and its tqdm warns that it has no widgets.
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"
 atexit.register(shutil.rmtree, profile.parent, ignore_errors=True)

@@ -3,7 +3,7 @@
     model = genkit.train("image", data="photos/", out="runs/photos", items=500_000)
     genkit.load("runs/photos").generate(16, seed=0).save("grid.png")
 
-The face: public names, resolved on first use, so that `import genkit` costs nothing and imports no torch.
+The public API. Its names are imported on first use, so that `import genkit` is fast and imports no torch.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-_HOMES = {
+_SOURCES = {
     "train": ("genkit.engine.training", "train"),
     "Progress": ("genkit.engine.clock", "Progress"),
     "check_data": ("genkit.engine.data", "check_data"),
@@ -20,6 +20,7 @@ _HOMES = {
     "load": ("genkit.sampling.model", "open_model"),
     "Model": ("genkit.sampling.model", "Model"),
     "Samples": ("genkit.sampling.samples", "Samples"),
+    "save": ("genkit.sampling.samples", "save"),
     "plugins": ("genkit.discovery.registry", "found"),
     "register": ("genkit.discovery.registry", "register"),
     "unregister": ("genkit.discovery.registry", "unregister"),
@@ -41,6 +42,7 @@ __all__ = [
     "load",
     "plugins",
     "register",
+    "save",
     "train",
     "unregister",
 ]
@@ -54,15 +56,15 @@ if TYPE_CHECKING:
     from genkit.errors import GenkitError, Interrupted, UserError
     from genkit.sampling.model import Model
     from genkit.sampling.model import open_model as load
-    from genkit.sampling.samples import Samples
+    from genkit.sampling.samples import Samples, save
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _SOURCES:
         raise AttributeError(f"module 'genkit' has no attribute {name!r}")
     import importlib
 
-    module, attribute = _HOMES[name]
+    module, attribute = _SOURCES[name]
     value = globals()[name] = getattr(importlib.import_module(module), attribute)
     return value
 

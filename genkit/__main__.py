@@ -1,4 +1,4 @@
-"""`python -m genkit`."""
+"""Runs the command line: `python -m genkit`."""
 
 from genkit.cli import main
 

@@ -1,7 +1,7 @@
-"""Adversarial losses, gradient penalties and relaxations: pure functions of tensors, usable without the rest.
+"""Adversarial losses, gradient penalties, masked means and relaxations: pure functions of tensors.
 
-Knows only tensors; of any rank, but for the relaxations, whose letter V is that of symbols. Logits are a critic's raw
-outputs, high for real, or a generator's for symbols; nothing here is reduced over the batch.
+Usable without the rest of genkit. Tensors may have any rank; logits are a critic's raw outputs, high for real, or a
+generator's for V symbols. Losses and penalties are not reduced over the batch.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.nn.functional import one_hot, relu, softplus
 
 
 class AdversarialLoss(NamedTuple):
-    """What critics and the generator minimise.
+    """The losses that critics and the generator minimise.
 
     Args:
         critic: (real logits, fake logits) -> (loss at the reals, loss at the fakes), each shaped as its logits;
@@ -30,7 +30,7 @@ class AdversarialLoss(NamedTuple):
 
 
 class Penalty(NamedTuple):
-    """What keeps a critic smooth.
+    """A gradient penalty on a critic.
 
     Args:
         value: (points, logits) -> [B]: per sample, unscaled. `points` [B, *event] requires grad, `logits` [B] or [B, P]
@@ -146,13 +146,13 @@ def r2_penalty(fake: Tensor, logits: Tensor) -> Tensor:
     return squared_gradient_norm(fake, logits)
 
 
-def wgan_gp_penalty(between: Tensor, logits: Tensor) -> Tensor:
+def wgan_gp_penalty(points: Tensor, logits: Tensor) -> Tensor:
     """(gradient norm - 1)^2 at points between real and fake samples, [B]. The usual loss adds 10 times its mean.
 
     Source: Gulrajani et al. 2017, arXiv:1704.00028, eq. 3. Arguments and errors: `squared_gradient_norm`.
     """
     # The root has no slope at zero; the constant is far below the float32 resolution of a norm near 1.
-    return ((squared_gradient_norm(between, logits) + 1e-12).sqrt() - 1).square()
+    return ((squared_gradient_norm(points, logits) + 1e-12).sqrt() - 1).square()
 
 
 def squared_slope(points: Tensor, slopes: Tensor) -> Tensor:
@@ -194,21 +194,25 @@ PENALTIES: dict[str, Penalty] = {
 
 
 def row_means(values: Tensor, mask: Tensor | None) -> Tensor:
-    """[B]: the mean of each row of [B] or [B, ...] values, over the valid steps [B, L] where there is a mask."""
+    """Mean of each row of values [B] or [B, ...], over the valid steps where there is a mask [B, L]: [B]."""
     if mask is not None:
         return masked(values, mask).sum(1) / mask.sum(1).clamp(min=1)
     return values.flatten(1).mean(1) if values.ndim > 1 else values
 
 
 def masked_mean(values: Tensor, mask: Tensor | None, count: Tensor | None = None) -> Tensor:
-    """Mean of [B, ...] values over the valid steps [B, L]; `count` replaces the number of them in this batch."""
+    """Mean of values [B, ...] over the valid steps of a mask [B, L], a scalar.
+
+    Args:
+        count: divide by this instead of the number of valid steps, where the batch is a part of a larger one.
+    """
     if mask is None:
         return values.mean()
     return masked(values, mask).sum() / (mask.sum() if count is None else count)
 
 
 def masked(values: Tensor, mask: Tensor) -> Tensor:
-    """Values with 0 at every step that is not valid, whatever stands there (a padding may hold an infinity)."""
+    """Values with 0 at every step that is not valid, even where the padding holds an infinity or NaN."""
     return values.where(mask, 0.0)
 
 
@@ -216,7 +220,7 @@ def masked(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def straight_through(soft: Tensor, symbol: Tensor) -> Tensor:
-    """The one-hot of a symbol, exactly, with the gradient of something soft.
+    """The exact one-hot of a symbol, with the gradient of a relaxed one.
 
     Args:
         soft: [B, V], for example the probabilities that the symbol was drawn from.
@@ -232,11 +236,11 @@ def straight_through(soft: Tensor, symbol: Tensor) -> Tensor:
 
 
 def gumbel_softmax(logits: Tensor, symbol: Tensor, temperature: float) -> Tensor:
-    """A softened one-hot around a symbol that was drawn from `logits` before, with a gradient.
+    """The Gumbel-softmax relaxation of a symbol that was already drawn from `logits`, with a gradient.
 
-    Its Gumbel numbers are drawn given the symbol, from torch's global generator: that of the largest sum with a logit
-    as it is, the others truncated below. Over symbols and numbers, value and gradient have the distribution of the plain
-    definition softmax((logits + Gumbel) / temperature), for the gradient holds the Gumbel numbers fixed as it does.
+    The Gumbel noise is drawn from torch's global generator, conditional on the symbol: unconditional for the largest
+    sum of logit and noise, truncated below it for the others. Over symbols and noise, value and gradient have the same
+    distribution as softmax((logits + Gumbel) / temperature), whose gradient holds the noise fixed too.
 
     Args:
         logits: [B, V]; -inf where a symbol is impossible.
@@ -246,18 +250,16 @@ def gumbel_softmax(logits: Tensor, symbol: Tensor, temperature: float) -> Tensor
     Returns:
         [B, V]; rows sum to 1 and are largest at the symbol.
 
-    Source: Jang et al. 2017, arXiv:1611.01144, eq. 2; Maddison et al. 2017, arXiv:1611.00712. Numbers given the symbol:
+    Source: Jang et al. 2017, arXiv:1611.01144, eq. 2; Maddison et al. 2017, arXiv:1611.00712. Conditional noise:
     Maddison et al. 2014, arXiv:1411.0030 (top-down construction); held fixed: Paulus et al. 2021, arXiv:2010.04838.
     """
     with torch.no_grad():
         gumbel = -torch.empty_like(logits).exponential_().log()
         largest = logits.logsumexp(1, keepdim=True) + gumbel.gather(1, symbol[:, None])
         # How far each sum lies below the largest; at least so far that no rounding makes another symbol its equal.
-        below = (softplus(largest - logits - gumbel) / temperature).clamp(
-            min=8 * torch.finfo(logits.dtype).eps
-        )
-        below = below.scatter(1, symbol[:, None], 0.0)
-    slope = logits.masked_fill(
-        logits.isinf(), 0.0
-    )  # an impossible symbol has none, and infinity - infinity is no zero
-    return ((slope - slope.detach()) / temperature - below).softmax(1)
+        least = 8 * torch.finfo(logits.dtype).eps
+        gap = (softplus(largest - logits - gumbel) / temperature).clamp(min=least)
+        gap = gap.scatter(1, symbol[:, None], 0.0)
+    # An impossible symbol has no slope, and infinity - infinity is not zero.
+    slope = logits.masked_fill(logits.isinf(), 0.0)
+    return ((slope - slope.detach()) / temperature - gap).softmax(1)

@@ -1,7 +1,7 @@
-"""Presets, files and overrides -> one frozen RunConfig. The only room where names become plugins and settings.
+"""Builds the configuration of a run, a frozen `RunConfig`, from a preset, configuration files and overrides.
 
-Every naming error is raised here, before torch is imported: an unknown modality, preset, key, loss or penalty is
-answered with the nearest right one. Knows no tensor and no network.
+An unknown modality, preset, key, loss or penalty is an error here, before torch is imported; the message names the
+closest valid one.
 """
 
 from __future__ import annotations
@@ -22,40 +22,41 @@ from pydantic import (
 
 from genkit import user_objects
 from genkit.discovery import registry
-from genkit.errors import ConfigError, ModelError, did_you_mean, first_line
+from genkit.errors import SYNONYMS, ConfigError, ModelError, did_you_mean, first_line
 from genkit.plugin import Modality
 from genkit.recipe import LOSSES, PENALTIES, REWARDS, SECTIONS, Recipe, ScoreFunction, Settings
 
 
 class RunSettings(Settings):
-    """How long, where, and how often to look."""
+    """Length and device of a run, and how often it writes samples and checkpoints."""
 
     items: PositiveInt | None = 100_000
     """Length of the run: real samples seen (by critics; in pretraining: by the generator). None: minutes decide."""
     minutes: PositiveFloat | None = None
     """Length of the run in minutes of work, instead of items; such a run cannot be repeated exactly."""
     seed: NonNegativeInt = 0
+    """Seed of everything random."""
     device: str = "auto"
     """auto (cuda, else mps, else cpu), or a torch device."""
     threads: PositiveInt | None = None
-    """CPU threads; None: chosen with the plan, and then written down."""
+    """CPU threads; None: chosen together with the plan, and then recorded in the run's config.yaml."""
     plan: Literal["auto", "fp32", "fp32-channels-last", "bf16", "bf16-channels-last"] = "auto"
-    """Precision (penalties are always fp32) and memory format; auto: what is fastest, measured at the start, remembered
-    for this machine and game, and then written down."""
+    """Precision (penalties are always fp32) and memory format; auto: the fastest, measured at the start, remembered for
+    this machine and configuration, and then recorded in the run's config.yaml."""
     sample_items: PositiveInt | None = None
-    """A sample preview at every so-many-th item; None: ten in a run."""
+    """Items between two previews of samples; None: a tenth of the run."""
     samples: PositiveInt = 64
-    """Samples on a preview."""
+    """Samples in a preview."""
     checkpoint_seconds: PositiveFloat = 45
-    """Work between two checkpoints, at most."""
+    """A checkpoint is written after so many seconds of work."""
     keep_checkpoints: PositiveInt = 3
-    """The newest so many are kept."""
+    """Number of checkpoints that are kept, the newest ones."""
     strict: bool = False
     """Stop if any item of the data cannot be used, instead of going on without it."""
     init: str | None = None
-    """Begin with the weights of this model or run (fine-tuning); everything else is new."""
+    """Start with the weights of this model or run (fine-tuning); everything else starts anew."""
     track: str | None = None
-    """Report to this tracker too, by accelerate's name: tensorboard, wandb, mlflow ..."""
+    """Also log to this experiment tracker, by accelerate's name: tensorboard, wandb, mlflow ..."""
 
     @model_validator(mode="after")
     def _has_one_length(self) -> RunSettings:
@@ -66,14 +67,15 @@ class RunSettings(Settings):
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Everything that decides a run.
+    """The complete configuration of a run.
 
     Args:
         modality: the manifest.
-        preset: the name of the preset that it started from.
-        data: a path, a `builtin:` name, or a Python object that the plugin takes.
-        options: an instance of the modality's options; None where it has none.
-        recipe, run: the game, and the run.
+        preset: the name of the preset on which it is based.
+        data: a path, a `builtin:` name, or a Python object that the plugin accepts; None for a modality without data.
+        options: an instance of the modality's options; None for a modality without options.
+        recipe: the game: networks' optimisers, loss, penalties, stages.
+        run: length, device, how often samples and checkpoints are written.
     """
 
     modality: Modality
@@ -85,13 +87,13 @@ class RunConfig:
 
     @property
     def data_name(self) -> str | None:
-        """The data as the user wrote them; an object by its type, None where there are none."""
+        """The data as the user wrote it; `<type>` for a Python object, None if there is no data."""
         if self.data is None or isinstance(self.data, str | Path):
             return None if self.data is None else str(self.data)
         return f"<{type(self.data).__name__}>"
 
     def plain(self) -> dict[str, Any]:
-        """As YAML or JSON data."""
+        """The configuration as YAML or JSON data."""
         return {
             "modality": self.modality.id,
             "plugin": registry.origin(self.modality),
@@ -109,34 +111,34 @@ def build(
     data: Any = None,
     settings: Sequence[Mapping[str, Any]] = (),
 ) -> RunConfig:
-    """One frozen configuration, checked.
+    """Build and check a configuration.
 
     Args:
-        modality: an id, or a manifest.
-        preset: a name; None: the first of the modality's.
-        data: None: the modality's default.
-        settings: nested mappings with the keys `options`, `recipe` and `run`, later ones over earlier ones (a file,
-            then overrides); all go over the preset.
+        modality: an id, `distribution:id`, or a manifest.
+        preset: the name of a preset; None: the modality's first.
+        data: the data source; None: the modality's default.
+        settings: nested mappings with the keys `options`, `recipe` and `run`, which override the preset; later ones
+            override earlier ones (a file, then the command line).
 
     Raises:
-        UnknownModality, ConfigError, PluginError.
+        UnknownModality: if no installed plugin provides the modality.
+        ConfigError: for an unknown preset or setting, an invalid value, or a user object that does not work.
+        PluginError: if the plugin cannot be used.
     """
     manifest = registry.describe(modality) if isinstance(modality, str) else modality
     if not manifest.presets:
         raise ConfigError(f"{registry.origin(manifest)}: its manifest has no presets")
     preset = preset or next(iter(manifest.presets))
-    chosen = manifest.presets.get(preset)
-    if chosen is None:
+    base = manifest.presets.get(preset)
+    if base is None:
         raise ConfigError(
             f"{manifest.id} has no preset {preset!r}.{did_you_mean(preset, manifest.presets)}"
         )
-    defaults = (
-        Recipe().model_dump()
-    )  # below everything, so that a path reaches into what nobody has set
-    merged: Any = {
-        "options": dict(chosen.options),
-        "recipe": merge(defaults, chosen.recipe),
-        "run": dict(chosen.run),
+    defaults = Recipe().model_dump()  # so that an override can address a part of a default
+    tree: Any = {
+        "options": dict(base.options),
+        "recipe": merge(defaults, base.recipe),
+        "run": dict(base.run),
     }
     for layer in settings:
         for key in layer:
@@ -148,38 +150,39 @@ def build(
                 raise ConfigError(
                     f"{key} = {value!r}: must be a mapping, for example {key}.name=value"
                 )
-        if {"items", "minutes"} & set(
-            layer.get("run", {})
-        ):  # a length given later replaces the other kind of length
-            merged["run"] = {
-                key: value
-                for key, value in merged["run"].items()
-                if key not in ("items", "minutes")
+        # Items or minutes of a later layer replace both of the earlier ones.
+        if {"items", "minutes"} & set(layer.get("run", {})):
+            tree["run"] = {
+                key: value for key, value in tree["run"].items() if key not in ("items", "minutes")
             }
             layer["run"] = {"items": None, "minutes": None, **layer["run"]}
-        merged = merge(merged, layer)
+        tree = merge(tree, layer)
     options_class = registry.named_class(manifest, "options")
-    if options_class is None and merged["options"]:
-        raise ConfigError(f"options.{next(iter(merged['options']))}: {manifest.id} has no options")
+    if options_class is None and tree["options"]:
+        raise ConfigError(f"options.{next(iter(tree['options']))}: {manifest.id} has no options")
     config = RunConfig(
         modality=manifest,
         preset=preset,
         data=manifest.data if data is None else data,
         options=None
         if options_class is None
-        else validate(options_class, merged["options"], "options"),
-        recipe=validate(Recipe, merged["recipe"], "recipe"),
-        run=validate(RunSettings, merged["run"], "run"),
+        else validate(options_class, tree["options"], "options"),
+        recipe=validate(Recipe, tree["recipe"], "recipe"),
+        run=validate(RunSettings, tree["run"], "run"),
     )
     _admit_names(config)
     return config
 
 
 def controls(modality: Modality, values: Mapping[str, Any]) -> Settings | None:
-    """The modality's controls with some values set; None where it has none.
+    """An instance of a modality's controls; None for a modality without controls.
+
+    Args:
+        modality: the manifest.
+        values: values of controls by name; the others have their defaults.
 
     Raises:
-        ConfigError: for a key or a value that it does not take.
+        ConfigError: for an unknown control or an invalid value.
     """
     cls = registry.named_class(modality, "controls")
     if cls is None:
@@ -191,10 +194,10 @@ def controls(modality: Modality, values: Mapping[str, Any]) -> Settings | None:
 
 
 def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
-    """`["options.size=64", "recipe.critic.learning_rate=1e-4"]` as nested mappings; values are read as YAML.
+    """Overrides as nested dicts: `["options.size=64", "recipe.critic.learning_rate=1e-4"]`; values are YAML.
 
     Raises:
-        ConfigError: for a word that is not `path=value`.
+        ConfigError: for a word that is not `path=value`, whose value is not YAML, or whose path leads through a value.
     """
     import yaml
 
@@ -220,10 +223,12 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
 
 
 def read_file(path: str | Path) -> dict[str, Any]:
-    """A configuration file: YAML with any of the keys modality, preset, data, options, recipe, run.
+    """Read a configuration file: YAML with any of the keys modality, preset, data, options, recipe, run.
+
+    A run's own config.yaml is one, too; its keys `plugin` and `genkit_run` have no effect.
 
     Raises:
-        ConfigError: if it cannot be read or holds another key.
+        ConfigError: if it cannot be read or has another key.
     """
     import yaml
 
@@ -239,73 +244,85 @@ def read_file(path: str | Path) -> dict[str, Any]:
             f"{path}: holds a {type(content).__name__}, not a mapping with the keys {', '.join(allowed)}"
         )
     for key in content:
-        if key not in (
-            *allowed,
-            "plugin",
-            "genkit_run",
-        ):  # the latter two are what a run's own config.yaml records
+        if key not in (*allowed, "plugin", "genkit_run"):
             raise ConfigError(f"{path}: {key}: no such setting.{did_you_mean(str(key), allowed)}")
     return content
 
 
-def merge(below: Any, above: Any) -> Any:
-    """Nested mappings, the second over the first; in a list, numbers address elements."""
+def merge(base: Any, override: Any) -> Any:
+    """Nested mappings or lists with overrides; a mapping with numbers as keys overrides elements of a list.
+
+    Args:
+        base: what is overridden; it is not changed.
+        override: what is set. A mapping is merged into a mapping; any other value replaces that of `base`.
+
+    Raises:
+        ConfigError: if a list has no such element.
+    """
     if (
-        isinstance(above, Mapping)
-        and isinstance(below, list | tuple)
-        and all(str(key).isdecimal() for key in above)
+        isinstance(override, Mapping)
+        and isinstance(base, list | tuple)
+        and all(str(key).isdecimal() for key in override)
     ):
-        items = list(below)
-        for key, value in above.items():
+        items = list(base)
+        for key, value in override.items():
             if int(key) >= len(items):
                 raise ConfigError(f"there is no element {key}: the list has {len(items)}")
             items[int(key)] = merge(items[int(key)], value)
         return items
-    if isinstance(above, Mapping) and isinstance(below, Mapping):
+    if isinstance(override, Mapping) and isinstance(base, Mapping):
         return {
-            **below,
-            **{key: _merge_key(key, below.get(key), value) for key, value in above.items()},
+            **base,
+            **{key: _merge_key(key, base.get(key), value) for key, value in override.items()},
         }
-    return above
+    return override
 
 
-def _merge_key(key: str, below: Any, above: Any) -> Any:
-    """As `merge`, but an estimator or a constraint of another kind starts afresh: the old settings mean nothing."""
-    both = isinstance(above, Mapping) and isinstance(below, Mapping)
+def _merge_key(key: str, base: Any, override: Any) -> Any:
+    """The merged value of a key. An estimator or constraint of another kind replaces the old one with its settings."""
+    are_mappings = isinstance(override, Mapping) and isinstance(base, Mapping)
     if (
-        both
+        are_mappings
         and key in ("estimator", "constraint")
-        and above.get("kind", below.get("kind")) != below.get("kind")
+        and override.get("kind", base.get("kind")) != base.get("kind")
     ):
-        return above
-    return merge(below, above)
+        return override
+    return merge(base, override)
 
 
-def validate(cls: Any, values: Any, where: str) -> Any:
+def validate(cls: Any, values: Any, section: str) -> Any:
     """An instance of a settings class.
 
+    Args:
+        cls: a `genkit.recipe.Settings`.
+        values: its values, as plain data.
+        section: where the settings stand, `recipe` say, for messages; empty: at the top.
+
     Raises:
-        ConfigError: names each wrong key or value; an unknown key with the nearest right one.
+        ConfigError: names each wrong key or value; for an unknown key the closest valid one.
     """
     try:
         return cls.model_validate(values)
     except ValidationError as error:
-        said: dict[str, list[str]] = {}  # a union answers once for each of its members
-        for one in error.errors():
-            path, message = _explain(cls, one, values, where)
-            said.setdefault(path, []).append(message)
+        messages: dict[str, list[str]] = {}  # a union has an error for each of its members
+        for part in error.errors():
+            path, message = _explain(cls, part, values, section)
+            messages.setdefault(path, []).append(message)
         raise ConfigError(
-            "; ".join(f"{path}: {' or '.join(dict.fromkeys(all))}" for path, all in said.items())
+            "; ".join(
+                f"{path}: {' or '.join(dict.fromkeys(lines))}" for path, lines in messages.items()
+            )
         ) from error
 
 
-def _explain(cls: type[BaseModel], error: Any, values: Any, where: str) -> tuple[str, str]:
-    """(the path as the user wrote it with the value found there, what is wrong)."""
-    path = [where] if where else []
+def _explain(cls: type[BaseModel], error: Any, values: Any, section: str) -> tuple[str, str]:
+    """One of pydantic's errors as (the path and the value there, what is wrong with it).
+
+    The path holds only what the user can have written: pydantic's own also names members of unions.
+    """
+    path = [section] if section else []
     node = values
-    for part in error[
-        "loc"
-    ]:  # pydantic's path also names members of unions, which nobody has written
+    for part in error["loc"]:
         if (isinstance(node, Mapping) and part in node) or (
             isinstance(node, list | tuple) and isinstance(part, int)
         ):
@@ -329,20 +346,20 @@ def _explain(cls: type[BaseModel], error: Any, values: Any, where: str) -> tuple
 
 
 def _keys_at(cls: Any, path: Sequence[Any]) -> set[str]:
-    """The keys that the models at a path of a settings class have."""
+    """The names of the settings at a path within a settings class, a path as in pydantic's errors."""
     models = set(_models(cls))
     for part in path:
         inner: set[Any] = set()
         for model in models:
             field = model.model_fields.get(part)
-            inner |= (
-                set(_models(field.annotation)) if field else {model}
-            )  # an index, a name or the tag of a union
+            # A part that is no field is an index, a name or the tag of a union.
+            inner |= set(_models(field.annotation)) if field else {model}
         models = inner
     return {name for model in models for name in model.model_fields}
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    """All settings classes within a type annotation."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for argument in get_args(annotation):
@@ -350,54 +367,62 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def _hint(key: str, manifest: Modality) -> str:
-    """Where a key without its section belongs, or the nearest section."""
+    """A hint for a key that is no section: the settings of this name in all sections, else the closest section."""
+    names = dict.fromkeys((key, SYNONYMS.get(key, key)))
     sections = {
         "options": registry.named_class(manifest, "options"),
         "recipe": Recipe,
         "run": RunSettings,
     }
-    for section, cls in sections.items():
-        if cls is not None and key in cls.model_fields:
-            return f" Did you mean '{section}.{key}'?"
-    return did_you_mean(key, SECTIONS)
+    paths = [
+        f"'{section}.{name}'"
+        for section, cls in sections.items()
+        for name in names
+        if cls is not None and name in cls.model_fields
+    ]
+    return f" Did you mean {' or '.join(paths)}?" if paths else did_you_mean(key, SECTIONS)
 
 
 def options_for(
-    modality: Modality, known: Mapping[str, Any], given: Iterable[Mapping[str, Any]], where: object
+    modality: Modality,
+    options: Mapping[str, Any],
+    layers: Iterable[Mapping[str, Any]],
+    model: object,
 ) -> Any:
-    """The options of a model, to begin another run with; names of its author's code must come from the user.
+    """The options of a model, for fine-tuning it in another run; unchanged, if they name no code that is not trusted.
 
     Args:
-        known: the options as the model folder has them.
-        given: the user's own layers, which go over them.
-        where: the model, for messages.
+        modality: the manifest.
+        options: the options in the model folder.
+        layers: the user's settings, which override them.
+        model: the model, for messages.
 
     Raises:
-        ModelError: if one names code that the user did not name.
+        ModelError: if an option names a user object that the user has not named, neither in this process nor in layers.
     """
-    mine = {key for layer in given for key in layer.get("options") or {}}
-    for key, name in _own_names(registry.named_class(modality, "options"), known).items():
-        if key not in mine and not user_objects.is_admitted(name):
+    keys = {key for layer in layers for key in layer.get("options") or {}}
+    for key, name in _user_names(registry.named_class(modality, "options"), options).items():
+        if key not in keys and not user_objects.is_admitted(name):
             raise ModelError(
-                f"{where}: its options.{key} is code of its author's, {name!r}, and no model folder makes genkit "
+                f"{model}: its options.{key} is code of its author's, {name!r}, and no model folder makes genkit "
                 f"import any: if you trust it, give options.{key} yourself, or another"
             )
-    return known
+    return options
 
 
-def _own_names(options_class: Any, values: Mapping[str, Any]) -> dict[str, str]:
-    """Option -> `module:attribute`, of those that name code."""
+def _user_names(options_class: Any, values: Mapping[str, Any]) -> dict[str, str]:
+    """Option -> `module:attribute`, for the options that name a user object."""
     fields = {} if options_class is None else options_class.model_fields
-    takes = [
+    keys = [
         key
         for key, field in fields.items()
         if any(isinstance(mark, user_objects.Named) for mark in field.metadata)
     ]
-    return {key: name for key in takes if isinstance(name := values.get(key), str) and ":" in name}
+    return {key: name for key in keys if isinstance(name := values.get(key), str) and ":" in name}
 
 
 def _admit_names(config: RunConfig) -> None:
-    """Import and try what the user named: the only place where settings become code. Built-in names cost no torch."""
+    """Import and try the user objects of a configuration; built-in names are not imported, so that torch is not."""
     recipe, estimator = config.recipe, config.recipe.estimator
     if recipe.loss not in LOSSES:
         user_objects.loss_named(recipe.loss)
@@ -407,5 +432,5 @@ def _admit_names(config: RunConfig) -> None:
     if isinstance(estimator, ScoreFunction) and estimator.reward not in REWARDS:
         user_objects.reward_named(estimator.reward)
     if config.options is not None:
-        for key, name in _own_names(type(config.options), dict(config.options)).items():
+        for key, name in _user_names(type(config.options), dict(config.options)).items():
             user_objects.admit_network(f"options.{key}", name)

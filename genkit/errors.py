@@ -1,19 +1,19 @@
-"""Everything that genkit raises on purpose.
+"""The exceptions that genkit raises on purpose.
 
     GenkitError                    exit code 1
-    ├─ UserError                   exit code 2: something the user can mend; one sentence, no traceback
-    │  ├─ ConfigError              an unknown or impossible setting
-    │  ├─ DataError                data that cannot be trained on
-    │  ├─ RunError                 a run folder that is taken, locked, changed or not a run
-    │  ├─ ModelError               a model folder that is missing, foreign, damaged or unsafe
-    │  └─ UnknownModality          no installed plugin provides it
+    ├─ UserError                   exit code 2: something the user can correct; one sentence, no traceback
+    │  ├─ ConfigError              a setting that does not exist, or a value that it cannot take
+    │  ├─ DataError                data that cannot be read or trained on
+    │  ├─ RunError                 a run folder that is in use, of another configuration, or not a run folder
+    │  ├─ ModelError               a model folder that is missing, not genkit's, damaged or unsafe
+    │  └─ UnknownModality          no installed plugin provides the modality
     ├─ PluginError                 a plugin that fails; names the plugin, its version and the call
-    ├─ StorageError                a disk that does not take what must be written
-    ├─ NativePartMissing           (in genkit.kit.compat) what only a compiled library could do
-    ├─ TrainingError               a game that cannot go on
-    └─ Interrupted                 stopped by Ctrl-C (exit code 130) or SIGTERM (143), with everything saved
+    ├─ StorageError                a file or folder that cannot be written
+    ├─ NativePartMissing           (in genkit.kit.compat) a function whose compiled library cannot be used here
+    ├─ TrainingError               training that cannot continue
+    └─ Interrupted                 stopped by Ctrl-C (exit code 130) or SIGTERM (143); training has saved everything
 
-Knows nothing else of the house. A message says what was found, what was allowed and what to do.
+A message says what was found, what is allowed and what to do. This module imports nothing else of genkit.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class GenkitError(Exception):
 
 
 class UserError(GenkitError):
-    """Something the user can mend."""
+    """Something the user can correct: a setting, a path, the data."""
 
     exit_code = 2
 
@@ -42,11 +42,11 @@ class DataError(UserError):
 
 
 class RunError(UserError):
-    """A run folder that is taken, locked, of another configuration, or not a run folder."""
+    """A run folder that is in use, holds a run of another configuration, or is not a run folder."""
 
 
 class ModelError(UserError):
-    """A model folder that is missing, foreign, damaged or unsafe."""
+    """A model folder that is missing, not genkit's, damaged or unsafe."""
 
 
 class UnknownModality(UserError):
@@ -57,32 +57,35 @@ class PluginError(GenkitError):
     """A plugin that fails.
 
     Args:
-        plugin: who failed, as `distribution version (id)`.
-        call: what was asked of it.
-        reason: what it answered.
-        closer: the command that looks closer, where there is one.
+        plugin: which plugin, as `distribution version (id)`.
+        call: the method or step that failed.
+        reason: what went wrong.
+        command: a command that shows more, if there is one.
+
+    Attributes:
+        plugin, call, reason: as given.
     """
 
-    def __init__(self, plugin: str, call: str, reason: str, closer: str = "") -> None:
+    def __init__(self, plugin: str, call: str, reason: str, command: str = "") -> None:
         super().__init__(
-            f"plugin {plugin} failed at {call}: {reason}{f' (`{closer}` tells more)' if closer else ''}"
+            f"plugin {plugin} failed at {call}: {reason}{f' (`{command}` tells more)' if command else ''}"
         )
         self.plugin, self.call, self.reason = plugin, call, reason
 
 
 class StorageError(GenkitError):
-    """The disk does not take what must be written; what was there before is whole."""
+    """A file or folder cannot be written (a full disk, missing permissions); existing files are unchanged."""
 
 
 class TrainingError(GenkitError):
-    """A game that cannot go on; the last whole checkpoint is kept."""
+    """Training cannot continue (a loss that is not finite, say); the last complete checkpoint is kept."""
 
 
 class Interrupted(GenkitError):
-    """Training was stopped from outside; everything is saved.
+    """A command was stopped by a signal. Training has saved everything before it raises this.
 
     Args:
-        message: what was saved and how to go on.
+        message: what was saved and how to resume.
         exit_code: 130 after Ctrl-C (SIGINT), 143 after SIGTERM.
     """
 
@@ -92,25 +95,34 @@ class Interrupted(GenkitError):
 
 
 SYNONYMS = {"discriminators": "critics", "discriminator": "critic", "lr": "learning_rate"}
-"""Words of other toolkits, and ours."""
+"""The field's usual word -> the one that genkit's settings use."""
 
 
 def did_you_mean(word: str, allowed: Iterable[str]) -> str:
-    """A hint for a misspelt name: ` Did you mean 'x'?`, or the allowed names, or nothing where there are none."""
+    """A hint for an unknown name, to append to a message.
+
+    Args:
+        word: what the user wrote.
+        allowed: the names that exist.
+
+    Returns:
+        ` Did you mean 'x'?` if a name is close, or is the name after `SYNONYMS` are replaced; else ` Allowed: a, b.`;
+        empty if `allowed` is empty.
+    """
     import difflib
 
     names = sorted(allowed)
-    for usual, ours in SYNONYMS.items():
-        if usual in word and (match := word.replace(usual, ours)) in names:
+    for synonym, name in SYNONYMS.items():
+        if synonym in word and (match := word.replace(synonym, name)) in names:
             return f" Did you mean {match!r}?"
-    close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
-    if close:
-        return f" Did you mean {close[0]!r}?"
+    matches = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    if matches:
+        return f" Did you mean {matches[0]!r}?"
     return f" Allowed: {', '.join(names)}." if names else ""
 
 
 def first_line(error: BaseException) -> str:
-    """The kind of an error and the first line of what it says, with the next one where that ends in a colon."""
+    """`Type: message` with the first line of an exception's message, and the second if the first ends in a colon."""
     lines = [line.strip() for line in str(error).strip().splitlines()]
-    said = " ".join(lines[:2] if lines[0].endswith(":") else lines[:1]) if lines else ""
-    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+    message = " ".join(lines[:2] if lines[0].endswith(":") else lines[:1]) if lines else ""
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__

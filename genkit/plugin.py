@@ -2,7 +2,7 @@
 
 Torch-free at import: a manifest must cost nothing to read. Knows no modality, no file, no loss.
 
-Shape letters, used in every docstring of the house:
+Shape letters, used in every docstring of genkit:
 
     B batch    Z latent    C channels    L steps    V symbols    P logits per sample    F features
 
@@ -37,7 +37,8 @@ PLUGIN_CAPABILITIES = frozenset(
 )
 GENERATOR_CAPABILITIES = frozenset({"pretrain_loss", "log_prob", "complete", "relaxed", "unroll"})
 CAPABILITIES = PLUGIN_CAPABILITIES | GENERATOR_CAPABILITIES
-"""Optional capabilities. Each is the name of a method, of the plugin or of its generator: whoever has it can do it."""
+"""Optional capabilities: names of methods of the plugin or of its generator. A class that has the method has the
+capability; nothing else has to be declared."""
 
 
 # What a plugin declares ------------------------------------------------------------------------------------------
@@ -51,7 +52,7 @@ class Preset:
         summary: one line for lists and help.
         options: values for the plugin's options, as plain data.
         recipe: values for `genkit.recipe.Recipe`, as plain data.
-        run: values for the run itself (items, how often to look), as plain data.
+        run: values for `genkit.config.RunSettings` (items, how often samples are drawn), as plain data.
     """
 
     summary: str = ""
@@ -62,20 +63,20 @@ class Preset:
 
 @dataclass(frozen=True)
 class Modality:
-    """A plugin's manifest: plain data, so that a list or a help page costs no import of torch.
+    """A plugin's manifest: plain data, so that lists and help pages need no import of torch.
 
     Args:
         id: what users type; equals the name of the entry point. Lower-case letters, digits and underscores.
-        title: a few words.
-        plugin: `"module:Class"` of a `ModalityPlugin`; in one process also the class itself.
-        summary: one line.
+        title: a few words, for lists.
+        plugin: `"module:Class"` of a `ModalityPlugin`; within one process also the class itself.
+        summary: one line, for lists and help.
         media_type: of one encoded sample (RFC 6838).
         formats: file endings that `encode` can write, the default first.
         preview_formats: file endings of what `preview` writes of many samples, the default first.
-        options: `"module:Class"` of a `genkit.recipe.Settings`: what is trained. None: there are none.
-        controls: `"module:Class"` of the same for what can be turned when generating. None: there are none. A control
-            `<part>_seed` that is not None is the seed of the noise part `<part>`, and of all parts `<part>.<more>`: the
-            sampler sees to it, the plugin only declares the control.
+        options: `"module:Class"` of a `genkit.recipe.Settings`: what can be set when training. None: nothing.
+        controls: `"module:Class"` of a `genkit.recipe.Settings`: what can be set when generating (truncation,
+            temperature, length). None: nothing. A control `<part>_seed` that is not None is the seed of the noise part
+            `<part>`, and of all parts `<part>.<more>`: the sampler applies it, the plugin only declares it.
         presets: the first is the default.
         data: the default data source, None where there is none.
     """
@@ -108,7 +109,7 @@ class Modality:
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> Modality:
-        """The manifest that `to_json` made such data of."""
+        """The manifest from the data that `to_json` gives."""
         presets = {name: Preset(**preset) for name, preset in plain["presets"].items()}
         formats = {name: tuple(plain[name]) for name in ("formats", "preview_formats")}
         return cls(**{**plain, **formats, "presets": presets})
@@ -151,8 +152,8 @@ class Dataset(Protocol):
     An item is a `Sample` without batch axis, its `x` alone, or a pair (x, condition). All items have one shape. What is
     random about an item is drawn from the global generators of torch, NumPy or Python, which are seeded for each item.
 
-    It may have an attribute `skipped`, a sequence of `Skipped`: what the source holds and cannot be used. Where there is
-    nothing else, the data set may be empty; the user is told why.
+    It may have an attribute `skipped`, a sequence of `Skipped`: items of the source that cannot be used. Where nothing
+    can be used, it may be empty: the user is told why.
     """
 
     def __len__(self) -> int: ...
@@ -207,10 +208,10 @@ class Sample:
 
     Args:
         x: [B, *event].
-        condition: [B, ...], what a conditional model is told; None for others.
-        mask: [B, L] bool, valid steps; ONE mask for critics, log-probabilities and metrics. None: all are valid.
-        relaxed: [B, L, V], a differentiable relaxation of a discrete `x`, largest at its symbols. A critic reads it
-            where it is given, and the one-hot of `x` otherwise. The engine gives it in the generator's updates alone.
+        condition: [B, ...], the condition of a conditional model (classes, prompts, spectra); None for others.
+        mask: [B, L] bool, valid steps; one mask for critics, log-probabilities and metrics. None: all are valid.
+        relaxed: [B, L, V], a differentiable relaxation of a discrete `x`, largest at its symbols. Critics read it
+            where it is present, and the one-hot of `x` otherwise; the engine passes it in generator updates only.
     """
 
     x: Tensor
@@ -222,18 +223,17 @@ class Sample:
         return len(self.x)
 
     def __getitem__(self, rows: Any) -> Sample:
-        """The same rows of every part."""
+        """Some rows of every part."""
         return self._each(lambda tensor: tensor[rows])
 
     def to(self, device: torch.device | str) -> Sample:
         """Every part on a device."""
-        blocking = (
-            str(device) == "cpu"
-        )  # a copy to the CPU that does not wait may be read before it has arrived
+        # A copy to the CPU that does not wait may be read before it has arrived.
+        blocking = str(device) == "cpu"
         return self._each(lambda tensor: tensor.to(device, non_blocking=not blocking))
 
     def detach(self) -> Sample:
-        """Every part cut from its graph."""
+        """Every part detached from its graph."""
         return self._each(lambda tensor: tensor.detach())
 
     def with_x(self, x: Tensor) -> Sample:
@@ -249,13 +249,13 @@ class Sample:
 
 @dataclass(frozen=True)
 class Critique:
-    """What a critic says of a batch.
+    """The output of a critic for a batch.
 
     Args:
         logits: one entry per head or scale, each [B] or [B, P]; high means real.
         features: for feature matching, [B, ...] each.
         outputs: auxiliary heads by name (a class, a category code), [B, ...] each.
-        per_step: True if P are the steps of `x`, to be read under its mask.
+        per_step: True if the P logits belong to the steps of `x`, and its mask applies to them.
     """
 
     logits: tuple[Tensor, ...]
@@ -264,7 +264,7 @@ class Critique:
     per_step: bool = False
 
     def __getitem__(self, rows: Any) -> Critique:
-        """The same rows of every part."""
+        """Some rows of every part."""
         return self._each(lambda tensor: tensor[rows])
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Critique:
@@ -281,7 +281,7 @@ Parts = TypeVar("Parts", Sample, Critique)
 
 
 def full_precision(parts: Parts) -> Parts:
-    """A Sample or a Critique whose half-precision parts are float32: what is compared and summed is never half."""
+    """A Sample or a Critique with float32 in place of half precision, so that sums and comparisons are exact enough."""
     return parts._each(
         lambda tensor: (
             tensor.float() if tensor.is_floating_point() and tensor.itemsize < 4 else tensor
@@ -290,17 +290,17 @@ def full_precision(parts: Parts) -> Parts:
 
 
 class Generator(Protocol):
-    """What the engine asks of a generator: an `nn.Module` with a `noise` attribute.
+    """What the engine expects of a generator: an `nn.Module` with a `noise` attribute.
 
-    Methods that it may have, its optional capabilities:
+    Optional capabilities, methods that it may have:
         `pretrain_loss(real) -> Tensor`: a scalar to minimise before the game (maximum likelihood, reconstruction).
         `log_prob(sample) -> [B, L]`: log-probability of each step of `sample.x`, at the temperature of sampling.
         `complete(sample, length, noise) -> Sample`: keeps the first `length` steps of each row and draws the rest.
-        `relaxed(noise, condition, controls, relax) -> Sample`: as `forward`, with the very same `x` and `mask`, and
-            with `Sample.relaxed`. At each step `relax(logits [B, V], symbol [B]) -> [B, V]` makes it of the logits at
-            the temperature of sampling and the symbol that was drawn from them; steps that are masked out hold the
-            one-hot of the padding, without a gradient. What later steps are told of a symbol may carry its gradient
-            as `genkit.adversarial.straight_through(relaxed, symbol)`, whose value is the one-hot that `forward` sees.
+        `relaxed(noise, condition, controls, relax) -> Sample`: as `forward`, with the same `x` and `mask`, and with
+            `Sample.relaxed`. At each step `relax(logits [B, V], symbol [B]) -> [B, V]` gives the relaxed symbol, from
+            the logits at the temperature of sampling and the symbol drawn from them; steps that are masked out hold the
+            one-hot of the padding, without a gradient. The input of later steps may carry the gradient too, as
+            `genkit.adversarial.straight_through(relaxed, symbol)`, whose value is the one-hot that `forward` sees.
     """
 
     noise: Mapping[str, Noise]
@@ -308,42 +308,47 @@ class Generator(Protocol):
     def forward(
         self, noise: Mapping[str, Tensor], condition: Tensor | None, controls: Any
     ) -> Sample:
-        """Samples from noise; a row depends on its own noise and condition alone when in eval mode."""
+        """A batch of samples. In eval mode each row depends on its own noise and condition only."""
         ...
 
 
 class Unrolling(Generator, Protocol):
-    """A generator with the capability `unroll`: samples of any length, of which any steps can be drawn by themselves.
+    """A generator with the capability `unroll`: samples of any length, whose steps can be drawn independently.
 
-    In training its `forward` draws the first `length(None)` steps, from noise of `Noise.steps` steps; when sampling,
-    each sample is drawn alone, in whole blocks, so that memory is bounded and bits do not depend on the length.
+    In training `forward` draws the first `length(None)` steps, from noise of `Noise.steps` steps. When sampling, each
+    sample is drawn by itself, in whole blocks, so that memory is bounded and bits do not depend on the length.
 
     Args:
         block: output steps of one call of `unroll` when sampling.
-        step_axis: of x [B, *event], the axis that output steps run along; at least 1.
+        step_axis: the axis of x [B, *event] along which output steps run; at least 1.
     """
 
     block: int
     step_axis: int
 
     def length(self, controls: Any, condition: Tensor | None = None) -> int:
-        """Output steps of a whole sample, where its condition [1, ...] has a say in it; controls None: of training."""
+        """Number of output steps of a whole sample.
+
+        Args:
+            controls: of the sample; None: the length in training.
+            condition: [1, ...] of the sample, for generators whose length depends on it.
+        """
         ...
 
     def needs(self, steps: range, controls: Any) -> Mapping[str, range]:
-        """Which steps (>= 0) of each noise part that has steps are needed to draw these output steps."""
+        """The steps (>= 0) of each noise part with a step axis that are needed to draw some output steps."""
         ...
 
     def unroll(
         self, noise: Mapping[str, Tensor], condition: Tensor | None, controls: Any, steps: range
     ) -> Sample:
-        """These output steps, from just the noise that they need; equal whatever is drawn beside them."""
+        """Some output steps, from exactly the noise that `needs` names; equal in whatever blocks they are drawn."""
         ...
 
 
 @dataclass(frozen=True)
 class Networks:
-    """A model's modules, as architecture only: the engine moves everything, and asks for `initialise` where it must.
+    """A model's modules, freshly built. The engine moves them to devices and calls `initialise` where it applies.
 
     Args:
         generator: an `nn.Module` that is a `Generator`.
@@ -360,12 +365,13 @@ class Networks:
 
 
 class ModalityPlugin(ABC):
-    """One modality: its data, its networks, its files. One method must be written; the rest have
-    defaults or are optional capabilities.
+    """One modality: its data, its networks, its files.
+
+    `networks` must be written; other methods have defaults or are optional capabilities.
 
     Args:
         options: an instance of the manifest's options, None where it names none.
-        facts: what `inspect` found, here or long ago.
+        facts: what `inspect` returned, for these data or for those of a saved model.
     """
 
     def __init__(self, options: Any = None, facts: Facts | None = None) -> None:
@@ -374,21 +380,21 @@ class ModalityPlugin(ABC):
 
     @classmethod
     def open(cls, source: Any, options: Any) -> Any:
-        """What `inspect` and `dataset` are given as their source; the default: the source itself.
+        """The source as `inspect` and `dataset` receive it; the default: unchanged.
 
-        For a source that is costly to read: read it here, once for both. What it gives may be opened again.
+        A source that is costly to read is read here, once for both. The result must be accepted as a source again.
         """
         return source
 
     @classmethod
     def inspect(cls, source: Any, options: Any) -> Facts:
-        """What the data decide. The default: nothing."""
+        """The facts of a source. The default: none."""
         return Facts()
 
     def dataset(self, source: Any) -> Any:
         """A map-style data set whose items are Samples without the batch axis (`[*event]`).
 
-        See `Dataset` for what else it may have, `BatchedDataset` and `RandomDataset` for how it is read faster.
+        See `Dataset` for what it may have besides, `BatchedDataset` and `RandomDataset` for faster reading.
 
         The default takes a tensor or array [N, *event], or a map-style data set of tensors or Samples.
 
@@ -407,7 +413,7 @@ class ModalityPlugin(ABC):
 
     @abstractmethod
     def networks(self) -> Networks:
-        """Freshly built networks, from options and facts alone; torch's seed is set by the engine."""
+        """Freshly built networks, from options and facts only; the engine sets torch's seed before."""
 
     def encode(self, sample: Sample, format: str, controls: Any) -> bytes:
         """One sample (no batch axis) as the bytes of an ordinary file. The default: NumPy's `.npy`.
@@ -425,16 +431,16 @@ class ModalityPlugin(ABC):
         return buffer.getvalue()
 
     def encode_each(self, samples: Sample, format: str, controls: Any) -> list[bytes]:
-        """Each sample of a batch as `encode` would write it, for modalities that do many at once more quickly."""
+        """Each sample of a batch, as `encode` writes it; to be overridden where many at once are faster."""
         return [self.encode(samples[row], format, controls) for row in range(len(samples))]
 
     # Optional capabilities: a plugin that has the method can do it ------------------------------------------------
 
     def initialise(self, networks: Networks) -> None:
-        """Bring pretrained weights into freshly built networks, frozen ones too; torch's seed is set by the engine.
+        """Load pretrained weights into freshly built networks, frozen ones too; the engine sets torch's seed before.
 
-        Called once, for a fresh run only: a run that goes on, one that begins with another model (`--init`), and a
-        saved model bring their own weights. In each process of a run, with equal outcome.
+        Called once, for a fresh run only: a resumed run, one that starts from another model (`--init`) and a saved
+        model have weights already. Called in each process of a run, and must give the same weights in all.
 
         Args:
             networks: on their device already; weights are changed in place (`load_state_dict`), never replaced.
@@ -458,17 +464,17 @@ class ModalityPlugin(ABC):
         fake: Sample,
         critiques: Mapping[str, Critique],
     ) -> Mapping[str, Tensor]:
-        """Extra terms of a player's loss by name, each a scalar; `recipe.terms` weighs them.
+        """Extra terms of a player's loss by name, each a scalar; `recipe.terms` has their weights.
 
         Args:
             player: `"generator"`, or a critic's name.
-            networks: the players' bare modules; of these only the one that is updated gathers gradients.
-            critiques: of the fakes, by critic (in a critic's update: its own, of `"real"` and `"fake"`).
+            networks: the players' bare modules; only the one that is updated gathers gradients.
+            critiques: by critic, of the fakes; in a critic's update by `"real"` and `"fake"`, its own.
         """
         raise NotImplementedError
 
     def augment(self, sample: Sample) -> Sample:
-        """What critics see instead of a sample, real or fake; differentiable, random by torch's global generator."""
+        """Real or fake samples as critics see them: differentiable, random by torch's global generator."""
         raise NotImplementedError
 
     def preview(
@@ -477,14 +483,14 @@ class ModalityPlugin(ABC):
         """Many samples as one file: a joint preview (a grid), or the joint file (all lines, all rows).
 
         Args:
-            columns: how many samples belong side by side where the caller knows; None: the plugin's choice.
+            columns: how many samples go side by side; None: the plugin's choice.
         """
         raise NotImplementedError
 
     def writer(
         self, file: BinaryIO, format: str, controls: Any
     ) -> AbstractContextManager[Callable[[Sample], None]]:
-        """A writer of one sample that comes in parts [1, ...]: the same file as `encode` makes of the whole."""
+        """A function that writes one sample in parts [1, ...], giving the same file as `encode` of the whole sample."""
         raise NotImplementedError
 
 
@@ -494,11 +500,13 @@ def class_numbers(
     indices: Sequence[int],
     hint: str = "train a model of labelled data",
 ) -> Tensor | None:
-    """[B]: the number of the label asked for; without one, sample i is of class i modulo K; None: there are no labels.
+    """Class numbers [B] for a label; without a label, sample i is of class i modulo K.
+
+    Returns None for a model without labels.
 
     Args:
         labels: names of the K classes that the model knows; empty for an unconditional one.
-        value: the label that is asked for; None: the default.
+        value: the label; None: classes in turn.
         indices: of the samples.
         hint: how to get a model that knows labels, for the error message.
 

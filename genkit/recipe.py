@@ -1,6 +1,6 @@
-"""What a game is made of: stages, players and their settings, losses, penalties, the signal's way back, schedules.
+"""The recipe of a game, as settings: stages, players, losses, penalties, gradient estimators, schedules.
 
-Data only (pydantic, no torch): the engine in `training` and `players` gives it meaning. Knows no modality.
+Data only (pydantic, no torch): `genkit.engine` computes what they mean. Knows no modality.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ PENALTIES = ("r1", "r2", "wgan_gp", "r1_approx", "r2_approx")
 PLANS = ("fp32", "fp32-channels-last", "bf16", "bf16-channels-last")
 """Ways to compute the same game: precision (penalties are always float32), and the memory format of weights."""
 REWARDS = ("negative_loss", "probability", "signed_probability", "logit")
-"""The built-in names; what they mean is in `adversarial` and `own`, which import torch. Wherever one is taken,
-`module:attribute` is too."""
+"""Built-in rewards. Their computation, and that of losses and penalties, is in `genkit.adversarial` and
+`genkit.user_objects`, which import torch. Wherever a built-in name is accepted, `module:attribute` is too."""
 
 
 SECTIONS = ("options", "recipe", "run")
@@ -37,13 +37,13 @@ SECTIONS = ("options", "recipe", "run")
 
 
 class Settings(BaseModel):
-    """Base of everything a user can set: frozen, and unknown keys are errors. Plugins' options inherit it."""
+    """Base class of all settings: frozen, and unknown keys are errors. Options and controls of plugins inherit it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 Share = Annotated[float, Field(ge=0, lt=1)]
-"""A decay rate."""
+"""A decay rate in [0, 1)."""
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -54,14 +54,14 @@ class Schedule(Settings):
     start: Finite
     end: Finite
     items: PositiveInt
-    """Items over which it goes from start to end; constant afterwards."""
-    after: NonNegativeInt = 0
-    """Items before that, at the start."""
+    """Items over which it moves from start to end; it is constant afterwards."""
+    delay: NonNegativeInt = 0
+    """Items during which it stays at start before it begins to move."""
     shape: Literal["linear", "cosine"] = "linear"
 
     def __call__(self, items: int) -> float:
         """Its value when `items` items have been seen."""
-        progress = min(max(items - self.after, 0) / self.items, 1.0)
+        progress = min(max(items - self.delay, 0) / self.items, 1.0)
         if self.shape == "cosine":
             progress = (1 - math.cos(math.pi * progress)) / 2
         return self.start + (self.end - self.start) * progress
@@ -100,7 +100,7 @@ def value_at(number: Scheduled, items: int) -> float:
 
 
 class Constraint(Settings):
-    """What is imposed on a player's weights after its step."""
+    """A constraint on a player's weights, imposed after its optimiser steps."""
 
     kind: Literal["weight_clip", "singular_values"]
     """weight_clip: every parameter into [-bound, bound] (Arjovsky et al. 2017, arXiv:1701.07875).
@@ -109,46 +109,45 @@ class Constraint(Settings):
     (Saito et al. 2017, arXiv:1611.06624, section 3.3)."""
     bound: PositiveFloat = 1.0
     interval: PositiveInt = 1
-    """Imposed at every so-many-th of the player's steps."""
+    """Imposed after every `interval`-th update of the player."""
 
 
 class Player(Settings):
-    """How one player learns and how often it takes its turn."""
+    """How one player learns, and how often it is updated."""
 
     optimizer: Literal["adam", "adamw", "rmsprop", "sgd"] = "adam"
     learning_rate: Rate = 2e-4
     betas: tuple[Share, Share] = (0.5, 0.999)
-    """Adam's and AdamW's decay rates."""
+    """Decay rates of Adam and AdamW."""
     momentum: NonNegativeFloat = 0.0
-    """SGD's and RMSprop's."""
+    """Of SGD and RMSprop."""
     alpha: Share = 0.99
-    """RMSprop's."""
+    """Decay rate of RMSprop's squared gradients."""
     epsilon: NonNegativeFloat = 1e-8
     weight_decay: NonNegativeFloat = 0.0
     gradient_clip: PositiveFloat | None = None
     """Largest L2 norm of the player's whole gradient; None: no bound."""
     constraint: Constraint | None = None
     steps: PositiveInt = 1
-    """Updates in each of its turns; a critic's each see a fresh batch."""
-
+    """Updates in each round in which it is due; a critic sees a fresh batch in each."""
     interval: PositiveInt = 1
-    """It takes its turn in every so-many-th round."""
+    """It is updated in every `interval`-th round."""
 
 
 class Critic(Player):
-    """How a critic learns, and what its word weighs."""
+    """How a critic (discriminator) learns, and how much its score weighs."""
 
     weight: float = 1.0
-    """Of its verdict in the generator's loss or reward."""
+    """Weight of its score in the generator's loss or reward."""
 
 
 class PenaltySettings(Settings):
-    """How strongly a penalty acts."""
+    """Weight and interval of a penalty."""
 
     weight: Scheduled
-    """Times the mean penalty. For R1 and R2 this is gamma / 2."""
+    """Multiplies the mean penalty. For R1 and R2 this is gamma / 2."""
     interval: PositiveInt = 1
-    """Taken at every so-many-th of the critic's steps, times the interval (lazy regularisation)."""
+    """Computed at every `interval`-th update of the critic and multiplied by the interval (lazy regularisation)."""
 
 
 class Pathwise(Settings):
@@ -156,77 +155,77 @@ class Pathwise(Settings):
 
     kind: Literal["pathwise"] = "pathwise"
     reuse_fakes: bool = False
-    """The generator learns from the fakes that the critics saw last, as in the usual DCGAN loop, and not from fresh
-    ones: a pass of the generator less in each round, for the memory of its activations in the critics' turn."""
+    """The generator learns from the fakes that the critics saw last, as in the usual DCGAN loop, instead of from fresh
+    ones. It saves a forward of the generator in each round, and costs the memory of its activations meanwhile."""
 
 
 class ScoreFunction(Settings):
-    """The gradient is that of log-probabilities weighed by rewards (REINFORCE, Williams 1992): for discrete samples."""
+    """REINFORCE (Williams 1992): log-probabilities weighted by rewards. For discrete samples."""
 
     kind: Literal["score_function"]
     reward: Annotated[str, Named(*REWARDS)] = "negative_loss"
     """A function of a critic's logits: negative_loss (minus the unreduced generator loss), probability (P(real),
     SeqGAN's), signed_probability (2 P(real) - 1, ScratchGAN's), logit, or `module:function`."""
     credit: Literal["terminal", "per_step", "monte_carlo"] = "terminal"
-    """terminal: every step answers for the whole sample's reward; per_step: each for the discounted rewards from it
-    on (needs a per-step critic); monte_carlo: each for the mean reward of completions of the prefix that it ends."""
+    """Which reward a step is credited with. terminal: that of the whole sample; per_step: the discounted rewards from
+    this step on (needs a per-step critic); monte_carlo: the mean reward of completions of the prefix that it ends."""
     discount: Annotated[float, Field(ge=0, le=1)] = 1.0
-    """Of later rewards, for per_step."""
+    """Discount of later rewards, for per_step."""
     rollouts: PositiveInt = 16
     """Completions of each prefix, for monte_carlo."""
     stride: PositiveInt = 1
-    """Prefixes are completed at every so-many-th step, for monte_carlo; the steps between share a value."""
+    """Prefixes are completed at every `stride`-th step, for monte_carlo; the steps between share a value."""
     group: PositiveInt = 1
-    """So many neighbouring rows of the generator's batch share one condition, and the real sample beside it: those of
-    the first of them. leave_one_out then compares within such a group alone (Kool et al. 2019; RLOO of Ahmadian et al.
-    2024, arXiv:2402.14740). 1: each row has its own, and is compared with the whole (part of a) batch."""
+    """Number of neighbouring rows of the generator's batch that share one condition and one real sample, those of the
+    first row. leave_one_out then compares within the group alone (Kool et al. 2019; RLOO of Ahmadian et al. 2024,
+    arXiv:2402.14740). 1: each row has its own condition, and is compared with the whole (part of a) batch."""
     baseline: Literal["none", "moving_average", "leave_one_out"] = "leave_one_out"
-    """What rewards are centred on, BEFORE they are summed over steps, so that a constant reward says nothing."""
+    """Subtracted from rewards BEFORE they are summed over steps, so that a constant reward has no gradient."""
     baseline_decay: Share = 0.9
-    """Of the moving average, per (part of a) batch."""
+    """Decay of the moving average, per (part of a) batch."""
 
 
 class StraightThrough(Settings):
-    """The gradient flows through a discrete sample as if each symbol were its probabilities (Bengio et al. 2013)."""
+    """Straight-through: discrete samples forward, the gradient of their probabilities backward (Bengio et al. 2013)."""
 
     kind: Literal["straight_through"]
 
 
 class GumbelSoftmax(Settings):
-    """The gradient flows through softened symbols (Jang et al. 2017, Maddison et al. 2017): for discrete samples."""
+    """Gumbel-softmax relaxation of discrete samples (Jang et al. 2017, Maddison et al. 2017)."""
 
     kind: Literal["gumbel_softmax"]
     temperature: Temperature = 1.0
-    """Towards 0 the softened symbols become the symbols: less bias, more variance."""
+    """Towards 0 the relaxed symbols become one-hot: less bias, more variance."""
     hard: bool = False
-    """The critics are asked about the symbols themselves, and the gradient is that of the softened ones."""
+    """Critics see the symbols themselves, and the gradient is that of the relaxed ones."""
 
 
 Estimator = Annotated[
     Pathwise | ScoreFunction | StraightThrough | GumbelSoftmax, Field(discriminator="kind")
 ]
-"""How the critics' verdict reaches the generator."""
+"""How the gradient of the critics' scores reaches the generator."""
 
 
 class Stage(Settings):
-    """A part of the training in which the same players take turns."""
+    """A part of the training in which the same players are updated."""
 
     kind: Literal["pretrain", "critics", "game"] = "game"
     """pretrain: the generator alone, on its `pretrain_loss`; critics: the critics alone, against the generator as it
     is; game: both."""
     items: PositiveInt | None = None
-    """How long; None, for the last stage only: until the end of the run."""
+    """Length in items; None, for the last stage only: until the end of the run."""
     generator: Player | None = None
-    """What is different about the generator's settings in this stage."""
+    """The generator's settings where they differ in this stage."""
 
 
 class Recipe(Settings):
-    """A whole game. Every stage starts with fresh optimiser states; progress and schedules count items."""
+    """A whole game. Each stage starts with fresh optimiser states; progress and schedules count items."""
 
     batch_size: PositiveInt = 64
     gradient_accumulation: PositiveInt = 1
-    """Parts into which a batch is cut to save memory. The gradient is that of the whole batch, but for what looks
-    across its rows: batch statistics, and the baselines of a score function, which see one part at a time."""
+    """Number of parts into which a batch is cut to save memory. The gradient is that of the whole batch, except for
+    what looks across rows: batch statistics, and the baselines of a score function, which see one part at a time."""
     loss: Annotated[str, Named(*LOSSES)] = "non_saturating"
     """non_saturating, hinge, wasserstein, least_squares, relativistic, or `module:attribute`
     (a `genkit.adversarial.AdversarialLoss`)."""
@@ -240,12 +239,12 @@ class Recipe(Settings):
     estimator: Estimator = Pathwise()
     generator: Player = Player()
     critic: Critic = Critic()
-    """Settings of every critic."""
+    """Settings of all critics (discriminators)."""
     critics: dict[str, Critic] = Field(default_factory=dict)
-    """What is different for single critics, by name."""
+    """Settings that differ for single critics, by name."""
     stages: tuple[Stage, ...] = (Stage(),)
     ema_halflife_items: NonNegativeFloat = 10_000
-    """Half-life of the averaged weights from which samples are drawn; 0: the plain weights."""
+    """Half-life of the averaged (EMA) weights from which samples are drawn; 0: no averaging."""
     ema_rampup: PositiveFloat | None = 0.05
     """The half-life is at most this share of the items seen, so that early weights are forgotten; None: no ramp-up."""
 
@@ -258,11 +257,14 @@ class Recipe(Settings):
         values = dict(values)
         if isinstance(values.get("penalties"), dict):
             values["penalties"] = {
-                name: own for name, own in values["penalties"].items() if own is not None
+                name: penalty
+                for name, penalty in values["penalties"].items()
+                if penalty is not None
             }
         if isinstance(values.get("critics"), dict):
             values["critics"] = {
-                name: _over(values.get("critic"), own) for name, own in values["critics"].items()
+                name: _over(values.get("critic"), critic)
+                for name, critic in values["critics"].items()
             }
         if isinstance(values.get("stages"), list | tuple):
             values["stages"] = [
@@ -277,12 +279,13 @@ class Recipe(Settings):
     def _is_playable(self) -> Recipe:
         if self.batch_size % self.gradient_accumulation:
             raise ValueError(
-                f"batch_size {self.batch_size} cannot be cut into gradient_accumulation = {self.gradient_accumulation} equal parts"
+                f"batch_size {self.batch_size} cannot be cut into {self.gradient_accumulation} equal parts "
+                "(gradient_accumulation)"
             )
         if self.batch_size // self.gradient_accumulation % self.group:
             raise ValueError(
-                f"batch_size {self.batch_size} in {self.gradient_accumulation} part(s) (gradient_accumulation) cannot be cut into groups of "
-                f"estimator.group = {self.group}"
+                f"batch_size {self.batch_size} in {self.gradient_accumulation} part(s) (gradient_accumulation) cannot "
+                f"be cut into groups of estimator.group = {self.group}"
             )
         if self.reuses_fakes and self.gradient_accumulation > 1:
             raise ValueError(
@@ -298,7 +301,7 @@ class Recipe(Settings):
 
     @property
     def reuses_fakes(self) -> bool:
-        """Whether the generator's first turn in a round takes the fakes that the critics saw last."""
+        """Whether the generator's first update in a round takes the fakes that the critics saw last."""
         return isinstance(self.estimator, Pathwise) and self.estimator.reuse_fakes
 
     @property
@@ -311,17 +314,18 @@ class Recipe(Settings):
         return self.critics.get(name, self.critic)
 
 
-def _over(below: Any, above: Any) -> Any:
-    return {**below, **above} if isinstance(below, dict) and isinstance(above, dict) else above
+def _over(base: Any, changes: Any) -> Any:
+    both = isinstance(base, dict) and isinstance(changes, dict)
+    return {**base, **changes} if both else changes
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Dotted path -> (old, new) wherever two configurations, as plain data, differ."""
-    before, after = dict(_leaves(old)), dict(_leaves(new))
+    old_leaves, new_leaves = dict(_leaves(old)), dict(_leaves(new))
     return {
-        path: (before.get(path), after.get(path))
-        for path in {**before, **after}
-        if before.get(path) != after.get(path)
+        path: (old_leaves.get(path), new_leaves.get(path))
+        for path in {**old_leaves, **new_leaves}
+        if old_leaves.get(path) != new_leaves.get(path)
     }
 
 

@@ -1,13 +1,19 @@
-"""What several test files share: threads, installed plugins, and quick ways to train the toys."""
+"""What several test files share: threads, installed plugins, processes, and quick ways to train the toys."""
 
+import contextlib
 import importlib
+import io
+import json
 import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 import genkit
+from genkit.cli import main
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -17,15 +23,84 @@ def _one_thread():
     )  # the toys are too small to gain from more, and two processes may share the cores
 
 
+def on_the_path(folder):
+    """PYTHONPATH with a folder in front, for processes that a test starts."""
+    inherited = os.environ.get("PYTHONPATH")
+    return os.pathsep.join(filter(None, [str(folder), inherited]))
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _own_memory(tmp_path_factory):
-    """What a user's machine remembers or chose is neither used nor changed."""
+    """What a user's machine remembers or chose is neither used nor changed; every process finds the toys."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("configuration")))
+        patch.setenv("PYTHONPATH", on_the_path(Path(__file__).parent))
         for name in ("GENKIT_PLUGINS", "GENKIT_STRICT_PLUGINS"):
             patch.delenv(name, raising=False)
         yield
+
+
+# Processes and commands ------------------------------------------------------------------------------------------
+
+
+def run_process(*words, cwd=None, typed="", timeout=120):
+    """A Python process, `words` behind the interpreter: how it ended, and what it printed, as text."""
+    return subprocess.run(
+        [sys.executable, *map(str, words)],
+        input=typed,
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        timeout=timeout,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+
+
+@pytest.fixture(scope="session")
+def process():
+    """Run a process: `process("-m", "genkit", "--version")` -> its return code and output."""
+    return run_process
+
+
+@pytest.fixture(scope="session")
+def python():
+    """Run code in a fresh process that must end well: `python(code, "-W", "error")` -> what it printed."""
+
+    def run(code, *flags, **arguments):
+        process = run_process(*flags, "-c", code, **arguments)
+        assert process.returncode == 0, process.stderr
+        return process.stdout
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def command():
+    """Run `genkit` within this process, which spares seconds of imports: as `process` of `-m genkit`."""
+
+    def run(*words, cwd=None):
+        streams = [io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2)]
+        path, code = list(sys.path), 0
+        with (
+            contextlib.redirect_stdout(streams[0]),
+            contextlib.redirect_stderr(streams[1]),
+            contextlib.chdir(cwd or "."),
+        ):
+            try:
+                main([str(word) for word in words])
+            except SystemExit as end:
+                code = end.code or 0
+            finally:
+                sys.path[:] = path
+        output, errors = (stream.buffer.getvalue().decode() for stream in streams)
+        return subprocess.CompletedProcess(words, code, output, errors)
+
+    return run
+
+
+# Plugins ---------------------------------------------------------------------------------------------------------
 
 
 class Site:
@@ -33,7 +108,7 @@ class Site:
 
     MANIFEST = """
 from genkit.plugin import Modality, Preset
-modality = Modality(id="{id}", title="A stranger's", plugin="{module}_heavy:Plugin", presets={{"only": Preset()}})
+modality = Modality(id="{id}", title="A third party's", plugin="{module}_heavy:Plugin", presets={{"only": Preset()}})
 """
 
     def __init__(self, folder):
@@ -55,7 +130,7 @@ modality = Modality(id="{id}", title="A stranger's", plugin="{module}_heavy:Plug
         return metadata
 
     def plugin(self, id, before="", after="", name=None, **named):
-        """A plugin `id`, of the distribution `genkit-<id>` and the module `fake_<id>`."""
+        """A plugin `id`, of the distribution `genkit-<id>` and the module `fake_<id>`; lines around its manifest."""
         module = f"fake_{id}"
         source = before + self.MANIFEST.format(id=id, module=module) + after
         return self.install(
@@ -68,12 +143,31 @@ def site(tmp_path, monkeypatch):
     known = set(sys.modules)
     made = Site(tmp_path / "site")
     monkeypatch.syspath_prepend(made.folder)
-    inherited = os.environ.get("PYTHONPATH")  # a probe is a process of its own
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(made.folder), inherited])))
+    monkeypatch.setenv("PYTHONPATH", on_the_path(made.folder))  # a probe is a process of its own
     yield made
     for module in set(sys.modules) - known:
         if module.startswith("fake_"):
             del sys.modules[module]
+
+
+# Runs ------------------------------------------------------------------------------------------------------------
+
+
+def newest_checkpoint(out):
+    """The folder of a run's newest checkpoint."""
+    return out / "checkpoints" / (out / "latest").read_text().strip()
+
+
+@pytest.fixture(scope="session")
+def checkpoint():
+    """`checkpoint(out)` -> the folder of a run's newest checkpoint."""
+    return newest_checkpoint
+
+
+@pytest.fixture(scope="session")
+def state():
+    """`state(out)` -> the plain data of a run's newest checkpoint."""
+    return lambda out: json.loads((newest_checkpoint(out) / "state.json").read_text())
 
 
 @pytest.fixture

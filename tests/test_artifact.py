@@ -421,7 +421,7 @@ def test_a_folder_that_is_no_run_is_refused_and_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
     before = sorted(os.listdir(tmp_path))
     for how in ({}, {"resume": True}, {"overwrite": True}):
-        with pytest.raises(RunError, match="is not empty and no run of genkit's"):
+        with pytest.raises(RunError, match="is not empty and holds no genkit run"):
             RunFolder(tmp_path, **how)
     assert sorted(os.listdir(tmp_path)) == before
 
@@ -452,7 +452,9 @@ def test_a_file_is_no_run_folder(tmp_path):
 
 def test_a_run_that_is_there_needs_a_word(run):
     before = tree(run)
-    with pytest.raises(RunError, match=r"holds a run already: --resume .* --overwrite .* --out"):
+    with pytest.raises(
+        RunError, match=r"already holds a run: continue it with --resume, .* --overwrite, .* --out"
+    ):
         RunFolder(run)
     assert tree(run) == before
     RunFolder(run, resume=True).close()  # the refusal has let go of the lock
@@ -827,7 +829,9 @@ def test_a_configuration_that_is_no_json_is_refused(model):
 
 def test_a_newer_layout_is_answered_with_an_upgrade(model):
     spoil(model, lambda config: {**config, "schema": 2})
-    with pytest.raises(ModelError, match="has layout 2, this genkit reads 1: upgrade genkit"):
+    with pytest.raises(
+        ModelError, match="has layout 2, but this genkit reads layout 1: upgrade genkit"
+    ):
         read_model(model)
 
 

@@ -82,7 +82,7 @@ def test_initial_weights_are_those_of_the_formula(rank, kernels, groups):
 
 @pytest.mark.parametrize("kernels", [(1, 3, 1), (3, 3)])
 def test_one_step_changes_what_a_network_gives_by_as_much_at_any_depth(kernels):
-    """Fixup's distribution, for plain gradient descent: without the scaling, 64 blocks would change it 64 times as much."""
+    """Fixup's law, for plain gradient descent: without the scaling, 64 blocks would change it 64 times as much."""
     x, changes = torch.randn(16, 8, 6, 6, dtype=torch.float64), []
     for depth in (1, 64):
         net = nn.Sequential(

@@ -1,4 +1,8 @@
-"""The command line in real processes: the two main paths, exit codes, one-sentence errors, what goes where."""
+"""The command line: the two main paths, exit codes, one-sentence errors, what goes where.
+
+What a process alone can show, such as signals, pipes and terminals, is asked of real ones (`genkit`); the rest is run
+within this process (`command`), which spares each test the imports.
+"""
 
 import json
 import os
@@ -6,36 +10,26 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import yaml
 from PIL import Image
 
-ROOT = Path(__file__).parent.parent
 
-
-def genkit(*words, cwd=None, timeout=120):
-    command = [sys.executable, "-W", "error", "-m", "genkit", *map(str, words)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        timeout=timeout,
-        check=False,
-        env=environment,
-    )
+@pytest.fixture(scope="module")
+def genkit(process):
+    """The command line in a process of its own, where a warning is an error."""
+    return lambda *words, **arguments: process("-W", "error", "-m", "genkit", *words, **arguments)
 
 
 PICTURE = b"P5 2 2 255\n\x00\x01\x02\x03"
 
 SMALL = ["options.features=4", "options.size=16", "recipe.batch_size=16", "--threads", "1"]
+SMALL += ["--plan", "fp32"]  # nothing is measured beforehand
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(tmp_path_factory, genkit):
     out = tmp_path_factory.mktemp("cli") / "run"
     done = genkit(
         "train", "image", "--items", 320, "--out", out, "options.conditional=true", *SMALL
@@ -58,47 +52,47 @@ def test_train_leaves_the_files_that_the_interface_promises(trained):
     assert {"seconds", "stage", "critic.loss", "generator.loss"} <= rows[-1].keys()
 
 
-def test_generate_writes_files_or_a_grid_and_prints_where(trained, tmp_path):
+def test_generate_writes_files_or_a_grid_and_prints_where(trained, tmp_path, genkit, command):
     done = genkit("generate", trained, "-n", 3, "--out", tmp_path / "s", "--label", "Bag")
     assert (done.returncode, done.stdout.strip()) == (0, str(tmp_path / "s"))
     assert sorted(path.name for path in (tmp_path / "s").iterdir()) == [
         "000000.png", "000001.png", "000002.png", "samples.json",
     ]  # fmt: skip
-    assert genkit("generate", trained, "-n", 2, "--out", f"{tmp_path}/v1.0/").returncode == 0
+    assert command("generate", trained, "-n", 2, "--out", f"{tmp_path}/v1.0/").returncode == 0
     assert (tmp_path / "v1.0" / "samples.json").exists()
     assert (
-        genkit("generate", trained, "-n", 2, "--best-of", 3, "--out", tmp_path / "best").returncode
+        command("generate", trained, "-n", 2, "--best-of", 3, "--out", tmp_path / "best").returncode
         == 0
     )
     assert json.loads((tmp_path / "best" / "samples.json").read_text())["best_of"] == 3
-    done = genkit("generate", trained, "-n", 20, "--out", tmp_path / "grid.png", "--json")
+    done = command("generate", trained, "-n", 20, "--out", tmp_path / "grid.png", "--json")
     assert json.loads(done.stdout)["files"] == [str(tmp_path / "grid.png")]
     assert (tmp_path / "grid.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_a_walk_is_a_strip_an_animation_or_files(trained, tmp_path):
+def test_an_interpolation_is_a_strip_an_animation_or_files(trained, tmp_path, command):
     words = ["generate", trained, "--interpolate", "3,17,5", "--steps", 4]
-    done = genkit(*words, "--out", tmp_path / "strip.png", "truncation=0.5")
+    done = command(*words, "--out", tmp_path / "strip.png", "truncation=0.5")
     assert (done.returncode, done.stdout.strip()) == (0, str(tmp_path / "strip.png"))
     with Image.open(tmp_path / "strip.png") as strip:
         assert strip.size == (4 * 18 + 2, 3 * 18 + 2)
-    assert genkit(*words, "--out", tmp_path / "interpolation.webp", "fps=25").returncode == 0
+    assert command(*words, "--out", tmp_path / "interpolation.webp", "fps=25").returncode == 0
     with Image.open(tmp_path / "interpolation.webp") as film:
         assert (film.n_frames, film.info["loop"]) == (9, 0)
-    assert genkit(*words, "--out", tmp_path / "files").returncode == 0
+    assert command(*words, "--out", tmp_path / "files").returncode == 0
     rows = json.loads((tmp_path / "files" / "samples.json").read_text())["samples"]
     assert (rows[5]["start"], rows[5]["end"], rows[5]["share"]) == (17, 5, 0.25)
 
 
-def test_info_tells_of_a_run_and_of_a_model(trained):
-    assert "dcgan-small" in genkit("info", trained).stdout
-    assert json.loads(genkit("info", trained / "model", "--json").stdout)["items"] == 320
+def test_info_tells_of_a_run_and_of_a_model(trained, command):
+    assert "dcgan-small" in command("info", trained).stdout
+    assert json.loads(command("info", trained / "model", "--json").stdout)["items"] == 320
 
 
-def test_print_config_is_a_config_file(tmp_path):
-    done = genkit("train", "image", "--print-config", "--seed", 4, "recipe.loss=wasserstein")
+def test_print_config_is_a_config_file(tmp_path, command):
+    done = command("train", "image", "--print-config", "--seed", 4, "recipe.loss=wasserstein")
     (tmp_path / "c.yaml").write_text(done.stdout)
-    again = genkit("train", "image", "--print-config", "--config", tmp_path / "c.yaml")
+    again = command("train", "image", "--print-config", "--config", tmp_path / "c.yaml")
     assert yaml.safe_load(done.stdout) == yaml.safe_load(again.stdout)
     assert yaml.safe_load(done.stdout)["recipe"]["loss"] == "wasserstein"
     assert yaml.safe_load(done.stdout)["run"]["seed"] == 4
@@ -156,12 +150,31 @@ def test_print_config_is_a_config_file(tmp_path):
         (["trian"], "train"),
     ],
 )
-def test_the_users_mistakes_are_one_sentence_and_exit_code_2(trained, tmp_path, words, said):
+def test_the_users_mistakes_are_one_sentence_and_exit_code_2(
+    trained, tmp_path, command, words, said
+):
     words = [
         str(trained) if word == "RUN" else str(tmp_path / "o") if word == "OUT" else word
         for word in words
     ]
-    done = genkit(*words, cwd=tmp_path)
+    assert_mistake(command(*words, cwd=tmp_path), said)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["train", "image", "options.sise=32"], "Did you mean 'size'"),
+        (["train", "image", "--data", "no/such/folder"], "there is no such file or folder"),
+        (["generate", "no/model"], "does not exist"),
+        (["trian"], "train"),
+    ],
+)
+def test_mistakes_end_a_process_in_the_same_way(tmp_path, genkit, words, said):
+    """Before torch is imported and after it, and where a word is no command."""
+    assert_mistake(genkit(*words, cwd=tmp_path), said)
+
+
+def assert_mistake(done, said):
     assert done.returncode == 2, (done.stdout, done.stderr)
     assert said in done.stderr
     assert "Traceback" not in done.stderr
@@ -180,27 +193,27 @@ def half_good(tmp_path):
     return tmp_path
 
 
-def test_data_check_tells_what_can_be_used(half_good):
+def test_data_check_tells_what_can_be_used(half_good, command):
     check = ["data", "check", half_good, "--modality", "image"]
-    done = genkit(*check, "options.size=16")
+    done = command(*check, "options.size=16")
     assert done.returncode == 0, done.stderr
     assert "3 of 28 items" in done.stdout
     assert "1 x 16 x 16" in done.stdout
     assert done.stdout.count("cannot be used: bad") == 20
     assert "and 5 more" in done.stdout
-    report = json.loads(genkit(*check, "--json").stdout)
+    report = json.loads(command(*check, "--json").stdout)
     assert report["items"] == 3
     assert len(report["skipped"]) == 25
     assert report["skipped"][0]["name"] == "bad00.png"
 
 
-def test_strict_is_exit_code_2_after_the_report_and_before_a_run(half_good):
+def test_strict_is_exit_code_2_after_the_report_and_before_a_run(half_good, command):
     check = ["data", "check", half_good, "--modality", "image"]
-    done = genkit(*check, "--strict", "--json")
+    done = command(*check, "--strict", "--json")
     assert done.returncode == 2
     assert json.loads(done.stdout)["items"] == 3
     assert done.stderr.startswith("genkit: 25 of 28 items")
-    done = genkit(
+    done = command(
         "train", "image", "--data", half_good, "--strict", "--out", half_good / "run", *SMALL
     )
     assert (done.returncode, done.stdout) == (2, "")
@@ -208,49 +221,37 @@ def test_strict_is_exit_code_2_after_the_report_and_before_a_run(half_good):
     for path in half_good.glob("good*"):
         path.unlink()
     for words in (check, ["train", "image", "--data", half_good, "--out", half_good / "run"]):
-        done = genkit(*words)
+        done = command(*words)
         assert done.returncode == 2
         assert "genkit: none of the 25 items" in done.stderr
         assert done.stderr.count("\n") == 1
 
 
-def test_data_check_takes_any_modality_and_asks_which_if_there_are_several(capsys):
+def test_data_check_takes_any_modality_and_asks_which_if_there_are_several(command):
     from toys import ring
 
     from genkit import register, unregister
-    from genkit.cli import main
 
     register(ring)
     try:
-        with pytest.raises(SystemExit) as end:
-            main(["data", "check", "anything", "--modality", "ring", "--json"])
-        assert end.value.code == 0
-        assert json.loads(capsys.readouterr().out)["shape"] == [2]
-        with pytest.raises(SystemExit) as end:
-            main(["data", "check", "anything"])
-        assert end.value.code == 2
-        said = capsys.readouterr().err
-        assert "--modality must say what the data are; installed: " in said
-        assert {"image", "ring"} <= set(said.rstrip().partition("installed: ")[2].split(", "))
+        done = command("data", "check", "anything", "--modality", "ring", "--json")
+        assert done.returncode == 0
+        assert json.loads(done.stdout)["shape"] == [2]
+        done = command("data", "check", "anything")
+        assert done.returncode == 2
+        assert "--modality must say what the data are; installed: " in done.stderr
+        assert {"image", "ring"} <= set(
+            done.stderr.rstrip().partition("installed: ")[2].split(", ")
+        )
     finally:
         unregister("ring")
 
 
-def test_ctrl_c_saves_and_resume_goes_on(tmp_path):
+def test_ctrl_c_saves_and_resume_goes_on(tmp_path, command):
     out = tmp_path / "run"
-    command = [
-        sys.executable,
-        "-m",
-        "genkit",
-        "train",
-        "image",
-        "--items",
-        "1000000",
-        "--out",
-        str(out),
-        *SMALL,
-    ]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    words = ["train", "image", "--items", "1000000", "--out", str(out), *SMALL]
+    running = [sys.executable, "-m", "genkit", *words]
+    with subprocess.Popen(running, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and not (out / "metrics.jsonl").exists():
             time.sleep(0.1)
@@ -259,15 +260,15 @@ def test_ctrl_c_saves_and_resume_goes_on(tmp_path):
     assert process.returncode == 130
     assert "everything is saved" in errors
     assert "Traceback" not in errors
-    done = genkit("info", out, "--json")
+    done = command("info", out, "--json")
     items = json.loads(done.stdout)["items"]
     assert items > 0
-    done = genkit("train", "image", "--resume", "--out", out, "--items", items + 160)
+    done = command("train", "image", "--resume", "--out", out, "--items", items + 160)
     assert done.returncode == 0, done.stderr
     assert f"resumed at {items:,} items" in done.stderr
 
 
-def test_version_and_help():
+def test_version_and_help(genkit, command):
     assert genkit("--version").stdout.startswith("genkit-gan ")
     for words in (
         [],
@@ -278,7 +279,7 @@ def test_version_and_help():
         ["plugins", "list"],
         ["data", "check"],
     ):
-        done = genkit(*words, "--help")
+        done = command(*words, "--help")
         assert (done.returncode, "Usage:" in done.stdout) == (0, True)
 
 
@@ -292,20 +293,10 @@ def test_a_reader_that_leaves_early_is_no_error():
 def test_a_terminal_gets_a_bar_and_nothing_else_does(tmp_path):
     import pty
 
-    command = [
-        sys.executable,
-        "-m",
-        "genkit",
-        "train",
-        "image",
-        "--items",
-        "320",
-        "--out",
-        str(tmp_path / "run"),
-        *SMALL,
-    ]
+    words = ["train", "image", "--items", "320", "--out", str(tmp_path / "run"), *SMALL]
+    running = [sys.executable, "-m", "genkit", *words]
     master, slave = pty.openpty()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=slave, text=True) as process:
+    with subprocess.Popen(running, stdout=subprocess.PIPE, stderr=slave, text=True) as process:
         os.close(slave)
         shown = b""
         while True:
@@ -325,9 +316,9 @@ def test_a_terminal_gets_a_bar_and_nothing_else_does(tmp_path):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="limits of file sizes are POSIX")
-def test_a_disk_that_takes_no_more_is_one_sentence_and_loses_nothing(tmp_path):
+def test_a_disk_that_takes_no_more_is_one_sentence_and_loses_nothing(tmp_path, command):
     out = tmp_path / "run"
-    assert genkit("train", "image", "--items", 160, "--out", out, *SMALL).returncode == 0
+    assert command("train", "image", "--items", 160, "--out", out, *SMALL).returncode == 0
     before = sorted(path.name for path in (out / "checkpoints").iterdir())
     words = f"{sys.executable} -m genkit train image --resume --items 320 --out {out} -q"
     done = subprocess.run(
@@ -337,4 +328,4 @@ def test_a_disk_that_takes_no_more_is_one_sentence_and_loses_nothing(tmp_path):
     assert done.stderr.startswith("genkit: cannot write")
     assert done.stderr.count("\n") == 1
     assert sorted(path.name for path in (out / "checkpoints").iterdir()) == before
-    assert genkit("train", "image", "--resume", "--items", 320, "--out", out).returncode == 0
+    assert command("train", "image", "--resume", "--items", 320, "--out", out).returncode == 0

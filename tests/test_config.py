@@ -1,6 +1,5 @@
 """Presets, files and overrides become one checked configuration, and every naming error has an answer."""
 
-import subprocess
 import sys
 from pathlib import Path
 from typing import Literal
@@ -13,9 +12,10 @@ from hypothesis import strategies as st
 
 from genkit import config
 from genkit.discovery import registry
+from genkit.engine.compatibility import check_networks, required_capabilities
 from genkit.errors import ConfigError, PluginError, UnknownModality
 from genkit.plugin import Modality, ModalityPlugin, Preset
-from genkit.recipe import Pathwise, Schedule, ScoreFunction, Settings
+from genkit.recipe import Pathwise, Schedule, ScoreFunction, Settings, differences
 
 laws = settings(max_examples=60, deadline=None, derandomize=True)
 
@@ -559,26 +559,29 @@ NEEDS = {
 }
 
 
-def able(*names):
-    presets = {"default": Preset(capabilities=None if None in names else frozenset(names))}
-    return Modality(id="able", title="Able", plugin="no_such_module:Plugin", presets=presets)
+@pytest.mark.parametrize(("word", "needs"), NEEDS.items(), ids=NEEDS)
+def test_a_game_needs_what_its_recipe_asks_for(word, needs):
+    """Classes that have all of it make a game, and each method that is taken from them is named."""
+    configuration = build(word, modality=toys.ring)
+    assert set(required_capabilities(configuration.recipe)) == needs
 
+    def check(capabilities):
+        class Plugin(toys.Mixture):
+            if "terms" in capabilities:
+                terms = toys.Duet.terms
 
-@pytest.mark.parametrize(("word", "needed"), NEEDS.items(), ids=NEEDS)
-def test_a_recipe_needs_what_its_preset_announces(word, needed):
-    assert build(word, modality=able(*needed))
-    assert build(
-        word, modality=able(None)
-    )  # a preset that announces nothing is checked against the classes, later
-    for lacking in needed:
+        plugin = Plugin(configuration.options)
+        networks = plugin.networks()
+        for name in capabilities - {"terms"}:
+            setattr(networks.generator, name, lambda *_: None)
+        return check_networks(configuration, plugin, networks)
+
+    assert check(needs) == needs
+    for lacking in needs:
         with pytest.raises(ConfigError) as caught:
-            build(word, modality=able(*needed - {lacking}, "condition"))
-        message = str(caught.value)
-        has = ", ".join(sorted(needed - {lacking} | {"condition"}))
-        assert (
-            f"needs the capability {lacking!r}, which preset 'default' lacks (it has: {has})"
-            in message
-        )
+            check(needs - {lacking})
+        assert str(caught.value).startswith("recipe." if "stages" not in word else "a pretrain ")
+        assert f"needs the capability {lacking!r}, which local 0 (ring) lacks" in str(caught.value)
 
 
 # As plain data ---------------------------------------------------------------------------------------------------
@@ -635,7 +638,7 @@ def test_differences_are_the_paths_that_changed():
         build().plain(),
         build("recipe.stages.0.items=5", "options.size=8", "recipe.penalties.r2.weight=1").plain(),
     )
-    assert config.differences(old, new) == {
+    assert differences(old, new) == {
         "options.size": (32, 8),
         "recipe.penalties.r2.weight": (None, 1.0),
         "recipe.penalties.r2.interval": (None, 1),
@@ -646,7 +649,7 @@ def test_differences_are_the_paths_that_changed():
 @laws
 @given(mappings, mappings)
 def test_differences_are_empty_only_between_equals_and_have_two_sides(a, b):
-    there, back = config.differences(a, b), config.differences(b, a)
+    there, back = differences(a, b), differences(b, a)
     assert there == {path: (old, new) for path, (new, old) in back.items()}
     assert (not there) == (a == b)
     assert {path for path, (old, new) in there.items() if old is not None} <= {
@@ -657,15 +660,15 @@ def test_differences_are_empty_only_between_equals_and_have_two_sides(a, b):
 # Cost ------------------------------------------------------------------------------------------------------------
 
 
-def test_configuration_never_imports_torch():
+def test_configuration_never_imports_torch(python):
     code = (
         "import sys\n"
-        "from genkit import config, registry\n"
+        "from genkit import config\nfrom genkit.discovery import registry\n"
         "for preset in registry.describe('image').presets:\n"
         "    built = config.build('image', preset, settings=[config.parse_overrides(['options.size=32'])])\n"
         "    assert built.plain()['options']['size'] == 32\n"
         "assert len(registry.describe('image').presets) >= 2\n"
-        "for word in ('options.size=33', 'recipe.loss=hing', 'recipe.terms.x=1'):\n"
+        "for word in ('options.size=33', 'recipe.loss=hing', 'run.items=-1'):\n"
         "    try: config.build('image', settings=[config.parse_overrides([word])])\n"
         "    except config.ConfigError: pass\n"
         "    else: raise AssertionError(word)\n"
@@ -673,7 +676,4 @@ def test_configuration_never_imports_torch():
         "heavy = {'torch', 'torchvision', 'numpy', 'PIL'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    python(code, "-W", "error")

@@ -40,7 +40,7 @@ class Items:
 
 
 class Whole(Items):
-    """The same, fetched a batch at a time."""
+    """Items that are fetched a batch at a time."""
 
     def __getitems__(self, indices):
         return self.items[indices]
@@ -419,7 +419,7 @@ def test_words_differ_from_place_to_place_and_seed_to_seed_and_no_generator_is_t
     assert Batches(worded, 0).take(0, 1).x[0, 1:].tolist() == FIRST_WORD
 
 
-# At the door -----------------------------------------------------------------------------------------------------
+# Data at the start of a run ----------------------------------------------------------------------------------------
 
 
 ASKED = []

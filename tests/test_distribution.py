@@ -30,13 +30,13 @@ def wheels_of(folder, *projects):
     return sorted(folder.glob("*.whl"))
 
 
-def fresh_environment(folder, wheels):
-    """An environment with torch and these wheels and nothing else; the folder of its programs."""
+def fresh_environment(folder, wheels, *others):
+    """An environment with torch, these wheels and these packages and nothing else; the folder of its programs."""
     subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
     pip = [str(folder / "bin" / "pip"), "install", "-q", "--disable-pip-version-check"]
     pip += ["-c", str(ROOT / "constraints.txt")]
     subprocess.run([*pip, "torch"], check=True)
-    subprocess.run([*pip, *map(str, wheels)], check=True)
+    subprocess.run([*pip, *map(str, wheels), *others], check=True)
     return folder / "bin"
 
 
@@ -90,7 +90,7 @@ def test_wheels_of_all_distributions_train_and_generate_in_a_fresh_environment(t
 @pytest.mark.slow
 def test_the_tutorial_works_step_by_step_beside_wheels_of_the_core_and_one_plugin(tmp_path):
     files = wheels_of(tmp_path / "wheels", ROOT, ROOT / "plugins" / "image")
-    programs = fresh_environment(tmp_path / "venv", files)
+    programs = fresh_environment(tmp_path / "venv", files, "mypy")
     said = follow(ROOT / "docs" / "tutorials" / "write_a_modality.md", tmp_path, programs)
     assert re.search(r"^waves +waves-gan +0\.1\.0 +ok", said, re.M)
     assert re.search(r"^image +genkit-gan-image .* ok", said, re.M)
@@ -99,4 +99,9 @@ def test_the_tutorial_works_step_by_step_beside_wheels_of_the_core_and_one_plugi
     assert len(re.findall(r"\d+ passed", said)) == 2
     assert len((tmp_path / "waves-gan" / "curves.csv").read_text().splitlines()) == 100
     assert len(list((tmp_path / "waves-gan" / "samples").glob("*.csv"))) == 3
+    strict = [str(programs / "mypy"), "--strict", "src"]
+    types = subprocess.run(
+        strict, cwd=tmp_path / "waves-gan", capture_output=True, text=True, check=False
+    )
+    assert types.returncode == 0, types.stdout
     print("\ntutorial: followed in a fresh environment, tests of the package included")

@@ -9,7 +9,8 @@ from toy_curves import REACH, Curves, curves
 
 import genkit
 from genkit.errors import ConfigError
-from genkit.sampling.samples import save_long
+from genkit.sampling.model import save_long
+from genkit.sampling.samples import save
 
 
 @pytest.fixture(scope="module")
@@ -99,17 +100,17 @@ def test_one_sample_is_its_own_file_and_many_are_a_preview_or_a_folder(model, tm
     assert model.generate(2).save(tmp_path / "two.all")[0].stat().st_size == 160
     with pytest.raises(ConfigError, match=r"\.all for many samples, \.raw, \.csv for one"):
         model.generate(2).save(tmp_path / "two.csv")
-    genkit.sampling.model.save([model.generate(2)], tmp_path / "folder", format="raw")
+    save([model.generate(2)], tmp_path / "folder", format="raw")
     assert sorted(file.name for file in (tmp_path / "folder").iterdir()) == [
         "000000.raw",
         "000001.raw",
         "samples.json",
     ]
     with pytest.raises(ConfigError, match="format 'wav': curves writes raw, csv"):
-        genkit.sampling.model.save([model.generate(2)], tmp_path / "folder", format="wav")
+        save([model.generate(2)], tmp_path / "folder", format="wav")
 
 
-def test_a_walk_between_samples_of_any_length_begins_and_ends_at_them(model):
+def test_an_interpolation_of_samples_of_any_length_begins_and_ends_at_them(model):
     interpolation = model.interpolate([0, 1], seed=2, steps=4, controls={"steps": 30}).x
     ends = model.generate(2, seed=2, controls={"steps": 30}).x
     assert interpolation.shape == (5, 1, 30)

@@ -19,8 +19,8 @@ def test_the_distance_of_diagonal_gaussians_is_its_closed_form():
     wanted = np.square(means[0] - means[1]).sum() + np.square(scales[0] - scales[1]).sum()
     assert frechet(*clouds) == pytest.approx(wanted, rel=1e-9)
     assert frechet(*map(torch.from_numpy, clouds)) == frechet(*clouds)
-    turn = np.linalg.qr(rng.normal(size=(5, 5)))[0]
-    assert frechet(clouds[0] @ turn, clouds[1] @ turn) == pytest.approx(wanted, rel=1e-9)
+    rotation = np.linalg.qr(rng.normal(size=(5, 5)))[0]
+    assert frechet(clouds[0] @ rotation, clouds[1] @ rotation) == pytest.approx(wanted, rel=1e-9)
     assert frechet(clouds[0][:, :1], clouds[1][:, :1]) == pytest.approx(
         (means[0, 0] - means[1, 0]) ** 2 + (scales[0, 0] - scales[1, 0]) ** 2, rel=1e-9
     )

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from genkit.errors import GenkitError
 from genkit.plugin import Noise
-from genkit.sampling.model import noise
+from genkit.sampling import noise
+from genkit.system import streams
 
 laws = settings(max_examples=60, deadline=None, derandomize=True)
 
@@ -323,16 +324,16 @@ def test_the_first_words_are_what_they_were_in_the_first_release():
 
 
 def test_keys_are_what_they_were_and_tell_words_from_numbers():
-    assert noise.stream_key("noise", 0, "z") == FIRST_KEY
-    assert noise.stream_key("a", 1) == noise.stream_key("a", 1)
+    assert streams.stream_key("noise", 0, "z") == FIRST_KEY
+    assert streams.stream_key("a", 1) == streams.stream_key("a", 1)
     keys = [("a",), ("a", 1), ("a", "1"), ("a1",), (1, "a"), ("a", 1, ""), ("a", 1, 0)]
-    assert len({noise.stream_key(*words) for words in keys}) == len(keys)
-    assert noise.torch_seed("a", 1) == noise.stream_key("a", 1) >> 65
-    assert all(0 <= noise.torch_seed(number) < 2**63 for number in range(1000))
-    assert len({noise.torch_seed(number) for number in range(1000)}) == 1000
+    assert len({streams.stream_key(*words) for words in keys}) == len(keys)
+    assert streams.torch_seed("a", 1) == streams.stream_key("a", 1) >> 65
+    assert all(0 <= streams.torch_seed(number) < 2**63 for number in range(1000))
+    assert len({streams.torch_seed(number) for number in range(1000)}) == 1000
 
 
-# LatentPoint two identities -------------------------------------------------------------------------------------------
+# Interpolation between two identities ------------------------------------------------------------------------------
 
 
 @laws
@@ -341,27 +342,27 @@ def test_noise_between_is_of_the_same_kind_and_ends_are_the_ends_themselves(
     spec, start, end, share
 ):
     a, b = noise.draw(spec, "z", 1, [start, end])
-    way = noise.between(a, b, share, spec.distribution)
+    way = noise.interpolate_noise(a, b, share, spec.distribution)
     assert (way.shape, way.dtype) == (a.shape, a.dtype)
     assert np.isfinite(way).all()
     if spec.distribution == "uniform":
         assert ((way > 0) & (way < 1)).all()
-    assert np.array_equal(noise.between(a, b, 0.0, spec.distribution), a)
-    assert np.array_equal(noise.between(a, b, 1.0, spec.distribution), b)
-    back = noise.between(b, a, 1 - share, spec.distribution)
+    assert np.array_equal(noise.interpolate_noise(a, b, 0.0, spec.distribution), a)
+    assert np.array_equal(noise.interpolate_noise(a, b, 1.0, spec.distribution), b)
+    back = noise.interpolate_noise(b, a, 1 - share, spec.distribution)
     np.testing.assert_allclose(way, back, rtol=1e-4, atol=1e-5)
 
 
 def test_normal_noise_turns_evenly_and_keeps_its_length():
     a, b = noise.draw(Noise((4, 16), dtype="float64"), "z", 0, [3, 8])
     b *= np.linalg.norm(a) / np.linalg.norm(b)
-    walk = [noise.between(a, b, step / 6, "normal") for step in range(7)]
-    np.testing.assert_allclose([np.linalg.norm(step) for step in walk], np.linalg.norm(a))
-    turns = [(one * other).sum() / (a * a).sum() for one, other in itertools.pairwise(walk)]
-    np.testing.assert_allclose(turns, turns[0])
+    path = [noise.interpolate_noise(a, b, step / 6, "normal") for step in range(7)]
+    np.testing.assert_allclose([np.linalg.norm(step) for step in path], np.linalg.norm(a))
+    cosines = [(one * other).sum() / (a * a).sum() for one, other in itertools.pairwise(path)]
+    np.testing.assert_allclose(cosines, cosines[0])
     angle = math.acos((a * b).sum() / (a * a).sum())  # the formula of White 2016
     slerp = (math.sin(angle / 3) * a + math.sin(2 * angle / 3) * b) / math.sin(angle)
-    np.testing.assert_allclose(walk[4], slerp)
+    np.testing.assert_allclose(path[4], slerp)
 
 
 @pytest.mark.parametrize("factor", [1, 1 + 1e-9, 3, -1, -3])
@@ -369,7 +370,7 @@ def test_parallel_and_opposite_noise_is_joined_by_a_straight_line(factor):
     (a,) = noise.draw(Noise((8,)), "z", 0, [3])
     b = (a * factor).astype(a.dtype)
     np.testing.assert_allclose(
-        noise.between(a, b, 0.25, "normal"), 0.75 * a + 0.25 * b, rtol=1e-5, atol=1e-6
+        noise.interpolate_noise(a, b, 0.25, "normal"), 0.75 * a + 0.25 * b, rtol=1e-5, atol=1e-6
     )
 
 
@@ -377,8 +378,8 @@ def test_uniform_noise_goes_the_way_of_its_normal_quantiles():
     a, b = noise.draw(Noise((5,), distribution="uniform", dtype="float64"), "z", 0, [3, 8])
     normal = statistics.NormalDist()
     quantiles = [np.array([normal.inv_cdf(value) for value in side]) for side in (a, b)]
-    expected = [normal.cdf(value) for value in noise.between(*quantiles, 0.3, "normal")]
-    np.testing.assert_allclose(noise.between(a, b, 0.3, "uniform"), expected)
+    expected = [normal.cdf(value) for value in noise.interpolate_noise(*quantiles, 0.3, "normal")]
+    np.testing.assert_allclose(noise.interpolate_noise(a, b, 0.3, "uniform"), expected)
 
 
 FIRST_WORDS = {

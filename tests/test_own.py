@@ -1,4 +1,4 @@
-"""Code of one's own: named like what is built in, tried at the door, never imported because a model folder says so."""
+"""User objects: named like what is built in, checked at the start, never imported because a model folder says so."""
 
 import re
 import sys
@@ -209,7 +209,7 @@ def test_a_network_must_be_the_class_of_one():
 @pytest.mark.parametrize(
     ("critic", "said"),
     [
-        ("Silent", "gives a Tensor; a genkit.plugin.Critique"),
+        ("Silent", "returns a Tensor; a genkit.plugin.Critique"),
         ("Patches", r"logits \[8, 1, 16, 16\] for 8 samples"),
     ],
 )
@@ -235,11 +235,11 @@ def test_a_model_with_ones_own_critic_generates_without_its_code(tmp_path, monke
     opened = genkit.load(tmp_path / "run")
     assert torch.equal(opened.generate(2).x, model.generate(2).x)
     with pytest.raises(
-        ModelError, match=r"options.critic is 'my_networks:Critic'.* --own module:attribute"
+        ModelError, match=r"options.critic is 'my_networks:Critic'.*--user-object module:attribute"
     ):
         opened.generate(2, best_of=2)
     assert "my_networks" not in sys.modules
-    trusted = genkit.load(tmp_path / "run", own=["my_networks:Critic"])
+    trusted = genkit.load(tmp_path / "run", user_objects=["my_networks:Critic"])
     assert torch.equal(trusted.generate(2, best_of=2).x, before)
 
 
@@ -254,7 +254,7 @@ def test_no_model_folder_makes_a_process_import_its_generator(tmp_path, monkeypa
         with pytest.raises(ModelError, match="my_networks:Generator"):
             call(tmp_path / "run")
         assert "my_networks" not in sys.modules
-    opened = genkit.load(tmp_path / "run", own=["my_networks:Generator"])
+    opened = genkit.load(tmp_path / "run", user_objects=["my_networks:Generator"])
     assert torch.equal(opened.generate(2).x, model.generate(2).x)
 
 

@@ -55,10 +55,10 @@ class Script(nn.Module):
 
 
 def judge_of(critic):
-    return lambda sample, rows=None: [verdict(critic(sample), sample)]
+    return lambda sample, rows=None: [score_of(critic(sample), sample)]
 
 
-def verdict(critique, sample):
+def score_of(critique, sample):
     return Score(1.0, critique, None, sample.mask if critique.per_step else None)
 
 
@@ -111,7 +111,7 @@ def expected_over_pairs(generator, critic, every, settings):
         for second in range(len(every)):
             pair = every[[first, second]]
             loss, _, _ = estimator(**settings)(
-                Script(generator, pair), None, 2, noises(generator), None, judge_of(critic)
+                Script(generator, pair), FakeRequest(None, 2, noises(generator)), judge_of(critic)
             )
             total = total + chance[first] * chance[second] * gradient(loss, generator)
     return total
@@ -168,14 +168,8 @@ def test_real_sampling_approaches_the_enumerated_gradient(length, credit, more):
     generator, critic, every = world(LONG[length], per_step=False)
     exact = exact_gradient(generator, critic, every, False)
     chosen = estimator(credit=credit, **more)
-    loss, _, _ = chosen(
-        generator,
-        None,
-        4_000 if credit == "monte_carlo" else 20_000,
-        noises(generator),
-        None,
-        judge_of(critic),
-    )
+    rows = 4_000 if credit == "monte_carlo" else 20_000
+    loss, _, _ = chosen(generator, FakeRequest(None, rows, noises(generator)), judge_of(critic))
     found = gradient(loss, generator)
     assert torch.cosine_similarity(found, exact, dim=0) > 0.99
     assert (found - exact).norm() < 0.2 * exact.norm()
@@ -209,7 +203,7 @@ def test_a_constant_reward_says_nothing_even_where_the_length_varies(credit, bas
 
     def judge(sample, rows=None):
         shape = sample.x.shape if per_step else sample.x.shape[:1]
-        return [verdict(Critique((torch.full(shape, 1.7),), per_step=per_step), sample)]
+        return [score_of(Critique((torch.full(shape, 1.7),), per_step=per_step), sample)]
 
     chosen = estimator(credit=credit, baseline=baseline, group=group, reward="logit", rollouts=2)
     for _ in range(3):  # the moving average takes a step to know the constant
@@ -245,7 +239,7 @@ def test_what_the_critic_prefers_becomes_more_likely(credit):
         likes = (sample.x == 0).float()
         per_step = credit == "per_step"
         return [
-            verdict(Critique((likes if per_step else likes.mean(1),), per_step=per_step), sample)
+            score_of(Critique((likes if per_step else likes.mean(1),), per_step=per_step), sample)
         ]
 
     def share():
@@ -321,7 +315,7 @@ def test_groups_keep_the_enumerated_gradient(credit):
     chosen, total = estimator(credit=credit, group=2), 0
     for rows in itertools.product(range(len(every)), repeat=4):
         told = Script(generator, every[list(rows)])
-        loss, _, _ = chosen(told, None, 4, noises(generator), None, judge_of(critic))
+        loss, _, _ = chosen(told, FakeRequest(None, 4, noises(generator)), judge_of(critic))
         total = total + chance[list(rows)].prod() * gradient(loss, generator)
     torch.testing.assert_close(total, exact, rtol=1e-3, atol=1e-5)
 
@@ -336,9 +330,8 @@ def test_a_batch_of_groups_says_what_its_groups_say_alone(credit):
             sample
         )  # completions by noise would differ from row to row
         chosen = estimator(credit=credit, rollouts=1, **settings)
-        return gradient(
-            chosen(told, None, len(sample), noises(generator), None, judge_of(critic))[0], generator
-        )
+        request = FakeRequest(None, len(sample), noises(generator))
+        return gradient(chosen(told, request, judge_of(critic))[0], generator)
 
     batch = every[[0, 5, 9, 2, 11, 3]]
     alone = torch.stack([said(batch[[row, row + 1, row + 2]]) for row in (0, 3)])
@@ -423,7 +416,7 @@ class Nobody:
     """A plugin without capabilities."""
 
 
-def test_in_its_turn_every_generator_parameter_gets_a_gradient_and_no_critic_one_does():
+def test_in_its_update_every_generator_parameter_gets_a_gradient_and_no_critic_one_does():
     for recipe, generator, critic in [
         (Recipe(), PointGenerator(8, 2), nn.Module()),
         (Recipe(estimator={"kind": "score_function"}), *world(LONG["variable"], False)[:2]),
@@ -571,13 +564,14 @@ def relaxed_sample(settings, options, rows=500, temperature=0.8):
     generator = world(options, False)[0]
     chosen = RelaxedEstimator(settings, LOSSES["wasserstein"])
     noise = noises(generator)("x", rows)
-    return generator, chosen.draw(generator, noise, None, None, temperature), generator(noise)
+    request = FakeRequest(None, rows, lambda *_: noise, temperature=temperature)
+    return generator, chosen.draw(generator, request), generator(noise)
 
 
-def verdicts_on_one_step(values, power):
+def scores_of_one_step(values, power):
     """A critic of a sample's only step: (values of its symbols) ** power, linear in the one-hot if power is 1."""
     return lambda sample, rows=None: [
-        verdict(Critique(((sample.relaxed[:, 0] @ values) ** power,)), sample)
+        score_of(Critique(((sample.relaxed[:, 0] @ values) ** power,)), sample)
     ]
 
 
@@ -588,7 +582,7 @@ def exact_one_step(generator, values, power):
 
 @relaxations
 @pytest.mark.parametrize("length", ["variable", "fixed"])
-def test_a_relaxed_sample_is_the_sample_with_a_stand_in(settings, length):
+def test_a_relaxed_sample_is_the_sample_with_its_relaxation(settings, length):
     _, sample, plain = relaxed_sample(settings, LONG[length])
     assert torch.equal(sample.x, plain.x)
     assert torch.equal(sample.mask, plain.mask)
@@ -627,11 +621,11 @@ def test_straight_through_is_exact_where_the_critic_is_linear_and_biased_where_i
             return Sample(self.sample.x, relaxed=relax(logits, self.sample.x[:, 0])[:, None])
 
     def expected(power):
-        total, judge = 0, verdicts_on_one_step(values, power)
+        total, judge = 0, scores_of_one_step(values, power)
         for symbol in range(3):
             told = Told(generator, Sample(torch.tensor([[symbol]])))
             total = total + chance[symbol] * gradient(
-                chosen(told, None, 1, noises(generator), None, judge)[0], generator
+                chosen(told, FakeRequest(None, 1, noises(generator)), judge)[0], generator
             )
         return total
 
@@ -652,8 +646,10 @@ def test_gumbel_softmax_approaches_the_exact_gradient_as_the_temperature_falls()
         return {"symbols": torch.rand(rows, 1, dtype=torch.float64)}
 
     def bias(temperature):
-        judge = verdicts_on_one_step(values, 2)
-        loss, _, _ = chosen(generator, FakeRequest(None, 200_000, uniform), judge, temperature)
+        judge = scores_of_one_step(values, 2)
+        loss, _, _ = chosen(
+            generator, FakeRequest(None, 200_000, uniform, temperature=temperature), judge
+        )
         return ((gradient(loss, generator) - exact).norm() / exact.norm()).item()
 
     biases = [
@@ -696,7 +692,7 @@ def test_one_pass_gives_the_loss_of_several(penalties):
     real, fake = Sample(torch.randn(8, 2)), Sample(torch.randn(8, 2))
     for together in (False, True):
         player = CriticPlayer("critic", critic, recipe, Nobody(), frozenset())
-        player.together = together
+        player.joint_pass = together
         torch.manual_seed(1)
         loss, statistics = player(real, fake, penalties, {}, None)
         found.append(
@@ -713,7 +709,7 @@ def test_approximate_penalties_are_the_exact_ones_in_the_mean(approximate, exact
     player = CriticPlayer("critic", PointCritic(16).double(), recipe, Nobody(), frozenset())
     real, fake = (Sample(torch.randn(256, 2, dtype=torch.float64)) for _ in range(2))
     expected = player(real, fake, {exact: 1.0}, {}, None)[1][exact]
-    player.together = True
+    player.joint_pass = True
     draws = torch.stack(
         [player(real, fake, {approximate: 1.0}, {}, None)[1][approximate] for _ in range(400)]
     )
@@ -735,7 +731,7 @@ def test_finite_differences_are_taken_behind_the_augmentation():
     torch.manual_seed(0)
     player = CriticPlayer("critic", critic, recipe, Shaken(), frozenset({"augment"}))
     for together in (False, True):
-        player.together = together
+        player.joint_pass = together
         _, statistics = player(
             Sample(torch.randn(64, 2)), Sample(torch.randn(64, 2)), {"r1_approx": 1.0}, {}, None
         )

@@ -4,8 +4,6 @@ Run as a program by torchrun, this file is one of those processes. It holds wher
 from the global generator, in float64: float32 sums of other groupings differ, and Adam's first steps are signs.
 """
 
-import os
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -34,7 +32,7 @@ class ExactRing(Mixture):
 
 
 class TaughtRing(ExactRing):
-    """The same, its generator initialised at random."""
+    """Points on a ring in float64; the generator is initialised at random."""
 
     def initialise(self, networks):
         for parameter in networks.generator.parameters():
@@ -104,8 +102,8 @@ def play(folder: Path, name: str, items: int, **arguments) -> None:
 def main(folder: Path) -> None:
     """What each of the two processes does."""
     for name in GAMES:
-        play(folder, name, 160)
-    play(folder, "masked steps", 240, resume=True)
+        play(folder, name, 80)
+    play(folder, "masked steps", 120, resume=True)
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -114,32 +112,18 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory):
+def two(tmp_path_factory, process):
     """What two processes left."""
     folder = tmp_path_factory.mktemp("two")
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node=2",
-        __file__,
-        folder,
-    ]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = process(*torchrun, __file__, folder, timeout=300)
     assert done.returncode == 0, done.stderr[-4000:]
     return folder
 
 
 @pytest.mark.parametrize("name", GAMES)
 def test_two_processes_play_the_game_of_one(two, tmp_path, name):
-    play(tmp_path, name, 240 if name == "masked steps" else 160)
+    play(tmp_path, name, 120 if name == "masked steps" else 80)
     one, other = weights(tmp_path / name), weights(two / name)
     assert one.keys() == other.keys()
     for key, value in one.items():
@@ -147,8 +131,8 @@ def test_two_processes_play_the_game_of_one(two, tmp_path, name):
 
 
 def test_a_run_of_two_processes_goes_on_in_one(two, tmp_path):
-    play(two, "parts, SGD", 320, resume=True)
-    play(tmp_path, "parts, SGD", 320)
+    play(two, "parts, SGD", 160, resume=True)
+    play(tmp_path, "parts, SGD", 160)
     one, other = weights(tmp_path / "parts, SGD"), weights(two / "parts, SGD")
     for key, value in one.items():
         torch.testing.assert_close(other[key], value, rtol=1e-9, atol=1e-11, msg=key)

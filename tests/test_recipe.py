@@ -79,7 +79,7 @@ def test_the_cosine_is_flat_at_both_ends(share, cosine):
 def test_a_schedule_that_waits_is_the_same_one_later(items, after, now):
     plain, waiting = (
         Schedule(start=3, end=1, items=items),
-        Schedule(start=3, end=1, items=items, after=after),
+        Schedule(start=3, end=1, items=items, delay=after),
     )
     assert waiting(now) == (plain(now - after) if now >= after else 3)
 
@@ -196,7 +196,7 @@ def test_only_the_last_stage_may_be_without_end(lengths):
         {"generator": {"optimizer": "lion"}},
         {"generator": {"constraint": {"kind": "weight_clip", "bound": 0}}},
         {"generator": {"learning_rate": {"start": 1, "end": 0, "items": 0}}},
-        {"generator": {"weight": 1.0}},  # only a critic's verdict has a weight
+        {"generator": {"weight": 1.0}},  # only a critic has a weight
         {"penalties": {"r1": {}}},
     ],
 )

@@ -152,7 +152,7 @@ def test_drawing_leaves_the_global_generators_alone(models):
 
 
 @pytest.mark.parametrize("name", ["ring", "language", "duet"])
-def test_a_walk_passes_through_its_identities(models, name):
+def test_an_interpolation_passes_through_its_identities(models, name):
     model = models[name]
     interpolation = model.interpolate(
         [3, 170, 5], seed=2, steps=4, label="class1" if name == "duet" else None
@@ -174,7 +174,7 @@ def test_a_walk_passes_through_its_identities(models, name):
     ]
 
 
-def test_a_walk_moves_evenly_and_is_the_same_however_long_it_is(models):
+def test_an_interpolation_moves_evenly_and_is_the_same_however_long_it_is(models):
     model = models["ring"]
     long = model.interpolate([1, 2, 3], steps=100)
     assert torch.equal(model.interpolate([1, 2], steps=100).x[:100], long.x[:100])
@@ -193,7 +193,7 @@ def test_a_step_has_the_condition_of_the_nearer_identity(models):
     )
 
 
-def test_the_files_of_a_walk_say_between_whom_each_lies(models, tmp_path):
+def test_the_files_of_an_interpolation_say_between_which_samples_each_lies(models, tmp_path):
     interpolation = models["duet"].interpolate([7, 2], seed=1, steps=2)
     interpolation[1:].save(tmp_path)
     rows = json.loads((tmp_path / "samples.json").read_text())["samples"]
@@ -206,7 +206,7 @@ def test_the_files_of_a_walk_say_between_whom_each_lies(models, tmp_path):
 @pytest.mark.parametrize(
     "arguments", [{"indices": [1]}, {"indices": [1, -2]}, {"indices": [1, 2], "steps": 0}]
 )
-def test_what_is_no_walk_is_refused(models, arguments):
+def test_what_is_no_interpolation_is_refused(models, arguments):
     with pytest.raises(ConfigError, match="at least two indices"):
         models["ring"].interpolate(**arguments)
 
@@ -277,7 +277,7 @@ def test_one_candidate_needs_no_critics_and_several_say_that_they_do(models, tmp
 def test_critics_that_have_not_learned_choose_nothing(tmp_path):
     alone = {"stages": [{"kind": "pretrain"}]}
     model = genkit.train(language, out=tmp_path, items=256, threads=1, recipe=alone)
-    with pytest.raises(ConfigError, match="critics have not learned"):
+    with pytest.raises(ConfigError, match="critics were not trained"):
         model.generate(4, best_of=2)
 
 
@@ -477,7 +477,7 @@ def test_a_model_whose_plugin_is_not_installed_names_it(models):
         genkit.load(models["ring"].path)
 
 
-def test_a_model_of_a_strangers_plugin_that_is_missing_names_its_distribution(models, tmp_path):
+def test_a_model_of_a_third_partys_plugin_that_is_missing_names_its_distribution(models, tmp_path):
     shutil.copytree(models["ring"].path, tmp_path / "model")
     change(
         tmp_path / "model",

@@ -25,11 +25,16 @@ PUBLIC = {
     "genkit.plugin": None,
     "genkit.recipe": None,
     "genkit.config": ("RunSettings",),
-    "genkit.user_objects": ("Named", "network"),
+    "genkit.user_objects": ("Named", "admit", "network"),
     "genkit.adversarial": None,
+    "genkit.errors": None,
     "genkit.kit.blocks": None,
     "genkit.kit.compat": None,
-    "genkit.errors": None,
+    "genkit.kit.distances": None,
+    "genkit.kit.files": None,
+    "genkit.kit.items": None,
+    "genkit.kit.program": None,
+    "genkit.kit.streams": None,
     "genkit.testing": None,
     "genkit.engine.run_folder": ("SCHEMA",),
     "genkit.sampling.model_folder": ("SCHEMA",),
@@ -91,7 +96,8 @@ def told(name, value):
     if inspect.isfunction(inspect.unwrap(value)):
         return [f"{name}{signature(value)}"]
     if not isinstance(value, type):
-        return [name if name == "__version__" else f"{name} = {constant(value)}"]
+        fixed = name not in ("__version__", "THREADS")  # the latter depends on the machine
+        return [f"{name} = {constant(value)}" if fixed else name]
     bases = ", ".join(base.__name__ for base in value.__bases__ if base is not object)
     lines = [f"class {name}({bases})" if bases else f"class {name}"]
     if issubclass(value, BaseModel):

@@ -92,7 +92,7 @@ class Curves(ModalityPlugin):
     def writer(
         self, file: BinaryIO, format: str, controls: Any
     ) -> Iterator[Callable[[Sample], None]]:
-        """The same, part by part."""
+        """Write one curve part by part, as `encode` writes it whole."""
         yield lambda part: _write(file, _written(part.x, format))
 
     def preview(

@@ -5,7 +5,7 @@
     language   a tiny language of variable length whose 39 sentences can be enumerated: discrete, masked
     duet       a conditional point with two critics and an extra term
 
-They enter by the same door as anybody's modality: pass one to `genkit.train` or `genkit.register` it.
+They are used as anybody's modality is: pass one to `genkit.train` or `genkit.register` it.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class RingOptions(Settings):
 class GridOptions(Settings):
     """A mixture of equal Gaussians on a square grid around 0.
 
-    LatentPoint 25 modes little must fall: only a deep generator is steep enough to cross the gaps quickly.
+    Little must fall between the 25 modes: only a deep generator is steep enough to cross the gaps quickly.
     """
 
     side: int = 5
@@ -273,7 +273,7 @@ class LanguageGenerator(nn.Module):
         controls: Any,
         relax: Callable[..., Tensor],
     ) -> Sample:
-        """As `forward`, with the stand-in; later steps see the same one-hots, with its gradient."""
+        """As `forward`, with the relaxation; later steps see the same one-hots, with its gradient."""
         return self._roll(
             torch.zeros_like(noise["symbols"], dtype=torch.long), None, noise["symbols"], relax
         )
@@ -378,7 +378,7 @@ class Language(ModalityPlugin):
 
 
 class StepLanguage(Language):
-    """The same with a critic that scores every step."""
+    """A tiny language with a critic that scores every step."""
 
     def networks(self) -> Networks:
         """A small autoregressive generator and a per-step critic."""

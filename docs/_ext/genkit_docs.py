@@ -1,14 +1,14 @@
-"""What keeps the reference from drifting: pages made from the code itself.
+"""Sphinx extension: pages that are generated from the code, and checks that the pages are complete.
 
     .. settings:: genkit.recipe.Recipe      the fields of a settings class: types, bounds, defaults, meanings
     .. commands::                           `--help` of every command
     % modality ID                           alone on a page: the page of a modality, from its manifest and its settings
     .. template:: src/package/plugin.py     a file as `genkit plugins new waves` writes it, or a part of it
-    docstrings                              the house's plain style, made safe for reStructuredText
-    the map                                 a room of genkit/ that docs/architecture.md does not name is a warning
-    modalities                              one of the project's own without a page is a warning
+    docstrings                              genkit's plain style, escaped for reStructuredText
+    architecture                            a module of genkit/ that docs/architecture.md does not name is a warning
+    modalities                              a modality of the project without a page is a warning
 
-Knows Sphinx; conf.py turns it on.
+conf.py enables it.
 """
 
 from __future__ import annotations
@@ -29,8 +29,16 @@ from sphinx.util.docutils import SphinxDirective
 from genkit.discovery import reference, registry
 
 MODALITY = re.compile(r"% modality (\w+)\n")
-TYPED, COLON = ("attribute", "data", "property"), "\ue000"
+"""The whole source of a page that is generated from a manifest."""
+
+VARIABLES = ("attribute", "data", "property")
+"""Kinds of documented objects whose docstrings napoleon would split at a colon, as `type: description`."""
+
+COLON = "\ue000"
+"""Replaces a colon while napoleon runs."""
+
 CALL = re.compile(r"\n(?=[ ]+`\w+\(.*`: )")
+"""The line break before a line such as "`method(argument)`: meaning", which becomes a paragraph."""
 
 
 class SettingsDirective(SphinxDirective):
@@ -57,15 +65,20 @@ class SettingsDirective(SphinxDirective):
         for field_name, field in cls.model_fields.items():
             if field_name not in cls.__annotations__:
                 continue
-            spelt = reference.spell_type(field.annotation, field.metadata)
-            about = [*as_rst(reference.meaning(field)), "", reference.bounds(field)]
-            lines += [f"   .. py:attribute:: {path}.{field_name}", f"      :type: {spelt}"]
-            lines += [f"      :value: {reference.default(field)}", "", *indented(about, 6), ""]
+            type_name = reference.spell_type(field.annotation, field.metadata)
+            description = [*as_rst(reference.meaning(field)), "", reference.bounds(field)]
+            lines += [f"   .. py:attribute:: {path}.{field_name}", f"      :type: {type_name}"]
+            lines += [
+                f"      :value: {reference.default(field)}",
+                "",
+                *indented(description, 6),
+                "",
+            ]
         return parsed(self, lines)
 
 
 class CommandsDirective(SphinxDirective):
-    """A section with the help text of each command, and of the commands below it."""
+    """A section with the help text of each command and its subcommands."""
 
     def run(self) -> list[nodes.Node]:
         from typer.main import get_command
@@ -74,12 +87,13 @@ class CommandsDirective(SphinxDirective):
 
         for file in Path(genkit.cli.__file__).parent.glob("*.py"):
             self.env.note_dependency(str(file))
-        return [self._section(words) for words in self._walk((), get_command(genkit.cli.app))]
+        return [self._section(words) for words in self._paths((), get_command(genkit.cli.app))]
 
-    def _walk(self, words: tuple[str, ...], command: Any) -> Iterator[tuple[str, ...]]:
+    def _paths(self, words: tuple[str, ...], command: Any) -> Iterator[tuple[str, ...]]:
+        """A command and its subcommands, each as the words after `genkit`."""
         yield words
-        for name, inner in getattr(command, "commands", {}).items():
-            yield from self._walk((*words, name), inner)
+        for name, subcommand in getattr(command, "commands", {}).items():
+            yield from self._paths((*words, name), subcommand)
 
     def _section(self, words: tuple[str, ...]) -> nodes.section:
         from typer.testing import CliRunner
@@ -105,7 +119,7 @@ class CommandsDirective(SphinxDirective):
 
 
 class TemplateDirective(SphinxDirective):
-    """A file of the package that `plugins new` writes: from the line that begins with `from` to the one with `to`."""
+    """A file of the package that `plugins new` writes: from the line that begins with `from`, up to that with `to`."""
 
     required_arguments = 1
     option_spec: ClassVar = {"from": directives.unchanged, "to": directives.unchanged}
@@ -143,7 +157,7 @@ def parsed(directive: SphinxDirective, lines: list[str]) -> list[nodes.Node]:
 
 
 def as_rst(text: str, literal_blocks: bool = False) -> list[str]:
-    """A docstring whose stars and bars mean themselves, and, in a module's, whose indented blocks are code."""
+    """A docstring with stars, bars and backslashes escaped; with `literal_blocks`, indented blocks become code."""
     lines: list[str] = []
     for block in re.split(r"\n[ \t]*\n", text):
         if literal_blocks and block.lstrip("\n").startswith("    "):
@@ -156,73 +170,79 @@ def as_rst(text: str, literal_blocks: bool = False) -> list[str]:
 
 
 def indented(lines: list[str], by: int = 3) -> list[str]:
-    """The same lines, further right."""
+    """Lines with `by` more spaces in front; empty ones stay empty."""
     return [" " * by + line if line else "" for line in lines]
 
 
-def before_napoleon(
-    app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]
+def escape_docstring(
+    app: Any, kind: str, name: str, value: Any, options: Any, lines: list[str]
 ) -> None:
-    lines[:] = as_rst("\n".join(lines), literal_blocks=what == "module")
-    if what in TYPED:  # napoleon would take what stands before a colon for a type
+    """Escape a docstring before napoleon reads it."""
+    lines[:] = as_rst("\n".join(lines), literal_blocks=kind == "module")
+    if kind in VARIABLES:
         lines[:] = [line.replace(":", COLON) for line in lines]
 
 
-def after_napoleon(
-    app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]
+def restore_colons(
+    app: Any, kind: str, name: str, value: Any, options: Any, lines: list[str]
 ) -> None:
+    """Undo the replacement of colons after napoleon has run."""
     lines[:] = [line.replace(COLON, ":") for line in lines]
 
 
 def process_signature(
     app: Any,
-    what: str,
+    kind: str,
     name: str,
-    thing: Any,
+    value: Any,
     options: Any,
     signature: str | None,
     returns: str | None,
 ) -> tuple[str | None, str | None]:
-    """Signatures that Sphinx can read, and so can break into lines."""
-    if signature == "(*args, **kwargs)":  # a protocol's
+    """Signatures in a form that Sphinx can parse, and so can break into lines."""
+    if signature == "(*args, **kwargs)":  # of a protocol
         return "", returns
     return signature and signature.replace("<factory>", "..."), returns
 
 
-# The map ---------------------------------------------------------------------------------------------------------
+# Architecture ----------------------------------------------------------------------------------------------------
 
 
-def check_map(app: Any) -> None:
-    """Warn of each room that the map does not name."""
-    rooms = Path(app.srcdir).parent / "genkit"
+def check_architecture(app: Any) -> None:
+    """Warn of each module of genkit that docs/architecture.md does not name.
+
+    Modules at the top are named with their ending (`plugin.py`), packages with a slash (`engine/`), and the modules of
+    a package by their stem, where the page has a table of them ("module of `engine/`").
+    """
+    package = Path(app.srcdir).parent / "genkit"
     text = (Path(app.srcdir) / "architecture.md").read_text(encoding="utf-8")
-    names = {path.name for path in rooms.glob("*.py")}
-    names |= {f"{path.parent.name}/" for path in rooms.glob("*/__init__.py")}
+    names = [path.name for path in package.glob("*.py") if path.name != "__main__.py"]
+    for folder in (path.parent for path in package.glob("*/__init__.py")):
+        names.append(f"{folder.name}/")
+        if f"module of `{folder.name}/`" in text:
+            modules = (path.stem for path in folder.glob("*.py") if path.stem != "__init__")
+            names += [f"`{module}`" for module in modules]
     for name in sorted(names):
-        if f"`{name}`" not in text:
-            logging.getLogger(__name__).warning(
-                "docs/architecture.md does not name the room genkit/%s", name
-            )
+        if name not in text:
+            logging.getLogger(__name__).warning("docs/architecture.md does not name %s", name)
 
 
 # Modalities ------------------------------------------------------------------------------------------------------
 
 
 def write_modality(app: Any, name: str, source: list[str]) -> None:
-    """What a page that only names a modality says."""
+    """Replace a page that only names a modality by the page that is generated from its manifest."""
     if match := MODALITY.fullmatch(source[0]):
         manifest = registry.describe(match[1])
-        named = (registry.named_class(manifest, part) for part in ("options", "controls"))
-        for thing in (
-            reference,
-            *(import_module(cls.__module__) for cls in named if cls is not None),
-        ):
-            app.env.note_dependency(thing.__file__)
+        classes = (registry.named_class(manifest, part) for part in ("options", "controls"))
+        modules = (import_module(cls.__module__) for cls in classes if cls is not None)
+        for module in (reference, *modules):
+            app.env.note_dependency(module.__file__)
         source[0] = reference.markdown(manifest)
 
 
 def check_modalities(app: Any) -> None:
-    """Warn of each modality of the project's own that has no page."""
+    """Warn of each modality of the project that has no page."""
     for id in registry.project_distributions():
         if not (Path(app.srcdir) / "reference" / "modalities" / f"{id}.md").exists():
             logging.getLogger(__name__).warning(
@@ -234,10 +254,10 @@ def setup(app: Any) -> dict[str, Any]:
     app.add_directive("settings", SettingsDirective)
     app.add_directive("commands", CommandsDirective)
     app.add_directive("template", TemplateDirective)
-    app.connect("autodoc-process-docstring", before_napoleon, priority=400)
-    app.connect("autodoc-process-docstring", after_napoleon, priority=600)
+    app.connect("autodoc-process-docstring", escape_docstring, priority=400)
+    app.connect("autodoc-process-docstring", restore_colons, priority=600)
     app.connect("autodoc-process-signature", process_signature)
-    app.connect("builder-inited", check_map)
+    app.connect("builder-inited", check_architecture)
     app.connect("builder-inited", check_modalities)
     app.connect("source-read", write_modality)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,13 +1,13 @@
-"""Write src/tabular_gan/data/flats.csv: 1,000 made-up offers of flats. No row is real; how they hang together is known.
+"""Write src/tabular_gan/data/flats.csv: 1,000 invented offers of flats, whose columns depend on each other as listed here.
 
 python make_flats.py
 
     district      Centre 30 %, Harbour 20 %, Hills 15 %, Station 35 %
     area_m2       about 65, log-normal; Hills a third larger
-    rooms         one for each 25 m2, and one more or less now and then; 1 to 6
+    rooms         one for each 25 m2, with noise of 0.4 rooms before rounding; 1 to 6
     balcony       yes for 80 % of Hills, 50 % of Harbour, 25 % of the others
-    distance_km   to the middle of the town: 1 in the Centre, 3 to 6 elsewhere
-    rent          6 a m2, more near the middle, 10 % more with a balcony; noise of 6 %
+    distance_km   to the middle of the town: about 1 in the Centre, 3 to 6 elsewhere; noise of 15 %
+    rent          6 per m2, more near the middle, 10 % more with a balcony; noise of 6 %
 """
 
 from pathlib import Path
@@ -29,8 +29,8 @@ rent = 6 * area * (1 + 1 / (1 + distance)) * np.where(balcony, 1.1, 1) * np.exp(
 
 lines = ["district,area_m2,rooms,balcony,distance_km,rent"]
 for row in range(count):
-    told = "yes" if balcony[row] else "no"
-    numbers = f"{area[row]:.1f},{rooms[row]:.0f},{told},{distance[row]:.2f},{rent[row]:.0f}"
+    answer = "yes" if balcony[row] else "no"
+    numbers = f"{area[row]:.1f},{rooms[row]:.0f},{answer},{distance[row]:.2f},{rent[row]:.0f}"
     lines.append(f"{DISTRICTS[district[row]]},{numbers}")
 target = Path(__file__).parent / "src" / "tabular_gan" / "data" / "flats.csv"
 target.write_text("\n".join(lines) + "\n")

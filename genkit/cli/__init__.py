@@ -1,13 +1,12 @@
-"""Words to calls. The only room that prints or exits.
+"""The command line `genkit`. Together with `genkit.kit.program` the only code that prints or exits.
 
-    words       what every command is made of, those of plugins too
-    models      train, generate, info, data
-    plugins     plugins
-    progress    what a terminal sees of a training
+    models      train, generate, info, data check
+    plugins     plugins list, show, doctor, disable, enable, new, check
+    progress    the progress of a training in the terminal
 
-Results go to standard output; progress, notes and errors to standard error. Exit codes: 0 done, 2 the user's mistake,
-1 anything else, 130 after Ctrl-C, 143 after SIGTERM. Imports what a command needs when it runs: `--help` and
-`plugins list` never import torch.
+Results go to standard output; progress, notes and errors to standard error. Exit codes: 0 success, 2 an error that the
+user can correct, 1 any other error, 130 after Ctrl-C, 143 after SIGTERM. Each command imports what it needs when it
+runs: `--help` and `plugins list` never import torch.
 """
 
 from __future__ import annotations
@@ -30,7 +29,11 @@ app.add_typer(models.data_app, name="data")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command and exit."""
+    """Run the command line and exit.
+
+    Args:
+        arguments: the words after `genkit`; None: those of this process.
+    """
     run(app, "genkit", arguments)
 
 

@@ -1,4 +1,4 @@
-"""`genkit train`, `generate`, `info` and `data`: from data to a model, and from a model to samples."""
+"""The commands `genkit train`, `generate`, `info` and `data check`."""
 
 from __future__ import annotations
 
@@ -17,48 +17,68 @@ from genkit.kit.program import Command, group, print_lines
 if TYPE_CHECKING:
     from genkit.sampling.samples import Samples
 
-SHOWN = 20
-"""Items that `data check` names in plain text."""
+MAX_LINES = 20
+"""At most so many unusable items are named by `data check` in plain text; --json names all."""
 
-data_app = group("What there is to train on.")
+data_app = group("Check training data.")
 
 
 def train(
-    modality: Annotated[str, typer.Argument(help="What to train on: see `genkit plugins list`.")],
+    modality: Annotated[
+        str, typer.Argument(help="The modality of the data: see `genkit plugins list`.")
+    ],
     settings: Annotated[
-        list[str] | None, typer.Argument(help="Overrides: options.size=64 recipe.batch_size=32 ...")
+        list[str] | None,
+        typer.Argument(
+            help="Settings as PATH=VALUE: options.size=64 recipe.batch_size=32 "
+            "recipe.generator.learning_rate=1e-4 recipe.critic.learning_rate=1e-4 ... "
+            "(recipe.critic: the discriminator's). --print-config lists all."
+        ),
     ] = None,
-    data: Annotated[str | None, typer.Option(help="A path, or builtin:NAME.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Training data: a path, or builtin:NAME [default: the modality's]."),
+    ] = None,
     preset: Annotated[
-        str | None, typer.Option(help="A preset: see `genkit plugins show MODALITY`.")
+        str | None,
+        typer.Option(help="A preset: see `genkit plugins show MODALITY` [default: the first]."),
     ] = None,
     config: Annotated[
-        Path | None, typer.Option(help="A YAML file with preset, data, options, recipe, run.")
+        Path | None,
+        typer.Option(help="A YAML file with any of preset, data, options, recipe, run."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="The run folder [default: runs/MODALITY].")
     ] = None,
     items: Annotated[
-        int | None, typer.Option(help="Length of the run in real samples seen.")
+        int | None, typer.Option(help="Length of the run: real samples that the critics see.")
     ] = None,
     minutes: Annotated[
-        float | None, typer.Option(help="Length of the run in minutes instead.")
+        float | None, typer.Option(help="Length of the run in minutes, instead of --items.")
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Samples in each batch.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, mps ...")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Samples in a batch.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="auto (cuda, else mps, else cpu), cpu, cuda, cuda:1 ...")
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
     plan: Annotated[
-        str | None, typer.Option(help="auto, fp32, fp32-channels-last, bf16, bf16-channels-last.")
+        str | None,
+        typer.Option(
+            help="Precision and memory format: auto (the fastest, measured), fp32, fp32-channels-last, bf16, "
+            "bf16-channels-last."
+        ),
     ] = None,
     init: Annotated[
-        Path | None, typer.Option(help="Begin with the weights of this model or run.")
+        Path | None,
+        typer.Option(help="Fine-tuning: start with the weights of this model or run."),
     ] = None,
     track: Annotated[
-        str | None, typer.Option(help="Report to a tracker too: tensorboard, wandb, mlflow ...")
+        str | None,
+        typer.Option(help="Also log to an experiment tracker: tensorboard, wandb, mlflow ..."),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in --out, or start it.")
+        bool, typer.Option("--resume", help="Continue the run in --out; start it if there is none.")
     ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Delete the run in --out first.")
@@ -67,20 +87,21 @@ def train(
         bool, typer.Option("--strict", help="Stop if any item of the data cannot be used.")
     ] = False,
     print_config: Annotated[
-        bool, typer.Option("--print-config", help="Print the whole configuration and stop.")
+        bool, typer.Option("--print-config", help="Print the whole configuration as YAML and stop.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Errors only.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("-q", "--quiet", help="Print errors and the result only.")
+    ] = False,
     verbose: Annotated[
-        bool, typer.Option("-v", "--verbose", help="Show where an error came from.")
+        bool, typer.Option("-v", "--verbose", help="Print the traceback of an error.")
     ] = False,
 ) -> None:
-    """Train a model; the result is OUT/model."""
+    """Train a generator against critics (discriminators). The model is written to OUT/model."""
     from genkit import config as configuration
 
-    sys.path.append(
-        os.getcwd()
-    )  # for `module:attribute` of a file beside the data; behind everything installed
-    del verbose  # `main` has seen it
+    # `module:attribute` may name a file of the working folder; installed modules of that name come first.
+    sys.path.append(os.getcwd())
+    del verbose  # `genkit.kit.program.run` reads it from the arguments
     if items is not None and minutes is not None:
         raise ConfigError(
             "--items and --minutes exclude each other: a run is as long as one of them says"
@@ -97,9 +118,15 @@ def train(
 
         layers.append({key: file[key] for key in SECTIONS if key in file})
     layers.append(configuration.parse_overrides(settings or []))
-    short = {"items": items, "minutes": minutes, "seed": seed, "device": device, "threads": threads}
-    short |= {"plan": plan, "track": track, "strict": strict or None}
-    layers.append({"run": {key: value for key, value in short.items() if value is not None}})
+    run_settings = {
+        "items": items,
+        "minutes": minutes,
+        "seed": seed,
+        "device": device,
+        "threads": threads,
+    }
+    run_settings |= {"plan": plan, "track": track, "strict": strict or None}
+    layers.append({"run": {key: value for key, value in run_settings.items() if value is not None}})
     if batch_size is not None:
         layers.append({"recipe": {"batch_size": batch_size}})
     if print_config:
@@ -112,10 +139,9 @@ def train(
             end="",
         )
         return
-    if not resume:  # else the run itself says what is missing here
-        configuration.build(
-            modality, preset, data, layers
-        )  # every naming error before torch is imported
+    if not resume:  # a resumed run has its own configuration, which completes this one
+        # Misspelt names are reported here, before the seconds that the import of torch takes.
+        configuration.build(modality, preset, data, layers)
     from genkit.engine.training import train as run
     from genkit.system.runtime import is_main_process
 
@@ -132,55 +158,73 @@ def train(
 def generate(
     model: Annotated[Path, typer.Argument(help="A run folder or a model folder.")],
     settings: Annotated[
-        list[str] | None, typer.Argument(help="The modality's controls: name=value ...")
+        list[str] | None,
+        typer.Argument(
+            help="The modality's controls as NAME=VALUE: see `genkit plugins show MODALITY`."
+        ),
     ] = None,
-    n: Annotated[int | None, typer.Option("-n", help="How many samples [default: 16].")] = None,
-    seed: Annotated[int, typer.Option(help="With the index, a sample's identity.")] = 0,
+    n: Annotated[int | None, typer.Option("-n", help="Number of samples [default: 16].")] = None,
+    seed: Annotated[
+        int, typer.Option(help="Seed of the noise; seed and index identify a sample.")
+    ] = 0,
     start: Annotated[
         int | None, typer.Option(help="Index of the first sample [default: 0].")
     ] = None,
     interpolate: Annotated[
         str | None,
         typer.Option(
-            help="Indices such as 3,17,5: draw the interpolation from each to the next instead."
+            help="Latent interpolation: indices such as 3,17,5, each interpolated to the next."
         ),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(help="Samples from one of them to the next [default: 8].")
+        int | None,
+        typer.Option(help="Steps of the interpolation from one index to the next [default: 8]."),
     ] = None,
     best_of: Annotated[
-        int | None, typer.Option(help="Candidates for each sample; its critics choose one.")
+        int | None,
+        typer.Option(
+            help="Reranking: draw so many candidates for each sample and keep the one that the critics "
+            "(discriminators) score highest [default: 1]."
+        ),
     ] = None,
     out: Annotated[
-        str, typer.Option(help="A folder, a joint file such as grid.png, or - for text.")
+        str,
+        typer.Option(
+            help="A folder for one file a sample, one file for all such as grid.png, or - for text."
+        ),
     ] = "samples/",
     label: Annotated[
         str | None,
         typer.Option(
             "--label",
             "--condition",
-            help="What a conditional model is asked for: a label, a prompt, a file.",
+            help="The condition of a conditional model: a label, a prompt, a file.",
         ),
     ] = None,
     user_object: Annotated[
         list[str] | None,
-        typer.Option(help="module:Class of a user's network that the model may be built from."),
+        typer.Option(
+            help="module:Class of a network of your own that the model is built from; it is imported only if named."
+        ),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps ...")] = "auto",
+    device: Annotated[
+        str, typer.Option(help="auto (cuda, else mps, else cpu), cpu, cuda, cuda:1 ...")
+    ] = "auto",
     format: Annotated[
-        str | None, typer.Option(help="Of the files in a folder [default: the modality's first].")
+        str | None,
+        typer.Option(help="Format of the files in a folder [default: the modality's first]."),
     ] = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print what was written as JSON.")
+        bool, typer.Option("--json", help="Print the files and the model as JSON.")
     ] = False,
 ) -> None:
-    """Draw samples: one file each into a folder, or one joint file."""
+    """Draw samples from a model. They are written as files in a folder, or all in one file."""
     from genkit import config as configuration
-    from genkit.sampling import samples as drawn
-    from genkit.sampling.model import open_model
+    from genkit.sampling import samples
+    from genkit.sampling.model import is_long, open_model, save_long
 
     if user_object:
-        sys.path.append(os.getcwd())  # as for `train`
+        sys.path.append(os.getcwd())  # its module may be a file of the working folder
     ends = _interpolation(interpolate, steps, n, start, best_of)
     n, start = 16 if n is None else n, start or 0
     if n < 1 or start < 0:
@@ -188,16 +232,20 @@ def generate(
             f"-n {n} --start {start}: at least one sample, of an index of at least 0, is needed"
         )
     controls = configuration.parse_overrides(settings or [])
-    opened = open_model(model, device, user_objects=user_object or ())
-    text_format = drawn.text_format_of(opened.modality, format) if out == "-" else ""
+    loaded_model = open_model(model, device, user_objects=user_object or ())
+    text_format = samples.text_format_of(loaded_model.modality, format) if out == "-" else ""
     if out != "-":
-        drawn.is_joint(opened.modality, out, len(ends) or n)  # before the work, not after it
-        drawn.format_of(opened.modality, format)
+        samples.is_joint(
+            loaded_model.modality, out, len(ends) or n
+        )  # errors before the work, not after it
+        samples.format_of(loaded_model.modality, format)
     chunks: Iterable[Samples]
     if ends:
-        chunks = [opened.interpolate(ends, seed, 8 if steps is None else steps, label, controls)]
+        chunks = [
+            loaded_model.interpolate(ends, seed, 8 if steps is None else steps, label, controls)
+        ]
     else:
-        chunks = opened.stream(
+        chunks = loaded_model.stream(
             n,
             seed,
             start,
@@ -212,25 +260,37 @@ def generate(
             )
             sys.stdout.buffer.writelines(lines)
         return
-    if n == 1 and not ends and best_of is None and drawn.is_long(opened, out):
-        written = [drawn.save_long(opened, out, seed, start, label=label, controls=controls)]
+    if n == 1 and not ends and best_of is None and is_long(loaded_model, out):
+        paths = [save_long(loaded_model, out, seed, start, label=label, controls=controls)]
     else:
-        written = drawn.save(chunks, out, format=format)
+        paths = samples.save(chunks, out, format=format)
     if as_json:
         import json
 
         print(
             json.dumps(
-                {"files": [str(file) for file in written], "model": drawn.describe_model(opened)},
+                {
+                    "files": [str(path) for path in paths],
+                    "model": samples.describe_model(loaded_model),
+                },
                 indent=1,
             )
         )
     else:
-        print(written[0] if len(written) == 1 else Path(out))
+        print(paths[0] if len(paths) == 1 else Path(out))
 
 
 def _interpolation(interpolate: str | None, steps: int | None, *others: int | None) -> list[int]:
-    """The indices that an interpolation is to go through; none where no interpolation is asked for. It excludes the other options."""
+    """The indices that a latent interpolation passes through; empty without --interpolate.
+
+    Args:
+        interpolate, steps: the options of that name.
+        others: values of the options that --interpolate excludes.
+
+    Raises:
+        ConfigError: for --steps alone, for --interpolate together with one of the others, and for indices that are no
+            numbers.
+    """
     if interpolate is None:
         if steps is not None:
             raise ConfigError(
@@ -251,33 +311,33 @@ def _interpolation(interpolate: str | None, steps: int | None, *others: int | No
 
 def info(
     model: Annotated[Path, typer.Argument(help="A run folder or a model folder.")],
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Tell what a model or a run is."""
+    """Describe a model or a run. Prints its modality, preset, options and facts."""
     import json
 
     from genkit.sampling.model_folder import find_model, read_model_config
 
     folder = find_model(model)
-    known = read_model_config(folder)
+    description = read_model_config(folder)
     size = (
         (folder / "model.safetensors").stat().st_size
         if (folder / "model.safetensors").exists()
         else 0
     )
-    known |= {"path": str(folder), "bytes": size}
+    description |= {"path": str(folder), "bytes": size}
     if as_json:
-        print(json.dumps(known, indent=2))
+        print(json.dumps(description, indent=2))
         return
-    plugin = known.get("plugin", {})
+    plugin = description.get("plugin", {})
     lines = {
         "model": folder,
-        "modality": f"{known.get('modality')} ({plugin.get('distribution')} {plugin.get('version')})",
-        "preset": known.get("preset"),
-        "items seen": f"{known.get('items', 0):,}",
+        "modality": f"{description.get('modality')} ({plugin.get('distribution')} {plugin.get('version')})",
+        "preset": description.get("preset"),
+        "items seen": f"{description.get('items', 0):,}",
         "weights": f"{size / 2**20:.1f} MiB",
-        **{f"options.{key}": value for key, value in known.get("options", {}).items()},
-        **{f"facts.{key}": value for key, value in known.get("facts", {}).items()},
+        **{f"options.{key}": value for key, value in description.get("options", {}).items()},
+        **{f"facts.{key}": value for key, value in description.get("facts", {}).items()},
     }
     print_lines(lines.items())
 
@@ -285,33 +345,36 @@ def info(
 @data_app.command("check", cls=Command)
 def data_check(
     source: Annotated[
-        str, typer.Argument(metavar="SRC", help="A path, or whatever --data of `train` takes.")
+        str, typer.Argument(metavar="SRC", help="The data, as --data of `genkit train`.")
     ],
     settings: Annotated[
-        list[str] | None, typer.Argument(help="Overrides: options.size=64 ...")
+        list[str] | None, typer.Argument(help="Settings as PATH=VALUE: options.size=64 ...")
     ] = None,
     modality: Annotated[
-        str | None, typer.Option(help="What it holds [default: the one that is installed].")
+        str | None,
+        typer.Option(
+            help="The modality of the data [default: the installed one, if there is only one]."
+        ),
     ] = None,
     preset: Annotated[
-        str | None, typer.Option(help="A preset: see `genkit plugins show MODALITY`.")
+        str | None,
+        typer.Option(help="A preset: see `genkit plugins show MODALITY` [default: the first]."),
     ] = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit code 2 if any item cannot be used.")
     ] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="As JSON, with every item that cannot be used.")
+        bool, typer.Option("--json", help="Print JSON, with every item that cannot be used.")
     ] = False,
 ) -> None:
-    """Read data as training would, and tell what can be used and what cannot."""
+    """Read data as training would, and print what can be used and what cannot."""
     import json
 
     from genkit import config as configuration
 
     modality, layers = modality or _only_modality(), [configuration.parse_overrides(settings or [])]
-    configuration.build(
-        modality, preset, source, layers
-    )  # every naming error before torch is imported
+    # Misspelt names are reported here, before the seconds that the import of torch takes.
+    configuration.build(modality, preset, source, layers)
     from genkit.engine.data import check_data
     from genkit.kit.items import check_usable
 
@@ -324,9 +387,11 @@ def data_check(
         usable = f"{report.items:,} of {report.items + len(report.skipped):,} items"
         shapes = {} if report.shape is None else {"shape of an item": shape}
         print_lines({"source": source, "usable": usable, **shapes, **facts}.items())
-        print_lines((f"cannot be used: {name}", reason) for name, reason in report.skipped[:SHOWN])
-        if len(report.skipped) > SHOWN:
-            print(f"and {len(report.skipped) - SHOWN:,} more; --json lists them all")
+        print_lines(
+            (f"cannot be used: {name}", reason) for name, reason in report.skipped[:MAX_LINES]
+        )
+        if len(report.skipped) > MAX_LINES:
+            print(f"and {len(report.skipped) - MAX_LINES:,} more; --json lists them all")
     check_usable(report.items, report.skipped, report.source, strict)
 
 

@@ -1,4 +1,4 @@
-"""`genkit plugins`: what is installed, and what an author of one needs."""
+"""The commands `genkit plugins ...`: installed plugins, and tools for authors of plugins."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ import typer
 from genkit.errors import ConfigError, did_you_mean
 from genkit.kit.program import Command, group, print_table
 
-app = group("What is installed.")
+app = group("Installed plugins, and tools to write one.")
 
 
 @app.command("list", cls=Command)
-def plugins_list(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
-    """All plugins, with the reason where one cannot be used. Imports none of them here."""
+def plugins_list(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List all plugins, each with the reason if it cannot be used."""
     from genkit.discovery import selection
     from genkit.discovery.registry import probed, project_distributions, rows_as_json
 
@@ -47,9 +49,9 @@ def plugins_doctor(
     name: Annotated[
         str | None, typer.Argument(help="A plugin: ID, DISTRIBUTION or DISTRIBUTION:ID.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """What is wrong with the installed plugins, or with one. Exit code 1 if there is a fault."""
+    """Examine the installation and all plugins, or one plugin. Exit code 1 if there is a fault."""
     from genkit.discovery.doctor import examine
 
     findings = examine(name)
@@ -69,7 +71,7 @@ def plugins_doctor(
 def plugins_disable(
     name: Annotated[str, typer.Argument(help="ID, DISTRIBUTION or DISTRIBUTION:ID.")],
 ) -> None:
-    """Leave a plugin out, for this user, until it is enabled again."""
+    """Disable a plugin for this user, until it is enabled again."""
     from genkit.discovery import registry
 
     _print_change("disabled", registry.disable(name))
@@ -79,12 +81,12 @@ def plugins_disable(
 def plugins_enable(
     name: Annotated[str, typer.Argument(help="ID, DISTRIBUTION or DISTRIBUTION:ID.")],
 ) -> None:
-    """Take a disabled plugin back."""
+    """Enable a disabled plugin."""
     from genkit.discovery import registry, selection
 
     names = selection.enable(name)
     if not names:
-        registry.named(name)  # a misspelt one is no enabled one
+        registry.rows_named(name)  # raises if no plugin has this name
     _print_change("enabled", names)
 
 
@@ -98,12 +100,12 @@ def _print_change(word: str, names: Sequence[str]) -> None:
 
 @app.command("show", cls=Command)
 def plugins_show(
-    id: Annotated[str, typer.Argument(help="A modality.")],
+    id: Annotated[str, typer.Argument(help="A modality: see `genkit plugins list`.")],
     as_markdown: Annotated[
-        bool, typer.Option("--markdown", help="As a page of reference, for a README or a site.")
+        bool, typer.Option("--markdown", help="Print a reference page in Markdown.")
     ] = False,
 ) -> None:
-    """A modality's presets, options and controls."""
+    """Show a modality's presets, options and controls."""
     from genkit.discovery import registry
 
     manifest = registry.describe(id)
@@ -113,8 +115,9 @@ def plugins_show(
         print(markdown(manifest), end="")
         return
     print(f"{manifest.title}: {registry.origin(manifest)}\n{manifest.summary}")
+    previews = ", ".join(manifest.preview_formats)
     print(
-        f"writes {', '.join(manifest.formats)}; many at once as {', '.join(manifest.preview_formats) or 'nothing'}"
+        f"writes {', '.join(manifest.formats)}; {f'previews as {previews}' if previews else 'no previews'}"
     )
     print(f"default data: {manifest.data or 'none'}\n\npresets:")
     for name, preset in manifest.presets.items():
@@ -125,24 +128,29 @@ def plugins_show(
         if fields:
             print(f"\n{part}:")
         for name, field in fields.items():
-            about = " ".join((field.description or "").split())
-            print(f"  {name:<18}{about} [default: {field.get_default(call_default_factory=True)}]")
+            meaning = " ".join((field.description or "").split())
+            print(
+                f"  {name:<18}{meaning} [default: {field.get_default(call_default_factory=True)}]"
+            )
 
 
 @app.command("new", cls=Command)
 def plugins_new(
-    id: Annotated[str, typer.Argument(metavar="NAME", help="What users will type, such as waves.")],
+    id: Annotated[
+        str,
+        typer.Argument(metavar="NAME", help="The modality's id, which users type, such as waves."),
+    ],
     out: Annotated[
         Path | None, typer.Option(help="The folder of the package [default: NAME-gan].")
     ] = None,
 ) -> None:
-    """Write the package of a new modality: complete, installable, and training at once."""
+    """Write the package of a new modality. It is complete, installable and ready to train."""
     import shlex
 
     from genkit.discovery.scaffold import new_plugin
 
     folder = shlex.quote(str(new_plugin(id, out)))
-    print(f"{folder} is a package that works. Next:\n")
+    print(f"{folder} is a complete package. Next:\n")
     print(f"  cd {folder}")
     print("  pip install -e '.[test]'")
     print("  pytest")
@@ -154,27 +162,32 @@ def plugins_check(
     modality: Annotated[str, typer.Argument(help="A modality, or module:attribute of a manifest.")],
     settings: Annotated[
         list[str] | None,
-        typer.Argument(help="Overrides that keep it small: options.size=16 recipe.loss=hinge ..."),
+        typer.Argument(
+            help="Settings as PATH=VALUE that make it small and quick: options.size=16 recipe.loss=hinge ..."
+        ),
     ] = None,
     preset: Annotated[str | None, typer.Option(help="A preset [default: the first].")] = None,
-    data: Annotated[str | None, typer.Option(help="A path, or builtin:NAME.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Training data: a path, or builtin:NAME [default: the modality's]."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     verbose: Annotated[
-        bool, typer.Option("-v", "--verbose", help="Show where a check failed.")
+        bool, typer.Option("-v", "--verbose", help="Print the traceback of each failed check.")
     ] = False,
 ) -> None:
-    """Whether a modality keeps the contract: every check that applies to it, in a few seconds of training."""
+    """Check that a modality keeps the contract. Trains it for a few seconds. Exit code 1 if it does not."""
     from genkit.config import parse_overrides
     from genkit.testing.conformance import check_modality
 
-    sys.path.append(os.getcwd())  # as in `train`
-    given = parse_overrides(settings or [])
-    for key in given:
+    sys.path.append(os.getcwd())  # `module:attribute` may name a file of the working folder
+    overrides = parse_overrides(settings or [])
+    for key in overrides:
         if key not in ("options", "recipe"):
             raise ConfigError(
                 f"{key}: no such setting of a check.{did_you_mean(key, ('options', 'recipe'))}"
             )
-    report = check_modality(modality, preset, data, **given)
+    report = check_modality(modality, preset, data, **overrides)
     print(json.dumps(report.to_json(), indent=2) if as_json else report)
     for result in report.results if verbose else ():
         if result.status == "failed" and result.error is not None:

@@ -1,4 +1,4 @@
-"""What a terminal sees of a training that is under way."""
+"""The progress of a training, shown on standard error."""
 
 from __future__ import annotations
 
@@ -11,13 +11,20 @@ if TYPE_CHECKING:
     from genkit.engine.clock import Progress
 
 PLAIN_SECONDS = 10
+"""Seconds between two lines of progress where standard error is no terminal."""
 
 
 class reporter:  # noqa: N801  # used as a context manager only
-    """Progress on standard error: a bar on a terminal, plain lines elsewhere, nothing when quiet."""
+    """A context that gives the function to call with each `Progress`.
+
+    It shows a bar on a terminal, and elsewhere prints a line every `PLAIN_SECONDS`; nothing if quiet.
+
+    Args:
+        quiet: show nothing.
+    """
 
     def __init__(self, quiet: bool) -> None:
-        self.quiet, self.told = quiet, 0.0
+        self.quiet, self.print_time = quiet, 0.0
         self.bar: Any = None
 
     def __enter__(self) -> Callable[[Progress], None]:
@@ -35,11 +42,11 @@ class reporter:  # noqa: N801  # used as a context manager only
         if not self.bar.tasks:
             self.bar.add_task("", total=1, text="")
         total = progress.total_items or (progress.seconds + (progress.seconds_left or 0)) or 1
-        done = progress.items if progress.total_items else progress.seconds
+        completed = progress.items if progress.total_items else progress.seconds
         self.bar.update(
             self.bar.task_ids[0],
             total=total,
-            completed=done,
+            completed=completed,
             description=progress.stage,
             text=_words(progress),
         )
@@ -51,8 +58,8 @@ class reporter:  # noqa: N801  # used as a context manager only
             return
         if progress.note:
             print(progress.note, file=sys.stderr, flush=True)
-        elif time.monotonic() - self.told >= PLAIN_SECONDS:
-            self.told = time.monotonic()
+        elif time.monotonic() - self.print_time >= PLAIN_SECONDS:
+            self.print_time = time.monotonic()
             print(f"{progress.items:,} items  {_words(progress)}", file=sys.stderr, flush=True)
 
 

@@ -1,9 +1,9 @@
-"""Plugins: found, chosen, described, loaded, examined, begun.
+"""Plugins: how they are found, selected, described, loaded, examined and started.
 
-registry    found without importing, described without torch, loaded one at a time
-selection   which of the installed ones a user wants
-probing     questions answered in processes of their own, within a time limit
-doctor      a closer look at the installation
-scaffold    the package that an author begins with: `templates/`, filled in
-reference   the page of a modality, made from its manifest and its settings
+registry    finds plugins without importing them, reads manifests without torch, loads one plugin at a time
+selection   the plugins that the user has disabled or allowed
+probing     calls functions in child processes with a time limit
+doctor      examines the installation
+scaffold    writes the package of a new modality from `templates/`
+reference   makes a modality's reference page from its manifest and settings classes
 """

@@ -1,6 +1,6 @@
-"""Questions answered in processes of their own, within a time limit: for code that may hang, print, crash or leave.
+"""Calls functions in child processes with a time limit: for code that may hang, print, crash or exit.
 
-Knows no plugin: a question is a function by its name and words for it, an answer is JSON.
+A question is the name of a function and strings for its arguments; the answer is what it returns, as JSON.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ Key = TypeVar("Key")
 
 
 class Answer(NamedTuple):
-    """What became of a question.
+    """The outcome of a call in a child process.
 
     Args:
-        value: what the function returned; None where it never did.
-        fault: why there is no value, or why the process had to be ended after it; empty if all went well.
+        value: what the function returned; None if it did not return.
+        fault: why there is no value, or why the process had to be killed after it returned; else empty. A predicate:
+            `did not end within 20 s`.
     """
 
     value: Any
@@ -36,19 +37,23 @@ class Answer(NamedTuple):
 def ask(
     questions: Mapping[Key, Sequence[str]], seconds: float, ending: bool = False
 ) -> dict[Key, Answer]:
-    """All questions at once, each in a process of its own, which is ended with all that it has started.
+    """Call functions at the same time, each in a child process, which is killed with all processes that it started.
 
     Args:
-        questions: `module`, `function` and the function's words, by any key.
-        seconds: for all of them together.
-        ending: whether the processes must also come to an end by themselves; else they are ended once they answer.
+        questions: by any key, `(module, function, *arguments)`, all strings.
+        seconds: time limit of all calls together.
+        ending: whether the processes must also end by themselves within the limit, so that one that does not has a
+            fault; else they are killed as soon as they have answered.
+
+    Returns:
+        The answers by the keys of `questions`.
     """
-    started = {key: _start(question, ending) for key, question in questions.items()}
+    processes = {key: _start(question, ending) for key, question in questions.items()}
     deadline = time.monotonic() + seconds
     try:
-        return {key: _collect(process, deadline, seconds) for key, process in started.items()}
+        return {key: _collect(process, deadline, seconds) for key, process in processes.items()}
     finally:
-        for process in started.values():  # after Ctrl-C, which does not reach them
+        for process in processes.values():  # after Ctrl-C: it does not reach other sessions
             if process.returncode is None:
                 _end(process)
 
@@ -56,7 +61,7 @@ def ask(
 def _start(question: Sequence[str], ending: bool) -> subprocess.Popen[bytes]:
     import subprocess
 
-    # -P: a file of the user's that is named like a module of the standard library must not be what is imported.
+    # -P: a file of the working folder may be named like a module of the standard library.
     command = [
         sys.executable,
         "-P",
@@ -89,27 +94,29 @@ def _collect(process: subprocess.Popen[bytes], deadline: float, seconds: float) 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     _kill_group(process.pid)
-    process.kill()  # where there are no groups
+    process.kill()  # on systems without process groups
     process.wait()
     if process.stdout is not None:
         process.stdout.close()
 
 
 def _kill_group(leader: int) -> None:
-    with contextlib.suppress(
-        AttributeError, OSError
-    ):  # a system without groups, or none of the group is left
+    # Suppressed: the system has no process groups, or no process of the group is left.
+    with contextlib.suppress(AttributeError, OSError):
         os.killpg(leader, signal.SIGKILL)
 
 
 def _answer() -> None:
-    """Call the function that the command line names and write what it returns where nobody else can write."""
-    ending, module, function, *words = sys.argv[1:]
+    """In the child process: call the function that the command line names, and write its result as JSON.
+
+    The result goes to the original standard output; whatever else writes to file descriptor 1 goes to the null device.
+    """
+    ending, module, function, *arguments = sys.argv[1:]
     private = os.dup(1)
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
-    answer = json.dumps(getattr(importlib.import_module(module), function)(*words))
-    os.write(private, answer.encode())  # and left open: its end is the end of the process
+    answer = json.dumps(getattr(importlib.import_module(module), function)(*arguments))
+    os.write(private, answer.encode())  # not closed: the parent reads until the process ends
     if not int(ending):
         _kill_group(0)
         os._exit(0)

@@ -1,7 +1,8 @@
-"""Reference pages made from what the code declares: a modality's manifest and the settings classes that it names.
+"""Reference pages in Markdown, made from a modality's manifest and the settings classes that it names.
 
-Torch-free, and knows no page and no place: the site and `plugins show --markdown` print the same text, so that an
-author's README can be made of it too.
+Imports no torch. The documentation site and `genkit plugins show --markdown` use the same text; authors of plugins can
+use it for a README. A page does not list optional capabilities: only the plugin's classes have them, and these import
+torch.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from genkit.plugin import Modality, Preset
 from genkit.recipe import SECTIONS, differences
 from genkit.user_objects import Named
 
-BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+_BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
 
 
 def markdown(modality: Modality) -> str:
-    """A page on a modality: what it writes, its options, controls and presets.
+    """The reference page of a modality: what it writes, its options, controls and presets.
 
     Raises:
         PluginError: if a settings class that it names cannot be imported.
@@ -29,7 +30,7 @@ def markdown(modality: Modality) -> str:
     facts = {
         "distribution": f"`{registry.home_of(modality).distribution}`",
         "one sample": f"{_endings(modality.formats)}, `{modality.media_type}`",
-        "many at once": _endings(modality.preview_formats) or "not in one file",
+        "preview of many samples": _endings(modality.preview_formats) or "none",
         "default data": f"`{modality.data}`" if modality.data else "none",
     }
     blocks = [
@@ -38,16 +39,16 @@ def markdown(modality: Modality) -> str:
         _table(("", ""), facts.items()),
     ]
     parts = (("options", "Options", "options.NAME=value"), ("controls", "Controls", "NAME=value"))
-    for part, title, written in parts:
-        when = "What is trained" if part == "options" else "What can be turned when generating"
+    for part, title, syntax in parts:
+        purpose = "For training" if part == "options" else "For generating"
         rows = _settings(registry.named_class(modality, part))
-        blocks += [f"## {title}", f"{when}: `{written}`." if rows else "None."]
+        blocks += [f"## {title}", f"{purpose}: `{syntax}`." if rows else "None."]
         blocks += (
             [_table((part.removesuffix("s"), "type", "default", "meaning"), rows)] if rows else []
         )
     blocks += [
         "## Presets",
-        "The first is the default. Each sets what its table names; the rest is as above.",
+        "The first is the default. Each sets what its table lists; other settings keep their defaults.",
     ]
     for name, preset in modality.presets.items():
         blocks += _preset(name, preset)
@@ -55,18 +56,18 @@ def markdown(modality: Modality) -> str:
 
 
 def meaning(field: Any) -> str:
-    """What a field's docstring says, in one line."""
+    """The docstring of a pydantic field, in one line."""
     return " ".join((field.description or "").split())
 
 
 def bounds(field: Any) -> str:
-    """What its numbers must be, as a sentence; nothing where they may be anything."""
-    each = [*_bounds_of(field.metadata), *_bounds_in(field.annotation)]
-    return f"Must be {' and '.join(dict.fromkeys(each))}." if each else ""
+    """The bounds of a pydantic field's numbers, such as `Must be >= 1.`; empty if there are none."""
+    conditions = [*_bounds_of(field.metadata), *_bounds_in(field.annotation)]
+    return f"Must be {' and '.join(dict.fromkeys(conditions))}." if conditions else ""
 
 
 def default(field: Any) -> str:
-    """A field's default as its author would write it; a settings instance as `Name()`."""
+    """The default of a pydantic field as in source code, a settings instance as `Name()`; `required` without one."""
     return (
         "required"
         if field.is_required()
@@ -75,10 +76,13 @@ def default(field: Any) -> str:
 
 
 def spell_type(annotation: Any, marks: Sequence[Any] = ()) -> str:
-    """A type as its author would write it, without bounds and module names; where names are taken, the names.
+    """A type as in source code, without bounds and module names.
+
+    A setting marked with `Named` is spelt as its built-in names and `module:attribute`.
 
     Args:
-        marks: a field's metadata.
+        annotation: a type, as pydantic keeps it for a field.
+        marks: the field's metadata.
     """
     origin, inner = get_origin(annotation), get_args(annotation)
     for mark in marks:
@@ -97,7 +101,7 @@ def spell_type(annotation: Any, marks: Sequence[Any] = ()) -> str:
 
 
 def spell_value(value: Any) -> str:
-    """A value as its author would write it; a settings instance as `Name()`."""
+    """A value as in source code; a settings instance as `Name()`."""
     if isinstance(value, tuple):
         return f"({', '.join(map(spell_value, value))}{',' if len(value) == 1 else ''})"
     return f"{type(value).__name__}()" if hasattr(value, "model_dump") else repr(value)
@@ -145,13 +149,13 @@ def _bounds_of(metadata: Any) -> Iterator[str]:
     for mark in itertools.chain.from_iterable(
         getattr(mark, "metadata", (mark,)) for mark in metadata
     ):
-        for name, sign in BOUNDS.items():
+        for name, sign in _BOUNDS.items():
             if (bound := getattr(mark, name, None)) is not None:
                 yield f"{sign} {bound}"
 
 
 def _bounds_in(annotation: Any) -> Iterator[str]:
-    """The same out of types within types, but not out of other settings."""
+    """The bounds within an annotation, those of nested types too; not those of nested settings classes."""
     if get_origin(annotation) is Annotated:
         yield from _bounds_of(get_args(annotation)[1:])
     for inner in get_args(annotation):

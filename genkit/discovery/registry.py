@@ -1,12 +1,12 @@
-"""Entry points: plugins found without importing them, described without torch, loaded one at a time.
+"""Plugins through entry points: found without an import, described without torch, loaded one at a time.
 
-    Found       strings out of package metadata            `plugins list`, error hints
-    Described   the manifest, a torch-free import          `plugins show`, configuration
-    Loaded      the plugin's class, which imports torch    training, sampling
+    found       reads package metadata only                `plugins list`, hints in errors
+    describe    imports the manifest, no torch             `plugins show`, configuration
+    load        imports the plugin's class, and torch      training, sampling
 
-A faulty plugin is a row with a reason. Conflicts name both distributions and are never settled by install order.
-Wherever an id is taken, so is `distribution:id`, which also names a plugin that another one keeps from its id.
-Knows no modality: which distributions are the project's own it reads from the extras of its own metadata.
+An unusable plugin is a row with a status and a reason. A conflict about an id names both distributions and is never
+settled by the order of installation. Where an id is accepted, so is `distribution:id`, which also names a plugin whose
+id another one has. The project's own distributions are read from the extras in the core's metadata.
 """
 
 from __future__ import annotations
@@ -27,23 +27,27 @@ from genkit.plugin import API, Modality, ModalityPlugin
 from genkit.user_objects import resolve
 
 CORE = "genkit-gan"
+"""The distribution of this package."""
+
 PROBE_SECONDS = 20
+"""Time limit for importing the manifests of all plugins."""
+
 _GROUP = re.compile(r"genkit\.modality\.v(\d+)")
 _ID = re.compile(r"[a-z][a-z0-9_]{0,31}")
 
 
 @dataclass(frozen=True)
 class Found:
-    """One plugin as package metadata tell of it; nothing of it was imported.
+    """One plugin as described by package metadata, without importing it.
 
     Args:
         id: the name of the entry point, which users type.
         target: `module:attribute` of the manifest.
-        distribution, version: the package that brings it; `local` for one registered in this process.
-        path: where that package's metadata lie.
-        status: ok, disabled (the user does not want it), conflict (another distribution claims the id), incompatible
-            (another version of the contract), or broken (it cannot be imported or described).
-        reason: why it is not ok.
+        distribution, version: the package that provides it; `local` if it was registered in this process.
+        path: the folder of that package's metadata; empty for a local one.
+        status: ok, disabled (by the user), conflict (another distribution has the same id), incompatible (written for
+            another version of the contract), or broken (it cannot be imported or described).
+        reason: why it is not ok; empty if it is.
     """
 
     id: str
@@ -56,7 +60,7 @@ class Found:
 
     @property
     def name(self) -> str:
-        """In full: `distribution:id`."""
+        """The full name, `distribution:id`, with the distribution normalised."""
         return f"{canonical(self.distribution)}:{self.id}"
 
     def __str__(self) -> str:
@@ -67,17 +71,24 @@ _registered: dict[str, Modality] = {}
 
 
 def register(modality: Modality, replace: bool = False) -> Modality:
-    """Make a modality known in this process, as if it were installed.
+    """Register a modality in this process; then it can be used by its id, as if it were installed.
+
+    Args:
+        modality: the manifest.
+        replace: whether it may take over an id that is in use.
+
+    Returns:
+        The manifest, unchanged.
 
     Raises:
-        PluginError: if the id is taken and `replace` is False.
+        PluginError: if the id is in use and `replace` is False.
     """
-    taken = modality.id in _registered and _registered[modality.id] != modality
-    installed = (
+    is_registered = modality.id in _registered and _registered[modality.id] != modality
+    is_installed = (
         any(row.id == modality.id and row.status != "disabled" for row in _scan())
         and home_of(modality).distribution == "local"
     )
-    if (taken or installed) and not replace:
+    if (is_registered or is_installed) and not replace:
         raise PluginError(
             f"local ({modality.id})",
             "register",
@@ -88,7 +99,7 @@ def register(modality: Modality, replace: bool = False) -> Modality:
 
 
 def unregister(id: str) -> None:
-    """Forget a modality that was registered in this process; an unknown id is no error."""
+    """Remove a modality that was registered in this process; an unknown id is no error."""
     _registered.pop(id, None)
 
 
@@ -96,37 +107,44 @@ def found(strict: bool | None = None) -> list[Found]:
     """All plugins that are installed or registered, sorted by id and distribution. Imports none of them.
 
     Args:
-        strict: whether one that is neither ok nor disabled is an error. None: as GENKIT_STRICT_PLUGINS says.
+        strict: whether a plugin that is neither ok nor disabled is an error. None: if GENKIT_STRICT_PLUGINS is set.
 
     Raises:
-        PluginError: in that case.
+        PluginError: for the first such plugin, if `strict`.
     """
     rows = [*_scan(), *(_local(modality) for modality in _registered.values())]
     rows = sorted(_settle(rows), key=lambda row: (row.id, row.distribution))
-    return _all_well(rows) if strict or (strict is None and selection.strict()) else rows
+    return _all_usable(rows) if strict or (strict is None and selection.strict()) else rows
 
 
 def probed() -> list[Found]:
-    """The same after a try to describe each installed plugin, each in a process of its own with a time limit.
+    """All plugins as `found` lists them, after importing each installed manifest in a child process with a time limit.
 
-    A plugin that raises, exits, hangs or crashes at import becomes a broken row, and nothing worse. Raises as `found`.
+    A plugin that raises, exits, hangs or crashes when it is imported becomes a broken row.
+
+    Raises:
+        PluginError: if GENKIT_STRICT_PLUGINS is set, for the first plugin that is neither ok nor disabled.
     """
     from genkit.discovery.probing import ask
 
     rows = found()
-    well = [row for row in rows if row.status == "ok" and row.distribution != "local"]
-    answers = ask(
-        {row: ("genkit.discovery.registry", "judged", row.id, row.target) for row in well},
-        PROBE_SECONDS,
-    )
-    for row, (judgement, fault) in answers.items():
-        changes = judgement or {"status": "broken", "reason": f"its import {fault}"}
+    questions = {
+        row: (__name__, "manifest_status", row.id, row.target)
+        for row in rows
+        if row.status == "ok" and row.distribution != "local"
+    }
+    for row, (status, fault) in ask(questions, PROBE_SECONDS).items():
+        changes = status or {"status": "broken", "reason": f"its import {fault}"}
         rows[rows.index(row)] = replace(row, **changes)
-    return _all_well(rows) if selection.strict() else rows
+    return _all_usable(rows) if selection.strict() else rows
 
 
-def judged(id: str, target: str) -> dict[str, str]:
-    """The status of a plugin that is imported for it, and the reason."""
+def manifest_status(id: str, target: str) -> dict[str, str]:
+    """Import and check a manifest; called in a child process.
+
+    Returns:
+        `status`: ok or broken; `reason`: why it is broken, else empty.
+    """
     try:
         _manifest(Found(id, target, "", "", ""))
     except PluginError as error:
@@ -140,34 +158,38 @@ def judged(id: str, target: str) -> dict[str, str]:
 
 
 def disable(name: str) -> list[str]:
-    """Leave plugins out from now on, for this user, and say in full which.
+    """Disable plugins for this user.
 
     Args:
         name: an id, a distribution, or `distribution:id`.
 
+    Returns:
+        `distribution:id` of each plugin that is now disabled.
+
     Raises:
-        UnknownModality: if no installed plugin is called so.
-        ConfigError, StorageError: if the choice cannot be kept.
+        UnknownModality: if no installed plugin has this name.
+        ConfigError: if the user's file of disabled plugins is damaged.
+        StorageError: if it cannot be written.
     """
-    names = [row.name for row in named(name)]
+    names = [row.name for row in rows_named(name)]
     selection.disable(names)
     return names
 
 
-def named(name: str) -> list[Found]:
-    """The rows of the installed plugins that a name means, whatever their status.
+def rows_named(name: str) -> list[Found]:
+    """The installed plugins that a name means, whatever their status.
 
     Args:
         name: an id, a distribution, or `distribution:id`.
 
     Raises:
-        UnknownModality: if there is none.
+        UnknownModality: if no installed plugin has this name.
     """
-    installed = [row for row in found(strict=False) if row.distribution != "local"]
-    rows = [row for row in installed if matches(name, row.name)]
+    installed_rows = [row for row in found(strict=False) if row.distribution != "local"]
+    rows = [row for row in installed_rows if matches(name, row.name)]
     if not rows:
-        known = {word for row in installed for word in (row.id, row.distribution)}
-        raise UnknownModality(f"no installed plugin is called {name!r}.{did_you_mean(name, known)}")
+        names = {word for row in installed_rows for word in (row.id, row.distribution)}
+        raise UnknownModality(f"no installed plugin is called {name!r}.{did_you_mean(name, names)}")
     return rows
 
 
@@ -175,27 +197,29 @@ def provider(name: str) -> Found:
     """The one plugin that provides a modality.
 
     Args:
-        name: an id, or `distribution:id`, which a conflict about the id does not concern.
+        name: an id, or `distribution:id`, which works for a plugin in conflict about its id too.
 
     Raises:
-        UnknownModality: if there is none: the nearest name, and what to install if it is one of the project's own.
-        PluginError: if it is not usable, with the reason.
+        UnknownModality: if there is none; names the nearest modality, or the distribution to install if it is one of
+            the project's own.
+        PluginError: if it cannot be used, with the reason.
     """
-    full = ":" in name
-    everything = found()
-    rows = [row for row in everything if (matches(name, row.name) if full else row.id == name)]
+    is_full = ":" in name
+    all_rows = found()
+    rows = [row for row in all_rows if (matches(name, row.name) if is_full else row.id == name)]
     for row in rows:
-        if row.status == "ok" or (full and row.status == "conflict"):
+        if row.status == "ok" or (is_full and row.status == "conflict"):
             return row
     if rows:
         row = min(rows, key=lambda row: row.status == "disabled")
         raise PluginError(str(row), "discovery", row.reason)
-    own = project_distributions()
-    home = {f"{home}:{id}": home for id, home in own.items()}.get(name) or own.get(name)
+    homes = project_distributions()
+    home = {f"{home}:{id}": home for id, home in homes.items()}.get(name) or homes.get(name)
     if home:
         raise UnknownModality(f"modality {name!r} is not installed: pip install {home}")
-    known = {row.name if full else row.id for row in everything} | (set() if full else set(own))
-    hint = did_you_mean(name, known) or " No plugins are installed."
+    names = {row.name if is_full else row.id for row in all_rows}
+    hint = did_you_mean(name, names if is_full else names | set(homes))
+    hint = hint or " No plugins are installed."
     raise UnknownModality(f"no installed plugin provides the modality {name!r}.{hint}")
 
 
@@ -206,17 +230,18 @@ def describe(name: str) -> Modality:
         name: an id, or `distribution:id`.
 
     Raises:
-        UnknownModality, PluginError: as `provider`, and if the manifest cannot be imported or is none.
+        UnknownModality: if no installed plugin provides it.
+        PluginError: if the plugin cannot be used, or its manifest cannot be imported or is invalid.
     """
     row = provider(name)
     return _registered[row.id] if row.distribution == "local" else _manifest(row)
 
 
 def load(modality: Modality) -> type[ModalityPlugin]:
-    """The plugin's class; this imports torch.
+    """The plugin class of a modality; imports torch.
 
     Raises:
-        PluginError: if it cannot be imported or is no `ModalityPlugin`.
+        PluginError: if it cannot be imported or is not a subclass of `ModalityPlugin`.
     """
     plugin = named_class(modality, "plugin")
     if not (isinstance(plugin, type) and issubclass(plugin, ModalityPlugin)):
@@ -227,10 +252,13 @@ def load(modality: Modality) -> type[ModalityPlugin]:
 
 
 def named_class(modality: Modality, part: str) -> Any:
-    """What a manifest's `plugin`, `options` or `controls` names, None where it names nothing.
+    """The class that a manifest names, imported; None if it names none.
+
+    Args:
+        part: `plugin`, `options` or `controls`.
 
     Raises:
-        PluginError: if the name does not resolve.
+        PluginError: if the class cannot be imported.
     """
     target = getattr(modality, part)
     if not isinstance(target, str):
@@ -246,7 +274,12 @@ def named_class(modality: Modality, part: str) -> Any:
 
 @contextlib.contextmanager
 def asking(modality: Modality, call: str) -> Iterator[None]:
-    """A plugin at work: what it raises, other than on purpose, becomes a PluginError that names it and the call."""
+    """A context for a call of a plugin: an exception in it becomes a `PluginError`; a `GenkitError` passes unchanged.
+
+    Args:
+        modality: the plugin's manifest.
+        call: the method or step, for the message.
+    """
     try:
         yield
     except GenkitError:
@@ -258,12 +291,12 @@ def asking(modality: Modality, call: str) -> Iterator[None]:
 
 
 def origin(modality: Modality) -> str:
-    """`distribution version (id)` of a modality, for messages and saved models."""
+    """`distribution version (id)` of a modality, for messages and for saved runs and models."""
     return str(home_of(modality))
 
 
 def home_of(modality: Modality) -> Found:
-    """The row of an installed modality, or a local one for a modality that is not installed."""
+    """The row of the installed plugin whose manifest this is; a `local` row if it is not an installed one."""
     for row in _scan():
         module, _, attribute = row.target.partition(":")
         value: Any = sys.modules.get(module)
@@ -276,7 +309,7 @@ def home_of(modality: Modality) -> Found:
 
 @cache
 def project_distributions() -> dict[str, str]:
-    """Modality id -> distribution, for the project's own plugins: the extras that the core's metadata declare."""
+    """Modality id -> distribution of the project's own plugins, from the extras in the core's metadata."""
     from importlib.metadata import PackageNotFoundError, requires
 
     try:
@@ -289,7 +322,7 @@ def project_distributions() -> dict[str, str]:
 
 @cache
 def core_version() -> str:
-    """The version of the installed core."""
+    """The version of the installed core; `unknown` if it has no metadata."""
     from importlib.metadata import PackageNotFoundError, version
 
     try:
@@ -299,12 +332,17 @@ def core_version() -> str:
 
 
 def is_id(id: str) -> bool:
-    """Whether a modality can be called so."""
+    """Whether a modality may have this id: a lower-case letter, then lower-case letters, digits, `_`; at most 32."""
     return _ID.fullmatch(id) is not None
 
 
 def check_manifest(id: str, manifest: object) -> str:
-    """What is wrong with a manifest, or an empty string."""
+    """What is wrong with the object that an entry point names; empty if it is a valid manifest.
+
+    Args:
+        id: the name of the entry point.
+        manifest: the object.
+    """
     if not isinstance(manifest, Modality):
         return f"its entry point names a {type(manifest).__name__}, not a genkit.plugin.Modality"
     if manifest.id != id:
@@ -322,7 +360,7 @@ def check_manifest(id: str, manifest: object) -> str:
     return ""
 
 
-# Below: how the rows come about ----------------------------------------------------------------------------------
+# Implementation --------------------------------------------------------------------------------------------------
 
 _FAULTS = (Exception, SystemExit)
 
@@ -334,17 +372,18 @@ def _manifest(row: Found) -> Modality:
         raise PluginError(
             str(row), f"import of {row.target}", first_line(error), _cure(row)
         ) from error
-    wrong = check_manifest(row.id, manifest)
-    if wrong:
-        raise PluginError(str(row), "description", wrong, _cure(row))
+    fault = check_manifest(row.id, manifest)
+    if fault:
+        raise PluginError(str(row), "description", fault, _cure(row))
     return cast(Modality, manifest)
 
 
 def _cure(row: Found) -> str:
+    """The command that examines a plugin; empty for a local one."""
     return "" if row.distribution == "local" else f"genkit plugins doctor {row.id}"
 
 
-def _all_well(rows: list[Found]) -> list[Found]:
+def _all_usable(rows: list[Found]) -> list[Found]:
     for row in rows:
         if row.status not in ("ok", "disabled"):
             raise PluginError(str(row), "discovery", f"{row.reason} ({selection.STRICT} is set)")
@@ -357,50 +396,57 @@ def _local(modality: Modality) -> Found:
 
 
 def _scan() -> Iterator[Found]:
-    """Rows of all installed distributions, those that the user does not want marked."""
+    """Rows of all installed plugins, with the status of those that the user has disabled."""
     rows = list(_installed())
-    refused = selection.refused([row.name for row in rows])
+    reasons = selection.disabled_reasons([row.name for row in rows])
     for row in rows:
         yield (
-            replace(row, status="disabled", reason=refused[row.name])
-            if row.name in refused
+            replace(row, status="disabled", reason=reasons[row.name])
+            if row.name in reasons
             else row
         )
 
 
 def _installed() -> Iterator[Found]:
-    """Rows of all installed distributions; one with broken metadata is passed over, or a row if it is a plugin's."""
+    """Rows of all installed plugins. A distribution whose entry points cannot be read is skipped.
+
+    One whose name or version cannot be read gets the name `unknown`.
+    """
     from importlib.metadata import distributions
 
-    seen: set[str] = set()
+    keys: set[str] = set()
     for distribution in distributions():
         try:
             text = distribution.read_text("entry_points.txt") or ""
-        except Exception:  # any file system or decoding fault in a stranger's metadata
+        except Exception:  # any fault of another distribution's files or their encoding
             continue
         if "genkit.modality.v" not in text:
             continue
         try:
             metadata = distribution.metadata
             name, version = metadata["Name"] or "unknown", metadata["Version"] or "unknown"
-        except Exception:  # metadata that cannot be read leave the plugin nameless, not unlisted
+        except Exception:  # a plugin with unreadable metadata is listed all the same
             name, version = "unknown", "unknown"
         path = str(getattr(distribution, "_path", ""))
         key = path if name == "unknown" else canonical(name)
-        if key in seen:  # a distribution counts once: the first on sys.path is what imports find
+        if key in keys:  # of several copies, imports use the first on sys.path
             continue
-        seen.add(key)
+        keys.add(key)
         for major, id, target in _entries(text):
             row = Found(id, target, name, version, path)
             if major != API[0]:
                 older = CORE if major > API[0] else name
-                why = f"it needs plugin API v{major}, this genkit has v{API[0]}: upgrade {older}"
-                row = replace(row, status="incompatible", reason=why)
+                reason = f"it needs plugin API v{major}, this genkit has v{API[0]}: upgrade {older}"
+                row = replace(row, status="incompatible", reason=reason)
             yield row
 
 
 def _entries(text: str) -> Iterator[tuple[int, str, str]]:
-    """(API major, name, target) of each line under a group of ours; lines that are no entry are passed over."""
+    """(API major, name, target) of each entry in the groups `genkit.modality.vN`; malformed lines are skipped.
+
+    Args:
+        text: the content of a distribution's `entry_points.txt`.
+    """
     major: int | None = None
     for line in map(str.strip, text.splitlines()):
         if line.startswith("["):
@@ -413,21 +459,24 @@ def _entries(text: str) -> Iterator[tuple[int, str, str]]:
 
 
 def _settle(rows: Sequence[Found]) -> list[Found]:
-    """Rows with conflicts marked. The project's own distribution keeps its id, so does what a process registered."""
-    settled = []
+    """Rows with the status of those in conflict about an id, and of those whose module is missing.
+
+    A modality that was registered in this process keeps its id, and so does the project's own distribution.
+    """
+    checked_rows = []
     for row in rows:
         rivals = [
             other
             for other in rows
             if other.id == row.id and other is not row and other.status == "ok"
         ]
-        local = any(other.distribution == "local" for other in rivals)
-        wins = (
+        has_local_rival = any(other.distribution == "local" for other in rivals)
+        keeps_id = (
             row.distribution == "local"
             or not rivals
-            or (row.distribution == project_distributions().get(row.id) and not local)
+            or (row.distribution == project_distributions().get(row.id) and not has_local_rival)
         )
-        if row.status == "ok" and not wins:
+        if row.status == "ok" and not keeps_id:
             others = ", ".join(f"{other.distribution} {other.version}" for other in rivals)
             cure = f"name it {row.name}, or disable or uninstall one"
             row = replace(
@@ -442,12 +491,12 @@ def _settle(rows: Sequence[Found]) -> list[Found]:
                 status="broken",
                 reason=f"its module {module} is missing: reinstall {row.distribution}",
             )
-        settled.append(row)
-    return settled
+        checked_rows.append(row)
+    return checked_rows
 
 
 def _importable(target: str) -> bool:
-    """Whether the top package of a target can be found; runs none of it."""
+    """Whether the top-level package of `module:attribute` can be found; nothing of it is run."""
     import importlib.util
 
     package = target.partition(":")[0].partition(".")[0]
@@ -458,7 +507,7 @@ def _importable(target: str) -> bool:
 
 
 def rows_as_json(rows: Sequence[Found]) -> str:
-    """Rows as a JSON document whose layout is versioned."""
+    """Rows as a JSON document with the version of its layout (`schema`)."""
     return json.dumps(
         {"schema": 1, "api": f"{API[0]}.{API[1]}", "plugins": [asdict(row) for row in rows]},
         indent=2,

@@ -1,6 +1,6 @@
-"""The package that an author of a modality begins with: the templates of `genkit/templates`, filled in.
+"""Writes the package of a new modality from the templates in `genkit/discovery/templates`.
 
-Knows names and files; of a modality only what the registry says of its id. What the templates contain it must not know.
+It fills in names and knows nothing else of what the templates contain.
 """
 
 from __future__ import annotations
@@ -18,20 +18,23 @@ from genkit.errors import ConfigError, StorageError
 
 TEMPLATES = "genkit", "discovery", "templates", "modality"
 ENDING = ".txt"
-"""Of every template, so that no tool takes one for the file that it becomes."""
+"""Ending of every template's name, so that no tool takes a template for the file that is made of it."""
 
 
 def new_plugin(id: str, folder: str | Path | None = None) -> Path:
-    """Write the complete package of a new modality, whole or not at all, and give its folder.
+    """Write the complete package of a new modality into a folder; if that fails, nothing is written.
 
     Args:
-        id: what users will type. Its distribution is called `ID-gan` and imported as `ID_gan`, so that neither
-            meets one that is called like the medium itself.
-        folder: where to; None: a folder named like the distribution, here.
+        id: the modality's id, which users type. The distribution is called `ID-gan` and imported as `ID_gan`, which
+            does not clash with packages that are named like the medium itself.
+        folder: the folder to write; None: `ID-gan` in the working folder.
+
+    Returns:
+        The folder.
 
     Raises:
-        ConfigError: if the id is impossible or taken, or there is something in the folder.
-        StorageError: if it cannot be written.
+        ConfigError: if the id is invalid or in use, or the folder is not empty.
+        StorageError: if the folder cannot be written.
     """
     contents = package_files(id)
     target = Path(folder or distribution_of(id))
@@ -44,13 +47,13 @@ def new_plugin(id: str, folder: str | Path | None = None) -> Path:
         with tempfile.TemporaryDirectory(
             prefix=".unfinished-", dir=target.resolve().parent
         ) as unfinished:
-            whole = Path(unfinished)
+            draft = Path(unfinished)
             for path, content in contents.items():
-                (whole / path).parent.mkdir(parents=True, exist_ok=True)
-                (whole / path).write_text(content, encoding="utf-8")
+                (draft / path).parent.mkdir(parents=True, exist_ok=True)
+                (draft / path).write_text(content, encoding="utf-8")
             target.mkdir(exist_ok=True)
-            # Renamed within one disk, into a folder that may be where the user stands.
-            for entry in sorted(whole.iterdir()):
+            # Moved within one file system. The target may be the working folder, so it cannot be replaced itself.
+            for entry in sorted(draft.iterdir()):
                 os.rename(entry, target / entry.name)
     except OSError as error:
         raise StorageError(
@@ -63,7 +66,7 @@ def package_files(id: str) -> dict[str, str]:
     """The files of a new modality's package: path within its folder -> content.
 
     Raises:
-        ConfigError: if the id is impossible or taken.
+        ConfigError: if the id is invalid or in use.
     """
     _check_id(id)
     version = registry.core_version()
@@ -83,12 +86,12 @@ def package_files(id: str) -> dict[str, str]:
 
 
 def distribution_of(id: str) -> str:
-    """What a new modality's distribution, and the folder of its package, are called."""
+    """The name of a new modality's distribution, and the default name of its folder: `my_id` -> `my-id-gan`."""
     return f"{id.replace('_', '-')}-gan"
 
 
 def package_of(id: str) -> str:
-    """What it is imported as."""
+    """The name by which a new modality's package is imported: `my_id` -> `my_id_gan`."""
     return f"{id}_gan"
 
 
@@ -114,12 +117,12 @@ def _check_id(id: str) -> None:
         )
 
 
-def _templates(folder: Traversable, within: str = "") -> list[tuple[str, str]]:
-    """(path, text) of every template in a folder and those below it."""
-    found = []
+def _templates(folder: Traversable, prefix: str = "") -> list[tuple[str, str]]:
+    """(path, text) of every template in a folder and its subfolders; `prefix` is the path of the folder itself."""
+    templates = []
     for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
         if entry.is_dir():
-            found += _templates(entry, f"{within}{entry.name}/")
+            templates += _templates(entry, f"{prefix}{entry.name}/")
         elif entry.name.endswith(ENDING):
-            found.append((within + entry.name, entry.read_text(encoding="utf-8")))
-    return found
+            templates.append((prefix + entry.name, entry.read_text(encoding="utf-8")))
+    return templates

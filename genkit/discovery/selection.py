@@ -1,11 +1,11 @@
-"""Which of the installed plugins a user wants: an environment variable, else one small file.
+"""Which installed plugins the user has enabled: an environment variable decides, else a file.
 
-    GENKIT_PLUGINS           the plugins that count, separated by commas; empty: none; unset: as the file says
-    GENKIT_STRICT_PLUGINS    1: a plugin that is not well is an error, whatever was asked for
-    plugins.json             what `genkit plugins disable` has put there
+    GENKIT_PLUGINS           the enabled plugins, separated by commas; empty: none; unset: the file decides
+    GENKIT_STRICT_PLUGINS    1: any plugin that is neither ok nor disabled is an error
+    plugins.json             the plugins that `genkit plugins disable` has disabled
 
-A plugin is named by its id, by its distribution, or in full as `distribution:id`. Knows names alone: no metadata, and
-no plugin.
+A plugin is named by its id, by its distribution, or in full as `distribution:id`. This module compares names only; it
+reads no metadata and imports no plugin.
 """
 
 from __future__ import annotations
@@ -20,46 +20,58 @@ from genkit.errors import ConfigError, first_line
 from genkit.system.files import make_folder, settings_folder, write_whole
 
 ALLOWED = "GENKIT_PLUGINS"
+"""Environment variable: the enabled plugins."""
+
 STRICT = "GENKIT_STRICT_PLUGINS"
+"""Environment variable: whether an unusable plugin is an error."""
 
 
 def canonical(distribution: str) -> str:
-    """A distribution's one name, however it is spelled (PEP 503)."""
+    """The normalised name of a distribution (PEP 503): `Genkit_Gan.Image` -> `genkit-gan-image`."""
     return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
 def matches(name: str, full: str) -> bool:
-    """Whether a name means the plugin `full`, or several of which it is one."""
+    """Whether a user's name for plugins includes the plugin `full`.
+
+    Args:
+        name: an id, a distribution, or `distribution:id`.
+        full: `distribution:id` of one plugin, normalised.
+    """
     home, _, id = full.partition(":")
-    given, colon, given_id = name.partition(":")
+    name_home, colon, name_id = name.partition(":")
     return (
-        (canonical(given), given_id) == (home, id)
+        (canonical(name_home), name_id) == (home, id)
         if colon
         else name == id or canonical(name) == home
     )
 
 
 def strict() -> bool:
-    """Whether every plugin has to be well."""
+    """Whether GENKIT_STRICT_PLUGINS is set, so that any unusable plugin is an error."""
     return os.environ.get(STRICT, "") not in ("", "0")
 
 
 def allowed() -> tuple[str, ...] | None:
-    """The names in the environment variable, which then decide alone; None where it is not set."""
-    listed = os.environ.get(ALLOWED)
+    """The names in GENKIT_PLUGINS; None if it is not set, so that the file decides."""
+    variable = os.environ.get(ALLOWED)
     return (
         None
-        if listed is None
-        else tuple(name.strip() for name in listed.split(",") if name.strip())
+        if variable is None
+        else tuple(name.strip() for name in variable.split(",") if name.strip())
     )
 
 
-def refused(full: Sequence[str]) -> dict[str, str]:
-    """Of these plugins the ones that the user does not want, each with what brings it back."""
-    listed = allowed()
-    if listed is not None:
-        why = f"it is disabled: {ALLOWED} does not name it"
-        return {name: why for name in full if not any(matches(entry, name) for entry in listed)}
+def disabled_reasons(full: Sequence[str]) -> dict[str, str]:
+    """The disabled ones of some plugins, each with a sentence that says why, or how to enable it.
+
+    Args:
+        full: `distribution:id` of each plugin.
+    """
+    names = allowed()
+    if names is not None:
+        reason = f"it is disabled: {ALLOWED} does not name it"
+        return {name: reason for name in full if not any(matches(entry, name) for entry in names)}
     disabled, _ = _read()
     return {
         name: f"it is disabled: genkit plugins enable {name}" for name in full if name in disabled
@@ -67,43 +79,57 @@ def refused(full: Sequence[str]) -> dict[str, str]:
 
 
 def disable(full: Iterable[str]) -> None:
-    """Leave plugins out from now on, for this user.
+    """Disable plugins for this user.
+
+    Args:
+        full: `distribution:id` of each plugin.
 
     Raises:
-        ConfigError: if the file is damaged.
+        ConfigError: if the user's file is damaged.
         StorageError: if it cannot be written.
     """
     _write(_readable() | set(full))
 
 
 def enable(name: str) -> list[str]:
-    """Take back what was disabled under a name, installed or not, and say what that was.
+    """Enable the disabled plugins that a name means, installed or not.
+
+    Args:
+        name: an id, a distribution, or `distribution:id`.
+
+    Returns:
+        `distribution:id` of each plugin that was disabled, sorted.
 
     Raises:
-        ConfigError, StorageError: as `disable`.
+        ConfigError: if the user's file is damaged.
+        StorageError: if it cannot be written.
     """
     disabled = _readable()
-    back = {full for full in disabled if matches(name, full)}
-    if back:
-        _write(disabled - back)
-    return sorted(back)
+    names = {full for full in disabled if matches(name, full)}
+    if names:
+        _write(disabled - names)
+    return sorted(names)
 
 
 def complaints(full: Sequence[str]) -> list[str]:
-    """What of the user's choice has no effect on these plugins, in a sentence each."""
-    idle = [entry for entry in allowed() or () if not any(matches(entry, name) for name in full)]
-    said = [f"{ALLOWED} names {entry!r}, which is no installed plugin" for entry in idle]
+    """Entries of the user's selection that have no effect on the installed plugins, a sentence each.
+
+    Args:
+        full: `distribution:id` of each installed plugin.
+    """
+    entries = [entry for entry in allowed() or () if not any(matches(entry, name) for name in full)]
+    lines = [f"{ALLOWED} names {entry!r}, which is no installed plugin" for entry in entries]
     _, damage = _read()
-    return [*said, damage] if damage else said
+    return [*lines, damage] if damage else lines
 
 
 def _path() -> Path:
-    """The user's file."""
+    """The user's file of disabled plugins."""
     return settings_folder() / "plugins.json"
 
 
 def _read() -> tuple[frozenset[str], str]:
-    """The full names in the file, and what is wrong with it."""
+    """The disabled plugins in the user's file, and what is wrong with the file; empty if nothing is."""
     path = _path()
     try:
         names = json.loads(path.read_bytes())["disabled"]
@@ -120,6 +146,11 @@ def _read() -> tuple[frozenset[str], str]:
 
 
 def _readable() -> frozenset[str]:
+    """The disabled plugins in the user's file.
+
+    Raises:
+        ConfigError: if the file is damaged.
+    """
     names, damage = _read()
     if damage:
         raise ConfigError(damage)

@@ -1,14 +1,16 @@
-"""The engine: one adversarial game, played.
+"""Training: one adversarial game, from its configuration to its checkpoints.
 
-training     a whole run: set up, played, looked at, saved
-game         players and their updates, how far they are, and all of it as tensors and plain data
-players      one module per player whose forward is the whole loss of an update
-estimators   how the critics' scores reach the generator: through samples, relaxations or rewards
-optimizers   optimisers from settings, constraints after their steps
-averages     averaged weights of a generator, and the batch statistics that belong to them
-plan         the fastest way to compute a game on this machine
-clock        when a run reports, logs, looks, saves and stops
-diagnosis    what is wrong with a game, in plain words
-data         the data of a run: opened, checked, and endless seeded batches of them
-run_folder   the run on disk: configuration, checkpoints, log
+training       a whole run: setup, the loop, evaluations, checkpoints, resuming
+game           the players, their updates and all counters; the whole state as tensors and plain data
+players        one module per player; its forward computes the whole loss of one update
+estimators     how the critics' scores reach the generator: through samples, relaxations or rewards
+optimizers     optimisers from settings; weight constraints after their steps
+averages       averaged weights (EMA) of a generator, and the BatchNorm statistics that belong to them
+plan           the fastest way to compute a game on this machine: precision, memory format, threads
+clock          when a run reports, logs, evaluates its samples, saves and stops
+diagnosis      collapse, saturation and memorisation, detected from samples and statistics
+data           opens and checks the data of a run; endless seeded batches of them
+compatibility  whether recipe, networks and data fit together
+views          the model and the preview conditions of a game, read without changing it
+run_folder     the run on disk: configuration, checkpoints, log
 """

@@ -1,6 +1,6 @@
-"""Averaged weights of a generator, and the batch statistics that belong to them.
+"""Averaged weights of a generator, and the BatchNorm statistics that belong to them.
 
-Knows modules and their layers; no player, no loss, no file.
+Knows modules and their layers; knows no player, no loss and no file.
 """
 
 from __future__ import annotations
@@ -13,36 +13,39 @@ from torch import Tensor, nn
 
 
 class Average:
-    """The exponential moving average of a generator's weights.
+    """The exponential moving average (EMA) of a generator's weights.
 
     Args:
-        generator: whose weights are averaged; they are copied.
+        generator: its parameters are averaged; the average starts as a copy of them.
     """
 
     def __init__(self, generator: nn.Module) -> None:
         self._generator = generator
-        self._theirs = dict(generator.named_parameters())
+        self._parameters = dict(generator.named_parameters())
         self.weights = {
-            name: parameter.detach().clone() for name, parameter in self._theirs.items()
+            name: parameter.detach().clone() for name, parameter in self._parameters.items()
         }
 
     def update(self, halflife_items: float, items: int) -> None:
-        """Move towards the current weights by the share that belongs to `items` items; half-life 0: all the way."""
+        """Move the average towards the current weights, by the share 1 - 0.5 ** (items / halflife_items).
+
+        A half-life of 0 or less copies the current weights.
+        """
         share = 1.0 if halflife_items <= 0 else 1 - 0.5 ** (items / halflife_items)
-        theirs = [parameter.detach() for parameter in self._theirs.values()]
-        torch._foreach_lerp_(list(self.weights.values()), theirs, share)
+        parameters = [parameter.detach() for parameter in self._parameters.values()]
+        torch._foreach_lerp_(list(self.weights.values()), parameters, share)
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
-        """Take over weights that were saved.
+        """Replace the average by these weights.
 
         Raises:
-            KeyError, RuntimeError: if names or shapes differ.
+            KeyError, RuntimeError: if a name is missing, or a shape differs.
         """
-        for name, mine in self.weights.items():
-            mine.copy_(weights[name])
+        for name, average in self.weights.items():
+            average.copy_(weights[name])
 
     def module(self) -> nn.Module:
-        """A copy of the generator with these weights, and its own buffers as they are now; in eval mode."""
+        """A copy of the generator in eval mode, with the averaged weights and the generator's current buffers."""
         module = copy.deepcopy(self._generator).requires_grad_(False).eval()
         module.load_state_dict(self.weights, strict=False)
         return module
@@ -51,13 +54,15 @@ class Average:
 def recalibrated(
     module: nn.Module, draw: Callable[[nn.Module, int], object], batches: int = 16
 ) -> nn.Module:
-    """The module in eval mode with BatchNorm statistics that are those of its own weights.
+    """The module in eval mode, with BatchNorm statistics that were measured with its own weights.
 
-    Averaged weights come without activations of their own: the statistics are the plain mean over `batches` batches.
+    Averaged weights have never run forward, so no running statistics belong to them: these are measured here, as the
+    plain mean over `batches` batches.
 
     Args:
         module: changed in place.
-        draw: (module, batch number) -> anything; runs the module forward.
+        draw: (module, batch number) -> anything; must run the module forward.
+        batches: how many batches to average over.
     """
     module.eval()
     norms = batch_norms(module)
@@ -65,7 +70,7 @@ def recalibrated(
         momenta = [norm.momentum for norm in norms]
         for norm in norms:
             norm.reset_running_stats()
-            norm.momentum = None  # a cumulative mean instead of an exponential one
+            norm.momentum = None  # a cumulative mean instead of an exponential average
             norm.train()
         with torch.no_grad():
             for number in range(batches):
@@ -77,12 +82,12 @@ def recalibrated(
 
 
 def couples_samples(module: nn.Module) -> bool:
-    """Whether a layer's output for one sample depends on the other samples of a batch."""
+    """Whether a module has a BatchNorm layer, so that in training one sample's output depends on its whole batch."""
     return any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in module.modules())
 
 
 def batch_norms(module: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
-    """The layers of a module that keep statistics of the batches that they have seen."""
+    """The BatchNorm layers of a module that keep running statistics."""
     layers = [
         layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)
     ]

@@ -1,6 +1,7 @@
-"""When a run reports, logs, saves and stops; what it tells on the way. Wall-clock time and signals are known here only.
+"""When a run reports, logs, evaluates its samples, saves and stops; the progress reports that it sends meanwhile.
 
-Knows the game as something that can be asked how far it is. Knows no layout on disk but the log's.
+The only module of the engine that handles signals and decides by wall-clock time. Reads the game's counters and
+statistics and appends rows to the log; does not train, and knows nothing else of the run folder.
 """
 
 from __future__ import annotations
@@ -18,21 +19,24 @@ from genkit.engine.game import Game
 from genkit.engine.run_folder import RunFolder
 
 LOG_SECONDS = 1.0
+"""Seconds between two rows of the log, and between two plain progress reports."""
 PULSE = 16
-"""Rounds between two questions that cost the device, or other processes, a wait."""
+"""Rounds between two checks that have to wait for the device or for other processes."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What a run tells while it goes; passed to the `progress` callable about once a second.
+    """The progress of a run; passed to the `progress` callable about once a second.
 
     Args:
-        items, total_items: real samples seen, and to be seen (None where minutes decide).
-        seconds, seconds_left: of work, over all sessions; None where it cannot be known yet.
+        items: real samples seen so far.
+        total_items: real samples of the whole run; None for a run that is given in minutes.
+        seconds: of work, over all sessions of the run.
+        seconds_left: an estimate; None where it is not known yet.
         items_per_second: since this session began.
         stage: pretrain, critics or game.
         statistics: `player.name` -> mean since the last report.
-        note: something that happened (a preview, a checkpoint, a warning); None for a plain report.
+        note: an event (a preview, a warning, a resumed checkpoint); None for a plain report.
     """
 
     items: int
@@ -46,74 +50,95 @@ class Progress:
 
 
 class Due(NamedTuple):
-    """What is to be done between two rounds."""
+    """What to do before the next round.
+
+    Args:
+        over: the run has used up its items or minutes.
+        stop: a signal asked the run to save and stop.
+        evaluate: draw samples, diagnose them and write a preview.
+        log: append a row to the log and report progress.
+        save: write a checkpoint and the model.
+    """
 
     over: bool
     stop: bool = False
-    look: bool = False
+    evaluate: bool = False
     log: bool = False
     save: bool = False
 
 
 class Clock:
-    """When to report, log and save; how long the run has worked."""
+    """Decides when to report, log, evaluate and save; measures how long the run has worked.
+
+    Args:
+        game: the game; its seconds of work are updated.
+        report: receives the progress reports.
+        trackers: further loggers, with `log(numbers, step)` and `finish()`.
+    """
 
     def __init__(
         self, game: Game, report: Callable[[Progress], None], trackers: Sequence[Any]
     ) -> None:
         self.game, self.report, self.trackers = game, report, trackers
-        self.began = self.logged = self.saved_at = time.monotonic()
+        self.start_time = self.logged_at = self.saved_at = time.monotonic()
         self.items_before, self.seconds_before = game.items, game.seconds
-        self.items_saved = self.items_looked = game.items if game.items else -1
-        self.looks = self._looks()
+        self.items_saved = self.items_evaluated = game.items if game.items else -1
+        self.evaluations = self._evaluations()
         self.history: list[Mapping[str, float]] = []
-        self.found: Mapping[str, float] = {}
+        self.findings: Mapping[str, float] = {}
 
     def worked(self) -> float:
-        """Seconds of work over all sessions."""
-        return self.seconds_before + time.monotonic() - self.began
+        """Seconds of work, over all sessions of the run."""
+        return self.seconds_before + time.monotonic() - self.start_time
 
     def tick(self) -> None:
-        """Let the game know how long it has worked."""
+        """Write the seconds of work into the game."""
         self.game.has_worked(self.worked())
 
     def due(self, stop: Stop) -> Due:
-        """What is to be done now. What depends on time and signals, the main process decides for all, now and then."""
-        game, run, now = self.game, self.game.config.run, time.monotonic()
+        """What to do before the next round.
+
+        Whatever depends on time or signals is decided by the main process for all processes; where there are several,
+        every PULSE rounds only.
+        """
+        game, run, seconds_now = self.game, self.game.config.run, time.monotonic()
         if game.runtime.processes > 1 and game.round % PULSE:
             return Due(game.over() and run.items is not None)
         due = Due(
             over=game.over(),
-            stop=stop.asked,
-            look=self._looks() > self.looks,
-            log=now - self.logged >= LOG_SECONDS,
-            save=now - self.saved_at >= run.checkpoint_seconds,
+            stop=stop.is_asked,
+            evaluate=self._evaluations() > self.evaluations,
+            log=seconds_now - self.logged_at >= LOG_SECONDS,
+            save=seconds_now - self.saved_at >= run.checkpoint_seconds,
         )
         return game.runtime.broadcast(due)
 
-    def _looks(self) -> int:
-        """How often the run should have been looked at by now: ten times in all, if nothing else was said."""
+    def _evaluations(self) -> int:
+        """How many evaluations are due by now: one per `run.sample_items` items, by default ten in the whole run."""
         run, game = self.game.config.run, self.game
         if run.sample_items is not None or run.items is not None:
             return game.items // (run.sample_items or math.ceil((run.items or 0) / 10))
         return int(10 * game.seconds / (60 * (run.minutes or 1)))
 
     def gone_back(self) -> None:
-        """The game is at an earlier place."""
-        self.items_before, self.looks = min(self.items_before, self.game.items), self._looks()
+        """Adjust to a game that was restored to an earlier state."""
+        self.items_before = min(self.items_before, self.game.items)
+        self.evaluations = self._evaluations()
 
     def saved(self) -> None:
+        """Remember that the run was saved just now."""
         self.saved_at, self.items_saved = time.monotonic(), self.game.items
 
-    def looked(self) -> None:
-        self.looks, self.items_looked = self._looks(), self.game.items
+    def evaluated(self) -> None:
+        """Remember that the samples were evaluated just now."""
+        self.evaluations, self.items_evaluated = self._evaluations(), self.game.items
 
     def log(self, folder: RunFolder) -> None:
-        self.logged = time.monotonic()
+        """Append the statistics since the last row to the log and the trackers, then report progress."""
+        self.logged_at = time.monotonic()
         statistics = self.game.statistics()
-        if (
-            statistics and self.game.runtime.is_main_process
-        ):  # else nothing has happened since the last row
+        # Without statistics no update has happened since the last row.
+        if statistics and self.game.runtime.is_main_process:
             self.history.append(statistics)
             row = {
                 "items": self.game.items,
@@ -122,30 +147,40 @@ class Clock:
             }
             numbers = {
                 **statistics,
-                **{f"samples.{name}": value for name, value in self.found.items()},
+                **{f"samples.{name}": value for name, value in self.findings.items()},
             }
             folder.log({**row, **numbers})
             for tracker in self.trackers:
                 tracker.log(numbers, step=self.game.items)
-            self.found = {}
-        self.tell(statistics)
+            self.findings = {}
+        self.notify(statistics)
 
     def finish(self) -> None:
+        """Close the trackers."""
         for tracker in self.trackers:
             tracker.finish()
 
-    def tell(self, statistics: Mapping[str, float] | None = None, note: str | None = None) -> None:
+    def notify(
+        self, statistics: Mapping[str, float] | None = None, note: str | None = None
+    ) -> None:
+        """Send a progress report, with statistics or a note."""
         run, items = self.game.config.run, self.game.items
-        rate = (items - self.items_before) / max(time.monotonic() - self.began, 1e-9)
+        rate = (items - self.items_before) / max(time.monotonic() - self.start_time, 1e-9)
         if run.items is None:
-            left: float | None = max(60 * (run.minutes or 0) - self.worked(), 0.0)
+            seconds_left: float | None = max(60 * (run.minutes or 0) - self.worked(), 0.0)
         else:
-            left = (run.items - items) / rate if rate > 0 else None
-        self.report(
-            Progress(
-                items, run.items, self.worked(), left, rate, self._stage(), statistics or {}, note
-            )
+            seconds_left = (run.items - items) / rate if rate > 0 else None
+        progress = Progress(
+            items=items,
+            total_items=run.items,
+            seconds=self.worked(),
+            seconds_left=seconds_left,
+            items_per_second=rate,
+            stage=self._stage(),
+            statistics=statistics or {},
+            note=note,
         )
+        self.report(progress)
 
     def _stage(self) -> str:
         return self.game.config.recipe.stages[self.game.stage].kind
@@ -153,26 +188,31 @@ class Clock:
 
 @dataclass
 class Stop:
-    asked: bool = False
+    """Whether a signal asked the run to stop, and the process's exit code then (128 + the signal's number)."""
+
+    is_asked: bool = False
     exit_code: int = 0
 
 
 @contextmanager
 def stop_signals() -> Iterator[Stop]:
-    """Ctrl-C and SIGTERM ask the loop to save and stop; a second Ctrl-C stops at once. Main thread only."""
+    """Ctrl-C and SIGTERM make the loop save and stop; Ctrl-C after either of them stops at once.
+
+    Outside of the main thread, where Python allows no signal handlers, nothing is installed.
+    """
     stop = Stop()
 
-    def ask(number: int, frame: object) -> None:
-        if stop.asked and number == signal.SIGINT:
+    def handle(number: int, frame: object) -> None:
+        if stop.is_asked and number == signal.SIGINT:
             raise KeyboardInterrupt
-        stop.asked, stop.exit_code = True, 128 + number
+        stop.is_asked, stop.exit_code = True, 128 + number
 
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)

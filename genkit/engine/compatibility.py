@@ -1,6 +1,6 @@
-"""Whether recipe, networks and data fit together: asked before a game begins, answered in a sentence.
+"""Checks that recipe, networks and data fit together, made before a game begins; each failure is one clear sentence.
 
-Knows the networks and what they give; plays nothing.
+Knows the recipe, the networks and their outputs; trains nothing.
 """
 
 from __future__ import annotations
@@ -20,23 +20,27 @@ from genkit.recipe import GumbelSoftmax, Recipe, ScoreFunction, StraightThrough
 
 
 def check_networks(config: RunConfig, plugin: ModalityPlugin, networks: Networks) -> frozenset[str]:
-    """The capabilities that plugin and generator have, after checks of all that only the networks can tell.
+    """The optional capabilities of plugin and generator, after checking the networks against recipe and contract.
 
     Raises:
-        ConfigError: if the recipe asks for what they cannot do.
-        PluginError: if they break the contract.
+        ConfigError: if the recipe needs what plugin or networks cannot do.
+        PluginError: if the networks break the contract.
     """
-    recipe, who = config.recipe, registry.origin(config.modality)
+    recipe, origin = config.recipe, registry.origin(config.modality)
     capabilities = capabilities_of(plugin, networks.generator)
     for capability, setting in required_capabilities(recipe).items():
         if capability not in capabilities:
-            raise ConfigError(f"{setting} needs the capability {capability!r}, which {who} lacks")
+            raise ConfigError(
+                f"{setting} needs the capability {capability!r}, which {origin} lacks"
+            )
     if not isinstance(getattr(networks.generator, "noise", None), Mapping):
         raise PluginError(
-            who, "networks", "its generator has no `noise` mapping (part -> genkit.plugin.Noise)"
+            origin, "networks", "its generator has no `noise` mapping (part -> genkit.plugin.Noise)"
         )
     if not networks.critics and any(stage.kind != "pretrain" for stage in recipe.stages):
-        raise PluginError(who, "networks", "it has no critics, and a game needs at least one")
+        raise PluginError(
+            origin, "networks", "it has no critics, but a stage of the recipe needs at least one"
+        )
     for name in recipe.critics:
         if name not in networks.critics:
             raise ConfigError(
@@ -44,18 +48,18 @@ def check_networks(config: RunConfig, plugin: ModalityPlugin, networks: Networks
             )
     for name, module in {"generator": networks.generator, **networks.critics}.items():
         if not any(parameter.requires_grad for parameter in module.parameters()):
-            raise PluginError(who, "networks", f"{name!r} has no parameters that could learn")
+            raise PluginError(origin, "networks", f"{name!r} has no trainable parameters")
     for name, critic in networks.critics.items():
         if recipe.penalties and couples_samples(critic):
             raise ConfigError(
-                f"recipe.penalties ({', '.join(recipe.penalties)}) need a critic without batch statistics, but the "
-                f"critic {name!r} has BatchNorm: a penalty is per sample. Choose another normalisation, or no penalty"
+                f"recipe.penalties ({', '.join(recipe.penalties)}) are computed per sample, but the critic {name!r} "
+                "has BatchNorm, which mixes the samples of a batch. Use another normalisation, or remove the penalties"
             )
     return capabilities
 
 
 def required_capabilities(recipe: Recipe) -> dict[str, str]:
-    """Capability -> which setting needs it."""
+    """Capability -> the setting of the recipe that needs it."""
     needs = {}
     if any(stage.kind == "pretrain" for stage in recipe.stages):
         needs["pretrain_loss"] = "a pretrain stage in recipe.stages"
@@ -71,11 +75,12 @@ def required_capabilities(recipe: Recipe) -> dict[str, str]:
 
 
 @torch.no_grad()
-def check_critic(name: str, critic: nn.Module, sample: Sample) -> None:
-    """Ask a critic once, so that one that breaks the contract says so before the game.
+def check_critic(name: str, critic: nn.Module, sample: Sample, recipe: Recipe) -> None:
+    """Run a critic once in eval mode, so that a broken contract is reported before the game begins.
 
     Raises:
-        ConfigError: if it gives anything but a Critique with logits [B] or [B, P].
+        ConfigError: if it returns anything but a Critique with logits [B] or [B, P], or scores no steps where the
+            recipe's credit needs it.
     """
     was_training = critic.training
     critique = critic.eval()(sample)
@@ -83,44 +88,52 @@ def check_critic(name: str, critic: nn.Module, sample: Sample) -> None:
     if not isinstance(critique, Critique):
         kind = type(critique).__name__
         raise ConfigError(
-            f"the critic {name!r} gives a {kind}; a genkit.plugin.Critique was expected"
+            f"the critic {name!r} returns a {kind}; a genkit.plugin.Critique was expected"
         )
     for logits in critique.logits:
         if logits.ndim not in (1, 2) or len(logits) != len(sample):
             raise ConfigError(
-                f"the critic {name!r} gives logits {list(logits.shape)} for {len(sample)} samples; "
+                f"the critic {name!r} returns logits {list(logits.shape)} for {len(sample)} samples; "
                 f"[{len(sample)}] or [{len(sample)}, P] was expected"
             )
+    estimator = recipe.estimator
+    wants_steps = isinstance(estimator, ScoreFunction) and estimator.credit == "per_step"
+    if wants_steps and not critique.per_step:
+        raise ConfigError(
+            f"recipe.estimator.credit = 'per_step' needs critics that score every step; {name!r} scores whole "
+            "samples: choose another critic, or credit terminal or monte_carlo"
+        )
 
 
 @torch.no_grad()
 def check_generator(
     generator: nn.Module, noise: Mapping[str, Tensor], controls: Any, real: Sample
 ) -> None:
-    """Ask a generator once, so that one that breaks the contract says so before the game.
+    """Run a generator once in eval mode, so that a broken contract is reported before the game begins.
 
     Raises:
-        ConfigError: if it gives anything but a Sample like the data.
+        ConfigError: if it returns anything but a Sample of the real batch's shape.
     """
     was_training = generator.training
     fake = generator.eval()(noise, real.condition, controls)
     generator.train(was_training)
     if not isinstance(fake, Sample):
         raise ConfigError(
-            f"the generator gives a {type(fake).__name__}; a genkit.plugin.Sample was expected"
+            f"the generator returns a {type(fake).__name__}; a genkit.plugin.Sample was expected"
         )
     if fake.x.shape != real.x.shape:
         raise ConfigError(
-            f"the generator gives samples {list(fake.x.shape)}, the data are {list(real.x.shape)}"
+            f"the generator returns samples {list(fake.x.shape)}, but the data are {list(real.x.shape)}"
         )
 
 
 @torch.no_grad()
 def sees_other_rows(critic: nn.Module, sample: Sample) -> bool:
-    """Whether a critic's logits for one sample depend on the others of its batch: tried, not declared.
+    """Whether a critic's logits for one sample depend on the others of its batch: found by trying, not declared.
 
     Args:
-        sample: a batch of samples, of which at least two differ.
+        critic: its logits for row 0 are compared between the batch and a batch of copies of row 0.
+        sample: a batch in which at least two samples differ.
     """
     if couples_samples(critic):
         return True

@@ -1,8 +1,9 @@
-"""The data of a run: opened and checked, then endless seeded batches whose position is one number.
+"""The data of a run: opens and checks them, then serves endless seeded batches.
 
-The position is the items taken so far. The order is a function of (seed, epoch), so a run can go on anywhere, on any
-number of processes. An item's own randomness (a random cut, say) comes from (seed, position) too: as a word that the
-data set is given, or from the global generators, which it finds seeded. Knows no modality.
+A position in the stream is the number of items taken so far. The order is a function of (seed, epoch), so a run can
+be resumed anywhere, on any number of processes. An item's own randomness (a random crop, say) follows from (seed,
+position) too: a `RandomDataset` receives random words, any other data set finds the global generators seeded. Knows
+the data interfaces of the plugin contract; no modality, no networks.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ from genkit.system.streams import stream_key, words
 
 @dataclass(frozen=True)
 class DataReport:
-    """What was found in a data source.
+    """The contents of a data source.
 
     Args:
-        source: what the user called it.
-        items: how many can be used.
-        skipped: all that cannot.
-        shape: of one item; None where there is none.
-        facts: what the modality found out about the data.
+        source: the user's name for it.
+        items: number of usable items.
+        skipped: the items that cannot be used, with reasons.
+        shape: of one item; None where there are no usable items.
+        facts: the values of the modality's facts about the data.
     """
 
     source: str
@@ -46,7 +47,7 @@ class DataReport:
 
     def to_json(self) -> dict[str, Any]:
         """As JSON data."""
-        skipped = [one._asdict() for one in self.skipped]
+        skipped = [item._asdict() for item in self.skipped]
         return {"schema": 1, **asdict(self), "skipped": skipped, "facts": dict(self.facts)}
 
 
@@ -58,13 +59,13 @@ def check_data(
     options: Mapping[str, Any] | None = None,
     settings: Sequence[Mapping[str, Any]] = (),
 ) -> DataReport:
-    """Read the data as a run would, and tell what was found.
+    """Read the data as a run would, and report what they contain.
 
     Args:
-        modality, data, preset, options, settings: as those of `genkit.train`.
+        modality, data, preset, options, settings: as for `genkit.train`.
 
     Raises:
-        UserError: if there is no such data; not because of single items.
+        UserError: if the data cannot be opened; not because of single items.
     """
     config = configuration.build(
         modality, preset, data, [*settings, {"options": dict(options or {})}]
@@ -77,24 +78,22 @@ def check_data(
 
 
 def open_data(config: RunConfig) -> tuple[ModalityPlugin, Any, str | None]:
-    """The plugin with the facts of the data, the data set, and what is to be said of items that are left out.
+    """(the plugin with the facts of the data, the data set, a note about skipped items; None: none were skipped).
 
     Raises:
-        DataError: if nothing can be used; or anything cannot, and `run.strict` is set.
+        DataError: if no item can be used; with `run.strict`, if any item cannot.
     """
     plugin, dataset, skipped = _open(config)
     source = config.data_name or "the data"
     check_usable(len(dataset), skipped, source, config.run.strict)
     if not skipped:
         return plugin, dataset, None
-    return (
-        plugin,
-        dataset,
-        f"{count_skipped(len(dataset), skipped, source)} and are left out: {name_skipped(skipped)}",
-    )
+    count = count_skipped(len(dataset), skipped, source)
+    return plugin, dataset, f"{count} and are left out: {name_skipped(skipped)}"
 
 
 def _open(config: RunConfig) -> tuple[ModalityPlugin, Any, tuple[Skipped, ...]]:
+    """(the plugin with the facts of the data, the data set, what it skipped)."""
     modality, cls = config.modality, registry.load(config.modality)
     with registry.asking(modality, "open"):
         source = cls.open(config.data, config.options)
@@ -103,7 +102,7 @@ def _open(config: RunConfig) -> tuple[ModalityPlugin, Any, tuple[Skipped, ...]]:
     with registry.asking(modality, "dataset"):
         plugin = cls(config.options, facts)
         dataset = plugin.dataset(source)
-        skipped = tuple(Skipped(*one) for one in getattr(dataset, "skipped", ()))
+        skipped = tuple(Skipped(*item) for item in getattr(dataset, "skipped", ()))
     return plugin, dataset, skipped
 
 
@@ -111,12 +110,12 @@ class Batches:
     """An endless shuffled stream over a map-style data set.
 
     Args:
-        dataset: a `genkit.plugin.Dataset`, a tensor or an array [N, *event]. One that is a `RandomDataset` is asked for
-            random batches, ahead of time in a thread of its own; else a `BatchedDataset` for whole batches.
-        seed: of the order.
+        dataset: a `genkit.plugin.Dataset`, a tensor or an array [N, *event]. A `RandomDataset` is read ahead of time,
+            in a thread of its own; a `BatchedDataset` by whole batches; any other item by item.
+        seed: of the order, and of the items' own randomness.
 
     Raises:
-        DataError: if it is empty.
+        DataError: if the data set is empty.
     """
 
     def __init__(self, dataset: Any, seed: int) -> None:
@@ -124,56 +123,56 @@ class Batches:
             raise DataError("the data set is empty")
         self.dataset, self.seed = dataset, seed
         self._epoch, self._order = -1, np.empty(0, np.int64)
-        self._ahead: tuple[int, int, Future[Sample]] | None = None
-        self._before = 0
+        self._next_read: tuple[int, int, Future[Sample]] | None = None
+        self._last_position = 0
         self._reader = ThreadPoolExecutor(1, "genkit-reader")
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def take(self, position: int, count: int) -> Sample:
-        """The `count` items that follow the first `position` ones, as a batch."""
+        """The batch [count, ...] of the items at the positions `position` .. `position + count - 1` of the stream."""
         if isinstance(self.dataset, RandomDataset):
             return self._take_ahead(position, count)
         with global_seeds(self.seed, "items", position):
-            return self._fetch(
-                [self._index(place) for place in range(position, position + count)], position
-            )
+            return self._fetch(self._indices(position, count), position)
 
     def _take_ahead(self, position: int, count: int) -> Sample:
-        """The batch asked for; where batches are asked for in turn, the next is read meanwhile."""
-        ahead, stride = self._ahead, position - self._before
-        batch = (
-            ahead[2] if ahead and ahead[:2] == (position, count) else self._reading(position, count)
-        )
-        self._ahead = (
-            (position + stride, count, self._reading(position + stride, count))
-            if stride > 0 and stride % count == 0
-            else None
-        )
-        self._before = position
+        """The requested batch of a `RandomDataset`; if the requests advance evenly, the next one is read meanwhile."""
+        next_read, stride = self._next_read, position - self._last_position
+        is_read = next_read is not None and next_read[:2] == (position, count)
+        batch = next_read[2] if next_read and is_read else self._reading(position, count)
+        self._next_read = None
+        if stride > 0 and stride % count == 0:
+            next_position = position + stride
+            self._next_read = next_position, count, self._reading(next_position, count)
+        self._last_position = position
         return batch.result()
 
     def _reading(self, position: int, count: int) -> Future[Sample]:
-        indices = [self._index(place) for place in range(position, position + count)]
-        about = words(stream_key("words", self.seed), position, count)
-        return self._reader.submit(self.dataset.random_batch, indices, about)
+        random_words = words(stream_key("words", self.seed), position, count)
+        indices = self._indices(position, count)
+        return self._reader.submit(self.dataset.random_batch, indices, random_words)
 
     def _fetch(self, indices: list[int], position: int) -> Sample:
         if isinstance(self.dataset, torch.Tensor | np.ndarray):
             return Sample(as_tensor(self.dataset[indices]))
         if isinstance(self.dataset, BatchedDataset):
             batch = self.dataset.__getitems__(indices)
-            return (
-                batch if isinstance(batch, Sample) else collate([as_sample(item) for item in batch])
-            )
+            if isinstance(batch, Sample):
+                return batch
+            return collate([as_sample(item) for item in batch])
         items = []
         for place, index in enumerate(indices, start=position):
             seed_cpu(self.seed, "item", place)
             items.append(as_sample(self.dataset[index]))
         return collate(items)
 
+    def _indices(self, position: int, count: int) -> list[int]:
+        return [self._index(place) for place in range(position, position + count)]
+
     def _index(self, place: int) -> int:
+        """The index of the item at a position of the stream; each epoch is a permutation of all items."""
         epoch, offset = divmod(place, len(self))
         if epoch != self._epoch:
             generator = np.random.Philox(key=stream_key("order", self.seed, epoch))

@@ -1,7 +1,7 @@
 """How the critics' scores reach the generator: through the sample, through a relaxation of it, or as a reward.
 
-This is the one place where continuous and discrete samples differ. Knows generators, critiques and their losses; no
-data, no optimiser.
+Only here does the generator's loss differ between continuous and discrete samples. Knows generators, critiques and
+adversarial losses; no data and no optimiser.
 """
 
 from __future__ import annotations
@@ -29,20 +29,21 @@ from genkit.user_objects import reward_named
 
 Statistics = dict[str, Tensor]
 Noises = Callable[[str, int], Mapping[str, Tensor]]
-"""(purpose, rows) -> the generator's noise for so many rows; equal purposes of one step give equal noise."""
+"""(purpose, number of rows) -> the generator's noise for these rows; within one update a purpose names one noise."""
 
 ROLLOUT_ROWS = 4096
-"""Completions of prefixes drawn and scored at once; bounds the memory of Monte-Carlo credit."""
+"""At most this many completions are drawn and scored at once; it bounds the memory of Monte-Carlo credit."""
 
 
 class Score(NamedTuple):
-    """What one critic says of a batch of fakes.
+    """One critic's scores for a batch of fakes.
 
     Args:
         weight: of the critic.
         critique: of the fakes.
-        reference: its critique of the reals in the same rows, where fakes are compared with them.
-        mask: valid steps, where it scores steps; in both samples where they are compared.
+        reference: its critique of the reals in the same rows, for estimators that compare the two; else None.
+        mask: [B, L], the valid steps, for a critic that scores steps (those valid in fakes and reals where the two are
+            compared); else None.
     """
 
     weight: float
@@ -52,24 +53,29 @@ class Score(NamedTuple):
 
 
 class Judge(Protocol):
-    """(a batch, which rows of the reals it belongs to; None: the same) -> one score per critic."""
+    """A function that lets every critic score a batch of fakes."""
 
     def __call__(self, sample: Sample, rows: Tensor | None = None) -> list[Score]:
-        """The scores of a batch."""
+        """One score per critic.
+
+        Args:
+            sample: the fakes.
+            rows: for each fake the row of the reals that it is compared with; None: the same row.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class FakeRequest:
-    """The fakes that an update of the generator is computed from.
+    """The fakes that an update of the generator needs.
 
     Args:
-        condition: [B, ...], what they are drawn under; None for unconditional models.
+        condition: [B, ...], the conditions of the fakes; None for unconditional models.
         count: B.
         noises: the update's noise.
         controls: of the generator.
         temperature: of relaxed samples.
-        batch: fakes that were drawn already, with their graph; None: the estimator draws them.
+        batch: existing fakes with their graph, to be reused; None: the estimator draws new ones.
     """
 
     condition: Tensor | None
@@ -81,7 +87,7 @@ class FakeRequest:
 
 
 class PathwiseEstimator(nn.Module):
-    """The gradient flows through the sample: loss and estimate are the same thing."""
+    """The gradient flows through the sample: the estimate is the gradient of the loss itself."""
 
     critics_train = True
 
@@ -92,13 +98,17 @@ class PathwiseEstimator(nn.Module):
     def forward(
         self, generator: Any, request: FakeRequest, judge: Judge
     ) -> tuple[Tensor, Statistics, Sample]:
-        """(the generator's loss, statistics, the fakes)."""
+        """(the generator's loss, statistics, the fakes).
+
+        Raises:
+            ConfigError: if the fakes are discrete and have no relaxation.
+        """
         batch = self.draw(generator, request) if request.batch is None else request.batch
         fake = full_precision(batch)
         if fake.relaxed is None and not fake.x.is_floating_point():
             raise ConfigError(
-                f"no gradient flows through samples of {fake.x.dtype}, as recipe.estimator.kind = 'pathwise' wants: "
-                "choose score_function, straight_through or gumbel_softmax"
+                "recipe.estimator.kind = 'pathwise' needs a gradient through the samples, but samples of "
+                f"{fake.x.dtype} have none: choose score_function, straight_through or gumbel_softmax"
             )
         loss = torch.zeros((), device=fake.x.device)
         for score in judge(fake):
@@ -107,7 +117,7 @@ class PathwiseEstimator(nn.Module):
         return loss, {"adversarial": loss.detach()}, fake
 
     def draw(self, generator: Any, request: FakeRequest) -> Sample:
-        """Fakes through which a gradient flows."""
+        """Fakes with their graph."""
         return generator(
             request.noises("generator", request.count), request.condition, request.controls
         )
@@ -116,9 +126,10 @@ class PathwiseEstimator(nn.Module):
 class RelaxedEstimator(PathwiseEstimator):
     """The gradient flows through `Sample.relaxed`, a differentiable relaxation of the discrete sample.
 
-    Biased: a critic's slope, at a soft point or at a one-hot, stands for the difference between one-hots. In their own
-    updates the critics see symbols, real and fake. Shown soft fakes beside hard reals they learn to tell softness, which
-    the generator cannot mend: at temperature 0.5 the tiny language then ended at a total variation of 0.9, not 0.02.
+    Biased: the critic's gradient at a soft point or a one-hot replaces its differences between one-hots. In their own
+    updates the critics see symbols, real and fake alike. A critic that is trained on soft fakes and hard reals learns
+    to detect softness, which the generator cannot change: on the tests' tiny language, at temperature 0.5, such
+    training ended at a total variation of 0.9 instead of 0.02.
     """
 
     def __init__(self, settings: StraightThrough | GumbelSoftmax, loss: AdversarialLoss) -> None:
@@ -135,7 +146,7 @@ class RelaxedEstimator(PathwiseEstimator):
         return generator.relaxed(noise, request.condition, request.controls, relax)
 
     def relax(self, logits: Tensor, symbol: Tensor, temperature: float) -> Tensor:
-        """[B, V]: one step's relaxation, for the logits [B, V] and the symbol [B] that was drawn from them."""
+        """[B, V]: the relaxation of one step, from its logits [B, V] and the symbol [B] that was drawn from them."""
         if isinstance(self.settings, StraightThrough):
             return straight_through(logits.softmax(1), symbol)
         soft = gumbel_softmax(logits, symbol, temperature)
@@ -145,10 +156,10 @@ class RelaxedEstimator(PathwiseEstimator):
 class ScoreFunctionEstimator(nn.Module):
     """The gradient of expected reward: E[sum over steps of advantage * grad log p] (Williams 1992, Sutton et al. 1999).
 
-    The objective is the mean over samples of the sum over valid steps. Rewards are centred on a baseline BEFORE they
-    are summed over later steps: a constant reward then says nothing even where the length varies, at the price that
-    per-step rewards at variable length are measured against their average (the differential reward of Sutton and
-    Barto 2018, section 10.3). Every baseline is independent of the row it is used for, so no bias is added.
+    The objective is the mean over samples of the sum over valid steps. The baseline is subtracted from the rewards
+    BEFORE they are summed over later steps. A constant reward then gives no gradient even where the length varies; in
+    return, per-step rewards at variable length are measured against their average (the differential reward of Sutton
+    and Barto 2018, section 10.3). Every baseline is independent of the row that it is used for, so it adds no bias.
     """
 
     critics_train = False
@@ -167,7 +178,7 @@ class ScoreFunctionEstimator(nn.Module):
     ) -> tuple[Tensor, Statistics, Sample]:
         """(a loss whose gradient is the estimate, statistics, the fakes).
 
-        Dropout layers rest: what scores a sample must be the policy that drew it. Draws its own fakes, always.
+        Dropout is off: a sample must be scored by the same policy that drew it. Always draws new fakes.
         """
         count, noises = request.count, request.noises
         for layer in generator.modules():
@@ -177,21 +188,17 @@ class ScoreFunctionEstimator(nn.Module):
             fake: Sample = full_precision(
                 generator(noises("generator", count), request.condition, request.controls)
             )
-            valid = (
-                torch.ones(fake.x.shape[:2], dtype=torch.bool, device=fake.x.device)
-                if fake.mask is None
-                else fake.mask
-            )
+            valid = fake.mask
+            if valid is None:
+                valid = torch.ones(fake.x.shape[:2], dtype=torch.bool, device=fake.x.device)
+            reward_mask = valid
             if self.settings.credit == "per_step":
-                rewards, reward_mask = self.step_rewards(fake, judge(fake)), valid
+                rewards = self.step_rewards(fake, judge(fake))
             elif self.settings.credit == "terminal":
                 rewards = self.sample_rewards(fake, judge(fake))[:, None]
                 reward_mask = valid[:, :1].new_ones(count, 1)
             else:
-                rewards, reward_mask = (
-                    self.completed_rewards(generator, fake, valid, noises, judge),
-                    valid,
-                )
+                rewards = self.completed_rewards(generator, fake, valid, noises, judge)
             advantages = masked(rewards - self.baseline(rewards, reward_mask), reward_mask)
             if self.settings.credit == "per_step":
                 advantages = discounted_returns(advantages, self.settings.discount)
@@ -202,7 +209,7 @@ class ScoreFunctionEstimator(nn.Module):
         return loss, {"reward": masked_mean(rewards, reward_mask), "entropy": entropy}, fake
 
     def sample_rewards(self, sample: Sample, scores: list[Score]) -> Tensor:
-        """[B]: one reward per sample; steps and patches are averaged, heads summed, critics weighed and summed."""
+        """[B]: one reward per sample; steps and patches are averaged, heads summed, critics weighted and summed."""
         total = torch.zeros(len(sample), device=sample.x.device)
         for score in scores:
             for values in self._rewards(score):
@@ -210,7 +217,7 @@ class ScoreFunctionEstimator(nn.Module):
         return total
 
     def step_rewards(self, sample: Sample, scores: list[Score]) -> Tensor:
-        """[B, L]: one reward per step.
+        """[B, L]: one reward per step; heads are summed, critics weighted and summed.
 
         Raises:
             ConfigError: if a critic does not score steps.
@@ -222,18 +229,17 @@ class ScoreFunctionEstimator(nn.Module):
                     "recipe.estimator.credit = 'per_step' needs critics that score every step (per_step)"
                 )
             for values in self._rewards(score):
-                total = total + score.weight * (
-                    values if score.mask is None else masked(values, score.mask)
-                )
+                values = values if score.mask is None else masked(values, score.mask)
+                total = total + score.weight * values
         return total
 
     def completed_rewards(
         self, generator: Any, sample: Sample, valid: Tensor, noises: Noises, judge: Judge
     ) -> Tensor:
-        """[B, L]: at each step the mean reward of completions of the prefix that it ends (Yu et al. 2017, eq. 4).
+        """[B, L]: at each step the mean reward of completions of the prefix that ends there (Yu et al. 2017, eq. 4).
 
-        All prefixes and completions are drawn in large batches. A longer prefix than the step's own (stride) leaves
-        the estimate unbiased, for the policy's next choices have mean-zero scores.
+        All completions are drawn in large batches. With a stride above 1, a step uses the next longer prefix whose
+        completions were drawn; the estimate stays unbiased, because the policy's later choices have mean-zero scores.
         """
         count, length = sample.x.shape[:2]
         whole = self.sample_rewards(sample, judge(sample))
@@ -258,28 +264,26 @@ class ScoreFunctionEstimator(nn.Module):
         if rewards:
             means = torch.cat(rewards).view(len(ends), count, self.settings.rollouts).mean(2)
             for place, end in enumerate(ends):
-                ended = ~valid[:, end:].any(1)
+                is_over = ~valid[:, end:].any(1)
                 steps = slice(end - self.settings.stride, end)
-                values[:, steps] = torch.where(ended, whole, means[place])[:, None]
+                values[:, steps] = torch.where(is_over, whole, means[place])[:, None]
         return values
 
     def baseline(self, rewards: Tensor, mask: Tensor) -> Tensor:
-        """What rewards [B, L or 1] are centred on; independent of the row it is used for."""
+        """The baseline of rewards [B, L or 1], broadcastable to them; independent of the row that it is used for."""
         if self.settings.baseline == "none":
             return torch.zeros((), device=rewards.device)
         if self.settings.baseline == "moving_average":
             average = self.average.clone()
             mean = masked_mean(rewards, mask)
-            decay = self.settings.baseline_decay
-            self.average.copy_(
-                torch.where(average.isnan(), mean, decay * average + (1 - decay) * mean)
-            )
-            return torch.where(
-                average.isnan(), _leave_one_out(rewards, mask, self.settings.group), average
-            )
+            decay, is_first = self.settings.baseline_decay, average.isnan()
+            self.average.copy_(torch.where(is_first, mean, decay * average + (1 - decay) * mean))
+            leave_one_out = _leave_one_out(rewards, mask, self.settings.group)
+            return torch.where(is_first, leave_one_out, average)
         return _leave_one_out(rewards, mask, self.settings.group)
 
     def _rewards(self, score: Score) -> list[Tensor]:
+        """The rewards of each head, in the shape of its logits."""
         if self.reward is None:
             return [-values for values in _generator_losses(self.loss, score)]
         return [self.reward(logits) for logits in score.critique.logits]
@@ -295,7 +299,7 @@ def make_estimator(recipe: Recipe, loss: AdversarialLoss) -> nn.Module:
 
 
 def discounted_returns(rewards: Tensor, discount: float) -> Tensor:
-    """[B, L]: at each step the sum of this and all later rewards, each later one discounted once more per step."""
+    """[B, L]: at step t the sum over s >= t of discount ** (s - t) * rewards[:, s]."""
     returns = torch.zeros_like(rewards)
     running = torch.zeros_like(rewards[:, 0])
     for step in reversed(range(rewards.shape[1])):
@@ -305,18 +309,29 @@ def discounted_returns(rewards: Tensor, discount: float) -> Tensor:
 
 
 def _leave_one_out(rewards: Tensor, mask: Tensor, group: int) -> Tensor:
-    """[B, 1]: for each row the mean of the others' rewards (Kool et al. 2019), of its group or (1) of the batch."""
+    """[B, 1]: for each row the mean reward of the other rows of its group (Kool et al. 2019).
+
+    Args:
+        rewards, mask: [B, L or 1]; only rewards at True count.
+        group: consecutive rows that form a group; 1: the whole batch is one group.
+
+    Raises:
+        ConfigError: if there is only one row.
+    """
     if len(rewards) < 2:
         raise ConfigError(
-            "the leave-one-out baseline needs at least 2 samples in each (part of a) batch"
+            "the leave-one-out baseline needs at least 2 samples in each batch, or part of a batch: raise "
+            "recipe.batch_size, or lower recipe.gradient_accumulation"
         )
     size = len(rewards) if group == 1 else group
     sums, counts = masked(rewards, mask).sum(1).view(-1, size), mask.sum(1).view(-1, size)
-    others = sums.sum(1, keepdim=True) - sums, counts.sum(1, keepdim=True) - counts
-    return (others[0] / others[1].clamp(min=1)).view(-1, 1)
+    other_sums = sums.sum(1, keepdim=True) - sums
+    other_counts = counts.sum(1, keepdim=True) - counts
+    return (other_sums / other_counts.clamp(min=1)).view(-1, 1)
 
 
 def _generator_losses(loss: AdversarialLoss, score: Score) -> list[Tensor]:
+    """The generator's loss at each logit, one tensor per head of the critic."""
     fakes = score.critique.logits
     reals = fakes if score.reference is None else score.reference.logits
     return [loss.generator(fake, real) for fake, real in zip(fakes, reals, strict=True)]

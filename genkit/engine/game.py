@@ -1,15 +1,16 @@
-"""A game: the players and their updates, how far it is, and its whole state. `play_round` is one round of it.
+"""A game: the players and their updates, all counters, and the whole state. `play_round` plays one round.
 
-A round is read in four files: this one says who is updated when, `players` what each minimises, `estimators` how the
-critics' scores reach the generator, `genkit.adversarial` the losses and penalties themselves.
+Four files describe a round: this one says which player is updated when, `players` what each of them minimises,
+`estimators` how the critics' scores reach the generator, and `genkit.adversarial` has the losses and penalties.
 
-Everything random in an update comes from (seed, stage, round, player, update), so a game that is restored goes on bit
-for bit. All counters are changed here and nowhere else. Knows no files and no modality.
+Everything random in an update follows from (seed, stage, round, player, update), so a restored game continues bit for
+bit. The counters are changed here and nowhere else. Knows players, optimisers, data and runtime; no files and no
+modality.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from genkit import config as configuration
 from genkit.config import RunConfig
 from genkit.discovery import registry
-from genkit.engine.averages import Average, recalibrated
+from genkit.engine.averages import Average
 from genkit.engine.compatibility import (
     check_critic,
     check_generator,
@@ -28,36 +29,36 @@ from genkit.engine.compatibility import (
 )
 from genkit.engine.data import Batches
 from genkit.engine.diagnosis import REALS, Reference
-from genkit.engine.optimizers import impose, make_optimizer, pack, unpack
+from genkit.engine.optimizers import impose, make_optimizer, pack, step, unpack
 from genkit.engine.players import CriticPlayer, GeneratorPlayer, GeneratorUpdate
 from genkit.errors import ConfigError, PluginError, TrainingError
 from genkit.plugin import ModalityPlugin, Sample, full_precision
 from genkit.recipe import GumbelSoftmax, Player, Stage, value_at
 from genkit.sampling.batching import join, parts
-from genkit.sampling.drawing import CHUNK, draw_batch, noise_for
-from genkit.sampling.model import Model
+from genkit.sampling.drawing import noise_for
 from genkit.system.runtime import Runtime
 from genkit.system.seeding import global_seeds, seed_everything
 
 RECALIBRATION_ROWS = 1024
+"""Samples over which the BatchNorm statistics of averaged weights are measured."""
 LOST_UPDATES = 20
-"""So many updates of a player in a row without a finite gradient, and the game is lost."""
+"""A game is lost after this many updates of one player in a row without a finite gradient."""
 COUNTERS = ("items", "stage", "stage_items", "round", "averaged_at", "seconds", "retry")
-"""How far a game is: reals seen, in all and in this stage; the stage; its rounds; the items at which the average was
-moved last; seconds of work; how often it went back."""
+"""The counters of a game: real samples seen; the number of the stage; real samples seen in it; its rounds; the items
+at which the average was last updated; seconds of work; returns to an earlier state after a divergence."""
 
 
 class Game:
-    """The players, what they have learned, and how far the game is.
+    """The players with their weights and optimisers, and the counters of the game.
 
     Args:
         config: of the run.
         plugin: of the modality, built from options and facts.
         dataset: of real samples.
-        runtime: the machine.
+        runtime: device, processes and plan to compute with.
 
     Raises:
-        ConfigError, PluginError, DataError: where recipe, networks and data do not fit together.
+        ConfigError, PluginError, DataError: if recipe, networks and data do not fit together.
     """
 
     def __init__(
@@ -67,9 +68,9 @@ class Game:
         recipe = config.recipe
         if recipe.batch_size % (runtime.processes * recipe.gradient_accumulation * recipe.group):
             raise ConfigError(
-                f"recipe.batch_size = {recipe.batch_size} cannot be shared by {runtime.processes} processes in "
-                f"{recipe.gradient_accumulation} parts (recipe.gradient_accumulation) of whole groups of {recipe.group} "
-                "(recipe.estimator.group): choose a multiple of their product"
+                f"recipe.batch_size = {recipe.batch_size} cannot be divided among {runtime.processes} processes, each "
+                f"in {recipe.gradient_accumulation} parts (recipe.gradient_accumulation) of whole groups of "
+                f"{recipe.group} (recipe.estimator.group): choose a multiple of the product of these three numbers"
             )
         self.batches = Batches(dataset, config.run.seed)
         seed_everything("networks", config.run.seed)
@@ -102,9 +103,8 @@ class Game:
         self.seconds = 0.0
         self.updates = dict.fromkeys(self.players, 0)
         self.tally: dict[str, tuple[Tensor, Tensor]] = {}
-        self.skipped = {
-            name: torch.zeros((), device=runtime.device) for name in self.players
-        }  # updates in a row
+        # By player: how many of its latest updates in a row were skipped; on the device.
+        self.skipped = {name: torch.zeros((), device=runtime.device) for name in self.players}
         self._stage_of_optimizers = -1
         first = self.batches.take(0, min(8, len(self.batches))).to(runtime.device)
         noise = noise_for(self.networks.generator, "rows", range(len(first)), runtime.device)
@@ -112,24 +112,21 @@ class Game:
             check_generator(self.networks.generator, noise, self.controls, first)
         for name, player in self.critics.items():
             with registry.asking(config.modality, f"the critic {name!r}"), global_seeds("rows"):
-                check_critic(name, player.module, first)
+                check_critic(name, player.module, first, recipe)
                 player.joint_pass = len(first) > 1 and not sees_other_rows(player.module, first)
 
     def lay_out(self) -> None:
-        """Bring all networks into the runtime's plan; optimisers begin anew."""
-        for module in (
-            self.networks.generator,
-            *self.networks.critics.values(),
-            *self.networks.frozen.values(),
-        ):
+        """Move all networks to the runtime's device and memory format; the next round makes fresh optimisers."""
+        networks = self.networks
+        for module in (networks.generator, *networks.critics.values(), *networks.frozen.values()):
             self.runtime.lay_out(module)
         self._stage_of_optimizers = -1
 
     def initialise(self) -> None:
-        """Bring in the modality's pretrained weights where it has some; the averaged weights begin with them.
+        """Load the modality's pretrained weights, if it has the capability `initialise`; the average starts with them.
 
         Raises:
-            PluginError: if it fails, or puts other weights in the place of those that learn.
+            PluginError: if `initialise` fails, or replaces parameters instead of loading into them.
         """
         if "initialise" not in self.capabilities:
             return
@@ -141,45 +138,46 @@ class Game:
             raise PluginError(
                 registry.origin(self.config.modality),
                 "initialise",
-                "it replaces parameters: load into those that are there (load_state_dict)",
+                "it replaces parameters: load weights into the existing ones (load_state_dict)",
             )
         self.average.load(dict(self.networks.generator.named_parameters()))
 
     def _parameter_ids(self) -> list[int]:
-        """Which objects the players' parameters are."""
+        """The identities of the players' parameter objects."""
         return [
             id(parameter) for player in self.players.values() for parameter in player.parameters()
         ]
 
-    # How far -----------------------------------------------------------------------------------------------------
+    # Counters ----------------------------------------------------------------------------------------------------
 
     def has_worked(self, seconds: float) -> None:
-        """Take note of the seconds of work, over all sessions."""
+        """Set the seconds of work, over all sessions of the run."""
         self.seconds = seconds
 
     def count_retry(self, retry: int) -> None:
-        """After a return to an earlier state: half the learning rates for each, and other random numbers."""
+        """Set how often the game returned to an earlier state.
+
+        Each return halves the learning rates, and changes the random numbers.
+        """
         self.retry = retry
 
     def enter_last_stage(self) -> None:
-        """Go on in the last stage, whatever the items (to measure its rounds)."""
+        """Jump to the last stage, whatever the items (to measure its rounds)."""
         self.stage = len(self.config.recipe.stages) - 1
 
     def over(self) -> bool:
         """Whether the run's items or minutes are used up."""
         run = self.config.run
-        return (
-            self.seconds >= 60 * (run.minutes or 0)
-            if run.items is None
-            else self.items >= run.items
-        )
+        if run.items is None:
+            return self.seconds >= 60 * (run.minutes or 0)
+        return self.items >= run.items
 
     def is_due(self, settings: Player) -> bool:
-        """Whether a player is updated in this round."""
+        """Whether a player with these settings is updated in this round."""
         return (self.round + 1) % settings.interval == 0
 
     def begin_stage(self) -> Stage:
-        """The stage that the game is in; a new one starts with fresh optimisers."""
+        """The stage of the next round: the next stage once this one's items are used up, with fresh optimisers."""
         stages = self.config.recipe.stages
         limit = stages[self.stage].items
         if limit is not None and self.stage_items >= limit and self.stage + 1 < len(stages):
@@ -190,7 +188,7 @@ class Game:
 
     @property
     def generator_settings(self) -> Player:
-        """The generator's, in this stage."""
+        """The generator's settings in this stage."""
         return self.config.recipe.stages[self.stage].generator or self.config.recipe.generator
 
     def _make_optimizers(self) -> None:
@@ -207,7 +205,7 @@ class Game:
     # Batches -----------------------------------------------------------------------------------------------------
 
     def next_batch(self) -> Sample:
-        """This process's share of reals that no player has seen yet; all shares count as items."""
+        """This process's share of the next batch of reals; the counters advance by the whole batch."""
         size = self.config.recipe.batch_size
         batch = self._reals(self.items)
         self.items += size
@@ -215,36 +213,56 @@ class Game:
         return batch
 
     def last_batch(self) -> Sample:
-        """The reals that were taken last."""
+        """This process's share of the batch of reals that was taken last."""
         return self._reals(max(self.items - self.config.recipe.batch_size, 0))
 
     def _reals(self, position: int) -> Sample:
         rows = self.runtime.share_of(self.config.recipe.batch_size)
         return self.batches.take(position + rows.start, len(rows)).to(self.runtime.device)
 
+    @cached_property
+    def data_conditions(self) -> Tensor | None:
+        """[N, ...]: conditions of the first RECALIBRATION_ROWS reals, in shuffled training order; None: none exist."""
+        if self.batches.take(0, 1).condition is None:
+            return None
+        return self.batches.take(0, RECALIBRATION_ROWS).condition
+
+    @cached_property
+    def reference(self) -> Reference:
+        """Real samples that generated ones are compared with."""
+        count, size = min(REALS, len(self.batches)), 64
+        starts = range(0, count, size)
+        batches = [self.batches.take(start, min(size, count - start)) for start in starts]
+        return Reference(join([Sample(batch.x) for batch in batches]))
+
     def fakes(self, real: Sample, number: int, with_graph: bool = False) -> Sample:
-        """As many samples of the generator as it is, under the reals' conditions."""
+        """Samples of the current generator in training mode, one for each real and under its condition.
+
+        Args:
+            real: the batch whose conditions the fakes take.
+            number: of the critics' update in this round; it determines the noise.
+            with_graph: keep the graph for a gradient to the generator.
+        """
         self._seed("fakes", number)
         self._only("generator")
         self.networks.generator.train()
         with torch.set_grad_enabled(with_graph), self.runtime.computing():
-            noise = self._noise(
-                self._key("fakes", number), self.runtime.share_of(self.config.recipe.batch_size)
-            )
+            rows = self.runtime.share_of(self.config.recipe.batch_size)
+            noise = self._noise(self._key("fakes", number), rows)
             sample: Sample = self.networks.generator(noise, real.condition, self.controls)
         return full_precision(sample)
 
     # Rounds and updates ------------------------------------------------------------------------------------------
 
     def play_round(self) -> None:
-        """One round: every player that is due is updated, critics first."""
+        """One round: update every player that is due, critics first."""
         recipe, stage = self.config.recipe, self.begin_stage()
         real: Sample | None = None
         fake: Sample | None = None
         generator_is_due = stage.kind != "critics" and self.is_due(self.generator_settings)
         reuses = generator_is_due and recipe.reuses_fakes
 
-        # Critics: all see the same fresh reals and fakes, each as often as its settings say.
+        # Critics: all are trained on the same fresh reals and fakes, each for the steps of its own settings.
         if stage.kind != "pretrain":
             due = {
                 name: settings
@@ -259,22 +277,28 @@ class Game:
                     if number < settings.steps:
                         self.update_critic(name, settings, real, fake.detach(), number)
 
-        # The generator: alone in pretraining, else against the critics as they now are.
+        # The generator: alone in pretraining, else against the critics as just updated.
         if stage.kind == "pretrain":
             real = self.next_batch()
         if generator_is_due:
             real = real if real is not None else self.last_batch()
             for number in range(self.generator_settings.steps):
-                self.update_generator(
-                    stage.kind, real, number, fake if reuses and number == 0 else None
-                )
+                reused = fake if reuses and number == 0 else None
+                self.update_generator(stage.kind, real, number, reused)
             self.update_average()
         self.round += 1
 
     def update_critic(
         self, name: str, settings: Player, real: Sample, fake: Sample, number: int
     ) -> None:
-        """One update of a critic."""
+        """One update of a critic.
+
+        Args:
+            name: of the critic.
+            settings: of the critic.
+            real, fake: batches of equal size; the fakes are detached.
+            number: of the update in this round.
+        """
         recipe, player = self.config.recipe, self.critics[name]
         self._begin_update(name, number)
         penalties = {
@@ -296,12 +320,19 @@ class Game:
     def update_generator(
         self, kind: str, real: Sample, number: int, fake: Sample | None = None
     ) -> None:
-        """One update of the generator, on fakes that are there with their graph or on fresh ones."""
+        """One update of the generator.
+
+        Args:
+            kind: of the stage.
+            real: the batch that the critics saw last.
+            number: of the update in this round.
+            fake: existing fakes with their graph, to be reused; None: draw new ones.
+        """
         self._begin_update("generator", number)
+        # Critics that give rewards run in eval mode, without dropout.
+        critics_train = bool(self.generator.estimator.critics_train)
         for critic in self.networks.critics.values():
-            critic.train(
-                bool(self.generator.estimator.critics_train)
-            )  # one that scores for a policy drops nothing out
+            critic.train(critics_train)
         count = self.config.recipe.gradient_accumulation
         for place, part in enumerate(parts(real, count)):
             update = GeneratorUpdate(
@@ -315,7 +346,7 @@ class Game:
         self._end_update("generator", self.generator_settings)
 
     def update_average(self) -> None:
-        """Move the averaged weights by the items since they were moved last."""
+        """Update the averaged weights for the items since their last update."""
         recipe = self.config.recipe
         halflife = recipe.ema_halflife_items
         if recipe.ema_rampup is not None:
@@ -324,69 +355,52 @@ class Game:
         self.averaged_at = self.items
 
     def _begin_update(self, name: str, number: int) -> None:
+        """Seed the update and prepare the player: training mode, no gradients yet, and gradients for it alone."""
         self._seed(name, number)
         self._only(name)
         self.players[name].train()
         self.optimizers[name].zero_grad(set_to_none=True)
 
     def _only(self, name: str) -> None:
-        """Let one player's weights gather gradients."""
+        """Let the trainable weights of this player require gradients, and those of no other."""
         for other, parameters in self.trainable.items():
             for parameter in parameters:
                 parameter.requires_grad_(other == name)
 
     def _end_update(self, name: str, settings: Player) -> None:
-        """Step, unless the gradient is not finite: then the update is skipped and counted, without asking the device."""
-        optimizer = self.optimizers[name]
-        for group in optimizer.param_groups:
-            group["lr"] = value_at(settings.learning_rate, self.items) / 2**self.retry
-        gradients = [
-            parameter.grad for parameter in self.trainable[name] if parameter.grad is not None
-        ]
+        """Take the optimiser's step and impose constraints; a step without a finite gradient is skipped and counted."""
+        gradients = [weight.grad for weight in self.trainable[name] if weight.grad is not None]
         self.runtime.all_reduce_mean(gradients)
-        norm = torch.nn.utils.get_total_norm(gradients)
-        finite = norm.isfinite()
-        if settings.gradient_clip is not None:
-            torch.nn.utils.clip_grads_with_norm_(self.trainable[name], settings.gradient_clip, norm)
-        if (
-            isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW)
-            and optimizer.defaults["fused"]
-        ):
-            optimizer.grad_scale, optimizer.found_inf = None, (~finite).float()  # type: ignore[attr-defined]
-            optimizer.step()
-        elif finite:
-            optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        rate = value_at(settings.learning_rate, self.items) / 2**self.retry
+        norm, finite = step(self.optimizers[name], gradients, rate, settings.gradient_clip)
         self._tally(name, {"gradient_norm": norm, "skipped": (~finite).float()})
         self.skipped[name] = (self.skipped[name] + 1).where(~finite, 0.0)
         self.updates[name] += 1
-        self.runtime.all_reduce_mean(
-            self.shared_buffers[name]
-        )  # before what looks at them, so that all processes agree
-        if (
-            settings.constraint is not None
-            and self.updates[name] % settings.constraint.interval == 0
-        ):
-            impose(settings.constraint, self.players[name])
+        # Before a constraint reads BatchNorm statistics, so that they are equal in all processes.
+        self.runtime.all_reduce_mean(self.shared_buffers[name])
+        constraint = settings.constraint
+        if constraint is not None and self.updates[name] % constraint.interval == 0:
+            impose(constraint, self.players[name])
 
     def _term_weights(self) -> dict[str, float]:
-        return {
-            name: value_at(weight, self.items) for name, weight in self.config.recipe.terms.items()
-        }
+        """The current weights of the modality's own terms."""
+        terms = self.config.recipe.terms
+        return {name: value_at(weight, self.items) for name, weight in terms.items()}
 
     def _temperature(self) -> float:
-        """Of relaxed samples, now; 1 where the estimator has none."""
+        """The current temperature of relaxed samples; 1 for estimators without one."""
         estimator = self.config.recipe.estimator
-        return (
-            value_at(estimator.temperature, self.items)
-            if isinstance(estimator, GumbelSoftmax)
-            else 1.0
-        )
+        if isinstance(estimator, GumbelSoftmax):
+            return value_at(estimator.temperature, self.items)
+        return 1.0
 
     def _valid_steps(
         self, real: Sample, fake: Sample, paired: bool
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Valid steps of whole batches per part of them, so that parts add up to the mean over all of them."""
+        """For reals and fakes, the valid steps of the whole batch divided by its number of parts; None without masks.
+
+        With these denominators the mean over the parts' losses is the mean over all valid steps of the batch.
+        """
         shares = self.config.recipe.gradient_accumulation * self.runtime.processes
         if paired and real.mask is not None and fake.mask is not None:
             both = self.runtime.all_reduce((real.mask & fake.mask).sum()) / shares
@@ -398,16 +412,15 @@ class Game:
         return of_real, of_fake
 
     def _noises(self, number: int, part: int, rows: int) -> Callable[[str, int], dict[str, Tensor]]:
-        first = (
-            self.runtime.rank * self.config.recipe.gradient_accumulation + part
-        )  # of all parts in all processes
+        """The noise of a part of `rows` rows of a generator's update; see `genkit.engine.estimators.Noises`."""
+        # The number of this part among all parts of all processes.
+        place = self.runtime.rank * self.config.recipe.gradient_accumulation + part
 
         def noises(purpose: str, count: int) -> dict[str, Tensor]:
-            if purpose == "generator":  # rows of one batch, however it is cut
-                return self._noise(
-                    self._key("generator", number), range(first * rows, first * rows + count)
-                )
-            return self._noise(self._key(f"generator {first} {purpose}", number), range(count))
+            if purpose == "generator":  # the same for the whole batch, however it is divided
+                indices = range(place * rows, place * rows + count)
+                return self._noise(self._key("generator", number), indices)
+            return self._noise(self._key(f"generator {place} {purpose}", number), range(count))
 
         return noises
 
@@ -415,17 +428,17 @@ class Game:
         return noise_for(self.networks.generator, key, indices, self.runtime.device)
 
     def _key(self, player: str, number: int) -> str:
-        """Of all that is random in an update; after a rollback another one."""
+        """The name of the random stream of an update; it changes after a return to an earlier state."""
         retry = f"/again {self.retry}" if self.retry else ""
         return f"{self.config.run.seed}/{self.stage}/{self.round}/{player}/{number}{retry}"
 
     def _seed(self, player: str, number: int) -> None:
-        seed_everything(
-            "turn",
-            self._key(player, number) + (f"/{self.runtime.rank}" if self.runtime.rank else ""),
-        )
+        """Seed the global generators for an update, differently in each process."""
+        rank = f"/{self.runtime.rank}" if self.runtime.rank else ""
+        seed_everything("turn", self._key(player, number) + rank)
 
     def _tally(self, player: str, statistics: Mapping[str, Tensor]) -> None:
+        """Add statistics to the sums and counts of finite values since the last report."""
         for name, value in statistics.items():
             finite = value.isfinite()
             total, count = self.tally.get(
@@ -434,18 +447,22 @@ class Game:
             self.tally[f"{player}.{name}"] = total + value.where(finite, 0), count + finite
 
     def statistics(self) -> dict[str, float]:
-        """Means of what was finite since the last call; `skipped` is the share of a player's updates that were not."""
+        """`player.name` -> mean of the finite values since the last call; `skipped` is the share of skipped updates."""
         means = {name: total / count.clamp(min=1) for name, (total, count) in self.tally.items()}
         self.runtime.all_reduce_mean(list(means.values()))
         self.tally.clear()
         return {name: float(mean) for name, mean in means.items()}
 
     def is_lost(self) -> bool:
-        """Whether a player's gradient has not been finite for many updates."""
+        """Whether some player's last LOST_UPDATES updates were all skipped."""
         return bool(torch.stack([*self.skipped.values()]).max() >= LOST_UPDATES)
 
     def check_finite(self) -> None:
-        """Raise TrainingError if a weight is not finite."""
+        """Check that all trainable and averaged weights are finite.
+
+        Raises:
+            TrainingError: if a weight is not finite.
+        """
         weights = [
             *self.average.weights.values(),
             *(weight for player in self.trainable.values() for weight in player),
@@ -453,42 +470,10 @@ class Game:
         if not torch.stack([weight.detach().isfinite().all() for weight in weights]).all():
             raise diverged(self.items, "a weight was not finite")
 
-    # What others need ------------------------------------------------------------------------------------------
-
-    def model(self) -> Model:
-        """The generator with averaged weights and recalibrated statistics, to draw from; the game is not touched."""
-        device = self.runtime.device
-
-        def draw(module: nn.Module, number: int) -> Sample:
-            rows = range(number * CHUNK, (number + 1) * CHUNK)
-            return draw_batch(
-                module, rows, "recalibration", self._data_conditions(rows), self.controls, device
-            )
-
-        with global_seeds("model"):
-            module = recalibrated(self.average.module(), draw, RECALIBRATION_ROWS // CHUNK)
-        return Model(
-            self.config.modality,
-            self.plugin,
-            module,
-            self._info(),
-            device,
-            critics=self._learned_critics(),
-        )
-
-    def _learned_critics(self) -> dict[str, Tensor]:
-        """The critics' weights, `<critic>.<name>`; {} before each of them was updated."""
-        if not all(self.updates[name] for name in self.critics):
-            return {}
-        critics = self.networks.critics.items()
-        return {
-            key: value
-            for name, critic in critics
-            for key, value in critic.state_dict(prefix=f"{name}.").items()
-        }
+    # The whole state ---------------------------------------------------------------------------------------------
 
     def state(self) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
-        """Everything that a game needs to go on: plain data, and tensors by group."""
+        """(the counters as plain data; the tensors by group and name): all that a game needs to continue."""
         plain = {name: getattr(self, name) for name in COUNTERS} | {"updates": dict(self.updates)}
         players = {
             f"{name}.{key}": value
@@ -505,10 +490,10 @@ class Game:
     def restore(
         self, plain: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]]
     ) -> None:
-        """Go back to a state.
+        """Restore a state that `state` returned.
 
         Raises:
-            KeyError, ValueError, RuntimeError: if it is of other networks.
+            KeyError, ValueError, RuntimeError: if it belongs to other networks.
         """
         for name in COUNTERS:
             setattr(self, name, plain.get(name, 0))
@@ -524,80 +509,34 @@ class Game:
             unpack(optimizer, under(name, tensors["optimizers"]))
 
     def snapshot(self) -> Callable[[], None]:
-        """A function that brings the game back to where it is now."""
+        """A function that restores the current state."""
         plain, tensors = self.state()
-        kept = {
+        copies = {
             group: {name: value.clone() for name, value in values.items()}
             for group, values in tensors.items()
         }
-        return lambda: self.restore(plain, kept)
+        return lambda: self.restore(plain, copies)
 
     def _modules(self) -> Iterator[tuple[str, nn.Module]]:
+        """(name in checkpoints, module) of every player and frozen network."""
         yield "generator", self.generator
         yield from ((f"critics.{name}", critic) for name, critic in self.critics.items())
         yield from ((f"frozen.{name}", module) for name, module in self.networks.frozen.items())
 
-    def _info(self) -> dict[str, Any]:
-        modality, plain = self.config.modality, self.config.plain()
-        home = registry.home_of(modality)
-        return {
-            "genkit": registry.core_version(),
-            "modality": modality.id,
-            "title": modality.title,
-            "plugin": {"distribution": home.distribution, "version": home.version},
-            "preset": self.config.preset,
-            "options": plain["options"],
-            "facts": dict(self.plugin.facts.values),
-            "conditional": self.conditions is not None,
-            "critics": {
-                name: self.config.recipe.critic_named(name).weight for name in self.critics
-            },
-            "items": self.items,
-        }
 
-    def look_conditions(self, indices: Sequence[int]) -> Tensor | None:
-        """The plugin's default conditions, else those of the data."""
-        default = self.plugin.condition(None, indices) if "condition" in self.capabilities else None
-        return self._data_conditions(indices) if default is None else default
-
-    def _data_conditions(self, indices: Sequence[int]) -> Tensor | None:
-        """The conditions of real items, one after the other; None for unconditional data."""
-        return (
-            None
-            if self.conditions is None
-            else self.conditions[[index % len(self.conditions) for index in indices]]
-        )
-
-    @cached_property
-    def reference(self) -> Reference:
-        """Real samples that generated ones are compared with."""
-        count, size = min(REALS, len(self.batches)), 64
-        batches = [
-            self.batches.take(start, min(size, count - start)) for start in range(0, count, size)
-        ]
-        return Reference(join([Sample(batch.x) for batch in batches]))
-
-    @cached_property
-    def conditions(self) -> Tensor | None:
-        """Conditions of real items, mixed as the data are: the first of the training order, not of the files'."""
-        if self.batches.take(0, 1).condition is None:
-            return None
-        return self.batches.take(0, RECALIBRATION_ROWS).condition
+# Helpers -------------------------------------------------------------------------------------------------------------
 
 
-# Around a game -------------------------------------------------------------------------------------------------------
-
-
-def diverged(items: int, what: str) -> TrainingError:
-    """What is said when a game cannot go on."""
+def diverged(items: int, reason: str) -> TrainingError:
+    """The error that ends a diverged game, with its reason and advice."""
     return TrainingError(
-        f"{what} before {items:,} items; the last whole checkpoint is kept. "
-        "Lower the learning rates, add a penalty (recipe.penalties.r1.weight=1) or clip gradients: start anew"
+        f"training diverged before {items:,} items: {reason}. Lower the learning rates, add a penalty "
+        "(recipe.penalties.r1.weight=1) or clip gradients, and start a new run; the last complete checkpoint is kept"
     )
 
 
 def under(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of one module, without its name."""
+    """The tensors whose names begin with `<name>.`, without that prefix."""
     return {
         key[len(name) + 1 :]: value for key, value in tensors.items() if key.startswith(f"{name}.")
     }

@@ -1,7 +1,8 @@
-"""The fastest way to compute a game on this machine: measured for a few seconds, then remembered.
+"""The fastest way to compute a game on this machine: measured for a few seconds, then cached on disk.
 
-Memory format, precision and threads change a result's last bits and a step's time by factors, and which of them wins
-depends on machine and networks. Knows no modality, and leaves the game as it found it.
+Memory format, precision and number of threads change a round's time by factors, and the last bits of its results;
+which combination is fastest depends on the machine and the networks. Knows the game and the runtime; no modality. A
+measurement leaves the game's state as it was.
 """
 
 from __future__ import annotations
@@ -18,14 +19,20 @@ from genkit.recipe import PLANS
 from genkit.system.files import recall, remember
 
 SECONDS = 5.0
-"""A measurement ends soon after."""
+"""A measurement ends soon after this many seconds."""
 GAIN = 0.9
-"""Half precision, or fewer threads, must take at most this share of the time."""
+"""Half precision, or fewer threads, must take at most this share of the other ways' time to be chosen."""
 MEMORY = "plans.json"
+"""The file, in the user's cache, of the ways that were chosen earlier."""
 
 
 class Way(NamedTuple):
-    """One way to compute."""
+    """One way to compute.
+
+    Args:
+        plan: precision and memory format, one of `genkit.recipe.PLANS`.
+        threads: of torch.
+    """
 
     plan: str
     threads: int
@@ -35,105 +42,103 @@ class Way(NamedTuple):
 
 
 def choose(game: Game) -> str:
-    """Put the game's runtime into the fastest way to compute; returns what is to be said of it.
+    """Set the game's runtime to the fastest way to compute; returns a note about the choice.
 
     Args:
-        game: at its start or anywhere; afterwards it is where it was.
+        game: in any state; the state is restored afterwards.
     """
     runtime, run = game.runtime, game.config.run
     key = _key(game)
-    known = runtime.broadcast(recall(MEMORY).get(key) if runtime.is_main_process else None)
+    memory = runtime.broadcast(recall(MEMORY).get(key) if runtime.is_main_process else None)
     try:
-        way = Way(known["plan"], known["threads"])  # type: ignore[index]
-        told = f"plan: {way} (remembered from an earlier run)"
+        way = Way(memory["plan"], memory["threads"])  # type: ignore[index]
+        note = f"plan: {way} (remembered from an earlier run)"
     except (TypeError, KeyError):
         times = _measure(game)
         way = min(times, key=lambda way: times[way] * _charge(way, runtime.threads))
-        plain = times[Way("fp32", runtime.threads)]
-        told = f"plan: {way}, {1e3 * times[way]:.1f} ms a round; plain fp32 {1e3 * plain:.1f} ms"
+        fp32_time = times[Way("fp32", runtime.threads)]
+        note = f"plan: {way}, {1e3 * times[way]:.1f} ms per round (plain fp32: {1e3 * fp32_time:.1f} ms)"
         if runtime.is_main_process:
             remember(MEMORY, {key: way._asdict()})
     _adopt(game, way if run.threads is None else way._replace(threads=run.threads))
-    return told
+    return note
 
 
 def _measure(game: Game) -> dict[Way, float]:
-    """Seconds of a round in each way that could win."""
-    runtime, back = game.runtime, game.snapshot()
-    most = runtime.threads
-    ways = [Way(plan, most) for plan in _candidates(game)]
-    began = time.perf_counter()
-    times = {way: _time(game, way, back) for way in ways}
-    if game.config.run.threads is None and most > 1 and runtime.device.type == "cpu":
-        ways.append(Way(min(times, key=lambda way: times[way] * _charge(way, most)).plan, 1))
+    """The least measured seconds of a round, for each way that could be the fastest."""
+    runtime, restore = game.runtime, game.snapshot()
+    threads = runtime.threads
+    ways = [Way(plan, threads) for plan in _candidates(game)]
+    start = time.perf_counter()
+    times = {way: _time(game, way, restore) for way in ways}
+    if game.config.run.threads is None and threads > 1 and runtime.device.type == "cpu":
+        ways.append(Way(min(times, key=lambda way: times[way] * _charge(way, threads)).plan, 1))
     for _ in range(2):
         for way in ways:
-            bound = 2 * min(times.values())
-            if (
-                times.get(way, 0) <= bound
-                and runtime.broadcast(time.perf_counter() - began) < SECONDS
-            ):
-                times[way] = min(times.get(way, math.inf), _time(game, way, back))
-    _adopt(game, Way("fp32", most))
-    back()
+            if times.get(way, 0) > 2 * min(times.values()):
+                continue
+            if runtime.broadcast(time.perf_counter() - start) < SECONDS:
+                times[way] = min(times.get(way, math.inf), _time(game, way, restore))
+    _adopt(game, Way("fp32", threads))
+    restore()
     return times
 
 
 def _candidates(game: Game) -> list[str]:
     """The plans that make a difference to these networks on this device; plain fp32 is the first."""
-    spatial = any(
-        weight.ndim in (4, 5) for weights in game.trainable.values() for weight in weights
-    )
-    plans = [plan for plan in PLANS if spatial or not plan.endswith("channels-last")]
-    if game.runtime.device.type == "cpu" and spatial:
-        plans.remove(
-            "bf16"
-        )  # contiguous half-precision convolutions can be many times slower on CPUs
+    weights = [weight for player in game.trainable.values() for weight in player]
+    is_convolutional = any(weight.ndim in (4, 5) for weight in weights)
+    plans = [plan for plan in PLANS if is_convolutional or not plan.endswith("channels-last")]
+    if game.runtime.device.type == "cpu" and is_convolutional:
+        plans.remove("bf16")  # contiguous bf16 convolutions can be many times slower on CPUs
     if game.runtime.device.type == "mps":
         plans = [plan for plan in plans if plan.startswith("fp32")]
     return plans
 
 
-def _time(game: Game, way: Way, back: Callable[[], None]) -> float:
-    """Seconds of a round; infinite where it does not work."""
+def _time(game: Game, way: Way, restore: Callable[[], None]) -> float:
+    """Seconds of a round of the last stage, from the same state for each way; infinite for a way that fails.
+
+    A way fails if the device lacks an operation in that precision, or if a gradient is not finite.
+    """
     runtime = game.runtime
     _adopt(game, way)
-    back()
+    restore()
     game.enter_last_stage()
     try:
         seconds, rounds = math.inf, 1
-        for _ in range(
-            3
-        ):  # the first is a warm-up, and says how many rounds can be told from noise
-            began = time.perf_counter()
+        # The first measurement is a warm-up, and shows how many rounds are needed to last 0.02 seconds (at most 10).
+        for _ in range(3):
+            start = time.perf_counter()
             for _ in range(rounds):
                 game.play_round()
             runtime.wait()
-            once = runtime.broadcast(time.perf_counter() - began) / rounds
-            seconds, rounds = once, min(10, math.ceil(0.02 / once))
-        sound = not any(game.skipped.values())
-    except RuntimeError:  # what torch raises for an operation that half precision lacks
+            seconds_each = runtime.broadcast(time.perf_counter() - start) / rounds
+            seconds, rounds = seconds_each, min(10, math.ceil(0.02 / seconds_each))
+        is_sound = not any(game.skipped.values())
+    except RuntimeError:  # torch raises it for an operation that half precision lacks
         if way.plan == "fp32":
             raise
-        sound = False
-    return seconds if sound else math.inf
+        is_sound = False
+    return seconds if is_sound else math.inf
 
 
-def _charge(way: Way, most: int) -> float:
-    """What must win clearly is charged for it."""
-    return 1 / GAIN if way.plan.startswith("bf16") or way.threads < most else 1.0
+def _charge(way: Way, threads: int) -> float:
+    """The factor on a way's time that makes half precision, or fewer than `threads` threads, win only clearly."""
+    return 1 / GAIN if way.plan.startswith("bf16") or way.threads < threads else 1.0
 
 
 def _adopt(game: Game, way: Way) -> None:
+    """Let the game compute in this way from now on."""
     game.runtime.plan, game.runtime.threads = way
     game.lay_out()
 
 
 def _key(game: Game) -> str:
-    """What the choice depends on: machine, torch, networks and recipe."""
+    """A hash of all that the choice depends on: machine, torch, networks, recipe and `run.threads`."""
     shapes = {
         name: [list(weight.shape) for weight in weights] for name, weights in game.trainable.items()
     }
     settings = game.config.recipe.model_dump(mode="json"), game.config.run.threads
-    known = json.dumps([game.runtime.fingerprint(), shapes, settings], sort_keys=True)
-    return hashlib.sha256(known.encode()).hexdigest()[:32]
+    identity = json.dumps([game.runtime.fingerprint(), shapes, settings], sort_keys=True)
+    return hashlib.sha256(identity.encode()).hexdigest()[:32]

@@ -1,8 +1,8 @@
-"""One module per player whose forward is the whole loss of one update.
+"""One module per player; its forward computes the whole loss of one update.
 
-A forward computes real, fake and penalty, or the policy gradient, in one call, so that one wrapped forward answers
-for one backward. Opponents enter as arguments, bare and frozen. Knows no data, no files and no schedule: weights
-come in as numbers.
+A forward covers reals, fakes and penalties, or the policy gradient, in one call, so that one wrapped forward belongs
+to one backward. The opponents are arguments: bare modules, whose parameters get no gradient. Knows networks, losses,
+penalties and estimators; no data, no files and no schedule: weights are passed as numbers.
 """
 
 from __future__ import annotations
@@ -25,14 +25,17 @@ from genkit.user_objects import loss_named, penalty_named
 
 
 class CriticPlayer(nn.Module):
-    """A critic's update: real high, fake low, smooth. Its `joint_pass`: reals and fakes may share one pass.
+    """The loss of a critic: the adversarial loss, penalties, and the modality's own terms.
+
+    The attribute `joint_pass` allows reals and fakes to share one forward pass; the game sets it for critics whose rows
+    do not depend on each other.
 
     Args:
         name: of the critic.
         critic: Sample -> Critique.
         recipe: of the game.
-        plugin: asked for `terms` and `augment` where it has them.
-        capabilities: what the plugin has.
+        plugin: its `terms` and `augment` are used where it has them.
+        capabilities: of plugin and generator.
     """
 
     def __init__(
@@ -60,14 +63,18 @@ class CriticPlayer(nn.Module):
         networks: Networks,
         counts: tuple[Tensor | None, Tensor | None] = (None, None),
     ) -> tuple[Tensor, Statistics]:
-        """The loss of one update, a scalar, and its parts.
+        """(the loss of one update, a scalar; statistics).
 
         Args:
             real, fake: batches of equal size; the fakes are detached.
-            penalties: weights of those that act in this update, by name.
-            term_weights: of the modality's own terms.
+            penalties: the weights of the penalties that apply in this update, by name.
+            term_weights: of the modality's own terms; 1 for terms without a weight.
             networks: all bare modules, for the modality's own terms.
-            counts: valid steps to divide by, for reals and fakes, where the batch is a part of a larger one.
+            counts: for reals and fakes, the valid steps that sums are divided by, where the batch is a part of a larger
+                one; None: the batch's own.
+
+        Raises:
+            ConfigError: if a penalty applies to samples that are not continuous.
         """
         active = {name: self.penalties[name] for name in penalties}
         samples, places = {"real": real, "fake": fake}, {penalty.at for penalty in active.values()}
@@ -101,10 +108,11 @@ class CriticPlayer(nn.Module):
     def _critiques(
         self, samples: Mapping[str, Sample], penalties: Sequence[Penalty]
     ) -> tuple[dict[str, Tensor], dict[str, Critique]]:
-        """(the points, the critiques) by name; points have a gradient where a penalty takes one.
+        """(the samples' x, the critiques), by name; x requires grad where a penalty differentiates by it.
 
-        Finite differences are taken behind the augmentation, which would not be the same twice. One pass over all where
-        rows do not see each other; a gradient is cheaper in a pass of its own.
+        Finite differences shift a sample after its augmentation, since a second augmentation would differ from the
+        first. With `joint_pass` all samples go through the critic in one pass, except where a penalty needs a gradient,
+        which is cheaper in separate passes.
         """
         with_gradient = {penalty.at for penalty in penalties if penalty.step is None}
         points = {
@@ -123,10 +131,8 @@ class CriticPlayer(nn.Module):
         batches = list(views.values())
         if with_gradient or not self.joint_pass or not are_alike(batches):
             return points, {name: full_precision(self.module(view)) for name, view in views.items()}
-        whole, ends = (
-            full_precision(self.module(join(batches))),
-            itertools.accumulate(map(len, batches)),
-        )
+        whole = full_precision(self.module(join(batches)))
+        ends = itertools.accumulate(map(len, batches))
         pieces = [whole[end - len(batch) : end] for batch, end in zip(batches, ends, strict=True)]
         return points, dict(zip(views, pieces, strict=True))
 
@@ -138,6 +144,7 @@ class CriticPlayer(nn.Module):
         fake_critique: Critique,
         counts: tuple[Tensor | None, Tensor | None],
     ) -> tuple[Tensor, Statistics]:
+        """(the adversarial loss, summed over heads; the first head's mean logits and share of pairs real > fake)."""
         real_mask, fake_mask = _step_mask(real, real_critique), _step_mask(fake, fake_critique)
         if self.loss.paired and real_mask is not None and fake_mask is not None:
             real_mask = fake_mask = real_mask & fake_mask
@@ -145,37 +152,34 @@ class CriticPlayer(nn.Module):
         for real_logits, fake_logits in zip(
             real_critique.logits, fake_critique.logits, strict=True
         ):
-            at_real, at_fake = self.loss.critic(real_logits, fake_logits)
-            loss = (
-                loss
-                + masked_mean(at_real, real_mask, counts[0])
-                + masked_mean(at_fake, fake_mask, counts[1])
-            )
+            real_loss, fake_loss = self.loss.critic(real_logits, fake_logits)
+            loss = loss + masked_mean(real_loss, real_mask, counts[0])
+            loss = loss + masked_mean(fake_loss, fake_mask, counts[1])
         with torch.no_grad():
-            at_real, at_fake = real_critique.logits[0].detach(), fake_critique.logits[0].detach()
+            real_logits, fake_logits = real_critique.logits[0], fake_critique.logits[0]
             both = real_mask if real_mask is None or fake_mask is None else real_mask & fake_mask
             statistics = {
-                "real": masked_mean(at_real, real_mask),
-                "fake": masked_mean(at_fake, fake_mask),
-                "separation": masked_mean((at_real > at_fake).float(), both),
+                "real": masked_mean(real_logits.detach(), real_mask),
+                "fake": masked_mean(fake_logits.detach(), fake_mask),
+                "separation": masked_mean((real_logits > fake_logits).float(), both),
             }
         return loss, statistics
 
 
 @dataclass(frozen=True)
 class GeneratorUpdate:
-    """What one update of the generator is computed from.
+    """The inputs of one update of the generator.
 
     Args:
-        kind: `"pretrain"` or `"game"`.
-        real: the batch that the critics saw last; its conditions are the fakes' too. Of each group of rows that share
-            a condition its first row stands for all.
+        kind: of the stage, `"pretrain"` or `"game"`.
+        real: the batch that the critics saw last; the fakes take its conditions. With `recipe.estimator.group` > 1 the
+            first row of each group is used for all of the group.
         noises: the update's noise.
         networks: all bare modules; the critics' parameters require no grad.
         controls: of the generator.
-        term_weights: of the modality's own terms.
+        term_weights: of the modality's own terms; 1 for terms without a weight.
         temperature: of relaxed samples.
-        fake: fakes that were drawn already, with their graph; None: draw them.
+        fake: existing fakes with their graph, to be reused; None: new ones are drawn.
     """
 
     kind: str
@@ -189,12 +193,13 @@ class GeneratorUpdate:
 
 
 class GeneratorPlayer(nn.Module):
-    """The generator's update: its pretraining loss, or what the critics say of its samples.
+    """The loss of the generator: its pretraining loss, or the estimator's loss from the critics' scores of its samples.
 
     Args:
         generator: a `genkit.plugin.Generator`.
         recipe: of the game.
-        plugin, capabilities: as for `CriticPlayer`.
+        plugin: its `terms` and `augment` are used where it has them.
+        capabilities: of plugin and generator.
     """
 
     def __init__(
@@ -215,7 +220,7 @@ class GeneratorPlayer(nn.Module):
         self.augment = plugin.augment if "augment" in capabilities else _unchanged
 
     def forward(self, update: GeneratorUpdate) -> tuple[Tensor, Statistics]:
-        """The loss of one update, a scalar, and its parts."""
+        """(the loss of one update, a scalar; statistics)."""
         real, critics = update.real, update.networks.critics
         if update.kind == "pretrain":
             loss: Tensor = cast(Any, self.module).pretrain_loss(real)
@@ -228,29 +233,26 @@ class GeneratorPlayer(nn.Module):
             scores = []
             for name, critic in critics.items():
                 critique = full_precision(critic(self.augment(sample)))
-                critiques.setdefault(
-                    name, critique
-                )  # of the fakes themselves; completions of prefixes come later
+                # The terms need those of the fakes themselves, which are scored before completions of prefixes.
+                critiques.setdefault(name, critique)
                 mask, reference = _step_mask(sample, critique), None
                 if self.estimator.compares:
                     pairs = real if rows is None else real[rows]
                     with torch.no_grad():
                         reference = full_precision(critic(self.augment(pairs)))
-                    mask = (
-                        mask & pairs.mask if mask is not None and pairs.mask is not None else mask
-                    )
-                scores.append(
-                    Score(self.weights.get(name, self.default_weight), critique, reference, mask)
-                )
+                    if mask is not None and pairs.mask is not None:
+                        mask = mask & pairs.mask
+                weight = self.weights.get(name, self.default_weight)
+                scores.append(Score(weight, critique, reference, mask))
             return scores
 
         request = FakeRequest(
-            real.condition,
-            len(real),
-            update.noises,
-            update.controls,
-            update.temperature,
-            update.fake,
+            condition=real.condition,
+            count=len(real),
+            noises=update.noises,
+            controls=update.controls,
+            temperature=update.temperature,
+            batch=update.fake,
         )
         loss, statistics, fake = self.estimator(self.module, request, judge)
         if self.terms is not None:
@@ -261,29 +263,32 @@ class GeneratorPlayer(nn.Module):
 
 
 def _unchanged(sample: Sample) -> Sample:
-    """What critics see where nothing is augmented."""
+    """The sample itself: the augmentation of plugins that have none."""
     return sample
 
 
 def _shifted(penalty: Penalty) -> str:
+    """The name of the samples that a finite-difference penalty shifts by a random step."""
     return f"{penalty.at} + {penalty.step}"
 
 
 def _columns(critique: Critique, mask: Tensor | None) -> Tensor:
-    """[B, P]: all logits of all heads, 0 at steps that are not valid."""
-    heads = (
-        critique.logits if mask is None else [masked(logits, mask) for logits in critique.logits]
-    )
+    """[B, P]: the logits of all heads side by side, 0 at steps that are not valid."""
+    heads = list(critique.logits)
+    if mask is not None:
+        heads = [masked(logits, mask) for logits in heads]
     return torch.cat([head.flatten(1) if head.ndim > 1 else head[:, None] for head in heads], 1)
 
 
 def _step_mask(sample: Sample, critique: Critique) -> Tensor | None:
+    """The mask of valid steps that applies to a critique's logits; None: all of them are valid."""
     return sample.mask if critique.per_step else None
 
 
 def _add_terms(
     loss: Tensor, statistics: Statistics, terms: Mapping[str, Tensor], weights: Mapping[str, float]
 ) -> Tensor:
+    """The loss with the modality's own terms added; their values go into `statistics`."""
     for name, value in terms.items():
         loss = loss + weights.get(name, 1.0) * value
         statistics[name] = value.detach()

@@ -1,6 +1,7 @@
-"""The run folder on disk: its configuration, checkpoints and log, held by one process at a time.
+"""The run folder on disk: configuration, checkpoints and log, locked by one process at a time.
 
-A file or folder is written whole or not at all. Knows names, tensors and plain data; what they mean is others' business.
+Configuration and checkpoints are written atomically: whole or not at all. Knows file names, tensors and plain data,
+but not what they mean.
 """
 
 from __future__ import annotations
@@ -21,33 +22,32 @@ from genkit.system.files import make_folder, write_json, write_whole
 from genkit.system.tensors import Tensors, write_tensors
 
 SCHEMA = 1
-"""Of the folder's layout."""
-
+"""Version of the folder's layout."""
 
 LOCK = ".genkit.lock"
 
-
 MARK = "genkit_run"
-"""The key by which config.yaml is known to be a run's own."""
-
+"""The key that marks a config.yaml as that of a genkit run."""
 
 OWNED = ("config.yaml", "latest", "metrics.jsonl", "checkpoints", "samples", "model")
-"""What a run writes, and all that is ever deleted of a run folder."""
+"""The entries that a run writes; a new run in the folder deletes these and nothing else."""
 
 
 class RunFolder:
-    """One training run on disk; held by one process at a time.
+    """One training run on disk; locked by one process at a time.
 
         config.yaml   metrics.jsonl   samples/   checkpoints/<items>/   latest   model/
 
     Args:
         path: of the folder.
-        resume: go on with what is there, if anything.
-        overwrite: let `begin` delete what an earlier run left.
-        is_main_process: False in a process that only reads along, beside the one that writes.
+        resume: continue the run in the folder, if there is one.
+        overwrite: let `begin` replace an existing run.
+        is_main_process: False in a process that only reads: it takes no lock and checks nothing.
 
     Raises:
-        RunError: if the folder is in use, holds a run and neither was asked for, or holds something else.
+        RunError: if the folder is locked, holds something else than a run, or holds a run and neither resume nor
+            overwrite is set.
+        StorageError: if the folder cannot be written.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class RunFolder:
         names = {entry.name for entry in self.path.iterdir()} if self.path.exists() else set()
         if names - {LOCK} and not self._is_ours():
             raise RunError(
-                f"{self.path} is not empty and no run of genkit's: choose another folder"
+                f"{self.path} is not empty and holds no genkit run: choose another folder"
             )
         make_folder(self.path)
         self._lock = FileLock(self.path / LOCK)
@@ -73,15 +73,15 @@ class RunFolder:
             self._lock.acquire(timeout=0)
         except Timeout:
             raise RunError(
-                f"{self.path} is in use by another training: wait for it, or choose another folder"
+                f"{self.path} is in use by another training run: wait for it to end, or choose another folder"
             ) from None
         except OSError as error:
             raise StorageError(f"cannot write to {self.path}: {error.strerror or error}") from error
         try:
             if (self.path / "config.yaml").exists() and not (resume or overwrite):
                 raise RunError(
-                    f"{self.path} holds a run already: --resume goes on with it, --overwrite starts anew, "
-                    "--out chooses another folder"
+                    f"{self.path} already holds a run: continue it with --resume, replace it with --overwrite, or "
+                    "choose another folder with --out"
                 )
             self._tidy()
         except BaseException:
@@ -92,8 +92,8 @@ class RunFolder:
         return MARK in (self.config or {})
 
     def begin(self, config: Mapping[str, Any]) -> None:
-        """Start a run here: delete what an earlier one left, write down the configuration."""
-        for name in OWNED:  # config.yaml first: without it nothing of the rest is taken for a run
+        """Start a new run: delete the entries of an earlier run, then write the configuration."""
+        for name in OWNED:  # config.yaml first: without it the rest no longer counts as a run
             entry = self.path / name
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)
@@ -102,7 +102,7 @@ class RunFolder:
         self.config = config
 
     def close(self) -> None:
-        """Let others have the folder; one in which nothing was begun is left as it was found."""
+        """Unlock the folder; if no run was begun in it, remove the lock file, and the folder if it is empty."""
         if self._lock is None:
             return
         self._lock.release()
@@ -113,14 +113,18 @@ class RunFolder:
 
     @property
     def config(self) -> dict[str, Any] | None:
-        """The configuration of the run that is there; None: there is none."""
+        """The configuration of the run in the folder; None: there is no config.yaml.
+
+        Raises:
+            RunError: if config.yaml cannot be read, or is no mapping.
+        """
         file = self.path / "config.yaml"
         try:
             content = yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else None
         except (OSError, ValueError, yaml.YAMLError) as error:
             raise RunError(f"{file} cannot be read ({first_line(error)})") from error
         if content is not None and not isinstance(content, dict):
-            raise RunError(f"{file} is no configuration of a run")
+            raise RunError(f"{file} is not the configuration of a run")
         return content
 
     @config.setter
@@ -135,16 +139,20 @@ class RunFolder:
     def save_checkpoint(
         self, items: int, state: Mapping[str, Any], groups: Mapping[str, Tensors], keep: int
     ) -> Path:
-        """Write a checkpoint, then point `latest` at it, then drop all but the newest `keep`.
+        """Write a checkpoint, point `latest` at it, and delete all but the newest `keep`; returns its folder.
 
         Args:
-            items: seen so far; names the folder.
+            items: real samples seen so far; the name of the checkpoint.
             state: plain data.
             groups: file stem -> tensors.
+            keep: how many checkpoints to keep.
+
+        Raises:
+            StorageError: if it cannot be written; nothing of it is left then.
         """
         folder = self.path / "checkpoints"
         name, number = f"{items:012d}", 0
-        while (folder / name).exists():  # the same place reached twice gets a name of its own
+        while (folder / name).exists():  # a run may pass the same number of items again
             number += 1
             name = f"{items:012d}-{number}"
         temporary = folder / f".{name}.tmp"
@@ -170,30 +178,36 @@ class RunFolder:
         return folder / name
 
     def checkpoints(self) -> list[Path]:
-        """All whole checkpoints, oldest first."""
+        """All complete checkpoints, oldest first."""
         folder = self.path / "checkpoints"
-        every = folder.iterdir() if folder.is_dir() else ()
-        found = [
+        entries = folder.iterdir() if folder.is_dir() else ()
+        complete = [
             entry
-            for entry in every
+            for entry in entries
             if not entry.name.startswith(".") and (entry / "state.json").is_file()
         ]
-        return sorted(
-            found, key=lambda entry: (entry.name.partition("-")[0], len(entry.name), entry.name)
-        )
+
+        def age(entry: Path) -> tuple[str, int, str]:
+            return entry.name.partition("-")[0], len(entry.name), entry.name
+
+        return sorted(complete, key=age)
 
     def latest(self) -> Path | None:
-        """The newest whole checkpoint."""
+        """The checkpoint that `latest` points at, else the newest complete one; None: there is none."""
         pointer = self.path / "latest"
         name = pointer.read_text(errors="replace").strip() if pointer.exists() else ""
-        every = self.checkpoints()
-        named = [entry for entry in every if entry.name == name] or every
-        return named[-1] if named else None
+        checkpoints = self.checkpoints()
+        candidates = [entry for entry in checkpoints if entry.name == name] or checkpoints
+        return candidates[-1] if candidates else None
 
     # The log -----------------------------------------------------------------------------------------------------
 
     def log(self, row: Mapping[str, Any]) -> None:
-        """Append a line to metrics.jsonl."""
+        """Append a row to metrics.jsonl.
+
+        Raises:
+            StorageError: if it cannot be written.
+        """
         try:
             with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
@@ -201,29 +215,26 @@ class RunFolder:
             raise StorageError(f"cannot write to {self.path}: {error.strerror or error}") from error
 
     def log_size(self) -> int:
-        """Bytes in metrics.jsonl."""
+        """The size of metrics.jsonl in bytes; 0 if there is none."""
         file = self.path / "metrics.jsonl"
         return file.stat().st_size if file.exists() else 0
 
     def cut_log(self, size: int) -> None:
-        """Cut metrics.jsonl back to what it was at a checkpoint."""
+        """Truncate metrics.jsonl to `size` bytes, its size at a checkpoint."""
         if self.log_size() > size:
             os.truncate(self.path / "metrics.jsonl", size)
 
     def _tidy(self) -> None:
-        """Remove what a killed process left half-written."""
-        for folder in (
-            self.path,
-            self.path / "checkpoints",
-            self.path / "model",
-            self.path / "samples",
-        ):
+        """Remove temporary files and folders that a killed process left behind."""
+        for name in (".", "checkpoints", "model", "samples"):
+            folder = self.path / name
             for entry in list(folder.iterdir()) if folder.is_dir() else []:
                 if entry.name.startswith(".") and entry.name.endswith(".tmp"):
                     shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 
 def _sync_folder(path: Path) -> None:
+    """Flush a folder's entries to the disk, on POSIX systems."""
     if os.name == "posix":
         descriptor = os.open(path, os.O_RDONLY)
         try:

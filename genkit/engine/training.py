@@ -1,7 +1,8 @@
-"""A training run: set up, played round by round, looked at, logged, saved, resumed. `_play` is the loop.
+"""A training run: setup, rounds, evaluations, log, checkpoints, resuming. `_play` is the loop.
 
-Looking, logging and saving do not touch the game: a run that was stopped at any moment goes on bit for bit as if it had
-not been. Knows the names of what a run writes, but not how it is written; no modality, no terminal.
+Evaluating, logging and saving do not change the game: a run that was stopped at any moment continues bit for bit as if
+it had not been. Knows all modules of the engine, and where samples and the model go in the run folder; no modality, no
+terminal.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from genkit import config as configuration
 from genkit.config import RunConfig
@@ -25,6 +28,7 @@ from genkit.engine.diagnosis import saturated
 from genkit.engine.game import LOST_UPDATES, Game, diverged, under
 from genkit.engine.plan import choose
 from genkit.engine.run_folder import RunFolder
+from genkit.engine.views import model_of, preview_conditions
 from genkit.errors import Interrupted, ModelError, RunError, first_line
 from genkit.plugin import Modality
 from genkit.recipe import PLANS, SECTIONS, differences
@@ -36,7 +40,8 @@ from genkit.system.seeding import global_seeds
 from genkit.system.tensors import load_state, read_tensors
 
 RETRIES = 3
-LOST = f"a player's gradient was not finite in {LOST_UPDATES} updates in a row"
+"""How often a diverged game returns to an earlier state before the run fails."""
+DIVERGENCE = f"a player's gradient was not finite in {LOST_UPDATES} updates in a row"
 
 
 def train(
@@ -65,47 +70,46 @@ def train(
     Args:
         modality: the id of an installed modality, or a manifest.
         data: a path, a `builtin:` name, a tensor, an array or a data set; None: the modality's default.
-        preset: None: the modality's first.
+        preset: the name of a preset; None: the modality's first.
         out: the run folder; None: `runs/<modality>`.
-        items, minutes, batch_size, seed, device, threads: short for `run` and `recipe` settings of that name.
-        init: a model or run folder to begin from: its weights, and its preset and options unless others are given.
-        options, recipe, run: settings over the preset's, as nested mappings.
-        settings: further mappings with the keys options, recipe and run, below all of these.
-        resume: go on with the run in `out`, or start if there is none.
-        overwrite: delete the run in `out`.
-        progress: called about once a second.
+        items, minutes, batch_size, seed, device, threads: shortcuts for the `run` and `recipe` settings of these names.
+        init: a model or run folder to start from: its weights, and its preset and options unless others are given.
+        options, recipe, run: settings that override the preset's, as nested mappings.
+        settings: further mappings with the keys options, recipe and run; the arguments above override them.
+        resume: continue the run in `out`, or start one if there is none.
+        overwrite: replace the run in `out`.
+        progress: called about once a second, and for every note.
 
     Returns:
         The model with averaged weights, as in `<out>/model`.
 
     Raises:
-        UserError: for what the user can mend, before training starts.
+        UserError: for mistakes that the user can correct; most are found before training starts.
         Interrupted: after Ctrl-C or SIGTERM; everything is saved.
-        TrainingError: if the game diverges; the last whole checkpoint is kept.
+        TrainingError: if the game diverges; the last complete checkpoint is kept.
     """
     short = {"items": items, "minutes": minutes, "seed": seed, "device": device, "threads": threads}
     short["init"] = None if init is None else str(init)
-    given = {
+    arguments = {
         "options": dict(options or {}),
         "recipe": {**(recipe or {}), **({} if batch_size is None else {"batch_size": batch_size})},
         "run": {**(run or {}), **{key: value for key, value in short.items() if value is not None}},
     }
     manifest = registry.describe(modality) if isinstance(modality, str) else modality
     report = progress if progress and is_main_process() else lambda _: None
-    layers = [*settings, given]
+    layers = [*settings, arguments]
     if init is not None and not resume:
-        known = read_model_config(find_model(init))
-        if known["modality"] != manifest.id:
-            raise ModelError(f"{init} is a model of {known['modality']!r}, not of {manifest.id!r}")
+        origin = read_model_config(find_model(init))
+        if origin["modality"] != manifest.id:
+            raise ModelError(f"{init} is a model of {origin['modality']!r}, not of {manifest.id!r}")
         layers = [
-            {"options": configuration.options_for(manifest, known["options"], layers, init)},
+            {"options": configuration.options_for(manifest, origin["options"], layers, init)},
             *layers,
         ]
-        preset = preset or (
-            known.get("preset") if known.get("preset") in manifest.presets else None
-        )
+        if preset is None and origin.get("preset") in manifest.presets:
+            preset = origin["preset"]
     if resume and overwrite:
-        raise RunError("resume and overwrite exclude each other: go on with the run, or delete it")
+        raise RunError("resume and overwrite exclude each other: continue the run, or replace it")
     folder = RunFolder(
         out or Path("runs") / manifest.id,
         resume=resume,
@@ -114,16 +118,16 @@ def train(
     )
     threads_before = torch.get_num_threads()
     try:
-        saved = folder.config if resume else None
-        if saved is None:
-            chosen = configuration.build(manifest, preset, data, layers)
+        earlier = folder.config if resume else None
+        if earlier is None:
+            config = configuration.build(manifest, preset, data, layers)
         else:
-            chosen = _resumed(manifest, preset, data, layers, saved)
-        with global_seeds("training", chosen.run.seed):
-            game, notes = _set_up(chosen, folder, resume=saved is not None)
+            config = _resumed(manifest, preset, data, layers, earlier)
+        with global_seeds("training", config.run.seed):
+            game, notes = _set_up(config, folder, resume=earlier is not None)
             with stop_signals() as stop:
                 play(game, folder, report, stop, notes)
-            game.runtime.barrier()  # the main process has written what the others are about to read
+            game.runtime.barrier()  # the others read the model only after the main process has written it
     finally:
         torch.set_num_threads(threads_before)
         folder.close()
@@ -137,14 +141,22 @@ def play(
     stop: Stop,
     notes: Sequence[str] = (),
 ) -> None:
-    """Play rounds until the run is over; look, log and save on the way.
+    """Play rounds until the run is over, with evaluations, log and checkpoints.
+
+    Args:
+        game: at its start, or restored from a checkpoint of the folder.
+        folder: the run folder, with its configuration written.
+        report: receives the progress reports.
+        stop: set by a signal handler to save and stop.
+        notes: reported at the start.
 
     Raises:
-        Interrupted, TrainingError.
+        Interrupted: if `stop` was set; everything is saved.
+        TrainingError: if the game diverges.
     """
     clock = Clock(game, report, _trackers(game, folder))
     for note in notes:
-        clock.tell(note=note)
+        clock.notify(note=note)
     try:
         _play(game, folder, clock, stop)
     finally:
@@ -152,31 +164,31 @@ def play(
 
 
 def _play(game: Game, folder: RunFolder, clock: Clock, stop: Stop) -> None:
-    to_the_start = game.snapshot() if folder.latest() is None else None
+    restore_start = game.snapshot() if folder.latest() is None else None
     due = clock.due(stop)
     while not due.over:
         game.play_round()
         if game.round % PULSE == 0 and game.is_lost():
-            _go_back(game, folder, clock, to_the_start)
+            _go_back(game, folder, clock, restore_start)
 
-        # None of this touches the game.
+        # Nothing below changes the players.
         clock.tick()
         due = clock.due(stop)
-        if due.look:
-            _look(game, folder, clock)
+        if due.evaluate:
+            _evaluate(game, folder, clock)
         if due.log or due.stop:
             clock.log(folder)
         if due.save or due.stop:
             _save(game, folder, clock)
-            to_the_start = None
+            restore_start = None
         if due.stop:
-            how = f"stopped at {game.items:,} items; everything is saved in {folder.path}. Go on with --resume"
-            raise Interrupted(how, stop.exit_code)
+            message = f"stopped at {game.items:,} items; everything is saved in {folder.path}. Continue with --resume"
+            raise Interrupted(message, stop.exit_code)
     if game.is_lost():
-        raise diverged(game.items, LOST)
+        raise diverged(game.items, DIVERGENCE)
     clock.log(folder)
-    if clock.items_looked != game.items:
-        _look(game, folder, clock)
+    if clock.items_evaluated != game.items:
+        _evaluate(game, folder, clock)
     _save(game, folder, clock)
 
 
@@ -184,19 +196,19 @@ def _play(game: Game, folder: RunFolder, clock: Clock, stop: Stop) -> None:
 
 
 def _set_up(config: RunConfig, folder: RunFolder, resume: bool) -> tuple[Game, list[str]]:
-    """A game, at its start or as a checkpoint left it, and what is to be said of it.
+    """(a game at its start, or restored from the latest checkpoint; notes for the user).
 
-    Nothing in the folder is touched before data, device and networks have been found to work.
+    The folder is changed only after data, device and networks are known to work.
     """
     runtime = Runtime(
         config.run.device,
         config.run.threads,
         PLANS[0] if config.run.plan == "auto" else config.run.plan,
     )
-    plugin, dataset, left_out = open_data(config)
+    plugin, dataset, skipped_note = open_data(config)
     game = Game(config, plugin, dataset, runtime)
     checkpoint = folder.latest() if resume else None
-    notes = [left_out] if left_out else []
+    notes = [skipped_note] if skipped_note else []
     if checkpoint is None:
         if config.run.init is None:
             game.initialise()
@@ -209,17 +221,16 @@ def _set_up(config: RunConfig, folder: RunFolder, resume: bool) -> tuple[Game, l
     )
     if config.run.items is None:
         notes.append(
-            "the run is given in minutes: schedules count items all the same, and it cannot be repeated exactly"
+            "the length of the run is given in minutes: it cannot be repeated exactly, and schedules still count items"
         )
     stages = config.recipe.stages
-    if (
-        config.run.items is not None
-        and sum(stage.items or 0 for stage in stages[:-1]) >= config.run.items
-    ):
+    items_before_last_stage = sum(stage.items or 0 for stage in stages[:-1])
+    if config.run.items is not None and items_before_last_stage >= config.run.items:
         notes.append(
-            f"the run ends before its last stage ({stages[-1].kind}) begins: give it more items"
+            f"the run ends before its last stage ({stages[-1].kind}) begins: set run.items above "
+            f"{items_before_last_stage:,}"
         )
-    runtime.barrier()  # nobody reads what the main process is about to write
+    runtime.barrier()  # all processes have read the folder before the main process writes to it
     if checkpoint is not None:
         notes += _restore(game, folder, checkpoint)
     if runtime.is_main_process:
@@ -236,30 +247,35 @@ def _resumed(
     preset: str | None,
     data: Any,
     layers: Sequence[Mapping[str, Any]],
-    saved: Mapping[str, Any],
+    earlier: Mapping[str, Any],
 ) -> RunConfig:
-    """The saved configuration with what may be changed when resuming.
+    """The saved configuration of a run, with those changes that are allowed when resuming.
+
+    Args:
+        modality, preset, data, layers: as given for the resumed run.
+        earlier: the content of the run's config.yaml.
 
     Raises:
-        RunError: names every other difference.
+        RunError: if anything else differs; it lists the differences.
     """
-    old = {key: saved.get(key) or {} for key in SECTIONS}
-    if saved.get("modality") != modality.id:
+    old = {key: earlier.get(key) or {} for key in SECTIONS}
+    if earlier.get("modality") != modality.id:
         raise RunError(
-            f"the run was of modality {saved.get('modality')!r}, not {modality.id!r}: choose another --out"
+            f"the run in this folder has modality {earlier.get('modality')!r}, not {modality.id!r}: choose another "
+            "--out"
         )
-    if data is None and str(saved.get("data")).startswith("<"):
+    if data is None and str(earlier.get("data")).startswith("<"):
         raise RunError(
-            f"the run's data were a Python object ({saved['data']}): pass them again as data="
+            f"the data of the run were a Python object ({earlier['data']}), which is not saved: pass them again as "
+            "data="
         )
-    data = saved.get("data") if data is None else data
-    if isinstance(data, str | Path) and os.path.abspath(data) == os.path.abspath(
-        str(saved.get("data"))
-    ):
-        data = saved.get("data")  # another way to write the same path
-    before = configuration.build(modality, saved.get("preset"), saved.get("data"), [old])
-    config = configuration.build(modality, preset or saved.get("preset"), data, [old, *layers])
-    free = (
+    old_data = earlier.get("data")
+    data = old_data if data is None else data
+    if isinstance(data, str | Path) and os.path.abspath(data) == os.path.abspath(str(old_data)):
+        data = old_data  # the same path, written differently
+    old_config = configuration.build(modality, earlier.get("preset"), earlier.get("data"), [old])
+    config = configuration.build(modality, preset or earlier.get("preset"), data, [old, *layers])
+    changeable = (
         "run.device",
         "run.threads",
         "run.plan",
@@ -271,24 +287,30 @@ def _resumed(
         "run.minutes",
         "run.strict",
     )
-    changed = differences(before.plain(), config.plain())
-    refused = {path: pair for path, pair in changed.items() if not path.startswith(free)}
-    if refused:
-        listed = "; ".join(f"{path}: {was!r} -> {now!r}" for path, (was, now) in refused.items())
+    changes = differences(old_config.plain(), config.plain())
+    refusals = {path: pair for path, pair in changes.items() if not path.startswith(changeable)}
+    if refusals:
         raise RunError(
-            f"the run was started with another configuration ({listed}): leave that out, or choose another --out"
+            f"the run was started with another configuration ({_as_text(refusals)}): leave these settings as they "
+            "were, or choose another --out"
         )
     return config
 
 
+def _as_text(changes: Mapping[str, tuple[Any, Any]]) -> str:
+    """Differences as `path: old value -> new value; ...`."""
+    return "; ".join(f"{path}: {old!r} -> {new!r}" for path, (old, new) in changes.items())
+
+
 def _take_over(game: Game, init: str) -> list[str]:
-    """Begin with the weights of another model: its averaged generator, and the rest where its run is still there.
+    """Start from the weights of another model: its averaged generator; from its run, if it exists, also the others.
 
     Returns:
-        What is to be said: critics of other networks than its own begin anew.
+        Notes about critics whose networks differ, which keep their fresh weights.
 
     Raises:
-        ModelError: if it is damaged, of other networks, or lacks frozen weights that only a fresh run reads.
+        ModelError: if the model is damaged, has another generator, or lacks weights of a frozen network that the plugin
+            would load from their own source.
     """
     folder = find_model(init)
     _, tensors, _ = read_model(folder)
@@ -299,26 +321,30 @@ def _take_over(game: Game, init: str) -> list[str]:
         file = checkpoint / "players.safetensors"
         players = read_tensors(file)
         for name, critic in game.critics.items():
-            known, own = under(f"critics.{name}", players), critic.state_dict()
-            if {key: value.shape for key, value in known.items()} == {
-                key: value.shape for key, value in own.items()
-            }:
-                load_state(critic, known, file)
+            weights = under(f"critics.{name}", players)
+            if _shapes(weights) == _shapes(critic.state_dict()):
+                load_state(critic, weights, file)
             else:
-                notes.append(f"the critic {name!r} begins anew: that of {init} is another network")
+                notes.append(
+                    f"the critic {name!r} starts with fresh weights: its network differs from that in {init}"
+                )
     for name, module in game.networks.frozen.items():
-        if known := under(f"frozen.{name}", players):
-            load_state(module, known, file)
+        if weights := under(f"frozen.{name}", players):
+            load_state(module, weights, file)
         elif "initialise" in game.capabilities and module.state_dict():
             raise ModelError(
-                f"{init} has no weights of the frozen network {name!r}, which a fresh run reads from their source: "
-                "begin with the run folder of a game that had it, or leave --init out"
+                f"{init} has no weights of the frozen network {name!r}, and a run with --init does not load them from "
+                "their source: pass the run folder of a game that has this network, or leave --init out"
             )
     return notes
 
 
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in tensors.items()}
+
+
 def _trackers(game: Game, folder: RunFolder) -> list[Any]:
-    """What the run reports to beside its own log."""
+    """The run's trackers, opened with its settings; none outside of the main process."""
     if not game.runtime.is_main_process:
         return []
     leaves = differences({}, game.config.plain())
@@ -328,23 +354,26 @@ def _trackers(game: Game, folder: RunFolder) -> list[Any]:
     return open_trackers(game.config.run.track, folder.path, settings)
 
 
-# Looking and saving: none of it touches the game ------------------------------------------------------------------
+# Evaluating, saving and restoring ---------------------------------------------------------------------------------
 
 
-def _look(game: Game, folder: RunFolder, clock: Clock) -> None:
-    """Draw samples of fixed identities: say what is wrong with them, and write a preview of them."""
+def _evaluate(game: Game, folder: RunFolder, clock: Clock) -> None:
+    """Draw samples of fixed identities, report what the diagnosis finds in them, and write a preview of them."""
     modality, run = game.config.modality, game.config.run
-    clock.looked()
+    clock.evaluated()
     if not game.runtime.is_main_process:
         return
     game.check_finite()
     with global_seeds("look"):
-        sample = game.model().draw(
-            range(run.samples), run.seed, controls=game.controls, conditions=game.look_conditions
+        sample = model_of(game).draw(
+            range(run.samples),
+            run.seed,
+            controls=game.controls,
+            conditions=partial(preview_conditions, game),
         )
-        clock.found, said = game.reference.findings(sample)
-        for note in [*said, *saturated(clock.history)]:
-            clock.tell(note=note)
+        clock.findings, notes = game.reference.findings(sample)
+        for note in [*notes, *saturated(clock.history)]:
+            clock.notify(note=note)
         clock.history.clear()
         if "preview" not in game.capabilities or not modality.preview_formats:
             return
@@ -353,16 +382,20 @@ def _look(game: Game, folder: RunFolder, clock: Clock) -> None:
     path = folder.path / "samples" / f"{game.items:012d}.{modality.preview_formats[0]}"
     make_folder(path.parent)
     write_whole(path, content, durable=False)
-    clock.tell(note=f"samples: {path}")
+    clock.notify(note=f"samples: {path}")
 
 
 def _save(game: Game, folder: RunFolder, clock: Clock) -> None:
-    """Write a checkpoint and the model as it is now; never what is not finite."""
+    """Write a checkpoint and the current model.
+
+    Raises:
+        TrainingError: if a weight is not finite; nothing is written then.
+    """
     game.check_finite()
     clock.tick()
     if game.runtime.is_main_process:
         latest = folder.latest()
-        if latest is None or game.items != clock.items_saved:  # else nothing has happened since
+        if latest is None or game.items != clock.items_saved:  # else this checkpoint exists
             state, groups = game.state()
             state |= {
                 "log_bytes": folder.log_size(),
@@ -370,23 +403,26 @@ def _save(game: Game, folder: RunFolder, clock: Clock) -> None:
                 "data": _about_data(game),
             }
             folder.save_checkpoint(game.items, state, groups, game.config.run.keep_checkpoints)
-        game.model().save(folder.path / "model")
+        model_of(game).save(folder.path / "model")
     clock.saved()
 
 
 def _go_back(
-    game: Game, folder: RunFolder, clock: Clock, to_the_start: Callable[[], None] | None
+    game: Game, folder: RunFolder, clock: Clock, restore_start: Callable[[], None] | None
 ) -> None:
-    """Undo what led to a game that is lost, and go on with half the learning rates and other random numbers.
+    """Restore a lost game to its last checkpoint or its start, with half the learning rates and other random numbers.
+
+    Args:
+        restore_start: restores the start of the run; None: there is a checkpoint.
 
     Raises:
-        TrainingError: after RETRIES times.
+        TrainingError: if this was done RETRIES times already.
     """
     if game.retry >= RETRIES:
-        raise diverged(game.items, LOST)
+        raise diverged(game.items, DIVERGENCE)
     retry, lost_at = game.retry + 1, game.items
-    if to_the_start is not None:
-        to_the_start()
+    if restore_start is not None:
+        restore_start()
         if game.runtime.is_main_process:
             folder.cut_log(0)
     else:
@@ -395,24 +431,24 @@ def _go_back(
         _restore(game, folder, checkpoint)
     game.count_retry(retry)
     clock.gone_back()
-    clock.tell(
-        note=f"{LOST} at {lost_at:,} items: back to {game.items:,} items, with half the learning rates "
-        f"(time {retry} of {RETRIES})"
+    clock.notify(
+        note=f"{DIVERGENCE} at {lost_at:,} items: the run goes back to {game.items:,} items, with half the learning "
+        f"rates (attempt {retry} of {RETRIES})"
     )
 
 
 def _restore(game: Game, folder: RunFolder, checkpoint: Path) -> list[str]:
-    """Go back to a checkpoint; what is to be said of it.
+    """Restore the game and the log from a checkpoint; returns notes for the user.
 
     Raises:
-        ModelError: if it is damaged or of other networks.
+        RunError: if the data differ from those of the run.
+        ModelError: if the checkpoint is damaged, or of other networks.
     """
     state = read_json(checkpoint / "state.json")
-    changed = differences(state.get("data", {}), _about_data(game))
-    if changed:
-        listed = "; ".join(f"{path}: {was!r} -> {now!r}" for path, (was, now) in changed.items())
+    changes = differences(state.get("data", {}), _about_data(game))
+    if changes:
         raise RunError(
-            f"the data have changed since the run began ({listed}): bring them back, or start a new run"
+            f"the data have changed since the run began ({_as_text(changes)}): restore the old data, or start a new run"
         )
     groups = {name: read_tensors(checkpoint / f"{name}.safetensors") for name in game.state()[1]}
     try:
@@ -421,32 +457,33 @@ def _restore(game: Game, folder: RunFolder, checkpoint: Path) -> list[str]:
             folder.cut_log(state["log_bytes"])
     except (KeyError, ValueError, RuntimeError, TypeError) as error:
         raise ModelError(
-            f"{checkpoint} does not fit the game of its configuration ({first_line(error)})"
+            f"{checkpoint} does not fit the networks of the run's configuration ({first_line(error)})"
         ) from error
-    now = _about_machine(game)
-    moved = [
-        f"{key} {was} -> {now.get(key)}"
-        for key, was in state["machine"].items()
-        if was != now.get(key)
+    machine = _about_machine(game)
+    machine_changes = [
+        f"{key} {old_value} -> {machine.get(key)}"
+        for key, old_value in state["machine"].items()
+        if old_value != machine.get(key)
     ]
     notes = [f"resumed at {game.items:,} items"]
-    if moved:
+    if machine_changes:
         notes.append(
-            f"the machine or its software differs ({', '.join(moved)}): the run goes on, but not bit for bit"
+            f"the machine or its software has changed ({', '.join(machine_changes)}): the run continues, but its "
+            "results may differ in the last bits"
         )
     if game.over():
-        notes.append("the run is as long as was asked for: more --items go on with it")
+        notes.append("the run has reached its full length: train on with more --items or --minutes")
     return notes
 
 
 def _about_machine(game: Game) -> dict[str, Any]:
-    """What the bits of a run depend on beyond its configuration and data."""
+    """What the bits of a run's results depend on, beyond its configuration and data."""
     plugin = registry.origin(game.config.modality)
     return {**game.runtime.fingerprint(), "genkit": registry.core_version(), "plugin": plugin}
 
 
 def _about_data(game: Game) -> dict[str, Any]:
-    """What a resumed run must find as it was."""
+    """The data as a resumed run must find them: number of items, facts, hashes of the facts' files."""
     facts = game.plugin.facts
     files = {name: hashlib.sha256(content).hexdigest() for name, content in facts.files.items()}
     return {

@@ -1,10 +1,13 @@
-"""What authors of plugins share. All of it is public.
+"""Building blocks for authors of plugins. Everything that a module lists in `__all__` is public.
 
-items       items that are checked once, cut into windows, with classes; what is said of those left out
-files       files of a folder or a zip file, found and opened; files written whole or not at all
-blocks      network blocks of any rank
-distances   distances between two sets of features
-program     a plugin's own command line
-streams     named random streams
-compat      torchvision and torchaudio beside a torch that their compiled parts do not fit
+Use what fits; no plugin has to use any of it. Import a module when it is needed (`from genkit.kit import files`): some
+of them import torch.
+
+items       data sets: items that are checked once, read in threads, cut into windows, with classes     imports torch
+files       reading the files of a folder or a zip file; writing files completely or not at all         no torch
+blocks      network blocks for 1, 2 or 3 spatial axes, initial weights, truncation                      imports torch
+distances   Frechet distance between two sets of features                                               no torch
+program     a command line of the plugin's own, `python -m PACKAGE`                                     no torch
+streams     named random streams, equal on every machine                                                no torch
+compat      torchvision and torchaudio whose compiled parts do not fit the installed torch              imports torch
 """

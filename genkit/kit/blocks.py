@@ -1,7 +1,9 @@
-"""Network blocks that more than one modality uses, for 1, 2 or 3 spatial axes: residual blocks, stages, truncation.
+"""Network blocks for 1, 2 or 3 spatial axes: residual blocks, stages that change the resolution, initial weights.
 
-Knows only tensors and modules: no modality, no noise, no loss. Nothing here looks across the rows of a batch, so a
-gradient penalty of a critic made of it is per sample. `*space` is the shape behind [B, C].
+Use them in the generators and critics (discriminators) of a plugin. No block mixes the rows of a batch, so a gradient
+penalty of a critic made of them is per sample.
+
+Shape letters: B batch, C channels; `*space` is the shape behind [B, C], of 1, 2 or 3 axes.
 """
 
 from __future__ import annotations
@@ -14,38 +16,43 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool1d, avg_pool2d, avg_pool3d, interpolate
 
+__all__ = [
+    "LEAKY_SLOPE", "DownStage", "Factors", "Residual", "UpStage", "downsample", "truncated", "upsample",
+    "variance_scaling_",
+]  # fmt: skip
+
 LEAKY_SLOPE = 0.2
-"""Of every leaky ReLU here."""
+"""Negative slope of the leaky ReLUs in these blocks."""
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _POOLINGS = (avg_pool1d, avg_pool2d, avg_pool3d)
 _INTERPOLATIONS = ("linear", "bilinear", "trilinear")
 
 Factors = int | tuple[int, ...]
-"""How much a resolution changes: one number for every spatial axis, or one for each (1: it stays)."""
+"""By how much a resolution changes: one factor for all spatial axes, or one for each (1: unchanged)."""
 
 Weighted = TypeVar("Weighted", bound=nn.Module)
 
 
 class Residual(nn.Module):
-    """x + body(x), exactly the identity at the start: [B, C, *space] -> the same shape.
+    """A residual block, x + body(x): [B, C, *space] -> the same shape. It is the identity at initialisation.
 
-    The body is convolutions with leaky ReLUs between them and no normalisation. Its last weights start at zero, the
-    others at N(0, g^2 / fan in) with g = sqrt(2 / (1 + slope^2)) depth^(-1 / (2m - 2)) for m convolutions: then a step
-    of gradient descent changes what the whole network gives by as much, however deep it is. A bias stands only where
-    an activation follows.
+    The body is convolutions with leaky ReLUs between them and no normalisation. The weights of its last convolution are
+    initially 0, those of the others N(0, g^2 / fan in) with g = sqrt(2 / (1 + slope^2)) depth^(-1 / (2m - 2)) for m
+    convolutions. With these a step of gradient descent changes the network's output by as much at any depth.
+    Convolutions have a bias only if an activation follows.
 
     Args:
-        channels: C, of both ends.
+        channels: C, of input and output.
         hidden: channels between the body's convolutions.
-        rank: number of spatial axes.
-        kernels: sides of the body's convolutions, odd. (1, 3, 1) is the bottleneck; (3, 3) is plain, and costs more at
-            equal `hidden`.
-        groups: of the convolutions from hidden to hidden channels.
-        depth: residual blocks in the whole network.
+        rank: number of spatial axes, 1 to 3.
+        kernels: kernel sizes of the body's convolutions, odd. (1, 3, 1) is a bottleneck; (3, 3) is a plain block, which
+            costs more at equal `hidden`.
+        groups: groups of the convolutions from hidden to hidden channels.
+        depth: number of residual blocks in the whole network.
 
     Raises:
-        ValueError: for kernels that are even, or fewer than two; for another rank.
+        ValueError: if a kernel size is even, there are fewer than two, or the rank is not 1, 2 or 3.
 
     Source: the body is that of Huang et al. 2024, arXiv:2501.05441, section 3; the initial weights are those of Zhang
     et al. 2019, arXiv:1901.09321, section 3, over those of He et al. 2015, arXiv:1502.01852, section 2.2.
@@ -83,55 +90,67 @@ class Residual(nn.Module):
 
 
 class UpStage(nn.Module):
-    """Higher resolution, then blocks: [B, C, *space] -> [B, C', *space times factors].
+    """A stage of a generator: upsampling, then blocks: [B, C, *space] -> [B, C', *space times factors].
+
+    If C and C' differ, a 1x1 convolution without bias changes the channels.
 
     Args:
-        channels: C, those of the input.
-        above: C', those of the blocks.
-        rank: number of spatial axes.
-        blocks: each keeps its input's shape.
-        factors: of the resolution.
+        channels: C, channels of the input.
+        outputs: C', channels of the blocks and the output.
+        rank: number of spatial axes, 1 to 3.
+        blocks: modules that keep the shape of their input.
+        factors: by which the resolution is multiplied.
+
+    Raises:
+        ValueError: if the channels change and the rank is not 1, 2 or 3.
     """
 
     def __init__(
         self,
         channels: int,
-        above: int,
+        outputs: int,
         rank: int,
         blocks: Iterable[nn.Module],
         factors: Factors = 2,
     ) -> None:
         super().__init__()
-        self.change = _change(channels, above, rank)
+        self.change = _change(channels, outputs, rank)
         self.blocks = nn.Sequential(*blocks)
         self.factors = factors
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.blocks(
-            upsample(self.change(x), self.factors)
-        )  # the two commute: the cheaper order
+        # A 1x1 convolution and interpolation commute: it is cheaper at the lower resolution.
+        return self.blocks(upsample(self.change(x), self.factors))
 
 
 class DownStage(nn.Module):
-    """The mirror of `UpStage`: blocks, then lower resolution: [B, C, *space] -> [B, C', *space over factors].
+    """A stage of a critic: blocks, then downsampling: [B, C, *space] -> [B, C', *space over factors].
+
+    If C and C' differ, a 1x1 convolution without bias changes the channels.
 
     Args:
-        channels: C, those of the blocks.
-        below: C', those of the output.
-        rank, blocks, factors: as for `UpStage`.
+        channels: C, channels of the input and the blocks.
+        outputs: C', channels of the output.
+        rank: number of spatial axes, 1 to 3.
+        blocks: modules that keep the shape of their input.
+        factors: by which the resolution is divided.
+
+    Raises:
+        ValueError: if the channels change and the rank is not 1, 2 or 3; in `forward`, if a side is not a multiple of
+            its factor.
     """
 
     def __init__(
         self,
         channels: int,
-        below: int,
+        outputs: int,
         rank: int,
         blocks: Iterable[nn.Module],
         factors: Factors = 2,
     ) -> None:
         super().__init__()
         self.blocks = nn.Sequential(*blocks)
-        self.change = _change(channels, below, rank)
+        self.change = _change(channels, outputs, rank)
         self.factors = factors
 
     def forward(self, x: Tensor) -> Tensor:
@@ -139,18 +158,18 @@ class DownStage(nn.Module):
 
 
 def upsample(x: Tensor, factors: Factors = 2) -> Tensor:
-    """Linear interpolation: [B, C, *space] -> [B, C, *space times factors], any rank from 1 to 3."""
+    """Upsample by linear interpolation: [B, C, *space] -> [B, C, *space times factors], 1 to 3 spatial axes."""
     scale = tuple(map(float, _per_axis(x, factors)))
     return interpolate(x, scale_factor=scale, mode=_INTERPOLATIONS[len(scale) - 1])
 
 
 def downsample(x: Tensor, factors: Factors = 2) -> Tensor:
-    """Means of windows: [B, C, *space] -> [B, C, *space over factors], any rank from 1 to 3.
+    """Downsample by average pooling: [B, C, *space] -> [B, C, *space over factors], 1 to 3 spatial axes.
 
-    For factors of 2 this is linear interpolation too.
+    For factors of 2 this equals linear interpolation.
 
     Raises:
-        ValueError: if a side is no multiple of its factor.
+        ValueError: if a side is not a multiple of its factor.
     """
     window = _per_axis(x, factors)
     if any(side % factor for side, factor in zip(x.shape[2:], window, strict=True)):
@@ -159,11 +178,14 @@ def downsample(x: Tensor, factors: Factors = 2) -> Tensor:
 
 
 def variance_scaling_(layer: Weighted, gain: float = 1.0) -> Weighted:
-    """The layer with weights N(0, gain^2 / fan in) and biases 0: its outputs' second moment is gain^2 its inputs'.
+    """Initialise a layer in place: weights N(0, gain^2 / fan in), biases 0. Returns the layer.
+
+    The second moment of its outputs is then gain^2 times that of its inputs.
 
     Args:
-        layer: linear, an embedding, or a convolution of any rank; a transposed one has the fan in of one output, which
-            its stride decides.
+        layer: a linear layer, an embedding, or a convolution of any rank. The fan in of a transposed convolution is
+            that of one output: (in channels / groups) * kernel size / stride.
+        gain: g; sqrt(2 / (1 + LEAKY_SLOPE^2)) before a leaky ReLU.
 
     Source: He et al. 2015, arXiv:1502.01852, section 2.2.
     """
@@ -198,24 +220,21 @@ def _per_axis(x: Tensor, factors: Factors) -> tuple[int, ...]:
 
 
 def truncated(z: Tensor, bound: float | None) -> Tensor:
-    """Normal noise pressed into [-bound, bound]: each number keeps its rank, and the distribution becomes the truncated normal.
+    """Map normal noise into [-bound, bound] monotonically, so that its distribution becomes the truncated normal.
 
-    The truncation trick trades variety for typical samples. Where BigGAN draws again what lies outside, here a number
-    moves towards the middle, the further the tighter the bound, so that an identity stays recognisable.
+    The truncation trick trades variety for typical samples. BigGAN draws again the numbers outside of the bound; here
+    each number moves towards 0, further for a tighter bound, so that the sample of a noise vector stays recognisable.
 
-    Args:    z: any shape, N(0, 1).   bound: > 0; None: `z` itself.
+    Args:    z: noise N(0, 1), any shape.   bound: > 0; None: `z` is returned.
     Returns: the shape, dtype and device of `z`; Phi^-1(Phi(-bound) + Phi(z) (Phi(bound) - Phi(-bound))).
     Source:  Brock et al. 2019, arXiv:1809.11096, section 3.1.
     """
     if bound is None:
         return z
-    exact = z.to(
-        "cpu", torch.float64
-    )  # not every device has float64, and an identity is the same on all
-    # Phi by erfc (torch's ndtr has no digits beyond -8), and of the lower half alone (close to 1 nothing has).
-    least, below = (
-        0.5 * math.erfc(bound / math.sqrt(2)),
-        0.5 * torch.erfc(exact.abs() / math.sqrt(2)),
-    )
-    moved = torch.special.ndtri(least + below * (1 - 2 * least)).abs().copysign(exact)
-    return moved.to(z).clamp(-bound, bound)
+    # On the CPU, so that the result is the same for all devices; not every device has float64.
+    exact = z.to("cpu", torch.float64)
+    # Phi by erfc, as torch's ndtr is imprecise below -8; of the lower tail, as numbers close to 1 have few digits.
+    bound_tail = 0.5 * math.erfc(bound / math.sqrt(2))
+    tail = 0.5 * torch.erfc(exact.abs() / math.sqrt(2))
+    mapped = torch.special.ndtri(bound_tail + tail * (1 - 2 * bound_tail)).abs().copysign(exact)
+    return mapped.to(z).clamp(-bound, bound)

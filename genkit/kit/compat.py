@@ -1,8 +1,13 @@
-"""The pure-Python parts of torchvision and torchaudio beside a torch that their native parts do not fit.
+"""torchvision and torchaudio whose compiled libraries do not fit the installed torch: their Python parts still work.
 
-PyPI's wheels of both are linked against CUDA; beside a CPU build of torch their imports fail. Most of what they offer
-is Python: transforms, data sets, models, filters. Import them through here, and before any library that imports them
-itself. Beside a matching build nothing is touched. Knows nothing else of the house.
+The wheels of both on PyPI are linked against CUDA; with a CPU build of torch their imports fail. Most of what they
+offer is pure Python: transforms, data sets, models, filters. Import them with the functions here, before any library
+that imports them itself:
+
+    from genkit.kit import compat
+    torchvision = compat.torchvision()
+
+If the compiled library fits, the import is an ordinary one.
 """
 
 from __future__ import annotations
@@ -20,19 +25,25 @@ import torch
 
 from genkit.errors import GenkitError
 
-_kept_alive: list[Any] = []
+__all__ = ["NativePartMissing", "prepare", "torchaudio", "torchvision"]
+
+_libraries: list[Any] = []
+"""Operator declarations, which are valid as long as these objects live."""
 
 
 class NativePartMissing(GenkitError):
-    """Something was called that only the compiled part of torchvision or torchaudio can do."""
+    """A function was called whose compiled part does not fit this torch; the message says which build to install."""
 
 
 @cache
 def torchvision() -> ModuleType:
-    """The package torchvision, imported; also makes `import torchvision` safe from here on.
+    """Import torchvision; afterwards `import torchvision` works as well.
 
-    Where its native library does not fit this torch, `transforms.v2`, `models`, `datasets` and `utils` work;
-    its compiled operators (`ops.nms`) and image decoders (`io`) raise.
+    If its compiled library does not fit this torch, `transforms.v2`, `models`, `datasets` and `utils` work; its
+    compiled operators (`ops.nms`) and image decoders (`io`) raise.
+
+    Returns:
+        The package.
 
     Raises:
         ImportError: if it is not installed.
@@ -44,44 +55,51 @@ def torchvision() -> ModuleType:
             library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
             library.impl(
                 name,
-                _refuser(f"torchvision.ops.{name}", "torchvision"),
+                _unavailable(f"torchvision.ops.{name}", "torchvision"),
                 "CompositeExplicitAutograd",
             )
-        _kept_alive.append(library)  # the declarations live as long as the object
+        _libraries.append(library)
     return importlib.import_module("torchvision")
 
 
 @cache
 def torchaudio() -> ModuleType:
-    """The package torchaudio, imported; also makes `import torchaudio` safe from here on.
+    """Import torchaudio; afterwards `import torchaudio` works as well.
 
-    Where its native library does not fit this torch, `transforms`, `functional`, `models` and `datasets` work
-    (filters in plain torch); `functional.forced_align` raises.
+    If its compiled library does not fit this torch, `transforms`, `functional`, `models` and `datasets` work (filters
+    in plain torch); `functional.forced_align` raises.
+
+    Returns:
+        The package.
 
     Raises:
         ImportError: if it is not installed.
     """
     if "torchaudio" not in sys.modules and not _native_part_loads("torchaudio", "lib/_torchaudio"):
-        stand_in: Any = ModuleType("torchaudio._extension")
-        stand_in._IS_TORCHAUDIO_EXT_AVAILABLE = False
-        stand_in._IS_ALIGN_AVAILABLE = False
-        stand_in._check_cuda_version = lambda: None
-        stand_in.fail_if_no_align = lambda function: _refuser(
+        extension: Any = ModuleType("torchaudio._extension")
+        extension._IS_TORCHAUDIO_EXT_AVAILABLE = False
+        extension._IS_ALIGN_AVAILABLE = False
+        extension._check_cuda_version = lambda: None
+        extension.fail_if_no_align = lambda function: _unavailable(
             f"torchaudio.functional.{function.__name__}", "torchaudio"
         )
-        sys.modules["torchaudio._extension"] = stand_in
+        sys.modules["torchaudio._extension"] = extension
     return importlib.import_module("torchaudio")
 
 
 def prepare() -> None:
-    """Import whichever of the two are installed, so that a library may import them from here on."""
+    """Import torchvision and torchaudio if they are installed, so that other libraries can import them afterwards."""
     for name, package in (("torchvision", torchvision), ("torchaudio", torchaudio)):
         if importlib.util.find_spec(name) is not None:
             package()
 
 
 def _native_part_loads(package: str, library: str) -> bool:
-    """Whether a package's compiled library fits this torch; runs none of the package's Python.
+    """Whether a package's compiled library fits this torch; none of the package's Python is run.
+
+    Args:
+        package: its import name.
+        library: path of the library within the package, without an ending.
 
     Raises:
         ImportError: if the package is not installed.
@@ -94,17 +112,19 @@ def _native_part_loads(package: str, library: str) -> bool:
         if path.suffix in (".so", ".pyd", ".dylib"):
             try:
                 torch.ops.load_library(path)  # type: ignore[no-untyped-call]
-            except OSError:  # what the dynamic linker says to a missing symbol or library
+            except OSError:  # a missing symbol or library
                 return False
             return True
     return False
 
 
-def _refuser(name: str, package: str) -> Callable[..., NoReturn]:
-    def refuse(*arguments: Any, **keywords: Any) -> NoReturn:
+def _unavailable(name: str, package: str) -> Callable[..., NoReturn]:
+    """A function that raises `NativePartMissing` for the function `name` of a package."""
+
+    def fail(*arguments: Any, **keywords: Any) -> NoReturn:
         raise NativePartMissing(
             f"{name} needs the compiled part of {package}, which does not fit torch {torch.__version__}: install the "
             f"build of {package} made for it (see pytorch.org/get-started, same CPU or CUDA variant as torch)"
         )
 
-    return refuse
+    return fail

@@ -1,9 +1,13 @@
-"""Files that are read, of a folder or of a zip file, and files that are written whole or not at all.
+"""Reading the files of a folder or a zip file, and writing files completely or not at all. Imports no torch.
 
-Knows their names and what may be opened, not what they hold.
+Use it in a plugin whose data are files: `open_tree` lists them, the plugin's own parser reads them.
 
-Nothing is trusted: a pipe is not waited for, an entry that claims too much is not unpacked, and what cannot be had is
-named.
+    tree = open_tree(Path("photos.zip"), {".png", ".jpg"}, "pictures")
+    for name, opener in tree.files.items():
+        picture = Image.open(opener())
+
+Sources are not trusted: pipes and devices are refused instead of waited for, the size of a zip file's entries is
+limited, and folders that cannot be listed are reported.
 """
 
 from __future__ import annotations
@@ -25,86 +29,90 @@ from genkit.plugin import Skipped
 from genkit.system.files import make_folder, write_whole, writing
 
 __all__ = [
-    "CACHE_BYTES", "ENTRY_BYTES", "THREADS", "Opened", "Tree", "labels", "make_folder", "open_tree", "ordinary", "reason",
-    "write_whole", "writing",
+    "CACHE_BYTES", "ENTRY_BYTES", "THREADS", "Opener", "Tree", "labels", "make_folder", "open_tree", "ordinary",
+    "reason", "write_whole", "writing",
 ]  # fmt: skip
 
 THREADS = min(4, os.cpu_count() or 1)
-"""So many read files at once."""
+"""Number of threads that read files at the same time."""
 
 CACHE_BYTES = 512 * 2**20
-"""What was read and fits in so much memory is kept; other things are read again whenever they are needed."""
+"""Suggested limit of memory for decoded data: keep them if they fit, else read them again each time."""
 
 ENTRY_BYTES = 512 * 2**20
-"""An entry of a zip file that claims to be larger is not unpacked."""
+"""Largest size of an entry of a zip file; a larger one is not unpacked."""
 
-Opened = Callable[[], Path | BytesIO]
-"""Gives what a parser can open, as often as it is asked. May raise anything at what is damaged."""
+Opener = Callable[[], Path | BytesIO]
+"""A function that gives what a parser can open: the path of a file, or the content of an entry of a zip file.
+
+It can be called any number of times. Raises OSError if the file is missing or may not be read, ValueError if it is not
+an ordinary file or an entry is encrypted or too large, and any exception of `zipfile` if an entry is damaged.
+"""
 
 
 @dataclass(frozen=True)
 class Tree:
-    """Files by their names, in order.
+    """The files of a folder or a zip file.
 
     Args:
-        title: what to call it in messages.
-        files: each by its path within, with `/` between.
+        title: the name of the source in messages.
+        files: a function that opens each file, by the file's path within the source with `/` as separator, in order.
         skipped: folders that could not be listed.
     """
 
     title: str
-    files: Mapping[str, Opened]
+    files: Mapping[str, Opener]
     skipped: tuple[Skipped, ...] = ()
 
 
 def open_tree(source: Path | bytes, endings: Collection[str], kind: str, title: str = "") -> Tree:
-    """The files of a folder or of a zip file that are named like data; a zip file is like the folder in it.
+    """The files of a folder or a zip file with certain endings, subfolders included, sorted by path.
 
-    What a file manager or a notebook leaves behind (hidden files, `__MACOSX`) is left out. Names in a zip file begin
-    below the folders that all of them have in common.
+    Hidden files and folders and `__MACOSX` are left out. Paths in a zip file are relative to the deepest folder that
+    all these files have in common, so that it reads like the folder that was packed.
 
     Args:
-        source: a folder, a zip file, or the content of one.
-        endings: of the files that are wanted, in lower case.
-        kind: what these are called, for messages.
-        title: of the tree; empty: its path.
+        source: a folder, a zip file, or the content of a zip file.
+        endings: endings of file names, in lower case; upper case in names matches too.
+        kind: what the files are, in the plural, for messages.
+        title: the name of the source in messages; empty: its path.
 
     Raises:
-        DataError: if it is no zip file, or there is no such file in it; tells what there is.
+        DataError: if a file is not a readable zip file, or no file has one of the endings; names the endings there are.
     """
     title = title or str(source)
     faults: tuple[Skipped, ...] = ()
-    if packed := isinstance(source, bytes) or source.is_file():
-        every = _of_zip(source, title)
+    if is_zip := isinstance(source, bytes) or source.is_file():
+        openers = _of_zip(source, title)
     else:
-        every, faults = _of_folder(source)
-    shown = [
+        openers, faults = _of_folder(source)
+    visible = [
         path
-        for path in sorted(every)
+        for path in sorted(openers)
         if not any(part[0] == "." or part == "__MACOSX" for part in path.parts)
     ]
-    chosen = [path for path in shown if path.name.lower().endswith(tuple(endings))]
-    if not chosen:
-        common = Counter(path.suffix.lower() for path in shown).most_common(4)
-        kinds = (
+    paths = [path for path in visible if path.name.lower().endswith(tuple(endings))]
+    if not paths:
+        common = Counter(path.suffix.lower() for path in visible).most_common(4)
+        counts = (
             ", ".join(f"{count} {ending or 'without ending'}" for ending, count in common)
             or "nothing"
         )
-        raise DataError(f"{title} holds no {kind} ({' '.join(sorted(endings))}); found: {kinds}")
-    top = (
-        len(PurePosixPath(posixpath.commonpath([path.parent for path in chosen])).parts)
-        if packed
+        raise DataError(f"{title} holds no {kind} ({' '.join(sorted(endings))}); found: {counts}")
+    depth = (
+        len(PurePosixPath(posixpath.commonpath([path.parent for path in paths])).parts)
+        if is_zip
         else 0
     )
-    return Tree(title, {"/".join(path.parts[top:]): every[path] for path in chosen}, faults)
+    return Tree(title, {"/".join(path.parts[depth:]): openers[path] for path in paths}, faults)
 
 
 def ordinary(path: Path) -> Path:
-    """The same path, if it can be read to an end.
+    """The path, unchanged, if it is an ordinary file (or a link to one), which can be read to an end.
 
     Raises:
-        OSError: if there is nothing, or it may not be seen.
-        ValueError: for a folder, a pipe, a device.
+        OSError: if there is no such file, or it may not be accessed.
+        ValueError: for a folder, a pipe or a device.
     """
     if not stat.S_ISREG(path.stat().st_mode):
         raise ValueError("it is no ordinary file")
@@ -112,25 +120,31 @@ def ordinary(path: Path) -> Path:
 
 
 def labels(names: Sequence[str]) -> list[str | None]:
-    """The first folder in each name, as the label of its class; none anywhere if a file lies beside these folders."""
+    """The label of each file: the first folder in its path. [N] paths -> [N] labels.
+
+    All labels are None if any file is in no folder.
+    """
     nested = all("/" in name for name in names)
     return [name.partition("/")[0] if nested else None for name in names]
 
 
 def reason(error: BaseException) -> str:
-    """Why a file could not be read, in a few words."""
+    """Why a file could not be read, in at most 120 characters, for `Skipped.reason`."""
     if isinstance(error, MemoryError):
         return "it does not fit into memory"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     text = str(error).strip().partition("\n")[0]
-    said = text and isinstance(error, OSError | ValueError | RuntimeError | SyntaxError | Warning)
-    return (text if said else f"damaged: {error!r}")[:120]
+    is_clear = text and isinstance(
+        error, OSError | ValueError | RuntimeError | SyntaxError | Warning
+    )
+    return (text if is_clear else f"damaged: {error!r}")[:120]
 
 
-def _of_folder(folder: Path) -> tuple[dict[PurePosixPath, Opened], tuple[Skipped, ...]]:
+def _of_folder(folder: Path) -> tuple[dict[PurePosixPath, Opener], tuple[Skipped, ...]]:
+    """All files of a folder by their relative paths, and its subfolders that could not be listed."""
     faults: list[OSError] = []
-    found = [
+    files = [
         Path(place, name)
         for place, _, names in os.walk(folder, onerror=faults.append)
         for name in names
@@ -139,14 +153,15 @@ def _of_folder(folder: Path) -> tuple[dict[PurePosixPath, Opened], tuple[Skipped
         Skipped(os.path.relpath(fault.filename, folder), f"the folder: {fault.strerror}")
         for fault in faults
     ]
-    every: dict[PurePosixPath, Opened] = {
+    openers: dict[PurePosixPath, Opener] = {
         PurePosixPath(file.relative_to(folder).as_posix()): partial(ordinary, file)
-        for file in found
+        for file in files
     }
-    return every, tuple(skipped)
+    return openers, tuple(skipped)
 
 
-def _of_zip(file: Path | bytes, title: str) -> dict[PurePosixPath, Opened]:
+def _of_zip(file: Path | bytes, title: str) -> dict[PurePosixPath, Opener]:
+    """All files of a zip file by their paths."""
     try:
         archive = zipfile.ZipFile(BytesIO(file) if isinstance(file, bytes) else file)
         entries = {
@@ -154,11 +169,11 @@ def _of_zip(file: Path | bytes, title: str) -> dict[PurePosixPath, Opened]:
             for info in archive.infolist()
             if not info.is_dir()
         }
-    except Exception as error:  # a hostile directory of entries: what the module does not expect in it has many names
+    except Exception as error:  # zipfile raises many kinds of exceptions for a malformed archive
         raise DataError(f"{title} cannot be read as a zip file ({reason(error)})") from error
-    lock = threading.Lock()  # the module counts its readers without one
+    lock = threading.Lock()  # zipfile's count of open entries is not thread-safe
 
-    def unpacked(info: zipfile.ZipInfo) -> BytesIO:
+    def unpack(info: zipfile.ZipInfo) -> BytesIO:
         if info.flag_bits & 1:
             raise ValueError("it is encrypted")
         if info.file_size > ENTRY_BYTES:
@@ -166,8 +181,7 @@ def _of_zip(file: Path | bytes, title: str) -> dict[PurePosixPath, Opened]:
                 f"it claims to hold {info.file_size:,} bytes; at most {ENTRY_BYTES:,} are unpacked"
             )
         with lock, archive.open(info) as entry:
-            return BytesIO(
-                entry.read(info.file_size)
-            )  # so much is unpacked and no more, whatever it really holds
+            # No more than the checked size is unpacked, even if the entry holds more.
+            return BytesIO(entry.read(info.file_size))
 
-    return {path: partial(unpacked, info) for path, info in entries.items()}
+    return {path: partial(unpack, info) for path, info in entries.items()}

@@ -1,7 +1,8 @@
-"""Items of a data source that are checked once at the start, their classes, and windows cut from them.
+"""Data sets of items that are checked once at the start: their classes, threads to read them, windows cut from them.
 
-What cannot be used is named and left out; what turns out damaged later is replaced, and stops nothing. Knows no file
-format and no medium: a plugin says how an item is read.
+Use it in a plugin whose data set reads files while training. Items that cannot be used are reported and left out. A
+window that turns out to be damaged later is replaced by another one, so that training goes on. The plugin says how an
+item is read.
 
 Shape letters: N items, B batch.
 """
@@ -23,31 +24,36 @@ from genkit.errors import DataError
 from genkit.kit.files import THREADS, reason
 from genkit.plugin import Sample, Skipped
 
-ATTEMPTS = 8
-"""Windows that are tried in place of one that is damaged."""
+__all__ = [
+    "ATTEMPTS", "EXAMPLES", "Classes", "Readers", "Windows", "check_usable", "classes_of", "count_skipped",
+    "name_skipped", "numbers_in", "read_until_damage",
+]  # fmt: skip
 
-NAMED = 3
-"""Items that a sentence names; the others it counts."""
+ATTEMPTS = 8
+"""So many windows are tried for one item of a batch before reading fails."""
+
+EXAMPLES = 3
+"""So many unusable items are named in a message; the others are counted."""
 
 Value = TypeVar("Value")
 Result = TypeVar("Result")
 Window = TypeVar("Window")
 
 
-# What is said of a source ----------------------------------------------------------------------------------------
+# Unusable items --------------------------------------------------------------------------------------------------
 
 
 def check_usable(items: int, skipped: Sequence[Skipped], source: str, strict: bool) -> None:
-    """Raise if a source cannot be trained on.
+    """Raise an error if a source cannot be trained on.
 
     Args:
-        items: how many can be used.
-        skipped: those that cannot.
-        source: what the user calls it.
-        strict: whether any that cannot be used is an error.
+        items: number of usable items.
+        skipped: the unusable items.
+        source: the name of the source in messages.
+        strict: whether a single unusable item is an error.
 
     Raises:
-        DataError: if nothing of the source can be used; or anything cannot, and `strict` is set.
+        DataError: if no item can be used; or if any item cannot and `strict` is set.
     """
     if skipped and not items:
         raise DataError(
@@ -56,19 +62,30 @@ def check_usable(items: int, skipped: Sequence[Skipped], source: str, strict: bo
     if not items:
         raise DataError(f"{source} is empty")
     if skipped and strict:
-        what = f"{count_skipped(items, skipped, source)}: {name_skipped(skipped)}"
-        raise DataError(f"{what}. Repair or remove them, or leave strict out to go on without them")
+        fault = f"{count_skipped(items, skipped, source)}: {name_skipped(skipped)}"
+        raise DataError(
+            f"{fault}. Repair or remove them, or leave strict out to go on without them"
+        )
 
 
 def count_skipped(items: int, skipped: Sequence[Skipped], source: str) -> str:
-    """How many items of a source cannot be used, as the beginning of a sentence."""
+    """A sentence without its full stop: `2 of 30 items of SOURCE cannot be used`.
+
+    Args:
+        items: number of usable items.
+        skipped: the unusable items.
+        source: the name of the source in messages.
+    """
     return f"{len(skipped):,} of {items + len(skipped):,} items of {source} cannot be used"
 
 
 def name_skipped(skipped: Sequence[Skipped]) -> str:
-    """The first few of the items that cannot be used, with reasons, and how many more there are."""
-    each = [f"{item.name} ({item.reason})" for item in skipped[:NAMED]]
-    rest = [f"and {len(skipped) - NAMED:,} more"] if len(skipped) > NAMED else []
+    """The names and reasons of the first `EXAMPLES` unusable items, and how many more there are, in one line.
+
+    Unprintable characters are replaced by `?`.
+    """
+    each = [f"{item.name} ({item.reason})" for item in skipped[:EXAMPLES]]
+    rest = [f"and {len(skipped) - EXAMPLES:,} more"] if len(skipped) > EXAMPLES else []
     text = "; ".join([*each, *rest])
     return "".join(character if character.isprintable() else "?" for character in text)
 
@@ -77,11 +94,11 @@ def name_skipped(skipped: Sequence[Skipped]) -> str:
 
 
 class Classes(NamedTuple):
-    """The classes of some items.
+    """The classes of N items.
 
     Args:
-        names: of the classes, sorted; empty: there are none.
-        numbers: [N] int64, places in `names`; None without classes.
+        names: names of the classes, sorted; empty if the items have no classes.
+        numbers: [N] int64, the class of each item as its index in `names`; None if the items have no classes.
     """
 
     names: tuple[str, ...] = ()
@@ -89,33 +106,43 @@ class Classes(NamedTuple):
 
 
 def classes_of(labels: Sequence[str | None]) -> Classes:
-    """The classes that labels [N] name; none if any item has no label."""
+    """The classes of items by their labels.
+
+    Args:
+        labels: [N], the label of each item, None for an item without one.
+
+    Returns:
+        The sorted labels as classes; `Classes()` if any item has no label.
+    """
     names = sorted({label for label in labels if label is not None})
     if not names or any(label is None for label in labels):
         return Classes()
-    return Classes(tuple(names), np.array([names.index(str(label)) for label in labels]))
+    number_of = {name: number for number, name in enumerate(names)}
+    return Classes(tuple(names), np.array([number_of[str(label)] for label in labels]))
 
 
 def numbers_in(
-    classes: Classes, known: Sequence[str], title: str, noun: str
+    classes: Classes, names: Sequence[str], title: str, noun: str
 ) -> NDArray[np.int64] | None:
-    """[N]: the classes of items as numbers of the classes that a model knows; None for a model that knows none.
+    """The classes of items as indices into the classes of a model, [N] int64; None for a model without classes.
 
     Args:
-        classes: of the items.
-        known: names of the model's classes.
-        title, noun: what the source and its items are called, for the message.
+        classes: the classes of the items.
+        names: names of the model's classes, in the model's order.
+        title: the name of the source in messages.
+        noun: what its items are, in the plural, for messages.
 
     Raises:
-        DataError: if an item is of another class, or of none.
+        DataError: if an item has a class that the model does not have, or no class.
     """
-    if not known:
+    if not names:
         return None
-    unknown = sorted(set(classes.names or ("no class",)) - set(known))
+    unknown = sorted(set(classes.names or ("no class",)) - set(names))
     if unknown:
-        has, knows = ", ".join(unknown), ", ".join(known)
-        raise DataError(f"{title} holds {noun} of {has}; the classes of the model are {knows}")
-    places = np.array([known.index(name) for name in classes.names])
+        raise DataError(
+            f"{title} holds {noun} of {', '.join(unknown)}; the classes of the model are {', '.join(names)}"
+        )
+    places = np.array([names.index(name) for name in classes.names])
     return places[classes.numbers]
 
 
@@ -123,27 +150,33 @@ def numbers_in(
 
 
 class Readers:
-    """Threads that read items, several at once.
+    """A pool of `kit.files.THREADS` threads that read items.
 
     Args:
-        name: of the threads.
+        name: prefix of the threads' names.
     """
 
     def __init__(self, name: str) -> None:
         self._pool = ThreadPoolExecutor(THREADS, name)
 
-    def each(self, do: Callable[[Value], Result], items: Iterable[Value]) -> list[Result]:
-        """What is done with each item, in order."""
-        return list(self._pool.map(do, items))
+    def each(self, function: Callable[[Value], Result], items: Iterable[Value]) -> list[Result]:
+        """The results of a function for each item, in order. An exception of the function is raised here."""
+        return list(self._pool.map(function, items))
 
 
 def read_until_damage(read: Callable[[int, int], Any], count: int, block: int) -> Iterator[Any]:
-    """An item in parts, up to the first damage: near it in ever smaller parts, down to a single row.
+    """Read an item in blocks of rows up to the first damaged row.
+
+    A block that cannot be read is halved, down to a single row.
 
     Args:
-        read: (start, stop) -> rows [stop - start, ...]; raises anything, or gives fewer, where the item is damaged.
+        read: (start, stop) -> rows [stop - start, ...]; where the item is damaged it raises any exception, or gives
+            fewer rows.
         count: rows of the whole item.
-        block: rows that are read at a time.
+        block: rows of a block.
+
+    Yields:
+        Consecutive blocks of rows, as `read` gives them, from row 0.
     """
     start, step = 0, block
     while step and start < count:
@@ -160,20 +193,22 @@ def read_until_damage(read: Callable[[int, int], Any], count: int, block: int) -
 
 
 class Windows(ABC, Generic[Window]):
-    """Windows cut from items, as a map-style data set (`genkit.plugin.RandomDataset`).
+    """A data set of windows that are cut from items; a base class, and a `genkit.plugin.RandomDataset`.
 
-    A window that turns out damaged is replaced by any other, chosen by the item's own random word.
+    A subclass implements `read` and `batch`, and may override `explain`. A window that cannot be read is replaced by
+    another one of the data set, chosen by the same random word.
 
     Args:
-        counts: [N], windows of each item.
-        names: [N], of the items, for messages.
-        title, noun: what the source and its windows are called, for messages.
-        numbers: [N], the condition of each item; None: there are none.
+        counts: [N], number of windows of each item.
+        names: [N], names of the items, for messages.
+        title: the name of the source in messages.
+        noun: what its windows are, in the plural, for messages.
+        numbers: [N] int64, the condition of each item (its class, say); None for items without conditions.
         skipped: items that cannot be used.
-        readers: read several windows at once.
+        readers: the threads that read the windows of a batch.
 
     Attributes:
-        damaged: windows that could not be read, and were replaced.
+        damaged: number of windows that could not be read and were replaced.
     """
 
     def __init__(
@@ -193,34 +228,54 @@ class Windows(ABC, Generic[Window]):
 
     @abstractmethod
     def read(self, place: int, number: int, draw: random.Random) -> Window:
-        """A window of the item at a place.
+        """Read one window of an item; called from several threads.
 
         Args:
-            number: which of its windows, where they are taken in order.
-            draw: for all that is random about it.
+            place: index of the item, 0 to N - 1.
+            number: index of the window within the item, if its windows are taken in order.
+            draw: the random generator for everything random about the window, if they are not.
 
         Raises:
-            Exception: nearly any, where the item is damaged.
+            Exception: of any kind, if the item is damaged; the window is then replaced.
         """
 
     @abstractmethod
     def batch(self, windows: Sequence[Window], condition: Tensor | None) -> Sample:
-        """Windows as a batch."""
+        """Make a batch of B windows.
+
+        Args:
+            windows: [B], as `read` gives them.
+            condition: [B] int64, `numbers` of their items; None without conditions.
+        """
 
     def explain(self, error: Exception) -> str:
-        """Why a window could not be read, in a few words."""
+        """Why a window could not be read, in a few words, for the error message."""
         return reason(error)
 
     def __len__(self) -> int:
+        """Number of windows of all items."""
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def __getitem__(self, index: int) -> Sample:
-        """One window, by torch's global generator where it is random."""
+        """One window without a batch axis; what is random about it comes from torch's global generator.
+
+        Raises:
+            IndexError: if the index is negative or beyond the last window.
+            DataError: if `ATTEMPTS` windows in a row cannot be read.
+        """
         word = torch.randint(2**62, ()).numpy().astype(np.uint64)
         return self.random_batch([index], word[None])[0]
 
     def random_batch(self, indices: list[int], words: NDArray[np.uint64]) -> Sample:
-        """Windows, each cut by its random word."""
+        """A batch of B windows.
+
+        Args:
+            indices: [B], of the windows.
+            words: [B], 64 random bits for each window; equal words give equal windows.
+
+        Raises:
+            DataError: if `ATTEMPTS` windows in a row cannot be read.
+        """
         pairs = self.readers.each(
             lambda pair: self._read(*pair), zip(indices, words.tolist(), strict=True)
         )
@@ -229,14 +284,15 @@ class Windows(ABC, Generic[Window]):
         return self.batch([window for window, _ in pairs], condition)
 
     def _read(self, index: int, word: int) -> tuple[Window, int]:
-        """A window and the place of its item.
+        """A window, or the one that replaces it, and the place of its item.
 
         Raises:
-            DataError: if ATTEMPTS others are damaged, too.
+            IndexError: if there is no such window.
+            DataError: if `ATTEMPTS` windows in a row cannot be read.
         """
         if not 0 <= index < len(self):
             raise IndexError(f"item {index} of {len(self)}")
-        draw = random.Random(word)  # what it gives is a function of the word alone
+        draw = random.Random(word)  # the result depends on the word alone, not on threads
         for _ in range(ATTEMPTS):
             place = int(np.searchsorted(self._ends, index, "right"))
             number = index - int(self._ends[place - 1] if place else 0)

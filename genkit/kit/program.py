@@ -1,6 +1,18 @@
-"""What every command is made of, ours and those of plugins: its class, its group, its words, how it ends.
+"""Command lines: genkit's own, and those of plugins, `python -m PACKAGE`. Imports no torch.
 
-A plugin's own program, `python -m PACKAGE`, is a `group` of commands and a `main` that calls `run`.
+Use it for commands that only one modality needs, such as an evaluation:
+
+    app = group("Evaluate models of sounds.")
+
+    @app.command(cls=Command)
+    def judge(model: str, device: Device = "auto", quiet: Quiet = False) -> None:
+        teller(quiet)(f"reading {model}")
+        print_lines([("model", model)])
+
+    if __name__ == "__main__":
+        run(app, "python -m genkit_sounds")
+
+Options, errors, exit codes and `--help` are then those of `genkit`.
 """
 
 from __future__ import annotations
@@ -17,14 +29,26 @@ from genkit.discovery.selection import strict
 from genkit.errors import GenkitError, Interrupted, PluginError
 from genkit.plugin import Modality
 
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, mps ...")]
+__all__ = [
+    "AsJson", "Command", "Commands", "Device", "Quiet", "controls", "group", "parse_overrides", "print_json",
+    "print_lines", "print_table", "run", "teller",
+]  # fmt: skip
+
+Device = Annotated[str, typer.Option(help="auto (cuda, else mps, else cpu), cpu, cuda, cuda:1 ...")]
+"""The type of a parameter that becomes the option --device; `genkit.load` takes its value."""
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print everything as JSON.")]
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Errors only.")]
+"""The type of a parameter that becomes the flag --json."""
+
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print errors and results only.")]
+"""The type of a parameter that becomes the flag --quiet, -q; see `teller`."""
 
 
 class _QuickHelp:
-    """A --help option that is False, not None, when it is not given: only for None does typer load pydantic's type
-    adapters, which would cost every command as much time again as its own start."""
+    """Sets the default of --help to False instead of None.
+
+    For None typer loads pydantic's type adapters, which doubles the time that a command takes to start.
+    """
 
     def get_help_option(self, ctx: Any) -> Any:
         option = super().get_help_option(ctx)  # type: ignore[misc]
@@ -34,11 +58,11 @@ class _QuickHelp:
 
 
 class Command(_QuickHelp, TyperCommand):
-    """One command, of ours or of a plugin's own program."""
+    """The class of a command: `@app.command(cls=Command)`."""
 
 
 class Commands(_QuickHelp, TyperGroup):
-    """Several; Ctrl-C ends them as it ends `genkit`."""
+    """The class of a group of commands, which `group` uses: after Ctrl-C `run` exits with 130."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -48,17 +72,33 @@ class Commands(_QuickHelp, TyperGroup):
 
 
 def group(help: str) -> typer.Typer:
-    """A set of commands."""
+    """A typer application without commands; add them with `@app.command(cls=Command)`.
+
+    Args:
+        help: what the program does, in one line for --help.
+    """
     app = typer.Typer(
         cls=Commands, no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
         help=help,
     )  # fmt: skip
-    app.callback()(lambda: None)  # else typer would make the only command of a group the program
+    app.callback()(lambda: None)  # else a single command of typer is not a subcommand
     return app
 
 
 def run(app: typer.Typer, name: str, arguments: Sequence[str] | None = None) -> None:
-    """Run a command and exit; what went wrong is told in the name of the program."""
+    """Run a command line. A `GenkitError` is printed to standard error as `name: message`, and the process exits.
+
+    With -v or --verbose among the arguments its traceback is printed too. Exit codes: 0 success; the error's
+    `exit_code` (2 for one that the user can correct, 1, or 130 after Ctrl-C); 1 if standard output is closed early.
+
+    Args:
+        app: of `group`.
+        name: of the program, for messages.
+        arguments: the words behind the name; None: those of this process.
+
+    Raises:
+        SystemExit: always, with the exit code.
+    """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         app(words)
@@ -69,27 +109,31 @@ def run(app: typer.Typer, name: str, arguments: Sequence[str] | None = None) -> 
             traceback.print_exc()
         print(f"{name}: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except BrokenPipeError:  # the reader of our output has left
+    except BrokenPipeError:  # `| head`, say
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
 
 
 def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
-    """`["temperature=0.8", "options.size=64"]` as nested mappings; values are read as YAML.
+    """Parse settings of a command line: `["temperature=0.8", "options.size=64"]` -> nested dicts; values are YAML.
 
     Raises:
-        ConfigError: for a word that is not `path=value`.
+        ConfigError: for a word that is not `path=value`, or whose value is not YAML.
     """
-    from genkit import config  # takes as long to import as all the rest of a program
+    from genkit import config  # a slow import, which --help does not need
 
     return config.parse_overrides(words)
 
 
 def controls(modality: Modality, values: Mapping[str, Any]) -> Any:
-    """The modality's controls with some values set; None where it has none.
+    """An instance of a modality's controls; None for a modality without controls.
+
+    Args:
+        modality: the manifest.
+        values: values of controls by name; the others have their defaults.
 
     Raises:
-        ConfigError: for a key or a value that it does not take.
+        ConfigError: for an unknown control or an invalid value.
     """
     from genkit import config
 
@@ -97,26 +141,36 @@ def controls(modality: Modality, values: Mapping[str, Any]) -> Any:
 
 
 def teller(quiet: bool) -> Callable[[str], None]:
-    """Tells on standard error what is being done."""
-    return lambda doing: None if quiet else print(doing, file=sys.stderr, flush=True)
+    """A function that prints a line of progress to standard error; it prints nothing if `quiet`."""
+    return lambda line: None if quiet else print(line, file=sys.stderr, flush=True)
 
 
 def print_json(data: Any) -> None:
-    """As JSON that any parser takes."""
+    """Print data as strict JSON.
+
+    Raises:
+        ValueError: for a number that is not finite.
+        TypeError: for anything that is not JSON data.
+    """
     import json
 
     print(json.dumps(data, indent=1, allow_nan=False))
 
 
 def print_lines(lines: Iterable[tuple[str, Any]]) -> None:
-    """Keys beside values; what a terminal might obey is not shown."""
+    """Print `key: value` lines with aligned values; unprintable characters (terminal commands, say) become `?`."""
     for key, value in lines:
         line = f"{key + ':':<23} {value}"
         print("".join(character if character.isprintable() else "?" for character in line))
 
 
 def print_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Columns under their heads; the last one as wide as it likes."""
+    """Print aligned columns.
+
+    Args:
+        head: titles of the columns.
+        rows: cells of each row, as many as there are titles.
+    """
     table = [head, *rows]
     widths = [max(len(line[column]) for line in table) for column in range(len(head) - 1)]
     for line in table:

@@ -1,4 +1,7 @@
-"""Batches of samples: stacked from items, joined, cut. Knows a Sample and its tensors, nothing of where they come from."""
+"""Batches of samples: stacked from items, joined, divided.
+
+Knows `genkit.plugin.Sample` and its tensors; not where they come from.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from genkit.errors import DataError
 from genkit.plugin import Sample
 
 PARTS = ("x", "condition", "mask", "relaxed")
-"""Of a Sample."""
+"""The tensors of a `genkit.plugin.Sample`, by name; all but `x` may be None."""
 
 
 def as_sample(item: Any) -> Sample:
@@ -33,26 +36,30 @@ def as_sample(item: Any) -> Sample:
 
 
 def as_tensor(part: Any) -> torch.Tensor:
-    """A tensor of a part of an item; what torch cannot share with NumPy (read-only, reversed) is copied."""
-    if isinstance(part, np.ndarray) and (
-        not part.flags.writeable or any(stride < 0 for stride in part.strides)
-    ):
-        part = part.copy()
+    """A part of an item as a tensor; arrays whose memory torch cannot share (read-only, reversed) are copied.
+
+    Raises:
+        DataError: if torch cannot make a tensor of it.
+    """
+    if isinstance(part, np.ndarray):
+        is_reversed = any(stride < 0 for stride in part.strides)
+        if is_reversed or not part.flags.writeable:
+            part = part.copy()
     try:
         return torch.as_tensor(part)
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(
-            f"a part of an item is a {type(part).__name__}, no tensor ({error})"
+            f"a part of an item is a {type(part).__name__}, which cannot become a tensor ({error})"
         ) from error
 
 
 def collate(items: Sequence[Sample]) -> Sample:
-    """Samples without batch axis, stacked into one with.
+    """Samples without a batch axis, stacked into one batch.
 
     Raises:
-        DataError: if their shapes differ or only some have a condition, a mask or a relaxed part.
+        DataError: if their shapes differ, or only some of them have a condition, a mask or a relaxation.
     """
-    stacked: dict[str, torch.Tensor] = {}
+    tensors_of: dict[str, torch.Tensor] = {}
     for name in PARTS:
         tensors = [getattr(item, name) for item in items]
         present = [tensor for tensor in tensors if tensor is not None]
@@ -60,42 +67,41 @@ def collate(items: Sequence[Sample]) -> Sample:
             raise DataError(f"only {len(present)} of {len(tensors)} items have a {name}")
         try:
             if present:
-                stacked[name] = torch.stack(present)
+                tensors_of[name] = torch.stack(present)
         except RuntimeError as error:
             shapes = sorted({tuple(tensor.shape) for tensor in present})
             raise DataError(
-                f"items of one data set must have one shape; found {shapes[:4]} for {name}"
+                f"all items of a data set must have one shape; found {shapes[:4]} for {name}"
             ) from error
-    return Sample(**stacked)
+    return Sample(**tensors_of)
 
 
 def join(pieces: Sequence[Sample]) -> Sample:
-    """Batches, one after the other; `are_alike` says whether that can be."""
+    """The batches concatenated into one; they must satisfy `are_alike`."""
     if len(pieces) == 1:
         return pieces[0]
-    joined = {
+    tensors = {
         name: torch.cat([getattr(piece, name) for piece in pieces]) for name in _present(pieces[0])
     }
-    return Sample(**joined)
+    return Sample(**tensors)
 
 
 def are_alike(pieces: Sequence[Sample]) -> bool:
-    """Whether batches have the same parts, of the same shapes and kinds."""
+    """Whether batches have the same parts, with the same shapes (but for the batch axis) and dtypes."""
 
     def kind(piece: Sample) -> list[tuple[Any, ...]]:
-        return [
-            (name, getattr(piece, name).shape[1:], getattr(piece, name).dtype)
-            for name in _present(piece)
-        ]
+        tensors = {name: getattr(piece, name) for name in _present(piece)}
+        return [(name, tensor.shape[1:], tensor.dtype) for name, tensor in tensors.items()]
 
     return all(kind(piece) == kind(pieces[0]) for piece in pieces[1:])
 
 
 def _present(piece: Sample) -> list[str]:
+    """The names of the parts that are not None."""
     return [name for name in PARTS if getattr(piece, name) is not None]
 
 
 def parts(batch: Sample, count: int) -> Iterable[Sample]:
-    """A batch cut into `count` equal parts, in order."""
+    """A batch divided into `count` equal parts, in order; rows that are left over are dropped."""
     size = len(batch) // count
     return (batch[start : start + size] for start in range(0, size * count, size))

@@ -1,6 +1,6 @@
-"""Identities -> noise -> samples, without gradients: chunks of them, walks between them, one of any length by blocks.
+"""Identities -> noise -> samples, without gradients: in chunks, along interpolations, or block by block without an end.
 
-A row depends on its identity, its condition and the controls alone. Knows generators and their noise; no plugin, no
+A row depends on its identity, its condition and the controls alone. Knows generators and their noise; no plugin and no
 file.
 """
 
@@ -17,19 +17,19 @@ from torch import Tensor, nn
 
 from genkit.plugin import Generator, Noise, Sample, Unrolling
 from genkit.sampling.batching import join
-from genkit.sampling.noise import between
 from genkit.sampling.noise import draw as draw_noise
+from genkit.sampling.noise import interpolate_noise
 
 CHUNK = 64
-"""Rows of every forward when sampling. Part of what a sample's bits depend on: never changed lightly."""
+"""Rows of every forward when sampling. The last bits of a sample depend on it: changing it changes samples."""
 
 
 class LatentPoint(NamedTuple):
-    """A place on the way from one identity to another.
+    """A point between two identities of one seed in latent space.
 
     Args:
-        start, end: their indices.
-        share: of the way that lies behind, 0 .. 1; 0 has the noise of `start` itself, 1 that of `end`.
+        start, end: the indices of the two identities.
+        share: the position between them, 0 .. 1; at 0 the noise is that of `start`, at 1 that of `end`.
     """
 
     start: int
@@ -38,7 +38,7 @@ class LatentPoint(NamedTuple):
 
     @property
     def nearer(self) -> int:
-        """The index of the nearer end, halfway the first."""
+        """The index of the nearer identity; halfway, `start`."""
         return self.end if self.share > 0.5 else self.start
 
 
@@ -48,7 +48,7 @@ def unrolls(generator: object) -> bool:
 
 
 def rows_of(generator: nn.Module) -> int:
-    """How many samples are drawn at once: whole chunks, but those that may be of any length one by one."""
+    """How many samples are drawn at once: CHUNK; 1 for generators of samples of any length."""
     return 1 if unrolls(generator) else CHUNK
 
 
@@ -56,102 +56,98 @@ def draw_chunk(
     generator: nn.Module, indices: Sequence[int], seed: int | str, condition: Tensor | None, controls: Any,
     device: torch.device,
 ) -> Sample:  # fmt: skip
-    """Whole samples of some identities, of the length that the controls ask for."""
+    """The samples of these identities; samples of any length in the length that controls and condition set."""
     if not unrolls(generator):
         return draw_batch(generator, indices, seed, condition, controls, device)
     length = cast(Unrolling, generator).length(controls, condition)
-    return next(
-        in_parts(
-            generator, draw_blocks(generator, indices, seed, condition, controls, device), length
-        )
-    )
+    blocks = draw_blocks(generator, indices, seed, condition, controls, device)
+    return next(in_parts(generator, blocks, length))
 
 
 def draw_batch(
     generator: nn.Module, indices: Sequence[int], seed: int | str, condition: Tensor | None, controls: Any,
     device: torch.device,
 ) -> Sample:  # fmt: skip
-    """One forward, as in training."""
-    return forward(
-        generator,
-        noise_for(generator, seed, indices, device, controls),
-        condition,
-        controls,
-        device,
-    )
+    """The samples of these identities from one call of `forward`, in the length of training."""
+    noise = noise_for(generator, seed, indices, device, controls)
+    return forward(generator, noise, condition, controls, device)
 
 
 def draw_blocks(
     generator: nn.Module, indices: Sequence[int], seed: int | str, condition: Tensor | None, controls: Any,
     device: torch.device,
 ) -> Iterator[Sample]:  # fmt: skip
-    """Samples without an end: their blocks of steps; always whole, so that bits do not depend on what is asked for."""
+    """Endless samples, as whole blocks of `generator.block` steps: their bits do not depend on how many are used."""
     unrolling = cast(Unrolling, generator)
     for start in count(0, unrolling.block):
         steps = range(start, start + unrolling.block)
-        noise = noise_for(
-            generator, seed, indices, device, controls, unrolling.needs(steps, controls)
-        )
+        windows = unrolling.needs(steps, controls)
+        noise = noise_for(generator, seed, indices, device, controls, windows)
         yield forward(generator, noise, condition, controls, device, steps)
 
 
 def draw_interpolation(
     generator: nn.Module, interpolation: Sequence[LatentPoint], seed: int,
-    ask: Callable[[Sequence[int]], Tensor | None], controls: Any, device: torch.device,
+    conditions: Callable[[Sequence[int]], Tensor | None], controls: Any, device: torch.device,
 ) -> Sample:  # fmt: skip
-    """The batch of samples on an interpolation, on the CPU, in chunks that the last place fills up."""
-    ends = sorted({index for place in interpolation for index in place[:2]})
+    """The samples at the points of a latent interpolation, as one batch on the CPU.
+
+    They are drawn in whole chunks; the last chunk is padded with the last point.
+
+    Args:
+        conditions: indices -> their conditions [B, ...], or None; a point has that of its nearer identity.
+    """
+    ends = sorted({index for point in interpolation for index in (point.start, point.end)})
     steps = None
     if unrolls(generator):
-        steps = range(cast(Unrolling, generator).length(controls, ask([interpolation[0].nearer])))
+        condition = conditions([interpolation[0].nearer])
+        steps = range(cast(Unrolling, generator).length(controls, condition))
     windows = {} if steps is None else cast(Unrolling, generator).needs(steps, controls)
-    drawn = {
+    noises = {
         part: _draw(spec, part, seed, ends, controls, windows)
         for part, spec in noise_of(generator).items()
     }
-    known = {part: dict(zip(ends, rows, strict=True)) for part, rows in drawn.items()}
+    noise_of_end = {part: dict(zip(ends, rows, strict=True)) for part, rows in noises.items()}
     pieces: list[Sample] = []
     at_once = rows_of(generator)
     for first in range(0, len(interpolation), at_once):
-        wanted = list(interpolation[first : first + at_once])
-        whole = wanted + wanted[-1:] * (at_once - len(wanted))
-        condition = ask([place.nearer for place in whole])
+        points = list(interpolation[first : first + at_once])
+        whole = points + points[-1:] * (at_once - len(points))
+        condition = conditions([point.nearer for point in whole])
         noise = {}
         for part, spec in noise_of(generator).items():
+            of_end = noise_of_end[part]
             rows = [
-                between(known[part][a], known[part][b], share, spec.distribution)
-                for a, b, share in whole
+                interpolate_noise(of_end[start], of_end[end], share, spec.distribution)
+                for start, end, share in whole
             ]
             noise[part] = torch.from_numpy(np.stack(rows)).to(device)
-        pieces.append(
-            forward(generator, noise, condition, controls, device, steps)[: len(wanted)].to("cpu")
-        )
+        batch = forward(generator, noise, condition, controls, device, steps)
+        pieces.append(batch[: len(points)].to("cpu"))
     return join(pieces)
 
 
 def in_parts(
     generator: nn.Module, blocks: Iterator[Sample], size: int, stop: int | None = None
 ) -> Iterator[Sample]:
-    """Blocks as parts of `size` steps each; the last is shorter where there is a `stop`."""
-    axis, given = cast(Unrolling, generator).step_axis, 0
-    held: list[Sample] = []
-    while stop is None or given < stop:
-        wanted = size if stop is None else min(size, stop - given)
-        while (ready := sum(part.x.shape[axis] for part in held)) < wanted:
-            held.append(next(blocks))
-        yield cut(generator, held, 0, wanted)
-        held, given = [cut(generator, held, wanted, ready)], given + wanted
+    """Blocks regrouped into parts of `size` steps; with a `stop`, that many steps in all, the last part shorter."""
+    axis, position = cast(Unrolling, generator).step_axis, 0
+    pending: list[Sample] = []
+    while stop is None or position < stop:
+        count = size if stop is None else min(size, stop - position)
+        while (length := sum(part.x.shape[axis] for part in pending)) < count:
+            pending.append(next(blocks))
+        yield cut(generator, pending, 0, count)
+        pending, position = [cut(generator, pending, count, length)], position + count
 
 
 def cut(generator: nn.Module, parts: Sequence[Sample], start: int, stop: int) -> Sample:
-    """Steps start .. stop - 1 of parts that follow each other."""
+    """Steps start .. stop - 1 of consecutive parts, counted from the first step of the first part."""
     axis, first = cast(Unrolling, generator).step_axis, parts[0]
     x = torch.cat([part.x for part in parts], axis).narrow(axis, start, stop - start)
-    mask = (
-        None
-        if first.mask is None
-        else torch.cat([cast(Tensor, part.mask) for part in parts], 1)[:, start:stop]
-    )
+    mask = None
+    if first.mask is not None:
+        mask = torch.cat([cast(Tensor, part.mask) for part in parts], 1)[:, start:stop]
     return Sample(x, first.condition, mask)
 
 
@@ -159,11 +155,11 @@ def noise_for(
     generator: nn.Module, seed: int | str, indices: Sequence[int], device: torch.device, controls: Any = None,
     windows: Mapping[str, range] | None = None,
 ) -> dict[str, Tensor]:  # fmt: skip
-    """All parts of a generator's noise for some identities.
+    """All parts of a generator's noise for these identities, by name.
 
     Args:
-        controls: a control `<part>_seed` that is not None is that part's seed, and that of parts `<part>.<more>`.
-        windows: steps of the parts that have steps, where they are not those of training.
+        controls: a control `<part>_seed` that is not None replaces the seed of that part and of parts `<part>.<more>`.
+        windows: the steps to draw, for parts that have steps; None: the first ones, as many as in training.
     """
     return {
         part: torch.from_numpy(_draw(spec, part, seed, indices, controls, windows or {})).to(device)
@@ -179,17 +175,17 @@ def _draw(
     controls: Any,
     windows: Mapping[str, range],
 ) -> np.ndarray[Any, Any]:
-    own = getattr(controls, f"{part.partition('.')[0]}_seed", None)
+    """One part of the noise; see `noise_for`."""
+    own_seed = getattr(controls, f"{part.partition('.')[0]}_seed", None)
+    seed, first_step = seed if own_seed is None else own_seed, 0
     window = windows.get(part)
     if window is not None:
-        spec = replace(spec, steps=len(window))
-    return draw_noise(
-        spec, part, seed if own is None else own, indices, 0 if window is None else window.start
-    )
+        spec, first_step = replace(spec, steps=len(window)), window.start
+    return draw_noise(spec, part, seed, indices, first_step)
 
 
 def noise_of(generator: nn.Module) -> Mapping[str, Noise]:
-    """The parts of a generator's noise."""
+    """The specifications of a generator's noise, by part."""
     return cast(Generator, generator).noise
 
 
@@ -197,10 +193,10 @@ def forward(
     generator: nn.Module, noise: Mapping[str, Tensor], condition: Tensor | None, controls: Any, device: torch.device,
     steps: range | None = None,
 ) -> Sample:  # fmt: skip
-    """One forward without gradients; `steps`: of a sample of any length, these."""
-    told = None if condition is None else condition.to(device)
+    """One forward pass without gradients; with `steps`, only these steps of samples of any length."""
+    device_condition = None if condition is None else condition.to(device)
     with torch.no_grad():
         if steps is not None:
-            return cast(Unrolling, generator).unroll(noise, told, controls, steps)
-        sample: Sample = generator(noise, told, controls)
+            return cast(Unrolling, generator).unroll(noise, device_condition, controls, steps)
+        sample: Sample = generator(noise, device_condition, controls)
         return sample

@@ -1,7 +1,8 @@
-"""Identities -> noise -> samples -> files. The one sampler.
+"""A trained model that draws samples; all sampling goes through it.
 
-Sample i of seed S is the same whatever else is drawn with it: the sampler always runs whole chunks of CHUNK rows,
-aligned to the index and padded, in float32. Knows no modality and no training.
+Sample i of seed S is the same whatever else is drawn with it: the generator always runs on whole chunks of CHUNK rows,
+aligned to the index and padded, in float32. Knows plugins, generators and the model folder; no particular modality and
+no training.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ from genkit.sampling.drawing import (
 )
 from genkit.sampling.model_folder import find_model, read_critics, read_model, save_model
 from genkit.sampling.reranking import Reranker, open_reranker
-from genkit.sampling.samples import Samples
-from genkit.system.files import file_hash
+from genkit.sampling.samples import Samples, format_of, is_joint
+from genkit.system.files import file_hash, make_folder, writing
 from genkit.system.runtime import lay_out, pick_device
 from genkit.system.seeding import global_seeds
 from genkit.system.tensors import build
@@ -43,17 +44,17 @@ from genkit.user_objects import admit_network, not_placeholder
 
 @dataclass(frozen=True)
 class Model:
-    """A generator with all that drawing from it needs.
+    """A trained generator with everything that is needed to draw from it.
 
     Args:
         modality: the manifest.
         plugin: built from the model's own options and facts.
         generator: in eval mode.
-        info: what is known of it, as plain data (`config.json`).
-        device: where it computes.
-        path: the model folder; None: it was never written.
-        sha256: of the weights as they were read, in hexadecimal; None: they never were.
-        critics: the critics' weights, to be saved with it; None: those in its folder.
+        info: the model's description as plain data (`config.json`).
+        device: of the generator.
+        path: the model folder that it was read from; None: it was not read from disk.
+        sha256: of the weights file, in hexadecimal; None: it was not read from disk.
+        critics: the critics' weights, saved with the model; None: those in its folder.
     """
 
     modality: Modality
@@ -66,9 +67,8 @@ class Model:
     critics: Mapping[str, Tensor] | None = None
 
     def __post_init__(self) -> None:
-        lay_out(
-            self.generator, channels_last=True
-        )  # always: bits do not depend on the plan that it was trained by
+        # One memory format for all models: samples do not depend on the plan of the training run.
+        lay_out(self.generator, channels_last=True)
 
     def __repr__(self) -> str:
         return f"<model of {self.modality.id}, {self.info.get('items', 0):,} items seen, {self.path or 'not saved'}>"
@@ -86,19 +86,21 @@ class Model:
         """Draw samples.
 
         Args:
-            n, start: the indices start .. start + n - 1; or `indices`, in any order.
-            seed: with the index, a sample's identity.
-            label: what a conditional model is asked for (a label, a prompt, a file); None: its default.
+            n, start: draw the indices start .. start + n - 1.
+            seed: seed and index are a sample's identity.
+            label: the condition for a conditional model (a label, a prompt, a file); None: its default.
             controls: values of the modality's controls.
-            best_of: draw so many candidates for each and keep the one that the model's critics like best.
+            indices: draw these indices, in this order, instead of those of n and start.
+            best_of: draw this many candidates for each sample and keep the one with the critics' highest score.
 
         Raises:
-            ConfigError: for a control, label or count that the model does not take, or critics that it does not have.
+            ConfigError: for a control, label or number that the model does not accept; for `best_of` > 1 if it has no
+                critics.
         """
-        chosen: Sequence[int] = (
+        chosen_indices: Sequence[int] = (
             range(start, start + n) if indices is None else [int(index) for index in indices]
         )
-        if not len(chosen) or min(chosen) < 0:
+        if not len(chosen_indices) or min(chosen_indices) < 0:
             raise ConfigError(
                 f"n = {n}, start = {start}: at least one sample, of an index of at least 0, is needed"
             )
@@ -107,8 +109,8 @@ class Model:
                 f"best_of = {best_of}: at least one candidate for each sample is needed"
             )
         settings = config.controls(self.modality, controls or {})
-        sample = self.draw(chosen, seed, label, settings, best_of=best_of)
-        return Samples(sample, seed, tuple(chosen), label, self, settings, best_of=best_of)
+        sample = self.draw(chosen_indices, seed, label, settings, best_of=best_of)
+        return Samples(sample, seed, tuple(chosen_indices), label, self, settings, best_of=best_of)
 
     def stream(
         self,
@@ -119,7 +121,7 @@ class Model:
         controls: Mapping[str, Any] | None = None,
         best_of: int = 1,
     ) -> Iterator[Samples]:
-        """The same samples as `generate`, with its arguments, in constant memory: at most CHUNK at a time."""
+        """Draw the samples of `generate`, at most CHUNK at a time, in constant memory; arguments as there."""
         stop = start + n
         while start < stop:
             count = min(CHUNK - start % CHUNK, stop - start)
@@ -134,24 +136,24 @@ class Model:
         label: str | None = None,
         controls: Mapping[str, Any] | None = None,
     ) -> Samples:
-        """Draw an interpolation from identity to identity.
+        """Draw a latent interpolation through several identities of one seed.
 
-        A step under a default condition has that of the nearer identity.
+        Conditions that depend on the index (a default condition, say) are those of the nearer identity.
 
         Args:
-            indices: of at least two identities; the first again at the end closes the interpolation.
-            steps: samples from one identity to the next, which is the first of the next `steps`; the last identity
-                is one more.
+            indices: of at least two identities; repeat the first at the end to close the loop.
+            steps: samples per pair of identities, from the first of the pair up to, but without, the second; the last
+                identity of all is added at the end.
             seed, label, controls: as in `generate`.
 
         Raises:
-            ConfigError: for indices or steps that are no interpolation, and as `generate`.
+            ConfigError: for fewer than two indices or no steps, and as in `generate`.
         """
         ends = [int(index) for index in indices]
         if len(ends) < 2 or min(ends) < 0 or steps < 1:
-            asked = f"an interpolation through {', '.join(map(str, ends)) or 'nothing'} in steps = {steps}"
+            request = f"an interpolation through {', '.join(map(str, ends)) or 'nothing'} in steps = {steps}"
             raise ConfigError(
-                f"{asked}: at least two indices, of at least 0, and at least one step are needed"
+                f"{request}: at least two indices, of at least 0, and at least one step are needed"
             )
         settings = config.controls(self.modality, controls or {})
         interpolation = [
@@ -160,22 +162,13 @@ class Model:
             for step in range(steps)
         ]
         interpolation.append(LatentPoint(ends[-2], ends[-1], 1.0))
-        columns = (
-            steps if len(ends) > 2 else len(interpolation)
-        )  # a row for each pair, the last identity alone below them
+        # A preview has a row for each of several pairs, and the last identity alone in a row below them.
+        columns = steps if len(ends) > 2 else len(interpolation)
         sample = draw_interpolation(
             self.generator, interpolation, seed, self.conditions_for(label), settings, self.device
         )
-        return Samples(
-            sample,
-            seed,
-            tuple(range(len(interpolation))),
-            label,
-            self,
-            settings,
-            tuple(interpolation),
-            columns,
-        )
+        places, points = tuple(range(len(interpolation))), tuple(interpolation)
+        return Samples(sample, seed, places, label, self, settings, points, columns)
 
     def unroll(
         self,
@@ -186,29 +179,30 @@ class Model:
         steps: int | None = None,
         stop: int | None = None,
     ) -> Iterator[Sample]:
-        """One sample of any length, part by part [1, ...] on the CPU, in constant memory.
+        """Draw one sample of any length part by part, each [1, ...] on the CPU, in constant memory.
 
-        Its first steps are those of `generate`, bit for bit.
+        The first steps equal those of `generate`, bit for bit.
 
         Args:
-            seed, index: its identity.
+            seed, index: the identity of the sample.
             label, controls: as in `generate`.
-            steps: of each part; None: the generator's choice.
-            stop: steps in all; None: there is no end.
+            steps: length of each part; None: the generator's own block size.
+            stop: total number of steps; None: endless.
 
         Raises:
-            ConfigError: if the model's samples have one length, or for steps that are none.
+            ConfigError: if the model's samples have a fixed length, or if `steps`, `stop` or `index` is too small.
         """
         if not unrolls(self.generator):
-            raise ConfigError("samples of this model have one length: there is nothing to unroll")
+            raise ConfigError("samples of this model have one length: it cannot be unrolled")
         size = cast(Unrolling, self.generator).block if steps is None else steps
         if size < 1 or index < 0 or (stop is not None and stop < 1):
             raise ConfigError(
-                f"steps = {size}, stop = {stop}, index = {index}: steps of at least 1 are needed"
+                f"steps = {size}, stop = {stop}, index = {index}: steps and stop must be at least 1, index at least 0"
             )
         settings = config.controls(self.modality, controls or {})
-        told = seed, self.conditions_for(label)([index]), settings, self.device
-        parts = in_parts(self.generator, draw_blocks(self.generator, [index], *told), size, stop)
+        condition = self.conditions_for(label)([index])
+        blocks = draw_blocks(self.generator, [index], seed, condition, settings, self.device)
+        parts = in_parts(self.generator, blocks, size, stop)
         return (part.to("cpu") for part in parts)
 
     def draw(
@@ -223,33 +217,42 @@ class Model:
         """The batch of samples with these identities, on the CPU.
 
         Args:
-            conditions: indices -> conditions, in place of the plugin's.
-            best_of: candidates for each: the first has the identity's own noise, the k-th that of a stream of its own.
+            indices: of the samples, in any order.
+            seed: the user's seed, or the name of an internal stream.
+            label: as in `generate`.
+            controls: an instance of the modality's controls.
+            conditions: indices -> their conditions, instead of the plugin's.
+            best_of: candidates per sample: the first has the noise of the identity itself, the others that of streams
+                of their own.
         """
         seeds = [seed, *(f"{seed}/candidate {number}" for number in range(1, best_of))]
-        ask, at_once = conditions or self.conditions_for(label), rows_of(self.generator)
+        conditions = conditions or self.conditions_for(label)
+        at_once = rows_of(self.generator)
         pieces: list[Sample] = []
         order: list[int] = []
         chunks: dict[int, list[int]] = {}
         for place, index in enumerate(indices):
             chunks.setdefault(index // at_once, []).append(place)
-        for chunk, wanted in sorted(chunks.items()):
+        for chunk, places in sorted(chunks.items()):
             whole = range(chunk * at_once, (chunk + 1) * at_once)
-            rows = [indices[place] - whole.start for place in wanted]
-            told = ask(whole), controls, self.device
-            candidates = (draw_chunk(self.generator, whole, name, *told) for name in seeds)
-            drawn = next(candidates) if best_of == 1 else self.reranker.best(candidates)
-            pieces.append(drawn[rows].to("cpu"))
-            order += wanted
-        joined = join(pieces)
+            rows = [indices[place] - whole.start for place in places]
+            condition = conditions(whole)
+            candidates = (
+                draw_chunk(self.generator, whole, name, condition, controls, self.device)
+                for name in seeds
+            )
+            batch = next(candidates) if best_of == 1 else self.reranker.best(candidates)
+            pieces.append(batch[rows].to("cpu"))
+            order += places
+        samples = join(pieces)
         if order == list(range(len(order))):
-            return joined
-        back = torch.empty(len(order), dtype=torch.long)
-        back[torch.tensor(order)] = torch.arange(len(order))
-        return joined[back]
+            return samples
+        inverse = torch.empty(len(order), dtype=torch.long)
+        inverse[torch.tensor(order)] = torch.arange(len(order))
+        return samples[inverse]
 
     def save(self, path: str | Path) -> Path:
-        """Write the model folder; returns it."""
+        """Write the model folder; returns its path."""
         path = Path(path)
         facts = self.plugin.facts
         metadata = {"items": str(self.info.get("items", 0))}
@@ -259,29 +262,34 @@ class Model:
 
     @cached_property
     def reranker(self) -> Reranker:
-        """The critics, which choose where `best_of` asks them to; read from the folder when they are first asked."""
+        """The model's critics, which choose among the candidates of `best_of`; read from the folder at first use.
+
+        Raises:
+            ConfigError, ModelError: if the folder has no critics, or they cannot be read.
+        """
         return open_reranker(self.plugin, self.info, self.path, self.device)
 
     def conditions_for(self, label: str | None) -> Callable[[Sequence[int]], Tensor | None]:
-        """(sample indices -> their conditions [B, ...] or None), for what the user asked for.
+        """A function: sample indices -> their conditions [B, ...] under this label, or None.
 
         Raises:
-            ConfigError: if an unconditional model is asked for a label; when called, if a conditional one has no default.
+            ConfigError: for a label if the model is unconditional. The function raises it too, if a conditional model
+                has no default condition and there is no label.
         """
-        can = "condition" in capabilities_of(self.plugin, self.generator)
-        if not can and label is not None:
+        has_condition = "condition" in capabilities_of(self.plugin, self.generator)
+        if not has_condition and label is not None:
             raise ConfigError(f"label {label!r}: this model is unconditional")
 
-        def ask(indices: Sequence[int]) -> Tensor | None:
+        def conditions(indices: Sequence[int]) -> Tensor | None:
             with registry.asking(self.modality, "condition"):
-                condition = self.plugin.condition(label, indices) if can else None
+                condition = self.plugin.condition(label, indices) if has_condition else None
             if condition is None and self.info.get("conditional"):
                 raise ConfigError(
-                    "this model is conditional and has no default: say what to draw with --label or --condition"
+                    "this model is conditional and has no default condition: choose one with --label or --condition"
                 )
             return condition
 
-        return ask
+        return conditions
 
 
 def open_model(
@@ -290,20 +298,21 @@ def open_model(
     modality: Modality | None = None,
     user_objects: Sequence[str] = (),
 ) -> Model:
-    """A model folder, or the model of a run folder, ready to draw from.
+    """Open a model folder, or the model of a run folder.
 
-    Nothing in the folder is executed: it names a plugin, which must be installed. Where an option of it names a user's
-    network, that is not imported for it: a critic is done without, for a generator `user_objects` must name it.
+    Nothing in the folder is executed: it names a plugin, which must be installed. If an option of the model names a
+    user's own network class, that class is not imported: sampling needs no critic, and a generator's class must be
+    listed in `user_objects`.
 
     Args:
         path: of the folder.
         device: auto, cpu, cuda, mps ...
         modality: the manifest, for a model whose modality is not installed.
-        user_objects: `module:attribute` of each network class that the user trusts the model to be built from.
+        user_objects: `module:attribute` of each network class that may be imported to build the model.
 
     Raises:
         ConfigError: if one of `user_objects` cannot be imported.
-        ModelError: if the folder is missing, foreign, damaged, or its plugin is not installed.
+        ModelError: if the folder is missing, damaged or not a model's, or its plugin is not installed.
     """
     for name in user_objects:
         admit_network("user_objects", name)
@@ -312,18 +321,14 @@ def open_model(
     digest = file_hash(folder / "model.safetensors")
     manifest = modality or _manifest_for(info, folder)
     options_class = registry.named_class(manifest, "options")
+    options = None
     try:
-        options = (
-            None
-            if options_class is None
-            else config.validate(options_class, info["options"], "options")
-        )
+        if options_class is not None:
+            options = config.validate(options_class, info["options"], "options")
     except ConfigError as error:
         raise ModelError(f"{folder / 'config.json'}: {error}") from error
     try:
-        with global_seeds(
-            "open"
-        ):  # building networks draws their first weights from the global generators
+        with global_seeds("open"):  # new networks draw their weights from the global generators
             plugin = registry.load(manifest)(options, Facts(info["facts"], assets))
             networks = build(
                 lambda: {"": not_placeholder(plugin.networks().generator, folder)},
@@ -332,32 +337,78 @@ def open_model(
             )
     except (ModelError, PluginError, ConfigError):
         raise
-    except Exception as error:  # whatever a plugin makes of facts that are not its own
-        why = f"{registry.origin(manifest)} cannot build a network from it ({first_line(error)})"
-        raise ModelError(f"{folder / 'config.json'}: {why}") from error
-    where = pick_device(device)
-    return Model(
-        manifest,
-        plugin,
-        networks[""].to(where).eval().requires_grad_(False),
-        info,
-        where,
-        folder,
-        digest,
-    )
+    except Exception as error:  # a plugin may raise anything for facts that it did not write
+        reason = f"{registry.origin(manifest)} cannot build a network from it ({first_line(error)})"
+        raise ModelError(f"{folder / 'config.json'}: {reason}") from error
+    target_device = pick_device(device)
+    generator = networks[""].to(target_device).eval().requires_grad_(False)
+    return Model(manifest, plugin, generator, info, target_device, folder, digest)
 
 
 def _manifest_for(info: Mapping[str, Any], folder: Path) -> Modality:
+    """The manifest of the plugin that made a model.
+
+    Raises:
+        ModelError: if that plugin is not installed; it says what to install.
+    """
     maker = info["plugin"]
     try:
         return registry.describe(f"{maker.get('distribution')}:{info['modality']}")
     except UnknownModality as error:
-        made = f"{maker.get('distribution')} {maker.get('version')} ({info['modality']})"
-        local = maker.get("distribution") == "local"
-        cure = "genkit.register its modality first, or pass it as modality=" if local else error
+        maker_name = f"{maker.get('distribution')} {maker.get('version')} ({info['modality']})"
+        cure = str(error)
+        if maker.get("distribution") == "local":
+            cure = "register its modality with genkit.register, or pass it as modality="
         raise ModelError(
-            f"{folder} was made with {made}, which is not installed here: {cure}"
+            f"{folder} was made with {maker_name}, which is not installed here: {cure}"
         ) from error
 
 
-# Files -----------------------------------------------------------------------------------------------------------
+# Files of samples of any length --------------------------------------------------------------------------------
+
+
+def save_long(
+    model: Model,
+    path: str | Path,
+    seed: int = 0,
+    index: int = 0,
+    label: str | None = None,
+    controls: Mapping[str, Any] | None = None,
+) -> Path:
+    """Draw one sample and write its file part by part, in constant memory where the format allows it.
+
+    Args:
+        model: with the capabilities `unroll` and `writer`.
+        path: of the file; its ending is one of the modality's formats.
+        seed, index, label, controls: as for `Model.unroll`.
+
+    Returns:
+        The path.
+
+    Raises:
+        ConfigError: if the modality cannot write such a file.
+    """
+    path, settings = Path(path), config.controls(model.modality, controls or {})
+    format = format_of(model.modality, path.suffix[1:].lower())
+    condition = model.conditions_for(label)([index])
+    stop = cast(Unrolling, model.generator).length(settings, condition)
+    make_folder(path.parent)
+    with (
+        registry.asking(model.modality, "writer"),
+        writing(path) as file,
+        model.plugin.writer(file, format, settings) as write,
+    ):
+        for part in model.unroll(seed, index, label, controls, stop=stop):
+            write(part)
+    return path
+
+
+def is_long(model: Model, path: str | Path) -> bool:
+    """Whether a path is the file of one sample that the model can draw and write part by part.
+
+    Raises:
+        ConfigError: if it is a file that the modality cannot write.
+    """
+    ending = Path(path).suffix[1:].lower()
+    is_able = {"unroll", "writer"} <= capabilities_of(model.plugin, model.generator)
+    return is_able and is_joint(model.modality, path) and ending in model.modality.formats

@@ -1,6 +1,6 @@
 """The model folder on disk: config.json, model.safetensors, critics.safetensors, assets/ and a model card.
 
-Knows names, tensors and plain data; what they mean is others' business.
+Knows file names, tensors and plain data; builds no networks and knows no plugin.
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ from genkit.system.files import make_folder, plain_name, read_json, write_json, 
 from genkit.system.tensors import Tensors, read_tensors, write_tensors
 
 SCHEMA = 1
-"""Of the folder's layout."""
-
+"""Version of the folder's layout."""
 
 CRITICS = "critics.safetensors"
-"""The file of a model folder with its critics' weights, `<critic>.<name>`."""
+"""The file with the critics' weights, `<critic>.<name>`; a model may lack it."""
 
 
 def save_model(
@@ -31,16 +30,24 @@ def save_model(
     metadata: Mapping[str, str],
     critics: Tensors | None = None,
 ) -> None:
-    """Write a model folder: config.json, model.safetensors, assets/, README.md, with critics critics.safetensors.
+    """Write a model folder: config.json, model.safetensors, assets/, README.md; with critics, critics.safetensors too.
 
-    In a folder that holds the same model at an earlier time only the weights change, each file in one atomic step.
+    Each file is replaced atomically; of an earlier model in the folder, its critics and stale assets are removed.
+
+    Args:
+        path: of the folder.
+        config: the model's description as plain data.
+        tensors: the generator's weights.
+        assets: small files by name.
+        metadata: of the safetensors files.
+        critics: the critics' weights, `<critic>.<name>`.
 
     Raises:
-        ModelError: if the folder holds something else.
+        ModelError: if the folder holds something else than a model.
     """
     if path.exists() and (not path.is_dir() or (any(path.iterdir()) and not _is_model(path))):
         raise ModelError(
-            f"{path} is not empty and no model folder of genkit's: choose another path"
+            f"{path} is not empty and is no model folder of genkit's: choose another path"
         )
     for name in assets:
         plain_name(name)
@@ -61,7 +68,7 @@ def save_model(
 
 
 def _is_model(path: Path) -> bool:
-    """Whether a folder is a model's, or what a killed process left of its first writing."""
+    """Whether a folder holds a model, or an incomplete one that a killed process left behind."""
     names = {entry.name for entry in path.iterdir()}
     if "config.json" not in names:
         return "model.safetensors" in names or all(name.endswith(".tmp") for name in names)
@@ -73,7 +80,7 @@ def _is_model(path: Path) -> bool:
 
 
 def find_model(path: str | Path) -> Path:
-    """The model folder that a path means: itself, or that of a run folder.
+    """The model folder at a path: the path itself, or `model/` within a run folder.
 
     Raises:
         ModelError: if there is none.
@@ -85,7 +92,7 @@ def find_model(path: str | Path) -> Path:
     if not path.exists():
         raise ModelError(f"there is no model at {path}: it does not exist")
     if (path / "config.yaml").exists():
-        raise ModelError(f"the run {path} has no model yet: train on with --resume")
+        raise ModelError(f"the run {path} has no model yet: continue training with --resume")
     raise ModelError(
         f"{path} is neither a model folder (config.json, model.safetensors) nor a run folder"
     )
@@ -95,18 +102,18 @@ def read_model_config(path: Path) -> dict[str, Any]:
     """A model folder's configuration.
 
     Raises:
-        ModelError: if it is missing, damaged, not genkit's, or of a newer layout.
+        ModelError: if it is missing, damaged, not genkit's, or of another layout.
     """
     config = read_json(path / "config.json")
     if not isinstance(config, dict):
         raise ModelError(
-            f"{path / 'config.json'} is not genkit's: it holds a {type(config).__name__}"
+            f"{path / 'config.json'} is not genkit's: it holds a {type(config).__name__}, not a mapping"
         )
     if isinstance(config.get("schema"), int) and config["schema"] != SCHEMA:
         raise ModelError(
-            f"{path} has layout {config['schema']!r}, this genkit reads {SCHEMA}: upgrade genkit"
+            f"{path} has layout {config['schema']!r}, but this genkit reads layout {SCHEMA}: upgrade genkit"
         )
-    needed = {
+    kinds = {
         "schema": int,
         "modality": str,
         "plugin": dict,
@@ -114,19 +121,19 @@ def read_model_config(path: Path) -> dict[str, Any]:
         "facts": dict,
         "items": int,
     }
-    wrong = [key for key, kind in needed.items() if not isinstance(config.get(key), kind)]
+    wrong = [key for key, kind in kinds.items() if not isinstance(config.get(key), kind)]
     if wrong:
         raise ModelError(
-            f"{path / 'config.json'} is not genkit's: {', '.join(wrong)} missing or of the wrong kind"
+            f"{path / 'config.json'} is not genkit's: {', '.join(wrong)} missing or of the wrong type"
         )
     return config
 
 
 def read_model(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, bytes]]:
-    """A model folder's configuration, tensors and assets.
+    """(the configuration, the generator's tensors, the assets by name) of a model folder.
 
     Raises:
-        ModelError: if a part is missing, damaged, or of a newer layout.
+        ModelError: if a part is missing, damaged, or of another layout.
     """
     config = read_model_config(path)
     folder = path / "assets"
@@ -149,6 +156,7 @@ def read_critics(path: Path | None) -> dict[str, Tensor]:
 
 
 def _model_card(config: Mapping[str, Any]) -> str:
+    """The README.md of a model folder."""
     plugin = config["plugin"]
     return f"""---
 library_name: genkit

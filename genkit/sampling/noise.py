@@ -1,8 +1,9 @@
 """(seed, part, index, position) -> noise. A sample's identity is (seed, index), and its noise a pure function of it.
 
-The words come from NumPy's counter-based Philox 4x64 (Salmon et al. 2011, "Parallel random numbers: as easy as
-1, 2, 3"), whose streams NumPy promises to keep; the laws are our own lines, since NumPy's distributions may change.
-The same noise comes out alone, in any batch, on any machine and in any order. Knows only names and shapes.
+The random words come from NumPy's counter-based Philox 4x64 (Salmon et al. 2011, "Parallel random numbers: as easy as
+1, 2, 3"), whose streams NumPy guarantees; the distributions are computed here, since those of NumPy may change between
+versions. A sample's noise is the same alone, in any batch, in any order and on any machine. Knows names, shapes and
+distributions; no generator.
 """
 
 from __future__ import annotations
@@ -31,15 +32,16 @@ def draw(
         start: first step, for parts with a step axis.
 
     Returns:
-        [B, *shape], or [B, steps, *shape] where there are steps; of the part's dtype.
+        [B, *shape], or [B, steps, *shape] for a part with steps; of the part's dtype.
+
+    Raises:
+        ValueError: for an unknown distribution.
     """
     per_step = math.prod(spec.shape)
-    seed = (
-        seed if isinstance(seed, str) else operator.index(seed)
-    )  # NumPy's integers name the same streams
-    indices = (
-        indices if isinstance(indices, range) else [operator.index(index) for index in indices]
-    )
+    if not isinstance(seed, str):
+        seed = operator.index(seed)  # NumPy's integers name the same streams as Python's
+    if not isinstance(indices, range):
+        indices = [operator.index(index) for index in indices]
     if spec.distribution not in ("normal", "uniform"):
         raise ValueError(f"noise distribution {spec.distribution!r}: must be 'normal' or 'uniform'")
     if spec.steps is None:
@@ -54,24 +56,22 @@ def draw(
     if spec.distribution == "normal":
         values = normal_quantile(values)
     elif spec.dtype == "float32":
-        values = np.minimum(
-            values, 1 - 2.0**-24
-        )  # the largest float32 below 1: rounding must not reach it
+        values = np.minimum(values, 1 - 2.0**-24)  # the largest float32 below 1: none rounds to 1
     return values.reshape(shape).astype(spec.dtype)
 
 
-def between(
+def interpolate_noise(
     start: NDArray[np.floating], end: NDArray[np.floating], share: float, distribution: str
 ) -> NDArray[np.floating]:
-    """Noise on the way from one sample's part to another's, as likely under its distribution as they are.
+    """Spherical interpolation between the noise of two samples, which stays typical of its distribution.
 
-    Normal noise turns along the great circle from one direction to the other while its length changes evenly; uniform
-    noise does so as normal quantiles. Directions that are nearly parallel, or opposite, are joined by a straight line.
+    For normal noise the direction moves along the great circle and the length changes linearly; uniform noise is
+    interpolated as normal quantiles. Nearly parallel or opposite directions are interpolated linearly.
 
     Args:
-        start, end: one part of two samples, of one shape and dtype.
-        share: 0 (the start, bit for bit) .. 1 (the end, bit for bit).
-        distribution: of the part.
+        start, end: one part of the noise of two samples, of the same shape and dtype.
+        share: the position between them, from 0 (start, bit for bit) to 1 (end, bit for bit).
+        distribution: of the part, `"normal"` or `"uniform"`.
 
     Source: White 2016, "Sampling generative networks", arXiv:1609.04468, section 2.1.
     """
@@ -82,30 +82,27 @@ def between(
         a, b = normal_quantile(a), normal_quantile(b)
     lengths = [max(math.sqrt((side * side).sum()), 1e-300) for side in (a, b)]
     angle = math.acos(min(max(float((a * b).sum()) / lengths[0] / lengths[1], -1.0), 1.0))
-    one, other = 1 - share, share
+    weights = [1 - share, share]
     if math.sin(angle) > 1e-6:
-        length = one * lengths[0] + other * lengths[1]
-        one, other = (
-            length * math.sin(part * angle) / math.sin(angle) / of
-            for part, of in zip((one, other), lengths, strict=True)
-        )
-    values = one * a + other * b
+        length = weights[0] * lengths[0] + weights[1] * lengths[1]
+        weights = [
+            length * math.sin(weight * angle) / math.sin(angle) / side_length
+            for weight, side_length in zip(weights, lengths, strict=True)
+        ]
+    values = weights[0] * a + weights[1] * b
     if distribution == "uniform":
-        values = np.clip(
-            _normal_distribution(values),
-            2.0**-54,
-            1 - 2.0 ** (-24 if start.dtype == np.float32 else -53),
-        )
+        largest = 1 - 2.0 ** (-24 if start.dtype == np.float32 else -53)
+        values = np.clip(_normal_distribution(values), 2.0**-54, largest)
     return values.reshape(start.shape).astype(start.dtype)
 
 
 def uniforms(words: NDArray[np.uint64]) -> NDArray[np.float64]:
-    """The upper 53 bits of each word as a number in (0, 1), never 0 or 1: (k + 1/2) / 2^53, capped below 1."""
+    """The upper 53 bits k of each word as a number in (0, 1), never 0 or 1: (k + 1/2) / 2^53, capped below 1."""
     return np.minimum((np.right_shift(words, np.uint64(11)) + 0.5) * 2.0**-53, 1 - 2.0**-53)
 
 
 def normal_quantile(p: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Inverse of the standard normal distribution function, to about 1e-15 relative.
+    """Inverse of the standard normal distribution function, with a relative error of about 1e-15.
 
     Args:
         p: numbers in (0, 1), any shape.
@@ -133,11 +130,10 @@ def _normal_distribution(z: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _static_words(key: int, indices: Sequence[int], count: int) -> NDArray[np.uint64]:
-    """[B, count] words; sample i owns the words [i * count, (i + 1) * count) of stream 0, so a range is one call."""
+    """[B, count] words; sample i has the words i * count .. (i + 1) * count - 1 of stream 0, so a range is one call."""
     if isinstance(indices, range) and indices.step == 1:
-        return stream_words(key, 0, indices.start * count, len(indices) * count).reshape(
-            len(indices), count
-        )
+        words = stream_words(key, 0, indices.start * count, len(indices) * count)
+        return words.reshape(len(indices), count)
     rows = [stream_words(key, 0, index * count, count) for index in indices]
     return np.stack(rows) if rows else np.empty((0, count), np.uint64)
 
@@ -145,9 +141,9 @@ def _static_words(key: int, indices: Sequence[int], count: int) -> NDArray[np.ui
 def _ratio(
     x: NDArray[np.float64], coefficients: tuple[tuple[float, ...], tuple[float, ...]]
 ) -> NDArray[np.float64]:
-    """One polynomial over another, highest power first."""
-    above, below = coefficients
-    return np.polyval(above, x) / np.polyval(below, x)
+    """A rational function: numerator over denominator, each given by its coefficients, highest power first."""
+    numerator, denominator = coefficients
+    return np.polyval(numerator, x) / np.polyval(denominator, x)
 
 
 # AS 241's coefficients, highest power first: numerator, denominator.

@@ -1,6 +1,6 @@
-"""A model's critics as a reranker: of several candidates for one sample the one that they like best.
+"""A model's critics as a reranker: they choose the best-scored of several candidates for each sample.
 
-Knows critics, what their words weigh, and where a model folder keeps them; no noise and no identity.
+Knows critics, their weights in the score, and their file in a model folder; no noise and no identities.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from genkit.user_objects import not_placeholder
 
 @dataclass(frozen=True)
 class Reranker:
-    """Critics that choose.
+    """Chooses among candidates by the weighted scores of a model's critics.
 
     Args:
         critics: by name, in eval mode.
-        weights: of each critic's word.
-        sha256: of their file, in hexadecimal.
+        weights: of each critic in the score, by name.
+        sha256: of the critics' file, in hexadecimal.
     """
 
     critics: Mapping[str, nn.Module]
@@ -41,7 +41,7 @@ class Reranker:
 
     @torch.no_grad()
     def scores(self, sample: Sample) -> Tensor:
-        """[B]: the critics' mean logits (over heads, patches and valid steps), weighed and summed; high means real."""
+        """[B]: the weighted sum of the critics' mean logits (over heads, patches and valid steps); high means real."""
         total = torch.zeros(len(sample), device=sample.x.device)
         for name, critic in self.critics.items():
             critique: Critique = critic(sample)
@@ -51,36 +51,42 @@ class Reranker:
         return total
 
     def best(self, candidates: Iterable[Sample]) -> Sample:
-        """In each row the best of the candidates for it, the first of equals; one candidate at a time is kept."""
+        """For each row the candidate with the highest score, the first of equal ones.
+
+        Args:
+            candidates: batches of equal size, whose rows b are candidates for the same sample; they are consumed one by
+                one, and only the best rows are kept in memory.
+        """
         candidates = iter(candidates)
-        chosen = next(candidates)
-        highest = self.scores(chosen)
+        best = next(candidates)
+        highest = self.scores(best)
         for other in candidates:
             scores = self.scores(other)
-            rows = torch.arange(len(chosen), device=scores.device) + len(chosen) * (
-                scores > highest
-            )
-            chosen, highest = join([chosen, other])[rows], highest.maximum(scores)
-        return chosen
+            rows = torch.arange(len(best), device=scores.device) + len(best) * (scores > highest)
+            best, highest = join([best, other])[rows], highest.maximum(scores)
+        return best
 
 
 def open_reranker(
     plugin: ModalityPlugin, info: Mapping[str, Any], folder: Path | None, device: torch.device
 ) -> Reranker:
-    """The critics of a model folder.
+    """The reranker of a model, with the critics in its folder.
 
     Args:
-        plugin, info: of the model; it says what each critic weighs.
+        plugin: of the model; it builds the networks.
+        info: the model's description; it holds the weight of each critic.
+        folder: of the model; None: it was not read from disk.
+        device: to compute on.
 
     Raises:
-        ConfigError: if the model has none.
-        ModelError: if they are damaged, of other networks, or one's own that nobody named here.
+        ConfigError: if the model has no critics.
+        ModelError: if they are damaged, belong to other networks, or are user objects that were not named.
     """
     tensors = read_critics(folder)
     if folder is None or not tensors:
         raise ConfigError(
             f"best_of needs the critics of the model, but {folder or 'a model that was not saved'} has no "
-            f"{CRITICS}: an earlier genkit wrote it, or its critics have not learned. Leave best_of out"
+            f"{CRITICS}: an earlier genkit wrote it, or its critics were not trained. Leave best_of out"
         )
     file = folder / CRITICS
     digest = file_hash(file)
@@ -97,12 +103,11 @@ def open_reranker(
         prefix[:-1]: module.to(device).eval().requires_grad_(False)
         for prefix, module in modules.items()
     }
-    weights = info.get("critics")
-    if not isinstance(weights, dict) or any(
-        not isinstance(weights.get(name), int | float) for name in critics
-    ):
+    entry = info.get("critics")
+    weights = entry if isinstance(entry, dict) else {}
+    if not all(isinstance(weights.get(name), int | float) for name in critics):
         raise ModelError(
-            f"{folder / 'config.json'} does not say what each critic weighs: {', '.join(critics)}"
+            f"{folder / 'config.json'} lacks the weight of a critic: {', '.join(critics)} each need one"
         )
     for critic in critics.values():
         lay_out(critic, channels_last=True)

@@ -1,6 +1,6 @@
-"""Samples that were drawn, who they are, and the files they become.
+"""Drawn samples with their identities, and the files that they are saved to.
 
-Knows the plugin that encodes them and where files lie; draws nothing.
+Knows the plugin that encodes samples, and the names and formats of files; draws nothing.
 """
 
 from __future__ import annotations
@@ -11,48 +11,66 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from genkit import config
 from genkit.discovery import registry
 from genkit.errors import ConfigError, did_you_mean
-from genkit.plugin import Modality, Sample, Unrolling, capabilities_of
+from genkit.plugin import Modality, ModalityPlugin, Sample
 from genkit.sampling.batching import join
 from genkit.sampling.drawing import CHUNK, LatentPoint
-from genkit.system.files import make_folder, write_files, write_whole, writing
+from genkit.sampling.reranking import Reranker
+from genkit.system.files import make_folder, write_files, write_whole
 from genkit.system.runtime import WORKERS, overlapped
 
-if TYPE_CHECKING:
-    from genkit.sampling.model import Model
-
-
 TEXT_FORMATS = ("txt", "csv", "tsv", "json", "jsonl", "md", "svg", "xml", "html", "abc")
-"""Endings of files that are UTF-8 text."""
+"""Endings of formats that are UTF-8 text."""
+
+
+class Source(Protocol):
+    """The parts of a model that its samples use; `genkit.sampling.model.Model` has them."""
+
+    @property
+    def modality(self) -> Modality: ...
+
+    @property
+    def plugin(self) -> ModalityPlugin: ...
+
+    @property
+    def info(self) -> Mapping[str, Any]: ...
+
+    @property
+    def path(self) -> Path | None: ...
+
+    @property
+    def sha256(self) -> str | None: ...
+
+    @property
+    def reranker(self) -> Reranker: ...
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Drawn samples and who they are.
+    """Drawn samples with their identities.
 
     Args:
         sample: the batch.
-        seed, indices: the identity of row b is (seed, indices[b]); of an interpolation, its place on it.
-        label: what was asked for; None: the model's default.
-        model: where they come from.
-        controls: as they were drawn.
-        interpolation: between which two identities each row of an interpolation lies; None: they are no interpolation.
-        columns: how many belong side by side on a preview; None: the modality's choice.
-        best_of: so many candidates there were for each.
+        seed, indices: row b has the identity (seed, indices[b]); in an interpolation, indices count its points.
+        label: that they were drawn under; None: the model's default.
+        model: that drew them.
+        controls: that they were drawn with.
+        interpolation: the latent point of each row; None: the samples are no interpolation.
+        columns: of a preview; None: the modality's choice.
+        best_of: number of candidates that each sample was chosen from.
     """
 
     sample: Sample
     seed: int
     indices: tuple[int, ...]
     label: str | None
-    model: Model
+    model: Source
     controls: Any
     interpolation: tuple[LatentPoint, ...] | None = None
     columns: int | None = None
@@ -60,16 +78,16 @@ class Samples:
 
     @property
     def x(self) -> Tensor:
-        """[N, *event]."""
+        """The samples as a tensor [N, *event]."""
         return self.sample.x
 
     @property
     def seeds(self) -> list[tuple[int, int | LatentPoint]]:
-        """Each sample's identity: (seed, index), on an interpolation (seed, LatentPoint)."""
-        return [(self.seed, who) for who in self.interpolation or self.indices]
+        """The identity of each sample: (seed, index); in an interpolation (seed, LatentPoint)."""
+        return [(self.seed, identity) for identity in self.interpolation or self.indices]
 
     def __len__(self) -> int:
-        """How many."""
+        """The number of samples."""
         return len(self.indices)
 
     def __repr__(self) -> str:
@@ -77,31 +95,26 @@ class Samples:
         return f"<{len(self)} samples of {self.model.modality.id} [{event}], seed {self.seed}>"
 
     def __getitem__(self, row: int | slice) -> Samples:
-        """One of them, or some."""
+        """One sample or a slice of them, as `Samples`."""
         rows = range(len(self))[row]
         rows = rows if isinstance(rows, range) else range(rows, rows + 1)
-        picked = tuple(self.indices[place] for place in rows)
-        interpolation = (
-            None
-            if self.interpolation is None
-            else tuple(self.interpolation[place] for place in rows)
-        )
-        return replace(
-            self, sample=self.sample[list(rows)], indices=picked, interpolation=interpolation
-        )
+        indices, points = tuple(self.indices[place] for place in rows), self.interpolation
+        if points is not None:
+            points = tuple(points[place] for place in rows)
+        return replace(self, sample=self.sample[list(rows)], indices=indices, interpolation=points)
 
     def __iter__(self) -> Iterator[Samples]:
-        """One at a time."""
+        """Iterate over the samples, each as `Samples` of length 1."""
         return (self[row] for row in range(len(self)))
 
     def encode(self, format: str | None = None) -> list[bytes]:
-        """Each sample as the bytes of an ordinary file."""
+        """Each sample as the bytes of an ordinary file, in one of the modality's formats; None: its first."""
         format = format or self.model.modality.formats[0]
         with registry.asking(self.model.modality, "encode"):
             return self.model.plugin.encode_each(self.sample, format, self.controls)
 
     def save(self, path: str | Path) -> list[Path]:
-        """Write them: into a folder, one file each and `samples.json`; or as one joint file, by the path's ending."""
+        """Write the samples into a folder (one file each, and `samples.json`), or into one joint file; see `save`."""
         return save([self], path)
 
     def _repr_png_(self) -> bytes | None:
@@ -113,17 +126,19 @@ class Samples:
 def save(
     chunks: Iterable[Samples], path: str | Path, workers: int = WORKERS, format: str | None = None
 ) -> list[Path]:
-    """Write samples as they come.
+    """Write samples, chunk by chunk as they are drawn.
 
     Args:
-        chunks: of one model, seed and label.
-        path: a folder (one file per sample, named by its index, and `samples.json`), or a file: one joint file, whose
-            ending is one of the modality's preview_formats, or the file of a single sample, whose ending is one of its formats.
-        format: of the folder's files; None: the modality's first.
-        workers: threads that write the folder's files while the next chunk is drawn; 0: each chunk waits for its own.
+        chunks: samples of one model, seed and label.
+        path: a folder (one file per sample, named by its index, and `samples.json`), or a file: a joint file of many
+            samples, whose ending is one of the modality's preview_formats, or the file of a single sample, whose ending
+            is one of its formats.
+        workers: threads that write a folder's files while the next chunk is drawn; 0: no threads, each chunk is
+            written before the next is drawn.
+        format: of a folder's files; None: the modality's first.
 
     Returns:
-        The files written, `samples.json` last.
+        The files written; for a folder `samples.json` is the last.
 
     Raises:
         ConfigError: if the modality cannot write such a file.
@@ -149,65 +164,65 @@ def save(
     def write(chunk: Samples) -> None:
         write_files(path, zip(_names(chunk, format), chunk.encode(format), strict=True))
 
-    every = itertools.chain([first], chunks)
     pieces = (
-        chunk[place : place + CHUNK] for chunk in every for place in range(0, len(chunk), CHUNK)
+        chunk[place : place + CHUNK]
+        for chunk in itertools.chain([first], chunks)
+        for place in range(0, len(chunk), CHUNK)
     )
     rows = [row for piece in overlapped(write, pieces, workers) for row in _rows(piece, format)]
-    chosen = (
-        {"best_of": first.best_of, "critics_sha256": model.reranker.sha256}
-        if first.best_of > 1
-        else {}
-    )
+    reranking: dict[str, Any] = {}
+    if first.best_of > 1:
+        reranking = {"best_of": first.best_of, "critics_sha256": model.reranker.sha256}
     controls = {} if first.controls is None else first.controls.model_dump(mode="json")
-    told = {"model": describe_model(model), "controls": controls, **chosen}
-    document = {"schema": 1, **told, "samples": rows}
+    header = {"model": describe_model(model), "controls": controls, **reranking}
+    document = {"schema": 1, **header, "samples": rows}
     document["samples"] = _rows_beside(path / "samples.json", document) + rows
     write_whole(path / "samples.json", _sidecar(document))
     return [*(path / row["file"] for row in rows), path / "samples.json"]
 
 
 def _sidecar(document: dict[str, Any]) -> bytes:
-    """The document as JSON with a line for each sample: as readable as indented all through, and many times quicker."""
+    """The document as JSON with one line per sample: readable, and many times faster than indenting all of it."""
     head = json.dumps({**document, "samples": []}, indent=1).removesuffix("]\n}")
     rows = ",".join(f"\n  {json.dumps(row)}" for row in document["samples"])
     return f"{head}{rows}\n ]\n}}\n".encode()
 
 
 def _names(chunk: Samples, format: str) -> list[str]:
+    """The file names of samples in a folder."""
     return [f"{index:06d}.{format}" for index in chunk.indices]
 
 
 def _rows(chunk: Samples, format: str) -> Iterator[dict[str, Any]]:
-    """What samples.json says of each."""
-    conditions = chunk.sample.condition
-    classes = (
-        conditions is not None and conditions.ndim == 1
-    )  # where the label was left to the default
-    for row, (name, (seed, who)) in enumerate(zip(_names(chunk, format), chunk.seeds, strict=True)):
-        known = who._asdict() if isinstance(who, LatentPoint) else {"index": who}
-        told = {"condition": conditions[row].item()} if conditions is not None and classes else {}
-        yield {"file": name, "seed": seed, **known, "label": chunk.label, **told}
+    """The row of samples.json for each sample: file, identity, label, and the condition where it is one number."""
+    conditions, names = chunk.sample.condition, _names(chunk, format)
+    for row, (name, (seed, identity)) in enumerate(zip(names, chunk.seeds, strict=True)):
+        keys: dict[str, Any] = {"index": identity}
+        if isinstance(identity, LatentPoint):
+            keys = identity._asdict()
+        entry: dict[str, Any] = {"file": name, "seed": seed, **keys, "label": chunk.label}
+        if conditions is not None and conditions.ndim == 1:  # the class, even of a default label
+            entry["condition"] = conditions[row].item()
+        yield entry
 
 
 def _rows_beside(path: Path, document: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Rows of an earlier samples.json of the same model, chosen alike, of files that were not written again."""
-    written = {row["file"] for row in document["samples"]}
+    """The rows to keep of an earlier samples.json: same model, controls and reranking, and files not rewritten."""
+    new_files = {row["file"] for row in document["samples"]}
     try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-        same = all(before[key] == document[key] for key in ("schema", "controls"))
-        same = same and all(
-            before.get(key) == document.get(key) for key in ("best_of", "critics_sha256")
-        )
-        if not same or before["model"]["sha256"] != document["model"]["sha256"]:
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        is_same = all(earlier[key] == document[key] for key in ("schema", "controls"))
+        for key in ("best_of", "critics_sha256"):
+            is_same = is_same and earlier.get(key) == document.get(key)
+        if not is_same or earlier["model"]["sha256"] != document["model"]["sha256"]:
             return []
-        return [row for row in before["samples"] if row["file"] not in written]
+        return [row for row in earlier["samples"] if row["file"] not in new_files]
     except (OSError, ValueError, KeyError, TypeError):
         return []
 
 
-def describe_model(model: Model) -> dict[str, Any]:
-    """What a sidecar says of a model."""
+def describe_model(model: Source) -> dict[str, Any]:
+    """The description of a model in samples.json."""
     return {
         "path": None if model.path is None else str(model.path),
         "sha256": model.sha256,
@@ -218,93 +233,55 @@ def describe_model(model: Model) -> dict[str, Any]:
     }
 
 
-def save_long(
-    model: Model,
-    path: str | Path,
-    seed: int = 0,
-    index: int = 0,
-    label: str | None = None,
-    controls: Mapping[str, Any] | None = None,
-) -> Path:
-    """Draw one sample and write its file part by part, in constant memory where the format allows it.
-
-    Args:
-        seed, index, label, controls: as for `Model.unroll`.
-
-    Raises:
-        ConfigError: if the modality cannot write such a file.
-    """
-    path, settings = Path(path), config.controls(model.modality, controls or {})
-    format = format_of(model.modality, path.suffix[1:].lower())
-    condition = model.conditions_for(label)([index])
-    stop = cast(Unrolling, model.generator).length(settings, condition)
-    make_folder(path.parent)
-    with (
-        registry.asking(model.modality, "writer"),
-        writing(path) as file,
-        model.plugin.writer(file, format, settings) as write,
-    ):
-        for part in model.unroll(seed, index, label, controls, stop=stop):
-            write(part)
-    return path
-
-
-def is_long(model: Model, path: str | Path) -> bool:
-    """Whether the file of one sample can be written part by part."""
-    ending = Path(path).suffix[1:].lower()
-    can = {"unroll", "writer"} <= capabilities_of(model.plugin, model.generator)
-    return can and is_joint(model.modality, path) and ending in model.modality.formats
-
-
 def text_format_of(modality: Modality, format: str | None = None) -> str:
-    """A format of text, for standard output: the one that is asked for, else the first of a modality's that is text.
+    """A text format for standard output: the requested one, else the first of the modality's formats that is text.
 
     Raises:
-        ConfigError: if it is none, or there is none.
+        ConfigError: if the requested format is not text or unknown, or if the modality has no text format.
     """
     if format is not None:
         format_of(modality, format)
-    chosen = [one for one in modality.formats if one in TEXT_FORMATS and format in (None, one)]
-    if not chosen:
-        asked = (
-            f"--format {format} is"
-            if format
-            else f"{', '.join(modality.formats)}, which {modality.id} writes, are"
-        )
-        raise ConfigError(f"--out -: {asked} not text; name a path")
-    return chosen[0]
+    candidates = modality.formats if format is None else (format,)
+    text_formats = [name for name in candidates if name in TEXT_FORMATS]
+    if not text_formats:
+        subject = f"{', '.join(modality.formats)}, which {modality.id} writes, are"
+        if format:
+            subject = f"--format {format} is"
+        raise ConfigError(f"--out -: {subject} not text; name a path")
+    return text_formats[0]
 
 
 def is_joint(modality: Modality, path: str | Path, n: int = 1) -> bool:
-    """Whether a path means one file: it has an ending, and neither a slash behind it nor a folder of its name.
+    """Whether a path means one file: it has an ending, does not end in a slash and is not an existing folder.
 
     Args:
-        n: how many samples it is for.
+        modality: the manifest.
+        path: as the user wrote it.
+        n: the number of samples to be written.
 
     Raises:
-        ConfigError: if the modality cannot write so many samples as one file of that ending.
+        ConfigError: if the modality cannot write `n` samples as one file of that ending.
     """
     if str(path).endswith(("/", os.sep)) or not Path(path).suffix or Path(path).is_dir():
         return False
     ending = Path(path).suffix[1:].lower()
     if ending not in modality.preview_formats and (n > 1 or ending not in modality.formats):
-        can = ", ".join(f".{ending}" for ending in modality.preview_formats) or "no joint file"
-        alone = ", ".join(f".{ending}" for ending in modality.formats)
+        joint = ", ".join(f".{name}" for name in modality.preview_formats) or "no joint file"
+        single = ", ".join(f".{name}" for name in modality.formats)
         raise ConfigError(
-            f"{path}: {modality.id} writes {can} for many samples, {alone} for one; a path that ends in / is a folder"
+            f"{path}: {modality.id} writes {joint} for many samples, {single} for one; a path that ends in / is a "
+            "folder"
         )
     return True
 
 
 def format_of(modality: Modality, format: str | None) -> str:
-    """One of a modality's formats; None: the first.
+    """The format itself if the modality has it; for None, the modality's first format.
 
     Raises:
-        ConfigError: for any other.
+        ConfigError: if the modality has no such format.
     """
     if format is not None and format not in modality.formats:
-        can = ", ".join(modality.formats)
-        raise ConfigError(
-            f"format {format!r}: {modality.id} writes {can}.{did_you_mean(format, modality.formats)}"
-        )
+        formats, hint = ", ".join(modality.formats), did_you_mean(format, modality.formats)
+        raise ConfigError(f"format {format!r}: {modality.id} writes {formats}.{hint}")
     return format or modality.formats[0]

@@ -1,8 +1,8 @@
-"""What genkit asks of the machine: devices, random streams, files.
+"""What genkit needs of the machine: devices, random numbers, files.
 
-runtime   device, threads, processes, precision, work beside the computation
-streams   named random streams: keys, seeds, words
-seeding   the global random generators, seeded and given back
-tensors   named tensors as files, and into modules
-files     files that are written whole or not at all; what is remembered on this machine
+runtime   device, threads, processes, precision, background threads
+streams   named random streams: keys, seeds, random words
+seeding   seeding and restoring the global random generators
+tensors   named tensors in safetensors files, and loading them into modules
+files     files that are written completely or not at all; this user's cache and settings folders
 """

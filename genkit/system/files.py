@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all. Knows paths and bytes, nothing of what they mean."""
+"""Writing files completely or not at all, JSON files, and this user's cache and settings folders."""
 
 from __future__ import annotations
 
@@ -17,20 +17,27 @@ from genkit.errors import ModelError, StorageError, first_line
 
 
 def write_whole(path: str | Path, content: bytes, durable: bool = True) -> None:
-    """Write a file whole or not at all: see `writing`."""
+    """Write a file completely or not at all.
+
+    Args:
+        durable: flush to the disk, so that the file survives a power failure.
+
+    Raises:
+        StorageError: if the disk is full, or the file may not be written; an existing file is then unchanged.
+    """
     with writing(path, durable) as file:
         file.write(content)
 
 
 @contextlib.contextmanager
 def writing(path: str | Path, durable: bool = True) -> Iterator[BinaryIO]:
-    """A file that is there, whole, once the block has ended; where the block fails nothing is changed.
+    """A context that gives a binary file to write; it replaces `path` at the end of the block, if nothing was raised.
 
     Args:
-        durable: survive a power cut as well as a crash of the process.
+        durable: flush to the disk, so that the file survives a power failure and not only a crash of the process.
 
     Raises:
-        StorageError: if the disk is full, or it may not be written.
+        StorageError: if the disk is full, or the file may not be written; an existing file is then unchanged.
     """
     folder, name = os.path.split(path)
     temporary = os.path.join(folder, f".{name}.{os.getpid()}.{threading.get_ident()}.tmp")
@@ -52,10 +59,10 @@ def writing(path: str | Path, durable: bool = True) -> Iterator[BinaryIO]:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and its parents.
+    """Make a folder and its parents; an existing one is no error.
 
     Raises:
-        StorageError: if that is impossible.
+        StorageError: if it cannot be made.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -64,7 +71,11 @@ def make_folder(path: Path) -> None:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write JSON data whole or not at all."""
+    """Write JSON data to a file completely or not at all.
+
+    Raises:
+        StorageError: if the file cannot be written.
+    """
     write_whole(path, (json.dumps(data, indent=2) + "\n").encode())
 
 
@@ -72,7 +83,7 @@ def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        ModelError: if it is missing or no JSON.
+        ModelError: if it is missing or is not JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -81,7 +92,7 @@ def read_json(path: Path) -> Any:
 
 
 def recall(name: str) -> dict[str, Any]:
-    """What was remembered on this machine; {} where nothing can be read."""
+    """What `remember` has stored in a file of the cache folder; {} if there is nothing readable."""
     try:
         content = json.loads((cache_folder() / name).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -90,30 +101,41 @@ def recall(name: str) -> dict[str, Any]:
 
 
 def remember(name: str, facts: Mapping[str, Any]) -> None:
-    """Add to what is remembered on this machine, where that is possible."""
+    """Add JSON data to a file of the cache folder, to be read by `recall`; nothing happens if that is impossible."""
     with contextlib.suppress(OSError, StorageError):
         cache_folder().mkdir(parents=True, exist_ok=True)
         write_json(cache_folder() / name, {**recall(name), **facts})
 
 
 def cache_folder() -> Path:
-    """Where this user's programs keep what can be found out anew."""
+    """This user's cache folder of genkit, for data that can be computed again."""
     return Path(platformdirs.user_cache_dir("genkit", appauthor=False))
 
 
 def settings_folder() -> Path:
-    """Where this user's settings of programs lie."""
+    """This user's settings folder of genkit."""
     return Path(platformdirs.user_config_dir("genkit", appauthor=False))
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+    """The SHA-256 hash of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_files(folder: Path, files: Iterable[tuple[str, bytes]]) -> list[str]:
-    """Write ordinary files into a folder, each whole or not at all; their names, in order."""
+    """Write files into a folder, each completely or not at all, without flushing to the disk.
+
+    Args:
+        files: (name, content) of each.
+
+    Returns:
+        The names, in order.
+
+    Raises:
+        ModelError: if a name is not a plain file name.
+        StorageError: if a file cannot be written.
+    """
     make_folder(folder)
     names = []
     for name, content in files:
@@ -123,6 +145,11 @@ def write_files(folder: Path, files: Iterable[tuple[str, bytes]]) -> list[str]:
 
 
 def plain_name(name: str) -> str:
+    """The name, unchanged, if it is a plain file name.
+
+    Raises:
+        ModelError: if it is empty, hidden, or contains a folder.
+    """
     if not name or os.path.basename(name) != name or name.startswith("."):
         raise ModelError(f"{name!r} is no plain file name")
     return name

@@ -1,7 +1,7 @@
-"""The machine under a run: its device, its threads, its processes, and how numbers are computed on it.
+"""The machine that a run uses: its device, threads, processes, precision and memory format.
 
-Many processes are torchrun's to start; accelerate joins them, and it lives here and nowhere else. Knows nothing of
-games, data or files.
+torchrun starts the processes of a run and accelerate connects them; accelerate is used in this module only. Nothing
+here depends on games or data.
 """
 
 from __future__ import annotations
@@ -25,24 +25,29 @@ from torch import Tensor, nn
 from genkit.errors import ConfigError, did_you_mean
 
 Value = TypeVar("Value")
+Item = TypeVar("Item")
+
 _LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 WORKERS = min(4, os.cpu_count() or 1)
-"""Threads beside the one that computes, for work that mostly waits or leaves Python's lock (files, compression)."""
-
-Item = TypeVar("Item")
+"""Background threads for work that mostly waits or releases Python's lock (files, compression)."""
 
 
 class Runtime:
-    """Where a run computes, and how.
+    """The device, threads, processes and precision of a run.
 
     Args:
-        device: auto (cuda, else mps, else cpu), or a torch device.
+        device: auto (cuda, else mps, else cpu), or the name of a torch device.
         threads: CPU threads; None leaves torch's choice.
-        plan: memory format and precision, out of `genkit.recipe.PLANS`.
+        plan: precision and memory format, one of `genkit.recipe.PLANS`.
+
+    Attributes:
+        device: the torch device of this process.
+        rank, processes: number of this process, and of all, as torchrun sets them; 0 and 1 without it.
+        plan: as given; may be changed.
 
     Raises:
-        ConfigError: if the device does not exist here.
+        ConfigError: if the device does not exist on this machine.
     """
 
     def __init__(
@@ -66,7 +71,7 @@ class Runtime:
 
     @property
     def threads(self) -> int:
-        """CPU threads of torch."""
+        """Number of CPU threads of torch; can be set."""
         return torch.get_num_threads()
 
     @threads.setter
@@ -75,7 +80,7 @@ class Runtime:
             torch.set_num_threads(count)
 
     def fingerprint(self) -> dict[str, Any]:
-        """What the bits of a result depend on beyond the configuration."""
+        """What the bits of a result depend on besides the configuration: versions, threads, CPU, device, processes."""
         return {
             "torch": torch.__version__,
             "numpy": np.__version__,
@@ -90,10 +95,13 @@ class Runtime:
     # How numbers are computed ------------------------------------------------------------------------------------
 
     def computing(self, exactly: bool = False) -> AbstractContextManager[Any]:
-        """The plan's precision; `exactly`: float32 whatever the plan.
+        """A context in which the plan's precision is used.
 
-        Weights are cast anew in every pass: a cache filled without gradients would cut those of the next pass off
-        (pytorch#65766).
+        Autocast's cache of converted weights is off: filled in a pass without gradients, it would detach the weights in
+        the next pass (pytorch#65766).
+
+        Args:
+            exactly: use float32 whatever the plan is.
         """
         half = self.plan.startswith("bf16") and not exactly
         return (
@@ -107,7 +115,7 @@ class Runtime:
         lay_out(module.to(self.device), self.plan.endswith("channels-last"))
 
     def wait(self) -> None:
-        """Until the device has done what it was asked to do."""
+        """Wait until the device has finished all its work."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         elif self.device.type == "mps":
@@ -117,16 +125,20 @@ class Runtime:
 
     @property
     def is_main_process(self) -> bool:
-        """Whether this process is the one that writes and speaks."""
+        """Whether this process is the one that writes files and reports progress."""
         return is_main_process()
 
     def share_of(self, count: int) -> range:
-        """This process's rows of a batch of `count`."""
-        own = count // self.processes
-        return range(self.rank * own, (self.rank + 1) * own)
+        """The rows of a batch that this process computes.
+
+        Args:
+            count: rows of the whole batch, a multiple of the number of processes.
+        """
+        rows = count // self.processes
+        return range(self.rank * rows, (self.rank + 1) * rows)
 
     def all_reduce_mean(self, tensors: Sequence[Tensor]) -> None:
-        """Replace tensors by their means over all processes, in one exchange."""
+        """Replace tensors by their means over all processes, in place and in one communication."""
         if self.processes == 1 or not tensors:
             return
         from accelerate.utils import reduce
@@ -137,7 +149,7 @@ class Runtime:
             tensor.copy_(part.view_as(tensor))
 
     def all_reduce(self, number: Tensor) -> Tensor:
-        """A number summed over all processes."""
+        """The sum of a tensor over all processes."""
         if self.processes == 1:
             return number
         from accelerate.utils import reduce
@@ -146,22 +158,26 @@ class Runtime:
         return summed
 
     def broadcast(self, value: Value) -> Value:
-        """The main process's value, in all processes."""
+        """The main process's value, which must be picklable, in all processes."""
         if self.processes == 1:
             return value
         from accelerate.utils import broadcast_object_list
 
-        shared: list[Value] = broadcast_object_list([value])
-        return shared[0]
+        values: list[Value] = broadcast_object_list([value])
+        return values[0]
 
     def barrier(self) -> None:
-        """Wait until all processes are here."""
+        """Wait until all processes have reached this call."""
         if self.processes > 1:
             torch.distributed.barrier()
 
 
 def lay_out(module: nn.Module, channels_last: bool) -> None:
-    """Bring a module's spatial weights into a memory format, in place; what they compute follows it."""
+    """Change the memory format of a module's weights with 4 or 5 axes, in place; convolutions then use it as well.
+
+    Args:
+        channels_last: channels_last (channels_last_3d for 5 axes), or contiguous.
+    """
     for parameter in module.parameters():
         if parameter.ndim in _LAYOUTS:
             layout = _LAYOUTS[parameter.ndim] if channels_last else torch.contiguous_format
@@ -169,10 +185,10 @@ def lay_out(module: nn.Module, channels_last: bool) -> None:
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep large freed blocks for the next step: to return and fault them in again costs a tenth of it.
+    """Let glibc keep large blocks of freed memory for the next training step instead of returning them to the system.
 
-    A setting of the whole process (mallopt(3)), which then holds what it held at its peak. Other C libraries are left
-    alone.
+    Returning them and faulting them in again takes a tenth of a step. It is a setting of the whole process
+    (mallopt(3)), whose memory then stays at its peak. With other C libraries nothing happens.
     """
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
@@ -184,23 +200,27 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 def open_trackers(name: str | None, folder: Path, settings: Mapping[str, Any]) -> list[Any]:
-    """What follows a run beside its own log, by accelerate's name (tensorboard, wandb, mlflow ...), ready to log.
+    """Start the experiment tracker of a run.
 
     Args:
-        folder: where those that write files write them.
-        settings: of the run.
+        name: accelerate's name of the tracker: tensorboard, wandb, mlflow ...; None: no tracker.
+        folder: the folder for trackers that write files; for others its name is the name of the run.
+        settings: of the run, which the tracker records.
+
+    Returns:
+        The tracker, ready to log, as a list of one; empty without one.
 
     Raises:
-        ConfigError: for an unknown name, or one whose package is not installed.
+        ConfigError: for an unknown tracker, or one whose package is not installed.
     """
     if name is None:
         return []
     from accelerate.state import PartialState
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
-    known = sorted(map(str, LOGGER_TYPE_TO_CLASS))
-    if name not in known:
-        raise ConfigError(f"run.track = {name!r}: no such tracker.{did_you_mean(name, known)}")
+    names = sorted(map(str, LOGGER_TYPE_TO_CLASS))
+    if name not in names:
+        raise ConfigError(f"run.track = {name!r}: no such tracker.{did_you_mean(name, names)}")
     if name not in map(str, get_available_trackers()):
         raise ConfigError(f"run.track = {name!r}: its package is not installed: pip install {name}")
     PartialState()
@@ -212,15 +232,15 @@ def open_trackers(name: str | None, folder: Path, settings: Mapping[str, Any]) -
 
 
 def is_main_process() -> bool:
-    """Whether this process is alone, or the first of those that torchrun started."""
+    """Whether this process is the only one of the run, or the first of those that torchrun started."""
     return int(os.environ.get("RANK", 0)) == 0
 
 
 def pick_device(name: str) -> torch.device:
-    """A torch device by name, `auto` for the best there is.
+    """A torch device by name; `auto`: cuda if available, else mps, else cpu.
 
     Raises:
-        ConfigError: if it does not exist here.
+        ConfigError: if the device does not exist on this machine.
     """
     if name == "auto":
         name = (
@@ -233,18 +253,15 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
-    except (
-        RuntimeError,
-        AssertionError,
-        NotImplementedError,
-    ) as error:  # torch raises each of them for a device it lacks
-        here = (
+    # Torch raises any of these for a device that does not exist.
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        names = (
             ["cpu"]
             + ["cuda"] * torch.cuda.is_available()
             + ["mps"] * torch.backends.mps.is_available()
         )
         raise ConfigError(
-            f"device {name!r} does not exist here; there is: {', '.join(here)}"
+            f"device {name!r} does not exist here; there is: {', '.join(names)}"
         ) from error
     return device
 
@@ -252,26 +269,29 @@ def pick_device(name: str) -> torch.device:
 def overlapped(
     work: Callable[[Item], object], items: Iterable[Item], workers: int = WORKERS
 ) -> Iterator[Item]:
-    """Each item as it comes, while threads work on those before it.
+    """Yield items as they come, while background threads work on the earlier ones.
 
-    The first error, of an item or of the work, ends it; what was begun is done before that is raised.
+    The first exception, of the iterator or of the work, is raised here; work in progress is finished before.
 
     Args:
-        workers: threads, and how many items may wait for them; 0: no threads, each item is done before it is given.
+        work: called with each item.
+        items: an iterator, which runs in this thread.
+        workers: number of threads, and how many items may wait for them; 0: no threads, each item is worked on before
+            it is yielded.
     """
     if not workers:
         for item in items:
             work(item)
             yield item
         return
-    pool, begun = ThreadPoolExecutor(workers), deque[Future[object]]()
+    pool, futures = ThreadPoolExecutor(workers), deque[Future[object]]()
     try:
         for item in items:
-            begun.append(pool.submit(work, item))
+            futures.append(pool.submit(work, item))
             yield item
-            while begun and (len(begun) > workers or begun[0].done()):
-                begun.popleft().result()
-        for future in begun:
+            while futures and (len(futures) > workers or futures[0].done()):
+                futures.popleft().result()
+        for future in futures:
             future.result()
     finally:
         pool.shutdown(cancel_futures=True)

@@ -1,4 +1,4 @@
-"""The global random generators of torch, NumPy and Python, seeded from the name of a stream."""
+"""Seeding the global random generators of torch, NumPy and Python by the name of a stream."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from genkit.system.streams import torch_seed
 
 
 def seed_everything(*words: str | int) -> None:
-    """Seed the global generators of torch, NumPy and Python from a key."""
+    """Seed the global generators of torch (CPU, CUDA if in use, MPS), NumPy and Python.
+
+    Args:
+        words: strings and numbers that name the stream; equal names give equal seeds.
+    """
     seed_cpu(*words)
     if _cuda_is_in_use():
         torch.cuda.manual_seed_all(torch_seed(*words))
@@ -23,7 +27,13 @@ def seed_everything(*words: str | int) -> None:
 
 @contextmanager
 def global_seeds(*words: str | int) -> Iterator[None]:
-    """Seed the global generators from a key, and give them back as they were."""
+    """A context in which the global generators are seeded as by `seed_everything`.
+
+    Afterwards their states are restored, but for that of MPS.
+
+    Args:
+        words: strings and numbers that name the stream.
+    """
     states = torch.get_rng_state(), np.random.get_state(), random.getstate()
     cuda = torch.cuda.get_rng_state_all() if _cuda_is_in_use() else []
     try:
@@ -38,9 +48,14 @@ def global_seeds(*words: str | int) -> Iterator[None]:
 
 
 def seed_cpu(*words: str | int) -> None:
+    """Seed the global CPU generators: torch's, NumPy's and Python's.
+
+    Args:
+        words: strings and numbers that name the stream.
+    """
     seed = torch_seed(*words)
     torch.default_generator.manual_seed(seed)
-    np.random.seed(seed & 0xFFFFFFFF)  # strangers' transforms draw from NumPy's legacy generator
+    np.random.seed(seed & 0xFFFFFFFF)  # third-party transforms use NumPy's legacy generator
     random.seed(seed)
 
 

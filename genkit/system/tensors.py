@@ -1,4 +1,4 @@
-"""Named tensors as safetensors files, and into modules that are compared with them first. Never a pickle."""
+"""Named tensors in safetensors files, and loading them into modules whose names and shapes fit. Nothing is pickled."""
 
 from __future__ import annotations
 
@@ -15,28 +15,35 @@ from genkit.errors import ModelError, first_line
 from genkit.system.files import write_whole
 
 Tensors = Mapping[str, Tensor]
+"""Tensors by name."""
 
 
 def write_tensors(path: Path, tensors: Tensors, metadata: Mapping[str, str] | None = None) -> None:
-    """Write named tensors as safetensors, whole or not at all; tied tensors are written twice."""
-    seen: set[int] = set()
+    """Write named tensors to a safetensors file, completely or not at all; tensors that share memory are written twice.
+
+    Args:
+        metadata: further entries of the file's header.
+
+    Raises:
+        StorageError: if the file cannot be written.
+    """
+    addresses: set[int] = set()
     plain = {}
     for name, tensor in tensors.items():
         tensor = tensor.detach().cpu().contiguous()
-        if tensor.numel() and tensor.untyped_storage().data_ptr() in seen:
+        if tensor.numel() and tensor.untyped_storage().data_ptr() in addresses:
             tensor = tensor.clone()
-        seen.add(tensor.untyped_storage().data_ptr())
+        addresses.add(tensor.untyped_storage().data_ptr())
         plain[name] = tensor
-    write_whole(
-        path, safetensors.torch.save(plain, {"format": "pt", **(metadata or {})})
-    )  # {} makes a broken header
+    # Never empty metadata: {} makes a broken header.
+    write_whole(path, safetensors.torch.save(plain, {"format": "pt", **(metadata or {})}))
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read named tensors.
+    """Read the named tensors of a safetensors file, onto the CPU.
 
     Raises:
-        ModelError: if the file is missing, truncated or no safetensors file.
+        ModelError: if the file is missing, truncated or not a safetensors file.
     """
     try:
         return safetensors.torch.load_file(path)
@@ -44,57 +51,70 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise ModelError(f"{path} is no whole safetensors file ({first_line(error)})") from error
 
 
-def load_state(module: Any, tensors: Tensors, where: Path) -> None:
-    """Load tensors into a module.
+def load_state(module: Any, tensors: Tensors, path: Path) -> None:
+    """Load tensors into a module, or into whatever has a `load_state_dict`.
+
+    Args:
+        path: the file of the tensors, for messages.
 
     Raises:
-        ModelError: if names or shapes differ, naming the first difference.
+        ModelError: if names or shapes differ; names the first difference.
     """
     try:
         module.load_state_dict(dict(tensors))
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines()[1:]] or [str(error)]
         raise ModelError(
-            f"{where} does not fit the network that its configuration describes: {lines[0][:300]}"
+            f"{path} does not fit the network that its configuration describes: {lines[0][:300]}"
         ) from error
 
 
 def build(
-    networks: Callable[[], Mapping[str, nn.Module]], tensors: Tensors, where: Path
+    networks: Callable[[], Mapping[str, nn.Module]], tensors: Tensors, path: Path
 ) -> Mapping[str, nn.Module]:
-    """Fresh modules with these tensors, compared before they are allocated: no file can ask for any amount of memory.
+    """Build modules and load tensors into them.
+
+    Names and shapes are compared with modules on torch's meta device first, so that no memory is allocated for a
+    configuration that does not fit its file.
 
     Args:
-        networks: makes them, each by the prefix of its tensors' names.
+        networks: builds the modules, each by the prefix of its tensors' names.
+        tensors: of all modules.
+        path: the file of the tensors, for messages.
+
+    Returns:
+        The modules by prefix.
 
     Raises:
-        ModelError: if names or shapes differ.
+        ModelError: if names or shapes differ; names the first difference.
     """
     try:
         with torch.device("meta"):
-            made = networks().items()
-        wanted = {
+            meta_modules = networks().items()
+        expectation = {
             name: tensor
-            for prefix, module in made
+            for prefix, module in meta_modules
             for name, tensor in module.state_dict(prefix=prefix).items()
         }
-    except Exception:  # a network that cannot be built without memory is compared when it is loaded
-        wanted = dict(tensors)
-    for name in sorted({*wanted, *tensors}):
-        here, there = (
-            tuple(found[name].shape) if name in found else None for found in (wanted, tensors)
+    except (
+        Exception
+    ):  # a network that cannot be built on the meta device is compared when it is loaded
+        expectation = dict(tensors)
+    for name in sorted({*expectation, *tensors}):
+        network_shape, file_shape = (
+            tuple(state[name].shape) if name in state else None for state in (expectation, tensors)
         )
-        if here != there:
+        if network_shape != file_shape:
             raise ModelError(
-                f"{where} does not fit the network that its configuration describes: {name} is "
-                f"{there or 'missing'} in the file and {here or 'not there'} in the network"
+                f"{path} does not fit the network that its configuration describes: {name} is "
+                f"{file_shape or 'missing'} in the file and {network_shape or 'not there'} in the network"
             )
     modules = networks()
     for prefix, module in modules.items():
-        own = {
+        state = {
             name.removeprefix(prefix): tensor
             for name, tensor in tensors.items()
             if name.startswith(prefix)
         }
-        load_state(module, own, where)
+        load_state(module, state, path)
     return modules

@@ -1,7 +1,12 @@
-"""What plugin authors and the engine's own tests stand on.
+"""Tests for plugin authors: whether a modality fulfils genkit's plugin contract.
 
-conformance   whether a modality keeps the contract: a class to inherit, and a function to call
-toys          modalities whose truth is known
+conformance   the public entry points: a class to inherit for pytest, and a function to call
+checks        the checks of every modality
+optional      the checks of optional capabilities
+subject       the modality under test: its data, small games, models and samples, computed once and shared
+findings      comparisons and messages that the checks share
+
+The public API is `ModalityConformance` and `check_modality`.
 """
 
 from __future__ import annotations
@@ -9,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from genkit.testing.conformance import ModalityConformance, check_modality
+    from genkit.testing import ModalityConformance, check_modality
 
 __all__ = ["ModalityConformance", "check_modality"]
 

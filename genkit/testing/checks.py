@@ -1,7 +1,8 @@
-"""What every modality must do, one small function each.
+"""The checks of every modality, one function each.
 
-A check is asked with a `Subject` and says nothing if all is well; else it raises, and an AssertionError says what was
-found, what was wanted and what to do. Its docstring is what users read. Knows no test runner and no modality.
+A check takes a `Subject` and returns if all is well. Otherwise it raises; the message of an AssertionError says what
+was found, what was expected and what to do. Its docstring is shown to users. Knows the engine and the sampler; no test
+runner and no modality.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from genkit.discovery import registry
 from genkit.engine.compatibility import required_capabilities
 from genkit.engine.data import Batches
 from genkit.engine.run_folder import RunFolder
+from genkit.engine.views import model_of, preview_conditions
 from genkit.errors import ConfigError
 from genkit.plugin import Critique, Facts, Modality
 from genkit.sampling.drawing import CHUNK
@@ -35,13 +37,13 @@ from genkit.system.seeding import global_seeds
 from genkit.system.tensors import read_tensors, write_tensors
 from genkit.testing.findings import (
     all_weights,
-    begins_rightly,
+    check_signature,
     child,
+    critique_of,
     describe,
     differing,
     expect,
     fingerprint,
-    judged,
     listed,
     parts_of,
     well_formed,
@@ -64,40 +66,40 @@ def manifest_is_plain_data(subject: Subject) -> None:
     media = modality.media_type
     expect(
         re.fullmatch(r"[a-z]+/[a-z0-9.+-]+", media),
-        f"media_type {media!r}: of the form type/subtype was expected",
+        f"media_type {media!r}: the form type/subtype was expected",
     )
     expect(modality.formats, "formats is empty: name at least one file ending that encode writes")
     for ending in (*modality.formats, *modality.preview_formats):
         expect(
             re.fullmatch(r"[a-z0-9]+", ending),
-            f"the file ending {ending!r}: lower case without its dot was expected",
+            f"the file ending {ending!r}: lower-case letters and digits without a dot were expected",
         )
 
 
 def import_takes_no_torch(subject: Subject) -> None:
-    """Importing the manifest, its options and its controls does not import torch."""
+    """Importing the manifest, the options and the controls does not import torch."""
     parts = (subject.modality.options, subject.modality.controls)
     code = (
         "import sys; from genkit.discovery.registry import resolve\n"
         "for target in sys.argv[1:]: resolve(target); 'torch' in sys.modules and sys.exit(target + ' imports torch')"
     )
     targets = [str(subject.target), *(part for part in parts if isinstance(part, str))]
-    ended = child(code, targets)
-    said = (ended.stderr.strip().splitlines() or ["it said nothing"])[-1]
+    process = child(code, targets)
+    message = (process.stderr.strip().splitlines() or ["no error message"])[-1]
     expect(
-        ended.returncode == 0,
-        f"{said}: import it where it is used, in the module that `plugin` names",
+        process.returncode == 0,
+        f"{message}: import torch only in the module that the manifest's `plugin` names",
     )
 
 
 def names_resolve(subject: Subject) -> None:
-    """The plugin's class, its options and its controls are where the manifest says, and of the right kind."""
+    """The classes that the manifest names for plugin, options and controls exist and have the right base classes."""
     registry.load(subject.modality)
     for part in ("options", "controls"):
         cls = registry.named_class(subject.modality, part)
-        right = cls is None or (isinstance(cls, type) and issubclass(cls, BaseModel))
+        is_valid = cls is None or (isinstance(cls, type) and issubclass(cls, BaseModel))
         expect(
-            right,
+            is_valid,
             f"its {part}, {getattr(subject.modality, part)}, are no subclass of genkit.recipe.Settings",
         )
 
@@ -109,7 +111,7 @@ def presets_are_configurations(subject: Subject) -> None:
 
 
 def capabilities_suffice(subject: Subject) -> None:
-    """The classes can do what the preset's recipe asks for, and the manifest has endings for their previews."""
+    """Plugin and generator have the capabilities that the recipe needs; the manifest has endings for previews."""
     for capability, setting in required_capabilities(subject.config.recipe).items():
         expect(
             capability in subject.capabilities,
@@ -123,26 +125,29 @@ def capabilities_suffice(subject: Subject) -> None:
 
 
 def options_round_trip(subject: Subject) -> None:
-    """Options survive JSON and refuse what they do not know."""
+    """Options are the same after JSON, and reject unknown keys."""
     survives(subject.config.options, "options")
 
 
 def controls_round_trip(subject: Subject) -> None:
-    """Controls have defaults, survive JSON and refuse what they do not know."""
+    """Controls have defaults, are the same after JSON, and reject unknown keys."""
     survives(subject.controls, "controls")
 
 
 def survives(settings: Any, part: str) -> None:
-    """Assert that settings are the same after JSON, and refuse an unknown key."""
+    """Assert that settings are the same after JSON, and reject an unknown key."""
     plain = settings.model_dump(mode="json")
-    again = configuration.validate(type(settings), json.loads(json.dumps(plain)), part)
-    expect(again == settings, f"{part} are not the same after JSON: {settings!r} became {again!r}")
+    restored = configuration.validate(type(settings), json.loads(json.dumps(plain)), part)
+    expect(
+        restored == settings,
+        f"{part} are not the same after JSON: {settings!r} became {restored!r}",
+    )
     try:
         configuration.validate(type(settings), {**plain, "no_such_setting": 1}, part)
     except ConfigError:
         return
     raise AssertionError(
-        f"{part} take an unknown key: derive them from genkit.recipe.Settings, which refuses it"
+        f"{part} take an unknown key: derive them from genkit.recipe.Settings, which rejects it"
     )
 
 
@@ -150,18 +155,18 @@ def survives(settings: Any, part: str) -> None:
 
 
 def data_are_samples(subject: Subject) -> None:
-    """The data are samples of one shape, finite, with masks that fit; the same place gives the same ones again."""
-    first, again = (Batches(subject.open()[1], 0).take(0, 16) for _ in range(2))
+    """The data are finite samples of one shape with matching masks; the same position gives the same items again."""
+    first, repeated = (Batches(subject.open()[1], 0).take(0, 16) for _ in range(2))
     expect(
-        differing(parts_of(first), parts_of(again)) == [],
-        "the same place of the data gave other items when it was read anew: draw what is random from the global "
+        differing(parts_of(first), parts_of(repeated)) == [],
+        "the same position of the data gave other items when it was read again: draw random numbers from the global "
         "generators, which are seeded for each item",
     )
     well_formed(first, 16, "a real batch")
 
 
 def facts_round_trip(subject: Subject) -> None:
-    """Facts survive JSON, and the data give the same ones again."""
+    """Facts are the same after JSON, and `inspect` finds the same ones again."""
     (plugin, _), (other, _) = subject.open(), subject.open()
     facts, values = plugin.facts, dict(plugin.facts.values)
     expect(
@@ -171,16 +176,16 @@ def facts_round_trip(subject: Subject) -> None:
     for name, content in facts.files.items():
         expect(
             os.path.basename(name) == name and isinstance(content, bytes),
-            f"facts.files[{name!r}]: bytes by a name",
+            f"facts.files[{name!r}]: bytes under a plain file name were expected",
         )
     expect(
         facts == other.facts,
-        "inspect found other facts the second time: they must follow from the data alone",
+        "inspect found other facts the second time: they must depend on the data and the options alone",
     )
 
 
 def networks_follow_from_facts(subject: Subject) -> None:
-    """The networks are rebuilt from options and facts alone, without the data; torch's seed decides their weights."""
+    """Options and facts alone rebuild the networks, without the data; torch's seed determines their weights."""
     plugin, _ = subject.open()
     options: Any = subject.config.options
     if options is not None:
@@ -189,49 +194,53 @@ def networks_follow_from_facts(subject: Subject) -> None:
         )
     facts = Facts(json.loads(json.dumps(dict(plugin.facts.values))), dict(plugin.facts.files))
     with global_seeds("networks"):
-        before = all_weights(plugin.networks())
+        weights = all_weights(plugin.networks())
     with global_seeds("networks"):
         rebuilt = all_weights(registry.load(subject.modality)(options, facts).networks())
-    changed = differing(before, rebuilt)
+    differing_names = differing(weights, rebuilt)
     expect(
-        not changed,
-        f"networks differ when they are rebuilt without the data ({listed(changed)}): what the data decide "
-        "belongs to the facts, and weights are drawn from torch's global generator",
+        not differing_names,
+        f"networks differ when they are rebuilt without the data ({listed(differing_names)}): keep everything that "
+        "depends on the data in the facts, and draw weights from torch's global generator",
     )
 
 
 def fakes_are_like_reals(subject: Subject) -> None:
-    """Generated samples have the shape and the kind of real ones, one for each row of noise."""
+    """Generated samples have the shape and dtype of real ones, one for each row of noise."""
     real, fake = subject.real_batch, subject.fake()
     well_formed(fake, len(real), "a generated batch")
-    found, wanted = (fake.x.shape[1:], fake.x.dtype), (real.x.shape[1:], real.x.dtype)
+    fake_kind, real_kind = (fake.x.shape[1:], fake.x.dtype), (real.x.shape[1:], real.x.dtype)
     expect(
-        found == wanted,
-        f"generated samples are {describe(*found)}, real ones {describe(*wanted)}: make them alike",
+        fake_kind == real_kind,
+        f"generated samples are {describe(*fake_kind)}, real ones {describe(*real_kind)}: make them equal",
     )
 
 
 def critics_judge_each_row(subject: Subject) -> None:
-    """Each critic gives every real and every generated sample finite logits."""
+    """Each critic returns finite logits for every real and every generated sample."""
     for (name, critic), sample in itertools.product(
         subject.critics.items(), (subject.real_batch, subject.fake())
     ):
-        critique = judged(critic, sample)
+        critique = critique_of(critic, sample)
         expect(
             isinstance(critique, Critique) and critique.logits,
-            f"the critic {name!r} gave no Critique with logits",
+            f"the critic {name!r} returned no Critique with logits",
         )
         for logits in critique.logits:
-            right = logits.ndim in (1, 2) and len(logits) == len(sample)
+            is_valid = logits.ndim in (1, 2) and len(logits) == len(sample)
             expect(
-                right,
-                f"the critic {name!r} gave logits {list(logits.shape)}; [B] or [B, P] with B = {len(sample)}",
+                is_valid,
+                f"the critic {name!r} returned logits {list(logits.shape)}; [B] or [B, P] with B = {len(sample)} "
+                "was expected",
             )
-            expect(logits.isfinite().all(), f"the critic {name!r} gave logits that are not finite")
-            steps = not critique.per_step or logits.shape[1:] == sample.x.shape[1:2]
             expect(
-                steps,
-                f"the critic {name!r} is per_step, but gave {list(logits.shape)} for x {list(sample.x.shape)}",
+                logits.isfinite().all(),
+                f"the critic {name!r} returned logits that are not finite",
+            )
+            has_steps = not critique.per_step or logits.shape[1:] == sample.x.shape[1:2]
+            expect(
+                has_steps,
+                f"the critic {name!r} is per_step, but returned {list(logits.shape)} for x {list(sample.x.shape)}",
             )
 
 
@@ -239,8 +248,8 @@ def critics_judge_each_row(subject: Subject) -> None:
 
 
 def training_is_finite_and_moves_all(subject: Subject) -> None:
-    """After a few rounds every loss was finite, and every player has changed."""
-    game, before = subject.played.game, subject.played.before
+    """After a few rounds every loss and gradient was finite, and every player has changed."""
+    game, weights_before = subject.played.game, subject.played.weights_before
     for name in game.players:
         _, count = game.tally[f"{name}.loss"]
         expect(
@@ -248,51 +257,55 @@ def training_is_finite_and_moves_all(subject: Subject) -> None:
             f"{game.updates[name] - int(count)} losses of {name} were not finite",
         )
         expect(not game.tally[f"{name}.skipped"][0], f"a gradient of {name} was not finite")
-    after = game.state()[1]["players"]
+    weights_after = game.state()[1]["players"]
     for name in game.players:
         prefix = "generator." if name == "generator" else f"critics.{name}."
-        own = {key: value for key, value in after.items() if key.startswith(prefix)}
-        moved = differing(own, {key: before[key] for key in own})
+        own_weights = {key: value for key, value in weights_after.items() if key.startswith(prefix)}
+        differing_names = differing(own_weights, {key: weights_before[key] for key in own_weights})
         expect(
-            moved,
-            f"{name} has not changed after {game.updates[name]} updates: does a gradient reach it?",
+            differing_names,
+            f"{name} has not changed after {game.updates[name]} updates: let a gradient reach its parameters",
         )
 
 
-def gradients_stay_at_home(subject: Subject) -> None:
-    """In its update every parameter of a player gets a gradient, and nobody else's; what is frozen never gets one."""
-    game, received = subject.played.game, subject.played.received
-    foreign = {
+def gradients_stay_separate(subject: Subject) -> None:
+    """An update gives gradients to all parameters of its player and to no other's; frozen networks never get any."""
+    game, gradients = subject.played.game, subject.played.gradients
+    strays = {
         f"{owner}'s {name} in an update of {player}"
-        for player, owner, name in received
+        for player, owner, name in gradients
         if player != owner
     }
     expect(
-        not foreign,
-        f"gradients were gathered out of place: {listed(foreign)}; do parts of the players coincide?",
+        not strays,
+        f"parameters got gradients in an update of another player: {listed(strays)}; players must not share parameters",
     )
     for owner, player in game.players.items():
-        without = {
+        missing_names = {
             name
             for name, parameter in player.named_parameters()
             if any(parameter is one for one in game.trainable[owner])
-            and (owner, owner, name) not in received
+            and (owner, owner, name) not in gradients
         }
         expect(
-            not without,
-            f"{owner}: no gradient ever reached {listed(without)}; use it, or do not let it learn",
+            not missing_names,
+            f"{owner}: no gradient ever reached {listed(missing_names)}; use these parameters in the forward pass, "
+            "or set requires_grad=False",
         )
     for name, module in game.networks.frozen.items():
-        learning = [
+        trainable_names = [
             key
             for key, value in module.named_parameters()
             if value.requires_grad or value.grad is not None
         ]
-        expect(not learning, f"the frozen network {name!r} learns: {listed(learning)}")
+        expect(
+            not trainable_names,
+            f"the frozen network {name!r} has trainable parameters: {listed(trainable_names)}",
+        )
 
 
 def resume_equals_uninterrupted(subject: Subject) -> None:
-    """A run that was stopped and resumed ends like one that was not, bit for bit."""
+    """A run that was stopped and resumed ends like an uninterrupted one, bit for bit."""
     size, items = subject.config.recipe.batch_size, subject.config.run.items
     assert items is not None
     rare = {"sample_items": 2 * items}
@@ -305,25 +318,25 @@ def resume_equals_uninterrupted(subject: Subject) -> None:
     )
 
 
-def looking_does_not_touch(subject: Subject) -> None:
-    """A run that draws samples in every round ends like one that does not, bit for bit."""
+def drawing_changes_nothing(subject: Subject) -> None:
+    """A run that draws samples in every round ends like one that draws none before its end, bit for bit."""
     assert subject.model
     same_runs(
         subject.unseen,
         subject.folder / "seen",
-        "a run that looked at samples differs from one that did not",
+        "a run that drew samples in every round differs from one that did not",
     )
 
 
-def same_runs(one: Path, other: Path, what: str) -> None:
+def same_runs(one: Path, other: Path, message: str) -> None:
     """Assert that the last checkpoints of two runs are equal."""
     folders = [RunFolder(path, is_main_process=False).latest() for path in (one, other)]
     for group in ("players", "averages", "optimizers"):
         a, b = (read_tensors(folder / f"{group}.safetensors") for folder in folders if folder)
         expect(
-            not (changed := differing(a, b)),
-            f"{what} ({listed(changed)}): keep no state outside of parameters and buffers, and draw what is random "
-            "from the global generators",
+            not (differing_names := differing(a, b)),
+            f"{message} ({listed(differing_names)}): keep no state outside of parameters and buffers, and draw random "
+            "numbers from the global generators",
         )
 
 
@@ -331,20 +344,20 @@ def same_runs(one: Path, other: Path, what: str) -> None:
 
 
 def same_identity_same_sample(subject: Subject) -> None:
-    """A seed and an index are one sample, in any batch, at any time; other seeds give others."""
-    whole = subject.drawn(range(60, 68), seed=3)
+    """A seed and an index give the same sample in any batch, at any time; another seed gives other samples."""
+    whole = subject.draw(range(60, 68), seed=3)
     for index in (66, 61, 60):
-        alone = subject.drawn([index], seed=3)
+        single = subject.draw([index], seed=3)
         expect(
-            torch.equal(alone.x[0], whole.x[index - 60]),
-            f"sample {index} of seed 3 was another one when it was drawn again: all that is random is in the noise",
+            torch.equal(single.x[0], whole.x[index - 60]),
+            f"sample {index} of seed 3 changed when it was drawn again: take all randomness from the noise",
         )
-    if not subject.noise():  # all is said by the condition
+    if not subject.noise():  # the condition alone determines the sample
         return
-    other = subject.drawn(range(60, 68), seed=4)
+    other = subject.draw(range(60, 68), seed=4)
     expect(
         not torch.equal(other.x, whole.x),
-        "seeds 3 and 4 give the same samples: does the generator use its noise?",
+        "seeds 3 and 4 give the same samples: let the generator use its noise",
     )
 
 
@@ -355,111 +368,111 @@ def rows_stand_alone(subject: Subject) -> None:
     mixed = {part: torch.cat([noise[part][:half], other[part][half:]]) for part in noise}
     condition = subject.real_batch.condition
     with torch.no_grad():
-        alone, among = (
+        plain, mixed_batch = (
             subject.generator(one, condition, subject.controls).x[:half] for one in (noise, mixed)
         )
-    same = torch.allclose(alone.double(), among.double(), rtol=1e-4, atol=1e-5)
+    is_same = torch.allclose(plain.double(), mixed_batch.double(), rtol=1e-4, atol=1e-5)
     expect(
-        same,
-        "samples changed with the other rows of their batch: no statistics over the batch in eval mode",
+        is_same,
+        "samples changed with the other rows of their batch: use no batch statistics in eval mode",
     )
 
 
 def saved_is_loaded(subject: Subject) -> None:
-    """A model that was saved and loaded gives the same samples; its folder holds weights, settings and assets only."""
-    model, path = subject.played.game.model(), subject.folder / "saved"
+    """A model that was saved and loaded gives the same samples and has the same facts."""
+    model, path = model_of(subject.played.game), subject.folder / "saved"
     model.save(path)
-    loaded = open_model(path, "cpu", subject.modality)
-    drawn = (parts_of(subject.drawn(range(4), model=one).sample) for one in (model, loaded))
-    changed = differing(*drawn)
+    reopened = open_model(path, "cpu", subject.modality)
+    batches = (parts_of(subject.draw(range(4), model=one).sample) for one in (model, reopened))
+    differing_names = differing(*batches)
     expect(
-        not changed,
-        f"a loaded model draws other samples ({listed(changed)}): keep all that it needs in its weights",
+        not differing_names,
+        f"a loaded model draws other samples ({listed(differing_names)}): keep all of its state in parameters and "
+        "buffers",
     )
     expect(
-        loaded.plugin.facts == model.plugin.facts,
+        reopened.plugin.facts == model.plugin.facts,
         "a loaded model has other facts than the one that was saved",
     )
 
 
 def files_are_what_they_say(subject: Subject) -> None:
-    """Encoded samples are of the manifest's media type, and the same each time, alone or many at once."""
-    modality, samples = subject.modality, subject.drawn(range(3))
+    """Encoded samples have the manifest's media type; the bytes are the same each time, alone or many at once."""
+    modality, samples = subject.modality, subject.draw(range(3))
     types = mimetypes.MimeTypes(filenames=())
     usual = types.guess_all_extensions(modality.media_type, strict=False)
-    known = types.guess_type(f"0.{modality.formats[0]}", strict=False)[0]
+    usual_type = types.guess_type(f"0.{modality.formats[0]}", strict=False)[0]
     expect(
-        not (known and usual and f".{modality.formats[0]}" not in usual),
-        f"media_type is {modality.media_type}, but .{modality.formats[0]} is {known}: make them agree",
+        not (usual_type and usual and f".{modality.formats[0]}" not in usual),
+        f"media_type is {modality.media_type}, but .{modality.formats[0]} is {usual_type}: make them agree",
     )
     for format in modality.formats:
-        once, twice = samples.encode(format), samples.encode(format)
-        alone = [
+        contents, repeated = samples.encode(format), samples.encode(format)
+        singles = [
             subject.model.plugin.encode(samples.sample[row], format, samples.controls)
             for row in range(3)
         ]
         expect(
-            once == twice,
+            contents == repeated,
             f"equal samples gave other bytes of .{format}: leave out time stamps and random names",
         )
-        expect(once == alone, f"encode_each gave other bytes of .{format} than encode")
-        for content in once:
-            begins_rightly(content, format, as_text=modality.media_type.startswith("text/"))
+        expect(contents == singles, f"encode_each gave other bytes of .{format} than encode")
+        for content in contents:
+            check_signature(content, format, as_text=modality.media_type.startswith("text/"))
 
 
 def fresh_process_rebuilds(subject: Subject) -> None:
-    """A process of its own, with the manifest as JSON and the model folder, draws the same samples."""
-    here = fingerprint(subject.drawn(range(4)).x)
-    condition = subject.played.game.look_conditions(range(CHUNK))
+    """A new process, with only the manifest as JSON and the model folder, draws the same samples."""
+    digest = fingerprint(subject.draw(range(4)).x)
+    condition = preview_conditions(subject.played.game, range(CHUNK))
     file = subject.folder / "asked.safetensors"
     write_tensors(file, {} if condition is None else {"condition": condition})
-    told = [json.dumps(subject.modality.to_json()), str(subject.folder / "seen"), str(file)]
-    ended = child("from genkit.testing.checks import draw_there; draw_there()", told)
-    said = (ended.stderr.strip().splitlines() or ["it said nothing"])[-1]
+    arguments = [json.dumps(subject.modality.to_json()), str(subject.folder / "seen"), str(file)]
+    process = child("from genkit.testing.checks import draw_there; draw_there()", arguments)
+    message = (process.stderr.strip().splitlines() or ["no error message"])[-1]
     expect(
-        ended.returncode == 0,
-        f"a fresh process cannot draw ({said}): name importable classes as module:Class",
+        process.returncode == 0,
+        f"a fresh process cannot draw ({message}): name importable classes as module:Class",
     )
     expect(
-        here in ended.stdout,
+        digest in process.stdout,
         "a fresh process drew other samples: keep no state in modules or in the environment",
     )
 
 
 def draw_there() -> None:
-    """Draw from the model of the command line and say what came (in a process of its own)."""
+    """Draw from the model on the command line and print the samples' fingerprint; runs in a process of its own."""
     torch.set_num_threads(1)
-    manifest, model, asked = sys.argv[1:]
-    condition = read_tensors(Path(asked)).get("condition")
-    opened = open_model(model, "cpu", Modality.from_json(json.loads(manifest)))
-    controls = configuration.controls(opened.modality, {})
+    manifest, model, condition_file = sys.argv[1:]
+    condition = read_tensors(Path(condition_file)).get("condition")
+    opened_model = open_model(model, "cpu", Modality.from_json(json.loads(manifest)))
+    controls = configuration.controls(opened_model.modality, {})
 
-    def told(indices: Sequence[int]) -> Tensor | None:
+    def conditions(indices: Sequence[int]) -> Tensor | None:
         return None if condition is None else condition[list(indices)]
 
-    x = opened.draw(range(4), 0, controls=controls, conditions=told).x
+    x = opened_model.draw(range(4), 0, controls=controls, conditions=conditions).x
     sys.stdout.write(f"\n{fingerprint(x)}\n")
 
 
 def files_stay_in_the_run(subject: Subject) -> None:
-    """Opening, training, drawing and saving leave files in the run's folder only (and in the user's cache)."""
-    importlib.import_module(
-        "torch._dynamo"
-    )  # makes its own folder, when a process makes its first optimizer
+    """Opening, training, drawing and saving leave files only in the run's folder (and in the user's cache)."""
+    # The first optimizer of a process imports this module, which makes a folder of its own.
+    importlib.import_module("torch._dynamo")
     with subject.watching():
-        subject.drawn(range(2)).save(subject.folder / "drawn")
+        subject.draw(range(2)).save(subject.folder / "drawn")
     allowed = [
         os.path.abspath(root) + os.sep for root in (subject.folder, cache_folder().parent, "/dev")
     ]
-    outside = {
+    strays = {
         path
         for path in subject.written
         if not path.startswith(tuple(allowed))
         and "__pycache__" not in path
         and os.path.lexists(path)
     }
-    outside -= {str(subject.folder)}
+    strays -= {str(subject.folder)}
     expect(
-        not outside,
-        f"it wrote outside of the run's folder: {listed(outside)}; use temporary files, or facts.files",
+        not strays,
+        f"it wrote outside of the run's folder: {listed(strays)}; use temporary files, or facts.files",
     )

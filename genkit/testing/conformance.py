@@ -1,11 +1,11 @@
-"""Does a modality keep the contract? One class to inherit, one function to call, one command: `genkit plugins check`.
+"""Whether a modality fulfils the plugin contract: a class to inherit, a function to call, and `genkit plugins check`.
 
     class TestMine(ModalityConformance):
         modality = "mine"
 
-`CHECKS` is the list of what is asked. A check is skipped only where the manifest and the preset do not declare what it
-needs; what is expected to fail needs a reason, and fails if it passes; too few checks are a failure. Knows no modality,
-and needs no test runner but in the class's own methods.
+`CHECKS` lists all checks. A check is skipped only if the modality lacks the capability, options, controls or importable
+name that it tests. A check that is expected to fail needs a reason, and passing it is a failure; so are too few checks.
+Knows no modality, and imports pytest only in the class's tests.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ class Check(NamedTuple):
     """One check.
 
     Args:
-        ask: of a subject; raises where it finds a fault.
-        need: what must be there for it to apply: an optional capability, options, controls; empty: it always does.
+        ask: takes a subject; raises if it finds a fault.
+        need: what the subject must have for the check to apply: an optional capability, options, controls or an
+            importable name; empty: the check always applies.
     """
 
     ask: Callable[[Subject], None]
@@ -38,12 +39,12 @@ class Check(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What the user calls it."""
+        """The name of the check, as users write it."""
         return self.ask.__name__
 
     @property
     def sentence(self) -> str:
-        """What it asks."""
+        """What the check requires, in one sentence."""
         return " ".join((self.ask.__doc__ or "").split())
 
 
@@ -61,9 +62,9 @@ CHECKS = (
     Check(checks.fakes_are_like_reals),
     Check(checks.critics_judge_each_row),
     Check(checks.training_is_finite_and_moves_all),
-    Check(checks.gradients_stay_at_home),
+    Check(checks.gradients_stay_separate),
     Check(checks.resume_equals_uninterrupted),
-    Check(checks.looking_does_not_touch),
+    Check(checks.drawing_changes_nothing),
     Check(checks.same_identity_same_sample),
     Check(checks.rows_stand_alone),
     Check(checks.saved_is_loaded),
@@ -82,23 +83,22 @@ CHECKS = (
     Check(optional.unroll_is_one_sample, "unroll"),
     Check(optional.writer_writes_what_encode_writes, "writer"),
 )
-"""In the order in which they are asked."""
-
+"""All checks, in the order in which they run."""
 
 MINIMUM = sum(not check.need for check in CHECKS)
-"""So many checks apply to every modality."""
+"""The number of checks that apply to every modality."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What came of one check.
+    """The result of one check.
 
     Args:
         name: of the check.
-        status: passed, failed, skipped, or expected (it failed, as was expected).
-        reason: of everything but a pass.
-        seconds: that it took.
-        error: what was raised.
+        status: passed, failed, skipped, or expected (an expected failure).
+        reason: for every status but passed.
+        seconds: duration of the check.
+        error: the exception that the check raised, if any.
     """
 
     name: str
@@ -110,12 +110,12 @@ class Result:
 
 @dataclass(frozen=True)
 class Report:
-    """What came of all checks.
+    """The results of all checks.
 
     Args:
-        modality, preset: what was checked.
+        modality, preset: that were checked.
         results: in the order of `CHECKS`.
-        minimum: so many checks must apply.
+        minimum: the number of checks that must apply.
     """
 
     modality: str
@@ -124,32 +124,32 @@ class Report:
     minimum: int
 
     def count(self, *statuses: str) -> int:
-        """How many checks ended so."""
+        """How many checks have one of these statuses."""
         return sum(result.status in statuses for result in self.results)
 
     @property
     def applied(self) -> int:
-        """How many checks passed or failed."""
+        """How many checks passed or failed: neither skipped nor expected to fail."""
         return self.count("passed", "failed")
 
     @property
     def ok(self) -> bool:
-        """Whether no check failed, and enough applied."""
+        """Whether no check failed, and at least `minimum` checks applied."""
         return not self.count("failed") and self.applied >= self.minimum
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON data."""
+        """The report as JSON data."""
         results = [
             {key: value for key, value in asdict(one).items() if key != "error"}
             for one in self.results
         ]
-        told = {
+        header = {
             "modality": self.modality,
             "preset": self.preset,
             "ok": self.ok,
             "applied": self.applied,
         }
-        return {"schema": 1, **told, "minimum": self.minimum, "results": results}
+        return {"schema": 1, **header, "minimum": self.minimum, "results": results}
 
     def __str__(self) -> str:
         width = max((len(result.name) for result in self.results), default=0)
@@ -160,12 +160,14 @@ class Report:
         skipped = dict.fromkeys(
             result.reason for result in self.results if result.status == "skipped"
         )
-        last = f"applied {self.applied}, failed {self.count('failed')}, skipped {self.count('skipped')}"
-        last += f" ({', '.join(skipped)})" if skipped else ""
-        last += f", expected to fail {expected}" if (expected := self.count("expected")) else ""
+        summary = f"applied {self.applied}, failed {self.count('failed')}, skipped {self.count('skipped')}"
+        if skipped:
+            summary += f" ({', '.join(skipped)})"
+        if self.count("expected"):
+            summary += f", expected to fail {self.count('expected')}"
         if self.applied < self.minimum:
-            last += f"; too few: at least {self.minimum} checks must apply"
-        return "\n".join([*lines, last])
+            summary += f"; too few: at least {self.minimum} checks must apply"
+        return "\n".join([*lines, summary])
 
 
 def check_modality(
@@ -179,115 +181,110 @@ def check_modality(
     minimum: int | None = None,
     only: Collection[str] = (),
 ) -> Report:
-    """Ask a modality everything that applies to it.
+    """Run all checks that apply to a modality.
 
     Args:
         modality: an id, `module:attribute`, or a manifest.
-        preset: None: the first.
+        preset: the name of a preset; None: the modality's first.
         data: as for `genkit.train`; None: the modality's default. A few items are enough.
-        options, recipe: over those of the preset, so that its networks are small: the games are of a few rounds.
-        expected_failures: check -> why it cannot pass.
-        minimum: so many checks must apply; None: those that apply to every modality, or `only` these.
-        only: names of checks; empty: all.
+        options, recipe: settings that override the preset's; choose small networks, the games have only a few rounds.
+        expected_failures: name of a check -> why it cannot pass.
+        minimum: the number of checks that must apply; None: those of every modality without the expected failures, or
+            0 with `only`.
+        only: names of the checks to run; empty: all.
 
     Raises:
         UserError: if there is no such modality, preset, check, data or setting.
     """
-    expected = dict(expected_failures or {})
-    known_names([*expected, *only])
-    chosen = [check for check in CHECKS if not only or check.name in only]
+    reasons = dict(expected_failures or {})
+    known_names([*reasons, *only])
+    selection = [check for check in CHECKS if not only or check.name in only]
     with tempfile.TemporaryDirectory(prefix="genkit-check-") as folder:
         subject = Subject(modality, Path(folder).resolve(), preset, data, options, recipe)
-        results = tuple(ask(check, subject, expected.get(check.name)) for check in chosen)
-    floor = (0 if only else MINIMUM - len(expected)) if minimum is None else minimum
+        results = tuple(ask(check, subject, reasons.get(check.name)) for check in selection)
+    floor = (0 if only else MINIMUM - len(reasons)) if minimum is None else minimum
     return Report(subject.modality.id, subject.preset, results, floor)
 
 
-def ask(check: Check, subject: Subject, expected: str | None = None) -> Result:
-    """Ask one thing.
+def ask(check: Check, subject: Subject, expected_reason: str | None = None) -> Result:
+    """Run one check.
 
     Args:
-        expected: why it cannot pass, where that is so.
+        check: to run.
+        subject: the modality under test.
+        expected_reason: why the check cannot pass; None: it is expected to pass.
     """
-    began = time.perf_counter()
+    start = time.perf_counter()
 
-    def ended(status: str, reason: str = "", error: BaseException | None = None) -> Result:
-        return Result(check.name, status, reason, round(time.perf_counter() - began, 3), error)
+    def result(status: str, reason: str = "", error: BaseException | None = None) -> Result:
+        return Result(check.name, status, reason, round(time.perf_counter() - start, 3), error)
 
     try:
         if check.need and check.need not in subject.parts:
-            return ended("skipped", f"no {check.need}")
+            return result("skipped", f"no {check.need}")
         with quiet_machine(check.name):
             check.ask(subject)
-    except (
-        Exception,
-        SystemExit,
-    ) as error:  # whatever a stranger's plugin raises is what is wrong with it
-        if expected is not None:
-            return ended("expected", expected, error)
-        return ended(
-            "failed",
-            str(error) if isinstance(error, AssertionError) and str(error) else first_line(error),
-            error,
-        )
-    if expected is not None:
-        return ended(
-            "failed",
-            f"it passes, but was expected to fail ({expected}): take it out of expected_failures",
-        )
-    return ended("passed")
+    except (Exception, SystemExit) as error:  # anything that a plugin raises is a failure
+        if expected_reason is not None:
+            return result("expected", expected_reason, error)
+        is_message = isinstance(error, AssertionError) and str(error)
+        return result("failed", str(error) if is_message else first_line(error), error)
+    if expected_reason is not None:
+        reason = f"it passes, but was expected to fail ({expected_reason}): take it out of expected_failures"
+        return result("failed", reason)
+    return result("passed")
 
 
 def known_names(names: Collection[str]) -> None:
-    """Nothing, if all are names of checks.
+    """Check that all of these are names of checks.
 
     Raises:
-        ConfigError: names the nearest right one.
+        ConfigError: if one is not; it suggests the nearest name.
     """
-    known = [check.name for check in CHECKS]
+    check_names = [check.name for check in CHECKS]
     for name in names:
-        if name not in known:
-            raise ConfigError(f"there is no check {name!r}.{did_you_mean(name, known)}")
+        if name not in check_names:
+            raise ConfigError(f"there is no check {name!r}.{did_you_mean(name, check_names)}")
 
 
 class ModalityConformance:
-    """The checks as tests, for pytest: inherit, say which modality, and each check is a test of its own."""
+    """The checks as pytest tests: a subclass that names its modality has one test for each check."""
 
     modality: ClassVar[str | Modality]
     """An id, `module:attribute`, or a manifest."""
     preset: ClassVar[str | None] = None
-    """None: the first."""
+    """The name of a preset; None: the modality's first."""
     data: ClassVar[Any] = None
     """As for `genkit.train`; None: the modality's default."""
     options: ClassVar[Mapping[str, Any]] = {}
-    """Over those of the preset, so that its networks are small."""
+    """Options that override the preset's, to make its networks small."""
     recipe: ClassVar[Mapping[str, Any]] = {}
-    """The same, of the game."""
+    """Recipe settings that override the preset's."""
     expected_failures: ClassVar[Mapping[str, str]] = {}
-    """Check -> why it cannot pass. It fails if it passes."""
+    """Name of a check -> why it cannot pass. If the check passes nevertheless, its test fails."""
     minimum: ClassVar[int] = MINIMUM
-    """So many checks must apply, those that are expected to fail not among them."""
+    """The number of checks that must apply, not counting expected failures."""
 
     _open: ClassVar[ExitStack]
     _subject: ClassVar[Subject | None]
 
     def source(self, tmp_path: Path) -> Any:
-        """The data; override it to make them on the fly, in the folder that is given."""
+        """The data; override it to create them, in the folder `tmp_path`."""
         return self.data
 
     @classmethod
     def setup_class(cls) -> None:
-        """For pytest: all that is written goes to a folder of the class's own."""
+        """For pytest: prepare a temporary folder for everything that the class's tests write."""
         cls._open, cls._subject = ExitStack(), None
 
     @classmethod
     def teardown_class(cls) -> None:
-        """For pytest: the folder goes with the class."""
+        """For pytest: delete the temporary folder."""
         cls._subject = None
         cls._open.close()
 
     def subject(self) -> Subject:
-        """What is asked; one for all tests of the class."""
+        """The modality under test; one subject is shared by all tests of the class."""
         cls = type(self)
         if cls._subject is None:
             root = Path(
@@ -302,18 +299,20 @@ class ModalityConformance:
         return cls._subject
 
     def test_enough_checks_apply(self) -> None:
-        """As many checks apply as are wanted, and those that are expected to fail exist."""
+        """At least `minimum` checks apply, and all expected failures are names of checks."""
         known_names(self.expected_failures)
         parts = self.subject().parts
         apply = [check.name for check in CHECKS if not check.need or check.need in parts]
         count = len(set(apply) - set(self.expected_failures))
         expect(
             count >= self.minimum,
-            f"only {count} checks apply; at least {self.minimum} are wanted (minimum)",
+            f"only {count} checks apply; at least {self.minimum} must (minimum)",
         )
 
 
 def _as_test(check: Check) -> Callable[[ModalityConformance], None]:
+    """A check as a test method for pytest."""
+
     def test(self: ModalityConformance) -> None:
         import pytest
 

@@ -1,4 +1,4 @@
-"""How conformance checks compare, and how they say what they found. Knows tensors, samples and files; no subject."""
+"""Comparisons and messages that the conformance checks share. Knows tensors, samples and files; no subject."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from genkit.sampling.batching import PARTS
 from genkit.sampling.samples import TEXT_FORMATS
 
 CHILD_SECONDS = 120
+"""Time limit of a child process."""
 SIGNATURES = {
     "png": rb"\x89PNG\r\n\x1a\n",
     "gif": rb"GIF8[79]a",
@@ -43,65 +44,69 @@ SIGNATURES = {
     "pdf": rb"%PDF-",
     "parquet": rb"PAR1",
 }
-"""File ending -> how such a file begins, as a pattern."""
+"""File ending -> a pattern for the first bytes of such a file."""
 
 
-def expect(right: object, said: str) -> None:
-    """Raise AssertionError with what is said unless something is right; `assert` would be silent under `python -O`."""
-    if not right:
-        raise AssertionError(said)
+def expect(is_right: object, message: str) -> None:
+    """Raise AssertionError with this message unless the condition is true; unlike `assert`, also under `python -O`."""
+    if not is_right:
+        raise AssertionError(message)
 
 
-def begins_rightly(content: bytes, ending: str, as_text: bool = False) -> None:
-    """Assert that bytes are a file of that ending, as far as is known of it."""
+def check_signature(content: bytes, ending: str, as_text: bool = False) -> None:
+    """Assert that bytes begin like a file of that ending; unknown endings pass, text must be UTF-8."""
     expect(
         isinstance(content, bytes),
-        f".{ending}: {type(content).__name__} was given; bytes were expected",
+        f".{ending}: a {type(content).__name__} was returned; bytes were expected",
     )
     if as_text or ending in TEXT_FORMATS:
         content.decode("utf-8")
         return
-    expect(content, f".{ending}: no bytes were given")
+    expect(content, f".{ending}: the file is empty")
     pattern = SIGNATURES.get(ending)
-    right = pattern is None or re.match(pattern, content, re.DOTALL)
     expect(
-        right,
-        f"a .{ending} file begins {pattern!r}; these bytes begin {content[:12]!r}: write the format that is named",
+        pattern is None or re.match(pattern, content, re.DOTALL),
+        f"a .{ending} file begins with {pattern!r}, but these bytes begin with {content[:12]!r}: write that format",
     )
 
 
-def well_formed(sample: Any, rows: int, what: str) -> None:
-    """Assert that something is a batch of samples: its rows, finite values, a mask of its steps."""
+def well_formed(sample: Any, rows: int, subject: str) -> None:
+    """Assert that something is a Sample with this number of rows, finite values and a valid mask, if any.
+
+    Args:
+        sample: to be checked.
+        rows: the expected number of rows.
+        subject: what the messages call it.
+    """
     expect(
         isinstance(sample, Sample),
-        f"{what} is a {type(sample).__name__}; a genkit.plugin.Sample was expected",
+        f"{subject} is a {type(sample).__name__}; a genkit.plugin.Sample was expected",
     )
-    expect(len(sample) == rows, f"{what} has {len(sample)} rows; {rows} were expected")
-    expect(sample.x.isfinite().all(), f"{what} has values that are not finite")
+    expect(len(sample) == rows, f"{subject} has {len(sample)} rows; {rows} were expected")
+    expect(sample.x.isfinite().all(), f"{subject} has values that are not finite")
     if sample.mask is not None:
-        right = sample.mask.dtype is torch.bool and sample.mask.shape == sample.x.shape[:2]
+        is_valid = sample.mask.dtype is torch.bool and sample.mask.shape == sample.x.shape[:2]
         expect(
-            right,
-            f"{what} has a mask {describe(sample.mask.shape, sample.mask.dtype)}; [B, L] of bool was expected",
+            is_valid,
+            f"{subject} has a mask {describe(sample.mask.shape, sample.mask.dtype)}; [B, L] of bool was expected",
         )
 
 
-def judged(critic: nn.Module, sample: Sample) -> Critique:
-    """What a critic says, without gradients."""
+def critique_of(critic: nn.Module, sample: Sample) -> Critique:
+    """A critic's critique of a batch, without gradients."""
     with torch.no_grad():
         critique: Critique = critic(sample)
     return critique
 
 
 def has_gradient(module: nn.Module, value: Tensor) -> bool:
-    """Whether a value has a slope in any parameter, finite in all."""
+    """Whether a scalar has a nonzero gradient in some parameter of a module, and finite ones in all."""
     if not value.requires_grad:
         return False
-    slopes = torch.autograd.grad(value, [*module.parameters()], allow_unused=True)
-    known = [slope for slope in slopes if slope is not None]
-    return any(bool(slope.any()) for slope in known) and all(
-        bool(slope.isfinite().all()) for slope in known
-    )
+    gradients = torch.autograd.grad(value, [*module.parameters()], allow_unused=True)
+    present = [gradient for gradient in gradients if gradient is not None]
+    is_finite = all(bool(gradient.isfinite().all()) for gradient in present)
+    return is_finite and any(bool(gradient.any()) for gradient in present)
 
 
 def all_weights(networks: Networks) -> dict[str, Tensor]:
@@ -115,27 +120,25 @@ def all_weights(networks: Networks) -> dict[str, Tensor]:
 
 
 def parts_of(sample: Sample) -> dict[str, Tensor]:
-    """The parts that a batch has, by name."""
+    """The parts of a batch that are not None, by name."""
     return {name: part for name in PARTS if (part := getattr(sample, name)) is not None}
 
 
 def differing(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> list[str]:
-    """Names of tensors that are not the same in both, bit for bit."""
+    """The names of tensors that only one mapping has, or that are not equal bit for bit."""
     both = one.keys() & other.keys()
-    return sorted(
-        (one.keys() ^ other.keys())
-        | {name for name in both if not torch.equal(one[name], other[name])}
-    )
+    unequal = {name for name in both if not torch.equal(one[name], other[name])}
+    return sorted((one.keys() ^ other.keys()) | unequal)
 
 
 def listed(names: Iterable[str]) -> str:
-    """A few names, and how many there are besides."""
+    """The first four names in alphabetical order, and how many more there are."""
     ordered = sorted(names)
     return ", ".join(ordered[:4]) + (f" and {len(ordered) - 4} more" if len(ordered) > 4 else "")
 
 
 def describe(shape: Iterable[int], dtype: torch.dtype) -> str:
-    """A tensor's shape and kind."""
+    """A tensor's shape and dtype in words."""
     return f"{list(shape)} of {str(dtype).removeprefix('torch.')}"
 
 
@@ -145,7 +148,7 @@ def fingerprint(x: Tensor) -> str:
 
 
 def child(code: str, arguments: Iterable[str]) -> subprocess.CompletedProcess[str]:
-    """A fresh interpreter with the same import path."""
+    """Run code in a fresh interpreter with the same import path, and wait for it."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command = [sys.executable, "-P", "-c", code, *arguments]
     return subprocess.run(

@@ -1,6 +1,7 @@
-"""What conformance checks ask: one modality under one preset, its data, and games so small that they take seconds.
+"""The subject of conformance checks: one modality under one preset, its data, and games that take only seconds.
 
-Costly work is done once and shared. Knows the engine through its rooms; no check, no test runner and no modality.
+Costly work is done once and shared by all checks. Knows the engine and the sampler; no check, no test runner and no
+modality.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from genkit.discovery import registry
 from genkit.engine.data import open_data
 from genkit.engine.game import Game
 from genkit.engine.training import train
+from genkit.engine.views import preview_conditions
 from genkit.errors import ConfigError, UserError, did_you_mean, first_line
 from genkit.plugin import Modality, ModalityPlugin, Sample, capabilities_of
 from genkit.recipe import Recipe, ScoreFunction
@@ -34,8 +36,9 @@ from genkit.system.seeding import global_seeds
 from genkit.user_objects import resolve
 
 ROWS = 8
-"""Of a batch, or a few more where the recipe's groups ask for them."""
+"""Rows of a batch; a few more where the recipe's groups need them."""
 NAME = "importable name"
+"""The part of a subject whose manifest can be imported by name."""
 
 
 @dataclass(frozen=True)
@@ -43,28 +46,28 @@ class Played:
     """A small game after its last round.
 
     Args:
-        game: as it is now.
-        before: the players' weights at its start.
-        received: (who was updated, whose parameter, its name) of every gradient that was gathered.
+        game: at its end.
+        weights_before: the players' weights at its start.
+        gradients: (the updated player, the parameter's owner, the parameter's name) of every gradient.
     """
 
     game: Game
-    before: Mapping[str, Tensor]
-    received: frozenset[tuple[str, str, str]]
+    weights_before: Mapping[str, Tensor]
+    gradients: frozenset[tuple[str, str, str]]
 
 
 class Subject:
-    """One modality under one preset, ready to be asked.
+    """One modality under one preset, ready to be checked.
 
     Args:
         modality: an id, `module:attribute`, or a manifest.
-        folder: to write in; everything that a check writes lies below it.
-        preset: None: the first.
+        folder: everything that a check writes goes below it.
+        preset: the name of a preset; None: the modality's first.
         data: as for `genkit.train`; None: the modality's default.
-        options, recipe: over those of the preset, so that its networks are small.
+        options, recipe: settings that override the preset's; choose small networks.
 
     Raises:
-        UserError: if there is no such modality, preset or data, or a setting that it does not take.
+        UserError: if there is no such modality, preset or data, or if a setting is not valid.
     """
 
     def __init__(
@@ -76,17 +79,16 @@ class Subject:
         options: Mapping[str, Any] | None = None,
         recipe: Mapping[str, Any] | None = None,
     ) -> None:
-        self.modality, self.target = _found(modality)
+        self.modality, self.target = _resolved(modality)
         self.folder, self.data = folder, data
         self.preset = preset or next(iter(self.modality.presets), "")
         if preset is not None and preset not in self.modality.presets:
             hint = did_you_mean(preset, self.modality.presets)
             raise ConfigError(f"{self.modality.id} has no preset {preset!r}.{hint}")
-        self.given = {"options": options or {}, "recipe": recipe or {}}
+        self.own_settings = {"options": options or {}, "recipe": recipe or {}}
         self.written: set[str] = set()
-        if (
-            options or recipe or data is not None
-        ):  # what was given is judged here, what the plugin brings by the checks
+        # Mistakes in the caller's arguments are raised here; faults of the plugin are left to the checks.
+        if options or recipe or data is not None:
             try:
                 _ = self.config
             except UserError:
@@ -96,8 +98,10 @@ class Subject:
 
     @cached_property
     def layers(self) -> list[dict[str, Any]]:
-        """The settings that make the preset's game small, below what was given."""
-        recipe = configuration.build(self.modality, self.preset, self.data, [self.given]).recipe
+        """The settings that make the preset's game small, then the caller's own."""
+        recipe = configuration.build(
+            self.modality, self.preset, self.data, [self.own_settings]
+        ).recipe
         size = recipe.group * -(-ROWS // recipe.group)
         items = size * (2 * len(recipe.stages) + 4)
         run: dict[str, Any] = {
@@ -114,11 +118,11 @@ class Subject:
             "track": None,
             "strict": False,
         }
-        return [{"recipe": _small(recipe, size), "run": run}, self.given]
+        return [{"recipe": _small(recipe, size), "run": run}, self.own_settings]
 
     @cached_property
     def config(self) -> RunConfig:
-        """Of the small run; its data are open."""
+        """The configuration of the small run, with its data opened."""
         config = configuration.build(self.modality, self.preset, self.data, self.layers)
         with self.watching():
             return replace(
@@ -126,7 +130,7 @@ class Subject:
             )
 
     def open(self, config: RunConfig | None = None) -> tuple[ModalityPlugin, Any]:
-        """The plugin with the facts of the data, and the data set; new ones each time."""
+        """(the plugin with the facts of the data, the data set), new ones at each call."""
         return open_data(config or self.config)[:2]
 
     def game(self, config: RunConfig | None = None) -> Game:
@@ -137,29 +141,29 @@ class Subject:
 
     @cached_property
     def played(self) -> Played:
-        """A small game that was played to its end."""
-        game, received = self.game(), set[tuple[str, str, str]]()
-        before = {name: value.clone() for name, value in game.state()[1]["players"].items()}
-        updated = ["nobody"]
+        """A small game that was played to its end, with a record of all gradients."""
+        game, gradients = self.game(), set[tuple[str, str, str]]()
+        weights_before = {name: value.clone() for name, value in game.state()[1]["players"].items()}
+        player_names = ["nobody"]
         handles: list[Any] = []
 
         def enter(name: str) -> Callable[..., None]:
-            return lambda *_: updated.__setitem__(0, name)
+            return lambda *_: player_names.__setitem__(0, name)
 
         def gather(owner: str, name: str) -> Callable[[Tensor], None]:
-            return lambda _: received.add((updated[0], owner, name))
+            return lambda _: gradients.add((player_names[0], owner, name))
 
         for owner, player in game.players.items():
             handles.append(player.register_forward_pre_hook(enter(owner)))
             for name, parameter in player.named_parameters():
                 if parameter.requires_grad:
-                    hear: Any = parameter.register_post_accumulate_grad_hook
-                    handles.append(hear(gather(owner, name)))
+                    register: Any = parameter.register_post_accumulate_grad_hook
+                    handles.append(register(gather(owner, name)))
         while not game.over():
             game.play_round()
         for handle in handles:
             handle.remove()
-        return Played(game, before, frozenset(received))
+        return Played(game, weights_before, frozenset(gradients))
 
     @cached_property
     def capabilities(self) -> frozenset[str]:
@@ -169,14 +173,15 @@ class Subject:
 
     @cached_property
     def parts(self) -> frozenset[str]:
-        """What there is to check beside what every modality has."""
-        settings = {
-            part for part in ("options", "controls") if getattr(self.modality, part) is not None
-        }
-        return self.capabilities | settings | ({NAME} if self.target else set[str]())
+        """The optional parts of the modality: capabilities, options, controls, an importable name."""
+        settings = ("options", "controls")
+        names = [part for part in settings if getattr(self.modality, part) is not None]
+        if self.target:
+            names.append(NAME)
+        return self.capabilities | set(names)
 
     def train(self, name: str, **arguments: Any) -> Model:
-        """A small run in a folder of that name."""
+        """The model of a small run in a folder of that name."""
         return train(
             self.modality,
             self.config.data,
@@ -188,60 +193,60 @@ class Subject:
 
     @cached_property
     def model(self) -> Model:
-        """Of the small run `seen`, which looks at itself in every round."""
+        """The model of the small run `seen`, which draws samples in every round."""
         with self.watching():
             return self.train("seen")
 
     @cached_property
     def unseen(self) -> Path:
-        """The same run without looks."""
+        """The folder of the small run that draws no samples before its end."""
         assert self.config.run.items is not None
         self.train("unseen", run={"sample_items": 2 * self.config.run.items})
         return self.folder / "unseen"
 
     @cached_property
     def real_batch(self) -> Sample:
-        """The first real samples."""
+        """The first batch of real samples."""
         return self.played.game.batches.take(0, self.config.recipe.batch_size)
 
     @cached_property
     def generator(self) -> nn.Module:
-        """Trained for a moment; in eval mode, and may learn."""
+        """The generator of the played game, in eval mode, with parameters that require grad."""
         return self.played.game.networks.generator.eval().requires_grad_(True)
 
     @cached_property
     def critics(self) -> dict[str, nn.Module]:
-        """The same."""
+        """The critics of the played game, in eval mode."""
         return {name: critic.eval() for name, critic in self.played.game.networks.critics.items()}
 
     def noise(self, seed: int = 0) -> dict[str, Tensor]:
-        """Of a batch."""
+        """The generator's noise for a batch, by part."""
         return noise_for(
             self.generator, seed, range(self.config.recipe.batch_size), torch.device("cpu")
         )
 
     def fake(self, seed: int = 0) -> Sample:
-        """A batch of the generator's, under the conditions of the real one; without gradients."""
+        """A batch of generated samples under the conditions of the real batch, without gradients."""
         with torch.no_grad():
             sample: Sample = self.generator(
                 self.noise(seed), self.real_batch.condition, self.controls
             )
         return sample
 
-    def drawn(self, indices: Sequence[int], seed: int = 0, model: Model | None = None) -> Samples:
-        """Samples of the small run's model, or another; under conditions of the data where there is no default."""
-        model, conditions = model or self.model, self.played.game.look_conditions
+    def draw(self, indices: Sequence[int], seed: int = 0, model: Model | None = None) -> Samples:
+        """Samples of a model, by default the small run's, under default conditions, else those of the data."""
+        model, conditions = model or self.model, partial(preview_conditions, self.played.game)
         sample = model.draw(indices, seed, controls=self.controls, conditions=conditions)
         return Samples(sample, seed, tuple(indices), None, model, self.controls)
 
     @property
     def controls(self) -> Any:
-        """The modality's controls as they are by default."""
+        """The modality's controls with their default values."""
         return configuration.controls(self.modality, {})
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Note every file that this process opens for writing."""
+        """Record every file that this process opens for writing, and every folder that it makes, in `written`."""
         _hook()
         _watchers.append(self.written)
         try:
@@ -252,7 +257,7 @@ class Subject:
 
 @contextmanager
 def quiet_machine(name: str) -> Iterator[None]:
-    """One thread and seeded global generators, both given back as they were."""
+    """One thread and seeded global generators; both are restored afterwards."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -262,8 +267,8 @@ def quiet_machine(name: str) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _found(modality: str | Modality) -> tuple[Modality, str | None]:
-    """(the manifest, `module:attribute` of it where it has such a name)."""
+def _resolved(modality: str | Modality) -> tuple[Modality, str | None]:
+    """(the manifest, the `module:attribute` that it is imported from; None: it has no such name)."""
     if isinstance(modality, Modality):
         return modality, None
     if ":" not in modality or modality in {row.name for row in registry.found()}:
@@ -281,7 +286,7 @@ def _found(modality: str | Modality) -> tuple[Modality, str | None]:
 
 
 def _small(recipe: Recipe, size: int) -> dict[str, Any]:
-    """Settings over a recipe with which each of its parts acts within a few small batches."""
+    """Settings that override a recipe so that each of its parts takes effect within a few small batches."""
 
     def quick(steps: int) -> dict[str, Any]:
         return {"steps": min(steps, 2), "interval": 1}
@@ -311,11 +316,11 @@ _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 @cache
 def _hook() -> None:
-    """Hear of files for as long as the process lives: an audit hook cannot be taken back."""
-    sys.addaudithook(_heard)
+    """Install the audit hook, once per process: audit hooks cannot be removed."""
+    sys.addaudithook(_record)
 
 
-def _heard(event: str, arguments: tuple[Any, ...]) -> None:
+def _record(event: str, arguments: tuple[Any, ...]) -> None:
     if not _watchers or event not in ("open", "os.mkdir"):
         return
     path, writes = arguments[0], event == "os.mkdir" or bool((arguments[2] or 0) & _WRITES)

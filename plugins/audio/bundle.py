@@ -1,4 +1,4 @@
-"""Make the data that the audio plugin bundles: drums and other short sounds, at 16 kHz, in a folder for each family.
+"""Make the data that the audio plugin bundles: drums and other short sounds at 16 kHz, in one folder per family.
 
     python plugins/audio/bundle.py FOLDER
 
@@ -21,13 +21,14 @@ RATE = 16000
 
 
 def main() -> None:
-    with zipfile.ZipFile(DATA / "drums.zip", "w") as archive:  # not compressed again, dated alike
+    # FLAC is compressed already, so the zip file is not; ZipInfo's fixed date makes equal bytes each time.
+    with zipfile.ZipFile(DATA / "drums.zip", "w") as archive:
         for sound in open_sounds(sys.argv[1], "prefix").items:
             archive.writestr(zipfile.ZipInfo(f"{sound.label}/{Path(sound.name).name}"), flac(sound))
 
 
 def flac(sound: Sound) -> bytes:
-    """A file at 16 kHz; what overshoots when the band is limited is made quieter as a whole."""
+    """The sound as a FLAC file at 16 kHz, made quieter as a whole where resampling exceeds full scale."""
     values = sound.read(0, sound.count(RATE), RATE)
     return encode(values[None] / max(1, np.abs(values).max()), "flac", RATE)
 

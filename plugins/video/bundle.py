@@ -1,9 +1,9 @@
-"""Make the data that the video plugin bundles: glyphs that bounce, and characters that are written.
+"""Make the data that the video plugin bundles: the glyphs of `moving`, and the pen paths of `strokes`.
 
     python plugins/video/bundle.py STROKES.jsonl.gz QUATRAINS.txt
 
-STROKES is hanzi-writer-data (npm, 2.0.1) with one JSON object {"character", "medians"} per line; QUATRAINS says by its
-characters which of them are common. Glyphs come from Aileron (CC0), the font within Pillow.
+STROKES is hanzi-writer-data (npm, 2.0.1) with one JSON object {"character", "medians"} per line. QUATRAINS is a text
+whose most frequent characters are taken. Glyphs are drawn with Aileron (CC0), the font that comes with Pillow.
 """
 
 from __future__ import annotations
@@ -18,8 +18,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 DATA = Path(__file__).parent / "src/genkit_video/data"
 SLANTS = (-0.3, -0.15, 0.0, 0.15, 0.3)
-SIDE, FINE = 28, 8
+"""Shears of the glyphs, of which each row of the picture has one."""
+SIDE, SCALE = 28, 8
+"""Side of a glyph in pixels, and how many times larger it is drawn."""
 CHARACTERS, STROKES = 1000, range(3, 11)
+"""Number of characters, and how many strokes they may have."""
 
 
 def main() -> None:
@@ -30,35 +33,35 @@ def main() -> None:
 
 
 def glyphs() -> Image.Image:
-    """Digits in columns, slants in rows; drawn large and averaged."""
-    preview, large = Image.new("L", (10 * SIDE, len(SLANTS) * SIDE)), SIDE * FINE
-    font = ImageFont.load_default(size=0.85 * large)
+    """A picture of all glyphs, with digits in columns and slants in rows; drawn large and averaged down."""
+    atlas, size = Image.new("L", (10 * SIDE, len(SLANTS) * SIDE)), SIDE * SCALE
+    font = ImageFont.load_default(size=0.85 * size)
     for row, slant in enumerate(SLANTS):
         for digit in range(10):
-            glyph = Image.new("L", (large, large))
+            glyph = Image.new("L", (size, size))
             ImageDraw.Draw(glyph).text(
-                (large / 2, large / 2), str(digit), 255, font, "mm", stroke_width=FINE // 2
+                (size / 2, size / 2), str(digit), 255, font, "mm", stroke_width=SCALE // 2
             )
             glyph = glyph.transform(
                 glyph.size,
                 Image.Transform.AFFINE,
-                (1, slant, -slant * large / 2, 0, 1, 0),
+                (1, slant, -slant * size / 2, 0, 1, 0),
                 Image.Resampling.BILINEAR,
             )
-            preview.paste(glyph.reduce(FINE), (digit * SIDE, row * SIDE))
-    return preview
+            atlas.paste(glyph.reduce(SCALE), (digit * SIDE, row * SIDE))
+    return atlas
 
 
 def characters(strokes: Path, quatrains: Path) -> str:
-    """JSON {character: its strokes, each a list of [x, y]}, the most common first."""
+    """JSON {character: its strokes, each a list of [x, y]}, the most frequent characters first."""
     lines = gzip.decompress(strokes.read_bytes()).decode().splitlines()
     paths = {row["character"]: row["medians"] for row in map(json.loads, lines)}
-    common = [character for character, _ in Counter(quatrains.read_text("utf-8")).most_common()]
-    chosen = [character for character in common if len(paths.get(character, ())) in STROKES][
-        :CHARACTERS
-    ]
+    ranking = [character for character, _ in Counter(quatrains.read_text("utf-8")).most_common()]
+    names = [character for character in ranking if len(paths.get(character, ())) in STROKES]
     return json.dumps(
-        {name: paths[name] for name in chosen}, ensure_ascii=False, separators=(",", ":")
+        {name: paths[name] for name in names[:CHARACTERS]},
+        ensure_ascii=False,
+        separators=(",", ":"),
     )
 
 

@@ -63,7 +63,7 @@ def main() -> None:
 def learned(name: str, items: int, oracle: Oracle, arguments):
     """A critic that has read so many lines beside fresh ones of the resting model, as a function of lines."""
     preset = text.presets[name]
-    own = replace(preset, options={**preset.options, **SIZE}, capabilities=None)
+    own = replace(preset, options={**preset.options, **SIZE})
     oracles = replace(text, id="oracle", plugin=Numbers, data=None, presets={name: own})
     out = arguments.out / f"{name}-{arguments.seed}"
     begin = {"resume": True} if out.exists() else {"init": arguments.out / f"mle-{arguments.seed}"}

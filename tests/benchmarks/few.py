@@ -1,9 +1,10 @@
-"""The default recipe on few pictures: does it collapse, or learn them by heart?
+"""The default recipe on few pictures: does it collapse, or memorise them?
 
     python tests/benchmarks/few.py [--count 500 --minutes 10 --out runs/few] [options.augment=off]
 
-Trains on so many of the built-in pictures and prints what the run's own diagnosis finds at each look: spread, near_duplicates and
-copies of 64 samples (genkit/diagnosis.py), and every sentence of warning. The last preview of samples is in OUT/samples.
+Trains on so many of the built-in pictures and prints what the run's own diagnosis finds each time: spread,
+near_duplicates and copies of 64 samples (genkit/engine/diagnosis.py), and every sentence of warning. The last preview
+is in OUT/samples.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 import genkit
 from genkit import config
 from genkit_image.options import Options
-from genkit_image.pictures import Checked
+from genkit_image.pictures import CheckedPictures
 from genkit_image.sources import open_source
 
 
@@ -26,7 +27,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--out", default="runs/few")
     arguments = parser.parse_args()
-    checked = Checked(open_source("builtin:fashion"), Options(size=32))
+    checked = CheckedPictures(open_source("builtin:fashion"), Options(size=32))
     pixels = checked.pixels(range(arguments.count), 1)
 
     def tell(progress: genkit.Progress) -> None:

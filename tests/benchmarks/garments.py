@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy
 
 from genkit.kit.distances import frechet
 from genkit_image.options import Options
-from genkit_image.pictures import Checked, Pictures
+from genkit_image.pictures import CheckedPictures, Pictures
 from genkit_image.sources import open_source
 
 CLASSES = 10
@@ -64,7 +64,7 @@ class Judge:
 def pictures(source: str) -> Pictures:
     """Labelled pictures at 32 x 32."""
     options = Options(size=32, conditional=True)
-    checked = Checked(open_source(source), options)
+    checked = CheckedPictures(open_source(source), options)
     return Pictures(checked, options, 1, checked.classes.names)
 
 

@@ -53,10 +53,10 @@ def main() -> None:
             ),
         }
         times: dict[str, list[float]] = {name: [] for name in writers}
-        for turn in range(arguments.pairs + 1):
-            for name, write in writers.items() if turn % 2 else reversed(writers.items()):
-                spent = run(write, arguments.count if turn else 4 * CHUNK, folder)
-                times[name] += [spent] if turn else []
+        for repeat in range(arguments.pairs + 1):
+            for name, write in writers.items() if repeat % 2 else reversed(writers.items()):
+                spent = run(write, arguments.count if repeat else 4 * CHUNK, folder)
+                times[name] += [spent] if repeat else []
     title = f"{arguments.count} pictures of dcgan-small, {torch.get_num_threads()} threads, {os.cpu_count()} cores"
     each = {name: 1e6 * statistics.median(spent) / arguments.count for name, spent in times.items()}
     print(

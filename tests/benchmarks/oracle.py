@@ -174,7 +174,7 @@ def train(name: str, oracle: Oracle, seed: int, out: Path, threads: int, init: P
             "start": 1.0,
             "end": 0.1,
             "items": GAMES[name],
-            "after": 0 if init else LIKELIHOOD,
+            "delay": 0 if init else LIKELIHOOD,
         }
         recipe["estimator"] = {**recipe["estimator"], "temperature": schedule}
     stages = [
@@ -182,7 +182,7 @@ def train(name: str, oracle: Oracle, seed: int, out: Path, threads: int, init: P
         for stage in stages[:-1]
     ] + stages[-1:]
     items = GAMES.get(name, LIKELIHOOD) + sum(stage["items"] for stage in stages[:-1])
-    own = replace(preset, options={**preset.options, **SIZE}, recipe=recipe, capabilities=None)
+    own = replace(preset, options={**preset.options, **SIZE}, recipe=recipe)
     oracles = replace(text, id="oracle", plugin=Numbers, data=None, presets={name: own})
     settings = {
         "items": items,

@@ -89,12 +89,12 @@ def rounds(data: str, pairs: int = 5) -> dict[str, float]:
         plugin, dataset, _ = open_data(chosen)
         games[name] = Game(chosen, plugin, dataset, Runtime("cpu"))
     spent: dict[str, list[float]] = {name: [] for name in games}
-    for turn in range(pairs + 1):
+    for repeat in range(pairs + 1):
         for name, game in games.items():
             began = time.perf_counter()
             for _ in range(8):
                 game.play_round()
-            if turn:
+            if repeat:
                 spent[name].append(time.perf_counter() - began)
     none = statistics.median(spent["none"])
     return {name: statistics.median(each) / none for name, each in spent.items()}

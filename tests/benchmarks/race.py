@@ -22,6 +22,7 @@ from genkit import config
 from genkit.engine import plan
 from genkit.engine.data import open_data
 from genkit.engine.game import Game
+from genkit.engine.views import model_of
 from genkit.system.runtime import Runtime
 
 SLICE_SECONDS = 10.0
@@ -46,7 +47,7 @@ def main() -> None:
     pixels = judge.learn.checked.pixels(range(len(judge.learn)), 1)
     racers = {
         "genkit": Racer(
-            lambda: game.play_round(), lambda count: game.model().draw(range(count), 1).x
+            lambda: game.play_round(), lambda count: model_of(game).draw(range(count), 1).x
         )
     }
     if not arguments.alone:
@@ -66,7 +67,9 @@ def main() -> None:
         print("  ".join(line), flush=True)
     if arguments.preview:
         with open(arguments.preview, "wb") as file:
-            file.write(game.plugin.preview(game.model().draw(range(100), 1), "png", game.controls))
+            file.write(
+                game.plugin.preview(model_of(game).draw(range(100), 1), "png", game.controls)
+            )
 
 
 class Racer:

@@ -1,4 +1,4 @@
-"""What a generator's turn costs: the engine's rollouts and per-symbol rewards against a serial Monte-Carlo loop.
+"""What an update of a generator costs: the engine's rollouts and per-symbol rewards against a serial Monte-Carlo loop.
 
     python tests/benchmarks/rollouts.py [--rounds 3] [--threads 2]
 
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def updates(rounds: int) -> None:
-    """A generator's turn, five ways."""
+    """An update of a generator, five ways."""
     generator = make_generator(Options(), FACTS)
     critics = {
         kind: make_critic(Options(critic=kind), FACTS).eval()
@@ -70,13 +70,13 @@ def updates(rounds: int) -> None:
             critique = critics[kind](sample)
             return [Score(1.0, critique, None, sample.mask if critique.per_step else None)]
 
-        def turn():
+        def update():
             loss, _, _ = estimator(generator, FakeRequest(None, BATCH, noises(generator)), judge)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
 
-        return turn
+        return update
 
     def serial():
         critic = critics["convolutional"]
@@ -97,10 +97,10 @@ def updates(rounds: int) -> None:
         loss.backward()
         optimizer.step()
 
-    def half(turn):
+    def half(update):
         def in_bf16():
             with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
-                turn()
+                update()
 
         return in_bf16
 
@@ -124,7 +124,7 @@ def from_beginning(generator, sample, prefix, noise) -> Sample:
         if step >= prefix:
             x[:, step] = drawn
         if step < 19:
-            logits, state = generator.advance(state, generator.show(x[:, step]))
+            logits, state = generator.advance(state, generator.embed(x[:, step]))
     return sample.with_x(x)
 
 

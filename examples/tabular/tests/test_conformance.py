@@ -1,6 +1,6 @@
 """What genkit expects of every modality."""
 
-from genkit.testing.conformance import ModalityConformance
+from genkit.testing import ModalityConformance
 
 
 class TestConformance(ModalityConformance):

@@ -82,7 +82,7 @@ def test_separators_quotes_and_marks_of_other_programs_are_read(write):
 
 
 @pytest.mark.parametrize(
-    ("text", "why"),
+    ("text", "reason"),
     [
         ("", "is empty"),
         ("a,a\n1,2\n", "line 1: the header is"),
@@ -90,8 +90,8 @@ def test_separators_quotes_and_marks_of_other_programs_are_read(write):
         ("name\n" + "".join(f"n{number}\n" for number in range(100)), "column 'name' has 100 different values"),
     ],
 )
-def test_a_table_that_cannot_be_learned_is_refused(text, why, write):
-    with pytest.raises(DataError, match=why):
+def test_a_table_that_cannot_be_learned_is_refused(text, reason, write):
+    with pytest.raises(DataError, match=reason):
         read_table(write(text), 10, 64)
 
 
@@ -121,21 +121,21 @@ def test_any_mixture_of_columns_trains(write, tmp_path):
 @pytest.mark.slow
 def test_columns_and_what_ties_them_are_learned(tmp_path):
     model = genkit.train(modality, out=tmp_path / "run", items=150_000, threads=1)
-    made = read(model.plugin.preview(model.generate(2000, seed=0).sample, "csv", None))
+    samples = read(model.plugin.preview(model.generate(2000, seed=0).sample, "csv", None))
     real = read(flats())
 
     def column(rows, name, district=None):
         return np.array([row[name] for row in rows if district in (None, row["district"])])
 
     for district in ("Centre", "Harbour", "Hills", "Station"):
-        share = [np.mean(column(rows, "district") == district) for rows in (real, made)]
+        share = [np.mean(column(rows, "district") == district) for rows in (real, samples)]
         assert share[0] == pytest.approx(share[1], abs=0.06)
-        balcony = [np.mean(column(rows, "balcony", district) == "yes") for rows in (real, made)]
+        balcony = [np.mean(column(rows, "balcony", district) == "yes") for rows in (real, samples)]
         assert balcony[0] == pytest.approx(balcony[1], abs=0.15)  # from 25 % to 85 %
     for name in ("area_m2", "rooms", "distance_km", "rent"):
-        numbers = [column(rows, name).astype(float) for rows in (real, made)]
+        numbers = [column(rows, name).astype(float) for rows in (real, samples)]
         assert numbers[0].mean() == pytest.approx(numbers[1].mean(), abs=0.15 * numbers[0].std())
         assert numbers[0].std() == pytest.approx(numbers[1].std(), rel=0.2)
     for names in (("area_m2", "rent"), ("area_m2", "rooms"), ("distance_km", "rent")):
-        pairs = [np.corrcoef(*(column(rows, name).astype(float) for name in names))[0, 1] for rows in (real, made)]
+        pairs = [np.corrcoef(*(column(rows, name).astype(float) for name in names))[0, 1] for rows in (real, samples)]
         assert pairs[0] == pytest.approx(pairs[1], abs=0.1)

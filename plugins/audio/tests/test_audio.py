@@ -145,7 +145,8 @@ def test_classes_that_are_asked_for_and_not_there_are_the_users_mistake():
             return source
 
     class Checked:
-        kept, skipped, rate, names = range(3), (), 22050, ("all",)
+        sounds, skipped, rate = range(3), (), 22050
+        classes = types.SimpleNamespace(names=("all",))
 
     assert Opened.inspect(Checked, Options()).values == {"rate": 22050, "labels": []}
     with pytest.raises(DataError, match="one sub-folder per class"):

@@ -1,6 +1,6 @@
 """Sounds keep the contract, as anybody's modality does."""
 
-from genkit.testing.conformance import ModalityConformance
+from genkit.testing import ModalityConformance
 
 SMALL = {"samples": 1024, "content": 8, "features": 4, "critic_features": 4, "spectrum_features": 2}
 

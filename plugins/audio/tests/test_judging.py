@@ -21,7 +21,7 @@ from genkit_audio.judging import (
     log_mel_statistics,
     nearest,
 )
-from genkit_audio.sounds import Checked, SoundWindows
+from genkit_audio.sounds import CheckedSounds, SoundWindows
 
 RATE, N = 16000, 4096
 
@@ -50,7 +50,7 @@ def plays(draw):
 
 def drums():
     options = Options(cut="ordered", augment=0.0)
-    data = SoundWindows(Checked("builtin:drums", options), options)
+    data = SoundWindows(CheckedSounds("builtin:drums", options), options)
     return data.random_batch(list(range(len(data))), np.zeros(len(data), np.uint64)).x
 
 

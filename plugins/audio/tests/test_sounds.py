@@ -13,7 +13,7 @@ from genkit.engine.data import Batches
 from genkit.errors import ConfigError, DataError
 from genkit.kit import compat
 from genkit_audio import sounds
-from genkit_audio.sounds import Checked, SoundWindows
+from genkit_audio.sounds import CheckedSounds, SoundWindows
 from genkit_audio.sources import open_sounds, to_int16
 
 KINDS = {"wav": "PCM_16", "flac": "PCM_16", "ogg": "VORBIS", "mp3": "MPEG_LAYER_III"}
@@ -90,7 +90,7 @@ def test_sixteen_bits_are_kept(tmp_path, ending):
     put(tmp_path / f"a.{ending}", every[None])
     sound = open_sounds(tmp_path).items[0]
     assert (to_int16(sound.read(0, 65536)) == every).all()
-    kept = Checked(tmp_path, Cut()).kept[0]
+    kept = CheckedSounds(tmp_path, Cut()).sounds[0]
     assert (kept.read(0, 65536) == sound.read(0, 65536)).all()
 
 
@@ -139,12 +139,14 @@ def test_labels_are_read_off_file_names(tmp_path):
         "kick_1.wav": "kick", "kick-hard.wav": "kick", "snare02.wav": "snare", "x/tom.wav": "tom",
     }  # fmt: skip
     assert {item.label for item in open_sounds(tmp_path).items} == {None}
-    checked = Checked(tmp_path, Cut(labels="prefix"))
-    assert checked.names == ("kick", "snare", "tom")
+    checked = CheckedSounds(tmp_path, Cut(labels="prefix"))
+    assert checked.classes.names == ("kick", "snare", "tom")
     batch = SoundWindows(checked, Cut(), ("kick", "snare", "tom")).random_batch(
         [0, 1, 2, 3], WORDS[:4]
     )
-    assert batch.condition.tolist() == [checked.names.index(item.label) for item in checked.kept]
+    assert batch.condition.tolist() == [
+        checked.classes.names.index(item.label) for item in checked.sounds
+    ]
     with pytest.raises(
         DataError, match="holds sounds of snare, tom; the classes of the model are kick"
     ):
@@ -163,7 +165,7 @@ def test_arrays_are_sounds():
     assert (
         open_sounds(to_int16(rows)).items[2].read(0, 2000) == to_int16(rows)[2] / np.float32(32768)
     ).all()
-    assert Checked(rows, Cut()).rate == sounds.RATE
+    assert CheckedSounds(rows, Cut()).rate == sounds.RATE
     for wrong in (np.zeros(5), np.zeros((2, 5), np.uint8), np.zeros((2, 0))):
         with pytest.raises(DataError, match="an array of"):
             open_sounds(wrong)
@@ -182,12 +184,12 @@ def test_what_is_no_source_says_so(tmp_path):
 
 
 def test_the_drums_are_91_sounds_of_families():
-    checked = Checked("builtin:drums", Cut())
-    assert (len(checked.kept), checked.rate, checked.skipped) == (91, 16000, ())
-    assert set(checked.names) >= {"bd", "drum", "elec", "sn", "tabla"}
-    prefixed = Checked("builtin:drums", Cut(labels="prefix"))
-    assert prefixed.names == checked.names
-    seconds = sum(sound.frames for sound in checked.kept) / 16000
+    checked = CheckedSounds("builtin:drums", Cut())
+    assert (len(checked.sounds), checked.rate, checked.skipped) == (91, 16000, ())
+    assert set(checked.classes.names) >= {"bd", "drum", "elec", "sn", "tabla"}
+    prefixed = CheckedSounds("builtin:drums", Cut(labels="prefix"))
+    assert prefixed.classes.names == checked.classes.names
+    seconds = sum(sound.frames for sound in checked.sounds) / 16000
     assert 43 < seconds < 44
 
 
@@ -204,8 +206,8 @@ def test_what_cannot_be_used_is_named(tmp_path):
         (tmp_path / f"text.{ending}").write_text("no sound at all\n" * 500)
         (tmp_path / f"nothing.{ending}").write_bytes(b"")
     (tmp_path / "folder.wav").mkdir()
-    checked = Checked(tmp_path, Cut())
-    assert [item.name for item in checked.kept] == ["good.wav", "loud.wav"]
+    checked = CheckedSounds(tmp_path, Cut())
+    assert [item.name for item in checked.sounds] == ["good.wav", "loud.wav"]
     found = reasons(checked.skipped)
     assert len(found) == 3 + 2 * len(KINDS)
     assert found["silent.wav"].startswith("silence: never louder than 0.0001")
@@ -213,7 +215,7 @@ def test_what_cannot_be_used_is_named(tmp_path):
     assert found["empty.wav"] == "it has no length"
     assert found["text.wav"] == found["nothing.flac"] == "no sound, or damaged at its beginning"
     assert all(found.values())
-    assert "% of its values at full scale" in reasons(checked.noted)["loud.wav"]
+    assert "% of its values at full scale" in reasons(checked.remarks)["loud.wav"]
     assert float(SoundWindows(checked, Cut()).random_batch([3, 4], WORDS[:2]).x.abs().max()) <= 1
 
 
@@ -223,10 +225,10 @@ def test_of_a_damaged_file_what_is_whole_is_used(tmp_path, ending):
     whole = open_sounds(tmp_path / f"a.{ending}").items[0].read(0, 60_000)
     for share in (0.0, 0.001, 0.02, 0.3, 0.5, 0.7, 0.99):
         (tmp_path / f"a.{ending}").write_bytes(content[: int(share * len(content))])
-        checked = Checked(tmp_path, Cut())
-        assert len(checked.kept) + len(checked.skipped) == 1
-        assert checked.kept or share < 0.5  # a page of ogg is as long
-        for sound in checked.kept:
+        checked = CheckedSounds(tmp_path, Cut())
+        assert len(checked.sounds) + len(checked.skipped) == 1
+        assert checked.sounds or share < 0.5  # a page of ogg is as long
+        for sound in checked.sounds:
             assert sound.frames <= 60_000
             safe = max(0, sound.frames - 4096)
             assert np.abs(sound.read(0, safe) - whole[:safe]).max(initial=0) < 1e-4
@@ -235,7 +237,7 @@ def test_of_a_damaged_file_what_is_whole_is_used(tmp_path, ending):
 
 def test_nothing_but_damage_is_an_empty_data_set(tmp_path):
     (tmp_path / "a.wav").write_bytes(b"RIFF")
-    data = SoundWindows(Checked(tmp_path, Cut()), Cut())
+    data = SoundWindows(CheckedSounds(tmp_path, Cut()), Cut())
     assert len(data) == 0
     assert len(data.skipped) == 1
 
@@ -244,11 +246,11 @@ def test_a_file_that_breaks_later_is_replaced(tmp_path, monkeypatch):
     monkeypatch.setattr(sounds, "CACHE_BYTES", 0)
     for name in "ab":
         put(tmp_path / f"{name}.wav", tone(8000))
-    checked = Checked(tmp_path, Cut())
+    checked = CheckedSounds(tmp_path, Cut())
     data = SoundWindows(checked, Cut())
     (tmp_path / "a.wav").write_bytes(b"gone")
     assert data.random_batch(list(range(len(data))), WORDS[: len(data)]).x.shape == (14, 1, 1024)
-    assert checked.damaged >= 7
+    assert data.damaged >= 7
     (tmp_path / "b.wav").unlink()
     with pytest.raises(DataError, match=r"8 windows in a row of .* bring the files back"):
         data.random_batch([0], WORDS[:1])
@@ -266,9 +268,9 @@ def test_windows_are_the_same_from_memory_and_from_files(tmp_path, monkeypatch, 
     ):
         put(tmp_path / name, tone(count, 2), rate)
     options = Cut(augment=augment)
-    kept = SoundWindows(Checked(tmp_path, options), options)
+    kept = SoundWindows(CheckedSounds(tmp_path, options), options)
     monkeypatch.setattr(sounds, "CACHE_BYTES", 0)
-    read = SoundWindows(Checked(tmp_path, options), options)
+    read = SoundWindows(CheckedSounds(tmp_path, options), options)
     indices = [index % len(kept) for index in range(40)]
     one, other = kept.random_batch(indices, WORDS).x, read.random_batch(indices, WORDS).x
     assert kept.checked.rate == 16000
@@ -280,7 +282,7 @@ def test_windows_are_the_same_from_memory_and_from_files(tmp_path, monkeypatch, 
 
 def test_a_window_is_a_function_of_its_word(tmp_path):
     put(tmp_path / "a.wav", tone(20_000))
-    data = SoundWindows(Checked(tmp_path, Cut()), options := Cut(augment=1.0))
+    data = SoundWindows(CheckedSounds(tmp_path, Cut()), options := Cut(augment=1.0))
     several = data.random_batch([0] * 40, WORDS).x
     assert (several == data.random_batch([0] * 40, WORDS).x).all()
     assert (several[7] == data.random_batch([0], WORDS[7:8]).x[0]).all()
@@ -295,8 +297,8 @@ def test_a_window_is_a_function_of_its_word(tmp_path):
 
 def test_windows_in_order_are_the_sound(tmp_path):
     put(tmp_path / "a.wav", tone(5000))
-    checked = Checked(tmp_path, Cut())
-    whole = checked.kept[0].read(0, 5000)
+    checked = CheckedSounds(tmp_path, Cut())
+    whole = checked.sounds[0].read(0, 5000)
     data = SoundWindows(checked, Cut(cut="ordered"))
     assert (data.random_batch([0, 1, 2, 3], WORDS[:4]).x.flatten().numpy() == whole[:4096]).all()
     assert len(SoundWindows(checked, Cut(cut="start"))) == 1
@@ -305,8 +307,8 @@ def test_windows_in_order_are_the_sound(tmp_path):
 
 def test_short_sounds_are_padded_as_it_says(tmp_path):
     put(tmp_path / "a.wav", tone(100) + 0.05)
-    checked = Checked(tmp_path, Cut())
-    short = checked.kept[0].read(0, 100)
+    checked = CheckedSounds(tmp_path, Cut())
+    short = checked.sounds[0].read(0, 100)
 
     def window(**options):
         return (
@@ -326,7 +328,7 @@ def test_short_sounds_are_padded_as_it_says(tmp_path):
 
 def test_peaks_are_brought_to_full_scale(tmp_path):
     put(tmp_path / "a.wav", 0.1 * tone(1024))
-    checked = Checked(tmp_path, Cut())
+    checked = CheckedSounds(tmp_path, Cut())
     x = SoundWindows(checked, Cut(normalize="peak")).random_batch([0], WORDS[:1]).x
     assert abs(float(x.abs().max()) - 1) < 1e-4
 
@@ -334,7 +336,7 @@ def test_peaks_are_brought_to_full_scale(tmp_path):
 def test_augmentation_changes_speed_level_and_polarity(tmp_path):
     wave = 0.5 * np.sin(2 * np.pi * 500 * np.arange(16000) / 16000)[None]
     put(tmp_path / "a.wav", wave.astype(np.float32))
-    checked, options = Checked(tmp_path, Cut()), Cut(samples=8192, augment=1.0)
+    checked, options = CheckedSounds(tmp_path, Cut()), Cut(samples=8192, augment=1.0)
     x = SoundWindows(checked, options).random_batch([0] * 40, WORDS).x[:, 0]
     found = torch.fft.rfft(x * torch.hann_window(8192)).abs().argmax(1) * 16000 / 8192
     assert 445 < found.min() < 470

@@ -175,7 +175,7 @@ def test_a_spectrum_without_a_last_row_tells_of_whole_frames():
     assert generator.length(Controls(seconds=0.01), condition) == 80
 
 
-def test_all_rows_and_walks_speak_after_the_same_file(model, speech):
+def test_all_rows_and_interpolations_follow_the_same_file(model, speech):
     samples = model.generate(3, label=speech(700))
     assert (samples.x == samples.x[:1]).all()
     assert model.interpolate([0, 1], steps=2, label=speech(700)).x.shape == (3, 1, 700)

@@ -1,4 +1,4 @@
-"""What critics see instead of pictures: the same distribution for real and fake, differentiable, each picture by itself."""
+"""What critics see instead of pictures: alike for real and fake, differentiable, each picture by itself."""
 
 import pytest
 import torch

@@ -1,6 +1,6 @@
 """The contract, kept: plain, and conditional with everything that can be changed about pictures."""
 
-from genkit.testing.conformance import ModalityConformance
+from genkit.testing import ModalityConformance
 
 
 class TestPlain(ModalityConformance):

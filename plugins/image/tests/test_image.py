@@ -61,7 +61,7 @@ def colours(tmp_path):
 
 def test_builtin_fashion_is_ten_thousand_labelled_grey_pictures():
     source = opened("builtin:fashion")
-    assert (len(source.kept), source.channels, len(source.classes.names)) == (10_000, 1, 10)
+    assert (len(source.usable), source.channels, len(source.classes.names)) == (10_000, 1, 10)
     assert np.bincount(source.classes.numbers).tolist() == [1000] * 10
     assert (
         source.classes.names[source.classes.numbers[0]],
@@ -147,7 +147,7 @@ def test_large_folders_are_decoded_as_they_are_needed(colours, monkeypatch):
     monkeypatch.setattr("genkit_image.pictures.CACHE_BYTES", 0)
     lazy = plugin_for(str(colours)).dataset(str(colours))
     assert torch.equal(lazy.__getitems__([4, 1]).x, whole.__getitems__([4, 1]).x)
-    assert lazy.checked.channels == whole.checked.channels == 3
+    assert lazy.pictures.channels == whole.pictures.channels == 3
 
 
 def test_what_cannot_be_trained_on_is_the_users_mistake(tmp_path, colours):

@@ -129,9 +129,9 @@ def test_two_hundred_damaged_pictures_are_named_and_the_good_ones_used(tmp_path,
     assert capfd.readouterr() == ("", "")  # nor do the libraries below speak
     skipped = {one.name for one in checked.skipped}
     assert set(bad) <= skipped <= {*bad, *odd}
-    assert len(checked.kept) + len(skipped) == len(names) + len(bad) + len(odd)
+    assert len(checked.usable) + len(skipped) == len(names) + len(bad) + len(odd)
     assert all(one.reason and len(one.reason) < 200 for one in checked.skipped)
-    kept = [checked.source.items[index] for index in checked.kept]
+    kept = [checked.source.items[index] for index in checked.usable]
     clean = put(tmp_path / "clean" / names[0], (tmp_path / names[0]).read_bytes()).parent
     for name in names[1:]:
         put(clean / name, (tmp_path / name).read_bytes())
@@ -150,7 +150,7 @@ def test_what_the_file_system_does_not_give_is_named(tmp_path, monkeypatch):
     assert set(reasons) == {"lost.png", "pipe.png", "secret.png"}
     assert "No such file" in reasons["lost.png"]
     assert "ordinary" in reasons["pipe.png"]
-    assert len(checked.kept) == len(names)
+    assert len(checked.usable) == len(names)
 
     def refuse(path, onerror):
         onerror(PermissionError(13, "Permission denied", os.path.join(path, "locked")))
@@ -305,8 +305,8 @@ def test_a_zip_file_is_its_folder(tmp_path, prefix):
     if prefix:
         packed = opened(str(zipped(tmp_path / "clean.zip", tmp_path / "set", prefix)))
     assert packed.skipped == folder.skipped
-    assert packed.names == folder.names == ("blue", "red")
-    assert np.array_equal(packed.labels, folder.labels)
+    assert packed.classes.names == folder.classes.names == ("blue", "red")
+    assert np.array_equal(packed.classes.numbers, folder.classes.numbers)
     assert np.array_equal(packed.pixels(range(10), 3), folder.pixels(range(10), 3))
 
 
@@ -375,8 +375,8 @@ def test_torchvision_sets_are_read_where_they_lie(fashion):
     root, pictures = fashion
     checked = opened(f"torchvision:FashionMNIST:{root}", size=28)
     assert np.array_equal(checked.pixels(range(5), 1)[:, 0], pictures)
-    assert checked.names == ("T-shirt/top", "Trouser", "Pullover", "Ankle boot")
-    assert checked.labels.tolist() == [0, 1, 2, 0, 3]
+    assert checked.classes.names == ("T-shirt/top", "Trouser", "Pullover", "Ankle boot")
+    assert checked.classes.numbers.tolist() == [0, 1, 2, 0, 3]
 
 
 @pytest.mark.parametrize(
@@ -456,7 +456,7 @@ class Labelled:
 def test_labels_stay_with_their_pictures_and_classes_without_any_are_left_out():
     data = data_for(Labelled(), conditional=True)
     assert [one.name for one in data.skipped] == ["item 1"]
-    assert data.checked.names == ("cat", "owl")
+    assert data.pictures.classes.names == ("cat", "owl")
     assert [data[index].condition.item() for index in range(5)] == [0, 1, 1, 0, 1]
     expected = data_for([noise(index) for index in (0, 2, 3, 4, 5)])
     assert torch.equal(data.__getitems__(range(5)).x, expected.__getitems__(range(5)).x)

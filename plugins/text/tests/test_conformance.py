@@ -2,7 +2,7 @@
 
 import json
 
-from genkit.testing.conformance import ModalityConformance
+from genkit.testing import ModalityConformance
 
 SMALL = {"embedding": 8, "hidden": 8, "critic_embedding": 8, "critic_hidden": 8}
 LINES = [

@@ -466,7 +466,10 @@ def test_the_users_mistakes_are_one_sentence_and_exit_code_2(
 
 
 def test_help_costs_no_torch():
-    code = "import sys, runpy\nsys.argv = ['genkit_text', '--help']\ntry: runpy.run_module('genkit_text', alter_sys=True)"
-    code += "\nfinally: assert not {'torch', 'matplotlib'} & set(sys.modules)"
+    code = (
+        "import sys, runpy\nsys.argv = ['genkit_text', '--help']\n"
+        "try: runpy.run_module('genkit_text', alter_sys=True)\n"
+        "finally: assert not {'torch', 'matplotlib'} & set(sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], check=False)
     assert done.returncode == 0

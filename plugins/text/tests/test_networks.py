@@ -129,7 +129,7 @@ def test_a_completion_keeps_its_beginning_and_goes_on_as_the_policy_does(options
 @every_kind
 @every_end
 @every_prompt
-def test_a_relaxed_line_is_the_line_with_a_stand_in(options, end, prompt):
+def test_a_relaxed_line_is_the_line_with_its_relaxation(options, end, prompt):
     generator = network(options, end=end, prompt_length=0 if prompt is None else 2)
     sample, noise = drawn_with(generator, prompt)
     relaxed = generator.relaxed(
@@ -287,23 +287,23 @@ def test_a_critic_never_sees_padding_nor_other_rows(options, prompt):
     critic = critic_of(options, prompt_length=0 if prompt is None else 2)
     sample, _ = drawn_with(generator, prompt)
     with torch.no_grad():
-        verdict = critic(sample)
+        critique = critic(sample)
         scrambled = critic(sample.with_x(sample.x.where(sample.mask, 3)))
         alone = critic(sample[5:6])
-    valid = sample.mask if verdict.per_step else slice(None)
+    valid = sample.mask if critique.per_step else slice(None)
     torch.testing.assert_close(
-        verdict.logits[0][valid], scrambled.logits[0][valid], atol=1e-5, rtol=1e-4
+        critique.logits[0][valid], scrambled.logits[0][valid], atol=1e-5, rtol=1e-4
     )
-    known = sample.mask[5:6] if verdict.per_step else slice(None)
+    known = sample.mask[5:6] if critique.per_step else slice(None)
     torch.testing.assert_close(
-        verdict.logits[0][5:6][known], alone.logits[0][known], atol=1e-5, rtol=1e-4
+        critique.logits[0][5:6][known], alone.logits[0][known], atol=1e-5, rtol=1e-4
     )
 
 
 @pytest.mark.parametrize(
     "options", [CRITICS["recurrent"], CRITICS["decoder"]], ids=["recurrent", "decoder"]
 )
-def test_a_verdict_on_a_step_knows_no_later_one(options):
+def test_a_score_of_a_step_knows_no_later_one(options):
     critic, sample = critic_of(options, end=None), Sample(torch.randint(0, 5, (8, 6)))
     other = sample.with_x(torch.cat([sample.x[:, :3], (sample.x[:, 3:] + 1) % 5], 1))
     with torch.no_grad():

@@ -22,7 +22,7 @@ def test_glyphs_are_drawn_where_the_truth_says_and_nowhere_else():
 
 
 def test_glyphs_keep_their_speed_bounce_and_stay_inside():
-    moving, turns = Moving((64, 64), 40), 0
+    moving, bounces = Moving((64, 64), 40), 0
     for index in range(50):
         path = moving.truth(index) / 36
         assert path.shape == (2, 40, 2)
@@ -36,9 +36,9 @@ def test_glyphs_keep_their_speed_bounce_and_stay_inside():
         turned = moves[:, 1:] * moves[:, :-1] < 0
         assert (
             ((path == 0) | (path == 1))[:, 1:-1] >= turned
-        ).all()  # nothing turns but at an edge
-        turns += turned.sum()
-    assert turns > 100
+        ).all()  # nothing bounces but at an edge
+        bounces += turned.sum()
+    assert bounces > 100
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (48, 32), (128, 128), (20, 64)])

@@ -14,7 +14,7 @@ from PIL import Image
 
 from genkit.engine.data import Batches
 from genkit.errors import ConfigError, DataError
-from genkit_video.clips import Checked, Clips
+from genkit_video.clips import CheckedVideos, Clips
 from genkit_video.footage import open_footage
 from genkit_video.writing import encode
 
@@ -180,7 +180,7 @@ def test_folders_of_frames_are_videos_in_the_order_of_their_numbers(tmp_path):
     assert [item.name for item in found.items] == ["cats/one", "cats/two", "dogs/three"]
     assert [item.label for item in found.items] == ["cats", "cats", "dogs"]
     assert numbers(found.items[1].read(0, 12)) == list(range(12))
-    checked = Checked(tmp_path, Cut())
+    checked = CheckedVideos(tmp_path, Cut())
     assert checked.classes.names == ("cats", "dogs")
     assert checked.rate == 12
     batch = Clips(checked, Cut(), 1, ["dogs", "cats"]).random_batch(
@@ -197,8 +197,8 @@ def test_a_damaged_frame_costs_what_needs_it(tmp_path):
             Image.fromarray(row[..., 0]).save(path)
             if number == damaged:
                 path.write_bytes(path.read_bytes()[:40])
-    checked = Checked(tmp_path, Cut())
-    assert [item.name for item in checked.kept] == ["later", "whole"]
+    checked = CheckedVideos(tmp_path, Cut())
+    assert [item.name for item in checked.videos] == ["later", "whole"]
     assert reasons(checked)["first"].startswith("its first frame: ")
     assert (checked.count(0), checked.count(1)) == (20, 24)
 
@@ -214,9 +214,9 @@ def test_a_folder_may_hold_everything(tmp_path):
         Image.fromarray(row[..., 0]).save(tmp_path / "f" / f"{number}.webp", lossless=True)
     (tmp_path / ".hidden.mp4").write_bytes(b"")
     (tmp_path / "notes.txt").write_text("nothing to see")
-    checked = Checked(tmp_path, Cut())
+    checked = CheckedVideos(tmp_path, Cut())
     assert not checked.skipped
-    assert [item.name for item in checked.kept] == [
+    assert [item.name for item in checked.videos] == [
         "a.mp4",
         "b.gif",
         "c.webp",
@@ -245,8 +245,8 @@ def test_what_cannot_be_used_is_named_with_its_reason(tmp_path):
     np.save(tmp_path / "floats.npy", np.zeros((12, 8, 8)))
     (tmp_path / "broken.gif").write_bytes(encode(counted(20), "gif", 25)[:30])
     sound(tmp_path / "sound.mp4")
-    checked = Checked(tmp_path, Cut())
-    assert [item.name for item in checked.kept] == ["whole.mp4"]
+    checked = CheckedVideos(tmp_path, Cut())
+    assert [item.name for item in checked.videos] == ["whole.mp4"]
     said = reasons(checked)
     assert len(said) == 10
     assert said["sound.mp4"] == "it holds no video"
@@ -273,23 +273,23 @@ def test_of_a_file_that_is_cut_off_the_whole_frames_are_used(tmp_path, ending):
         whole = encode(counted(80), ending, 25)
     for part in (0.5, 0.8, 0.95):
         (tmp_path / f"part{part}.{ending}").write_bytes(whole[: int(part * len(whole))])
-    checked = Checked([str(path) for path in sorted(tmp_path.iterdir())], Cut())
-    assert len(checked.kept) + len(checked.skipped) == 3
-    for place, item in enumerate(checked.kept):
+    checked = CheckedVideos([str(path) for path in sorted(tmp_path.iterdir())], Cut())
+    assert len(checked.videos) + len(checked.skipped) == 3
+    for place, item in enumerate(checked.videos):
         count = checked.count(place)
         assert count <= 80
         assert numbers(checked.read(place, count - 8, 1)) == [
             number % 41 for number in range(count - 8, count)
         ], item
-    assert checked.kept or ending == "webp"  # of which Pillow takes all or nothing
+    assert checked.videos or ending == "webp"  # of which Pillow takes all or nothing
 
 
 def test_a_file_that_breaks_in_the_middle_is_cut_elsewhere_and_counted(tmp_path, monkeypatch):
     monkeypatch.setattr("genkit_video.clips.CACHE_BYTES", 0)
-    monkeypatch.setattr("genkit_video.decoding.OPEN", 0)
+    monkeypatch.setattr("genkit_video.decoding.POOL", 0)
     for name in ("a.mp4", "b.mp4"):
         film(tmp_path / name, 200, g="20")
-    checked = Checked(tmp_path, Cut())
+    checked = CheckedVideos(tmp_path, Cut())
     clips = Clips(checked, Cut(), 1)
     with (tmp_path / "a.mp4").open("r+b") as file:
         file.truncate(2000)
@@ -297,7 +297,7 @@ def test_a_file_that_breaks_in_the_middle_is_cut_elsewhere_and_counted(tmp_path,
     assert all(
         batches.take(position, 4).x.shape == (4, 1, 8, 32, 32) for position in range(0, 40, 4)
     )
-    assert checked.damaged > 0
+    assert clips.damaged > 0
     (tmp_path / "a.mp4").unlink()
     (tmp_path / "b.mp4").write_bytes(b"")
     with pytest.raises(DataError, match=r"8 clips in a row of .* could not be read"):
@@ -310,18 +310,18 @@ def test_a_file_that_breaks_in_the_middle_is_cut_elsewhere_and_counted(tmp_path,
 def test_clips_are_cut_from_anywhere_or_one_after_the_other(tmp_path):
     film(tmp_path / "long.mp4", 41)
     film(tmp_path / "short.mp4", 20)
-    ordered = Clips(Checked(tmp_path, Cut()), Cut(cut="ordered"), 1)
+    ordered = Clips(CheckedVideos(tmp_path, Cut()), Cut(cut="ordered"), 1)
     assert len(ordered) == 5 + 2
     starts = [
         numbers(((ordered[i].x + 1) * 127.5).permute(1, 2, 3, 0).numpy())[0] for i in range(7)
     ]
     assert starts == [0, 8, 16, 24, 32, 0, 8]
-    first = Clips(Checked(tmp_path, Cut()), Cut(cut="start"), 1)
+    first = Clips(CheckedVideos(tmp_path, Cut()), Cut(cut="start"), 1)
     assert [numbers(((clip.x + 1) * 127.5).permute(1, 2, 3, 0).numpy())[0] for clip in first] == [
         0,
         0,
     ]
-    clips = Clips(Checked(tmp_path, Cut()), Cut(), 1)
+    clips = Clips(CheckedVideos(tmp_path, Cut()), Cut(), 1)
     torch.manual_seed(0)
     begun = {numbers(((clips[0].x + 1) * 127.5).permute(1, 2, 3, 0).numpy())[0] for _ in range(200)}
     assert begun == set(range(34))
@@ -334,9 +334,9 @@ def test_clips_in_memory_are_those_that_are_decoded(tmp_path, monkeypatch, chann
     (tmp_path / "a.mp4").write_bytes(encode(counted(60, 40, 48, colour=True), "mp4", 30))
     (tmp_path / "b.webm").write_bytes(encode(counted(50, 40, 32, colour=True), "webm", 25))
     cut, words = Cut(fps=12), np.arange(5, dtype=np.uint64) * 77
-    kept = Checked(tmp_path, cut)
+    kept = CheckedVideos(tmp_path, cut)
     monkeypatch.setattr("genkit_video.clips.CACHE_BYTES", 0)
-    decoded = Checked(tmp_path, cut)
+    decoded = CheckedVideos(tmp_path, cut)
     assert kept.channels == decoded.channels == 3
     one, other = (
         Clips(checked, cut, channels).random_batch([0, 1, 2, 3, 4], words)
@@ -350,7 +350,7 @@ def test_clips_in_memory_are_those_that_are_decoded(tmp_path, monkeypatch, chann
 
 def test_batches_are_the_same_wherever_a_run_goes_on(tmp_path):
     film(tmp_path / "a.mp4", 90)
-    clips = Clips(Checked(tmp_path, Cut()), Cut(), 1)
+    clips = Clips(CheckedVideos(tmp_path, Cut()), Cut(), 1)
     straight = Batches(clips, 3)
     batches = [straight.take(position, 4).x for position in range(0, 24, 4)]
     assert torch.equal(Batches(clips, 3).take(16, 4).x, batches[4])
@@ -358,7 +358,7 @@ def test_batches_are_the_same_wherever_a_run_goes_on(tmp_path):
 
 def test_nothing_usable_is_an_empty_set_with_reasons(tmp_path):
     (tmp_path / "a.mp4").write_bytes(b"no film")
-    clips = Clips(Checked(tmp_path, Cut()), Cut(), 1)
+    clips = Clips(CheckedVideos(tmp_path, Cut()), Cut(), 1)
     assert len(clips) == 0
     assert len(clips.skipped) == 1
 

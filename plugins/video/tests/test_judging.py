@@ -45,7 +45,7 @@ def test_glyphs_of_real_clips_are_found_to_the_pixel_and_keep_the_rule(size, cou
     tracks = track(clips)
     either = [(tracks.places == order).all((1, 2, 3)) for order in (places, places[:, ::-1])]
     assert np.any(either, 0).all()
-    assert tracks.two.mean() > 0.98
+    assert tracks.is_pair.mean() > 0.98
     assert residual(tracks).max() < 0.32  # rounding to whole pixels makes 0.29
     report = truth(clips)
     assert report["tracked"] == 1
@@ -113,7 +113,7 @@ class Logits(torch.nn.Module):
 def test_embedders_are_named_and_only_enough_clips_make_fvd(tmp_path, monkeypatch):
     torch.jit.script(Logits()).save(tmp_path / "i3d.pt")
     network = embedding.i3d(tmp_path / "i3d.pt")
-    assert (network.name, network.called(2047), network.called(2048)) == (
+    assert (network.name, network.distance_name(2047), network.distance_name(2048)) == (
         "I3D of Kinetics-400 (i3d.pt)", "frechet", "fvd",
     )  # fmt: skip
     clips, _ = moving(3)
@@ -126,11 +126,14 @@ def test_embedders_are_named_and_only_enough_clips_make_fvd(tmp_path, monkeypatc
         "def each(clips):\n    return clips.mean((2, 3, 4))\n\n\ndef one(clips):\n    return clips.mean()\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    assert embedding.own("own_points:each", clips.shape[1:]).points(clips).shape == (3, 16)
+    assert embedding.user_embedder("own_points:each", clips.shape[1:]).points(clips).shape == (
+        3,
+        16,
+    )
     with pytest.raises(
         ConfigError, match=r"makes \(\) of clips \(2, 16, 32, 32, 1\); \(2, D\) was expected"
     ):
-        embedding.own("own_points:one", clips.shape[1:])
+        embedding.user_embedder("own_points:one", clips.shape[1:])
 
 
 @pytest.fixture(scope="module")
@@ -139,8 +142,16 @@ def saved(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "one"
     small = {"size": 32, "features": 4, "critic_features": 4}
     look = {"plan": "fp32", "samples": 1, "sample_items": 4}
+    clips, _ = moving(8)
     genkit.train(
-        "video", out=folder, items=4, threads=1, options=small, recipe={"batch_size": 4}, run=look
+        "video",
+        clips,
+        out=folder,
+        items=4,
+        threads=1,
+        options=small,
+        recipe={"batch_size": 4},
+        run=look,
     )
     return folder
 

@@ -409,9 +409,9 @@ def test_a_label_changes_what_the_clip_critic_says():
 def test_mocogan_draws_categories_of_its_own_as_evenly_as_its_noise():
     generator = make_generator(Options(**MOCOGAN, categories=3), 1, 3, RATE)
     noise = noise_for(generator, 300)
-    drawn = generator.told(noise, None)
+    drawn = generator.class_numbers(noise, None)
     assert torch.bincount(drawn, minlength=3).min() > 70
-    assert generator.told(noise, torch.zeros(300, dtype=torch.long)).sum() == 0
+    assert generator.class_numbers(noise, torch.zeros(300, dtype=torch.long)).sum() == 0
 
 
 def test_the_frame_critic_sees_different_frames_of_its_own_clips():

@@ -1,4 +1,4 @@
-"""Rows of tables for genkit: the manifest. Torch-free; everything heavy is named by strings."""
+"""The manifest of the table plugin. Imports no torch: the plugin and its options are named by strings."""
 
 from genkit.plugin import Modality, Preset
 
@@ -9,7 +9,7 @@ _PENALTY = {"weight": 0.1, "interval": 2}
 modality = Modality(
     id="tabular",
     title="Rows of a table",
-    summary="Rows of a CSV file with a header: numbers, counts and categories, and how they hang together.",
+    summary="Rows of a CSV file with a header: numbers, counts and categories, and how they depend on each other.",
     plugin="tabular_gan.plugin:TabularPlugin",
     options="tabular_gan.options:Options",
     media_type="text/csv",

@@ -1,4 +1,4 @@
-"""What can be set about tables. Torch-free."""
+"""The options of the table plugin. Imports no torch."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pydantic import Field
 
 
 class Options(Settings):
-    """What is trained."""
+    """Options of training: how columns are read, and what the networks are."""
 
     few: Annotated[int, Field(ge=0)] = 10
-    """A column of numbers with at most so many different ones is learned as categories: counts, grades, years."""
+    """A numeric column with at most this many different values is learned as categories: counts, grades, years."""
     many: Annotated[int, Field(ge=2)] = 64
-    """A column of words with more different ones than this is refused: names and keys cannot be learned."""
+    """A text column with more different values than this is an error: names and keys cannot be learned."""
     latent: Annotated[int, Field(ge=1)] = 16
-    """Numbers of noise behind a row, beside those that choose its categories."""
+    """Size of the latent vector of a row; the noise that draws its categories is not counted."""
     width: Annotated[int, Field(ge=1)] = 128
     """Units in each hidden layer."""
     softness: Annotated[float, Field(gt=0)] = 0.3
-    """Temperature of the softened categories that critics see in training; towards 0 they become the categories."""
+    """Temperature of the Gumbel-softmax: the smaller, the closer the relaxed categories are to one-hot codes."""

@@ -1,6 +1,6 @@
-"""Tables: a CSV file to rows that can be used, columns with their facts, and rows to numbers and back.
+"""Tables: reads a CSV file, describes its columns, and turns rows into numbers and back. Imports no torch.
 
-Torch-free. Shape letters: N rows, F numbers that stand for a row (one for a number, one per value of a category).
+Shape letters: N rows, F features of a row: one for a numeric column, one per value of a category.
 """
 
 from __future__ import annotations
@@ -20,20 +20,21 @@ from genkit.plugin import Skipped
 from numpy.typing import NDArray
 
 BUILTIN = "builtin:flats"
-SHARE = 0.9
-"""Of its cells that must be numbers to make a column one of numbers; the others are then mistakes."""
+"""Name of the built-in table."""
+NUMERIC_SHARE = 0.9
+"""A column is numeric if at least this share of its cells that are not empty are numbers; the others are faults."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """What the data decide about one column; plain data, so that it can be a fact.
+    """What the data decide about one column: plain data, so that it can be saved among the facts.
 
     Args:
-        name: in the header.
-        values: a category's, as they are written, sorted; empty for a column of numbers.
-        mean, scale: of numbers: the mean and the standard deviation.
-        low, high: of numbers: nothing is written beyond what was seen.
-        decimals: of numbers: how many places are written.
+        name: as in the header.
+        values: of a category, as they are written in the file, sorted; empty: the column is numeric.
+        mean, scale: of a numeric column: mean and standard deviation (1 if all numbers are equal).
+        low, high: of a numeric column: the smallest and the largest number; generated ones are clipped to this range.
+        decimals: of a numeric column: how many decimals are written.
     """
 
     name: str
@@ -46,46 +47,46 @@ class Column:
 
     @property
     def width(self) -> int:
-        """How many of the F numbers are this column's."""
+        """How many of the F features belong to this column."""
         return len(self.values) or 1
 
     def encode(self, cells: Sequence[str]) -> NDArray[np.float64]:
-        """[N, width]: standardised numbers, or one-hot codes."""
+        """Cells [N] as features [N, width]: standardised numbers, or one-hot codes."""
         if not self.values:
             return (np.array(cells, np.float64)[:, None] - self.mean) / self.scale
         return np.eye(self.width)[[self.values.index(cell) for cell in cells]]
 
     def decode(self, numbers: NDArray[np.float64]) -> list[str]:
-        """Cells of [N, width], as they would be written in the data."""
+        """Features [N, width] as cells [N], written as in the data; a category is the value with the largest entry."""
         if self.values:
-            return [self.values[choice] for choice in numbers.argmax(1)]
-        inside = np.clip(numbers[:, 0] * self.scale + self.mean, self.low, self.high)
-        return [f"{value + 0.0:.{self.decimals}f}" for value in inside.round(self.decimals)]
+            return [self.values[number] for number in numbers.argmax(1)]
+        clipped_numbers = np.clip(numbers[:, 0] * self.scale + self.mean, self.low, self.high)
+        return [f"{value + 0.0:.{self.decimals}f}" for value in clipped_numbers.round(self.decimals)]
 
-    def typed(self, cell: str) -> str | float:
-        """A cell as JSON has it: numbers are numbers."""
+    def value(self, cell: str) -> str | float:
+        """A cell as a JSON value: a number of a numeric column, a string of a category."""
         if self.values:
             return cell
         return float(cell) if self.decimals else int(cell)
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON data."""
+        """The column as JSON data."""
         return {**asdict(self), "values": list(self.values)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Column:
-        """The inverse of `to_json`."""
+        """The column of JSON data that `to_json` made."""
         return cls(**{**data, "values": tuple(data["values"])})
 
 
 @dataclass(frozen=True)
 class Table:
-    """The rows of a source that can be used.
+    """The usable rows of a source.
 
     Args:
-        columns: of the header, in its order.
-        rows: cells without the white space around them.
-        skipped: rows that cannot be used, by their line.
+        columns: in the order of the header.
+        rows: the cells of each row, without surrounding white space.
+        skipped: the rows that cannot be used, by their line numbers, with reasons.
     """
 
     columns: tuple[Column, ...]
@@ -93,44 +94,45 @@ class Table:
     skipped: tuple[Skipped, ...]
 
     def encode(self) -> NDArray[np.float32]:
-        """[N, F]."""
+        """The rows as features [N, F]."""
         cells = list(zip(*self.rows, strict=True)) or [()] * len(self.columns)
         codes = [column.encode(part) for column, part in zip(self.columns, cells, strict=True)]
         return np.concatenate(codes, 1).astype(np.float32)
 
 
 def decode(columns: Sequence[Column], x: NDArray[Any]) -> list[tuple[str, ...]]:
-    """The rows that numbers [N, F] stand for."""
+    """Features [N, F] as rows of cells."""
     ends = np.cumsum([column.width for column in columns])[:-1]
     parts = np.split(x.astype(np.float64), ends, axis=1)
     return list(zip(*(column.decode(part) for column, part in zip(columns, parts, strict=True)), strict=True))
 
 
 def read_table(source: Any, few: int, many: int) -> Table:
-    """A CSV file with a header, whatever separates its cells out of `,;` and tabs.
+    """The table of a CSV file with a header, whose cells are separated by commas, semicolons or tabs.
 
-    Rows with a missing or impossible cell are skipped; they are named by their line and column.
+    A row with a missing or impossible cell is skipped; its line and its column are named.
 
     Args:
         source: a path, or `builtin:flats`.
-        few: see `Options`.
-        many: see `Options`.
+        few: a numeric column with at most this many different values is a category.
+        many: the largest number of values of a category, unless `few` is larger.
 
     Raises:
-        DataError: if there is no such file, its header cannot be used, or a column cannot be learned.
+        DataError: if there is no such file, it is no text in UTF-8, a name in its header is empty or repeated, or a
+            category has too many values.
     """
     title = str(source)
     header, *rows = _lines(_text_of(source), title)
     names = header[1]
     if "" in names or len(set(names)) < len(names):
         raise DataError(f"{title}, line {header[0]}: the header is {names}; every column needs a name of its own")
-    whole = [(line, row) for line, row in rows if len(row) == len(names)]
-    numeric = [_is_numeric([row[place] for _, row in whole]) for place in range(len(names))]
-    faults = {line: reason for line, row in rows if (reason := _fault(row, names, numeric))}
-    kept = [row for line, row in rows if line not in faults]
-    cells = zip(*kept, strict=True) if kept else [()] * len(names)
+    complete_rows = [row for _, row in rows if len(row) == len(names)]
+    numeric_flags = [_is_numeric([row[place] for row in complete_rows]) for place in range(len(names))]
+    faults = {line: reason for line, row in rows if (reason := _fault(row, names, numeric_flags))}
+    usable = [row for line, row in rows if line not in faults]
+    cells = zip(*usable, strict=True) if usable else [()] * len(names)
     columns = [
-        _column(name, part, is_numeric, few) for name, part, is_numeric in zip(names, cells, numeric, strict=True)
+        _column(name, part, is_numeric, few) for name, part, is_numeric in zip(names, cells, numeric_flags, strict=True)
     ]
     for column in columns:
         if len(column.values) > max(many, few):
@@ -138,10 +140,15 @@ def read_table(source: Any, few: int, many: int) -> Table:
                 f"{title}: column {column.name!r} has {len(column.values):,} different values; at most {many} can be "
                 "learned: remove it, or raise options.many"
             )
-    return Table(tuple(columns), kept, tuple(Skipped(f"line {line}", reason) for line, reason in faults.items()))
+    return Table(tuple(columns), usable, tuple(Skipped(f"line {line}", reason) for line, reason in faults.items()))
 
 
 def _text_of(source: Any) -> str:
+    """The text of a file, or of the built-in table.
+
+    Raises:
+        DataError: if there is no such file, or it is no text in UTF-8.
+    """
     if not isinstance(source, str | Path):
         raise DataError(f"a table cannot be read from a {type(source).__name__}: give a CSV file, or {BUILTIN}")
     path = files("tabular_gan") / "data" / "flats.csv" if str(source) == BUILTIN else Path(source)
@@ -154,7 +161,11 @@ def _text_of(source: Any) -> str:
 
 
 def _lines(text: str, title: str) -> list[tuple[int, list[str]]]:
-    """(number of its last line, cells without white space) of every row that is not empty; at least one."""
+    """(number of its last line, cells without surrounding white space) of every row that is not empty.
+
+    Raises:
+        DataError: if there is no row, or the file is no CSV file.
+    """
     separator = max(",;\t", key=text.partition("\n")[0].count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
     try:
@@ -167,6 +178,7 @@ def _lines(text: str, title: str) -> list[tuple[int, list[str]]]:
 
 
 def _number(cell: str) -> float | None:
+    """The finite number that a cell holds; None: it holds none."""
     try:
         return float(cell) if math.isfinite(float(cell)) else None
     except ValueError:
@@ -174,19 +186,21 @@ def _number(cell: str) -> float | None:
 
 
 def _is_numeric(cells: Sequence[str]) -> bool:
-    told = [cell for cell in cells if cell]
-    return bool(told) and sum(_number(cell) is not None for cell in told) >= SHARE * len(told)
+    """Whether a column is numeric; empty cells do not count."""
+    values = [cell for cell in cells if cell]
+    return bool(values) and sum(_number(cell) is not None for cell in values) >= NUMERIC_SHARE * len(values)
 
 
-def _fault(row: Sequence[str], names: Sequence[str], numeric: Sequence[bool]) -> str:
-    """Why a row cannot be used, or nothing."""
+def _fault(row: Sequence[str], names: Sequence[str], numeric_flags: Sequence[bool]) -> str:
+    """Why a row cannot be used; an empty string: it can."""
     if len(row) != len(names):
         return f"{len(row)} cells; the header has {len(names)}"
-    return next(_faults(row, names, numeric), "")
+    return next(_faults(row, names, numeric_flags), "")
 
 
-def _faults(row: Sequence[str], names: Sequence[str], numeric: Sequence[bool]) -> Iterator[str]:
-    for cell, name, is_numeric in zip(row, names, numeric, strict=True):
+def _faults(row: Sequence[str], names: Sequence[str], numeric_flags: Sequence[bool]) -> Iterator[str]:
+    """What is wrong with each cell of a row, if anything."""
+    for cell, name, is_numeric in zip(row, names, numeric_flags, strict=True):
         if not cell:
             yield f"{name} is missing"
         elif is_numeric and _number(cell) is None:
@@ -194,12 +208,13 @@ def _faults(row: Sequence[str], names: Sequence[str], numeric: Sequence[bool]) -
 
 
 def _column(name: str, cells: Sequence[str], is_numeric: bool, few: int) -> Column:
+    """The column of some cells [N]: a category, or numeric."""
     values = tuple(sorted(set(cells), key=float if is_numeric else str))
     if not is_numeric or 0 < len(values) <= few:
         return Column(name, values)
     numbers = np.array(cells, np.float64)
     if not len(numbers):
         return Column(name)
-    places = max(6 if "e" in cell.lower() else len(cell.partition(".")[2]) for cell in cells)
+    decimals = max(6 if "e" in cell.lower() else len(cell.partition(".")[2]) for cell in cells)
     spread = float(numbers.std()) or 1.0
-    return Column(name, (), float(numbers.mean()), spread, float(numbers.min()), float(numbers.max()), min(places, 6))
+    return Column(name, (), float(numbers.mean()), spread, float(numbers.min()), float(numbers.max()), min(decimals, 6))

@@ -1,7 +1,7 @@
-"""`python -m genkit_audio`: what a model of sounds is worth, from the command line.
+"""Command line of the audio plugin: `python -m genkit_audio evaluate` compares a model's sounds with real ones.
 
-Results go to standard output, what is being done and errors to standard error. Exit codes are those of `genkit`.
-Imports what a command needs when it runs: `--help` never imports torch.
+Results go to standard output, progress and errors to standard error. Exit codes are those of `genkit`.
+What a command needs is imported when it runs, so that `--help` never imports torch.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from genkit.kit.program import (
     teller,
 )
 
-app = group("Tell what models of sounds are worth.")
+app = group("Evaluate models of sounds.")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -35,21 +35,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
 @app.command(cls=Command)
 def evaluate(
     model: Annotated[Path, typer.Argument(help="A run folder or a model folder.")],
-    data: Annotated[str, typer.Option(metavar="SRC", help="Sounds: a path, or builtin:drums.")],
-    settings: Annotated[list[str] | None, typer.Argument(help="Controls of the samples.")] = None,
+    data: Annotated[
+        str, typer.Option(metavar="SRC", help="Real sounds: a path, or builtin:drums.")
+    ],
+    settings: Annotated[
+        list[str] | None, typer.Argument(help="Controls of the samples: seconds=1 ...")
+    ] = None,
     samples: Annotated[
-        int, typer.Option("-n", "--samples", help="How many of each row at most.")
+        int, typer.Option("-n", "--samples", help="Largest number of sounds in each row.")
     ] = 200,
     embedder: Annotated[
         str | None,
-        typer.Option(metavar="MODULE:FUNCTION", help="Your own: (x [N, n], rate) -> [N, D]."),
+        typer.Option(
+            metavar="MODULE:FUNCTION", help="Your own feature network: (x [N, n], rate) -> [N, D]."
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the samples.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the samples and of the noise row.")] = 0,
     device: Device = "auto",
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """One model: distances to real sounds, silence, clipping, copies; beside real sounds and noise."""
+    """Distance to real sounds; shares of silence, clipping and copies; with real sounds and noise for comparison."""
     from genkit.kit.program import parse_overrides
 
     controls = parse_overrides(settings or [])
@@ -63,9 +69,9 @@ def evaluate(
         print_json(report)
         return
     rows = report["rows"]
-    head = ["", *rows["model"]]
+    header = ["", *rows["model"]]
     print_table(
-        head, [[name, *(f"{value:.4f}" for value in row.values())] for name, row in rows.items()]
+        header, [[name, *(f"{value:.4f}" for value in row.values())] for name, row in rows.items()]
     )
 
 

@@ -1,6 +1,6 @@
-"""Critics of sound: of the wave itself, and of its spectra.
+"""Critics (the field's discriminators) of sounds: one of the wave and one of its spectra.
 
-Shape letters: B batch, L samples of the wave (of one channel), K classes, F features. Knows no file and no loss.
+Shape letters: B batch, L samples of the wave (of one channel), K classes, F features.
 """
 
 from __future__ import annotations
@@ -18,19 +18,21 @@ from genkit_audio.generators import BASE, KERNEL, initialise, layout
 from genkit_audio.options import Options
 from genkit_audio.vocoder import PeriodCritic, ScaleCritic
 
-SHUFFLED = 4
-"""Layers after which phases are shuffled, at most."""
+SHUFFLES = 4
+"""Largest number of layers that are followed by a phase shuffle."""
 WINDOWS = (256, 1024)
-"""Samples under one column of each spectrum."""
+"""Window lengths, in samples, of the spectra that the spectrum critic sees."""
 FLOOR = 1e-4
-"""Power in a spectrum below which all is silence: a noise of -36 dB, a tone of -52 dB or less."""
+"""Power added to each bin of a spectrum, below which levels look like silence: noise of -36 dB, a tone of -52 dB."""
 HALVINGS = 4
+"""Stride-2 convolutions of the spectrum critic."""
 
 
 def make_critics(options: Options, classes: int) -> dict[str, nn.Module]:
-    """The critics that the options name.
+    """The critics that `options.critics` selects, by name.
 
     Args:
+        options: critics, and the settings of those critics.
         classes: K; 0: unconditional.
     """
     if options.critics == "periods":
@@ -47,12 +49,12 @@ def make_critics(options: Options, classes: int) -> dict[str, nn.Module]:
 
 
 class PhaseShuffle(nn.Module):
-    """[B, F, n], all rows moved by the same random number of steps, edges reflected; in eval mode as it is.
+    """Shifts features [B, F, n] in time by a random number of steps, the same for all rows, with reflected edges.
 
-    The number is drawn by torch's global generator, which the engine seeds.
+    The number is drawn from torch's global generator, which the engine seeds. In eval mode features are not shifted.
 
     Args:
-        radius: steps at most, either way; 0: none.
+        radius: largest shift in steps, in either direction; 0: none.
 
     Source: Donahue et al. 2019, arXiv:1802.04208, section 3.3; one number for a batch is the authors' code.
     """
@@ -68,13 +70,13 @@ class PhaseShuffle(nn.Module):
 
 
 def moved(x: Tensor, steps: int) -> Tensor:
-    """[B, F, n] later by so many steps (earlier if negative); what is left open mirrors what is beside it."""
-    later, earlier = max(steps, 0), max(-steps, 0)
-    return pad(x, (later, earlier), "reflect").narrow(2, earlier, x.shape[2])
+    """Features [B, F, n], delayed by a number of steps (advanced if negative); the gap is filled by reflection."""
+    delay, advance = max(steps, 0), max(-steps, 0)
+    return pad(x, (delay, advance), "reflect").narrow(2, advance, x.shape[2])
 
 
 class WaveCritic(nn.Module):
-    """WaveGAN's: windows [B, 1, L] (and a class [B]) -> one logit each.
+    """WaveGAN's critic: windows [B, 1, L] (and class numbers [B]) -> one logit each, [B].
 
     Args:
         options: samples, critic_features, phase_shuffle.
@@ -87,16 +89,16 @@ class WaveCritic(nn.Module):
         super().__init__()
         maps, strides = layout(options.samples, options.critic_features)
         layers: list[nn.Module] = []
-        for layer, ((below, above), stride) in enumerate(
+        for layer, ((inputs, outputs), stride) in enumerate(
             zip(itertools.pairwise([1, *maps]), strides, strict=True)
         ):
-            left = (KERNEL - stride) // 2
+            margin = (KERNEL - stride) // 2
             layers += [
-                nn.ConstantPad1d((left, left + 1), 0),
-                nn.Conv1d(below, above, KERNEL, stride),
+                nn.ConstantPad1d((margin, margin + 1), 0),
+                nn.Conv1d(inputs, outputs, KERNEL, stride),
             ]
             layers += [nn.LeakyReLU(LEAKY_SLOPE, inplace=True)]
-            if layer < min(SHUFFLED, len(maps) - 1):
+            if layer < min(SHUFFLES, len(maps) - 1):
                 layers += [PhaseShuffle(options.phase_shuffle)]
         self.body = nn.Sequential(*layers)
         self.head = Head(maps[-1], BASE, classes)
@@ -108,10 +110,11 @@ class WaveCritic(nn.Module):
 
 
 class SpectrumCritic(nn.Module):
-    """Windows [B, 1, L] (and a class [B]) -> a logit each for spectra of several resolutions, seen as surfaces.
+    """Windows [B, 1, L] (and class numbers [B]) -> one logit [B] for each of several spectral resolutions.
 
-    A wave critic hears phases, which hardly anybody does; what is loud when, and at which pitch, stands here in the
-    open. After the spectral critics of Jang et al. 2021, arXiv:2106.07889.
+    Each spectrum is an image for 2-D convolutions. A wave critic reacts to phases, which listeners hardly hear; a
+    spectrum has none and shows loudness by time and pitch. After the spectral critics of Jang et al. 2021,
+    arXiv:2106.07889.
 
     Args:
         options: samples, spectrum_features.
@@ -125,14 +128,14 @@ class SpectrumCritic(nn.Module):
         self.bodies, self.heads = nn.ModuleList(), nn.ModuleList()
         for window in WINDOWS:
             layers: list[nn.Module] = []
-            for below, above in itertools.pairwise([1, *maps]):
-                layers += [variance_scaling_(nn.Conv2d(below, above, 3, 2, 1), gain)]
+            for inputs, outputs in itertools.pairwise([1, *maps]):
+                layers += [variance_scaling_(nn.Conv2d(inputs, outputs, 3, 2, 1), gain)]
                 layers += [nn.LeakyReLU(LEAKY_SLOPE, inplace=True)]
             self.bodies.append(nn.Sequential(*layers))
-            places = math.prod(
+            positions = math.prod(
                 -(-side // 2**HALVINGS) for side in (window // 2, 4 * options.samples // window)
             )
-            self.heads.append(Head(maps[-1], places, classes))
+            self.heads.append(Head(maps[-1], positions, classes))
         self.heads.apply(initialise)
 
     def forward(self, sample: Sample) -> Critique:
@@ -140,39 +143,44 @@ class SpectrumCritic(nn.Module):
             body(spectrum(sample.x, window))
             for body, window in zip(self.bodies, WINDOWS, strict=True)
         )
-        heads = zip(self.heads, features, strict=True)
-        return Critique(tuple(head(seen, sample.condition) for head, seen in heads), features)
+        pairs = zip(self.heads, features, strict=True)
+        return Critique(tuple(head(part, sample.condition) for head, part in pairs), features)
 
 
 def spectrum(x: Tensor, window: int) -> Tensor:
-    """Loudness by time and pitch, smooth down to silence: [B, 1, L] -> [B, 1, window / 2, 4 L / window].
+    """Loudness by pitch and time, from a short-time Fourier transform: [B, 1, L] -> [B, 1, window / 2, 4 L / window].
 
-    About the 0.3rd power of the magnitude: as the ear does it, and with a slope that is bounded, since penalties take
-    the gradient of a gradient through it. Always in float32.
+    Loudness is (power + FLOOR)^0.15, about the 0.3rd power of the magnitude. It follows hearing, and FLOOR bounds its
+    slope, which gradient penalties need because they differentiate twice. Always in float32.
     """
     with torch.autocast(x.device.type, enabled=False):
-        shape = torch.hann_window(window, device=x.device)
+        weights = torch.hann_window(window, device=x.device)
         waves = torch.stft(
-            x[:, 0].float(), window, window // 4, window=shape, normalized=True, return_complex=True
+            x[:, 0].float(),
+            window,
+            window // 4,
+            window=weights,
+            normalized=True,
+            return_complex=True,
         )
         power = torch.view_as_real(waves[:, :-1, :-1]).square().sum(3)
         return (power + FLOOR).pow(0.15)[:, None]
 
 
 class Head(nn.Module):
-    """Features [B, F, *space] (and a class [B]) -> [B]: a weighted sum of all, and the class by projection.
+    """Features [B, F, *space] (and class numbers [B]) -> logits [B]: a dense layer, plus a class projection.
 
     Args:
         features: F.
-        places: in *space.
+        positions: number of positions in *space.
         classes: K; 0: unconditional.
 
     Source of the projection: Miyato and Koyama 2018, arXiv:1802.05637.
     """
 
-    def __init__(self, features: int, places: int, classes: int) -> None:
+    def __init__(self, features: int, positions: int, classes: int) -> None:
         super().__init__()
-        self.dense = nn.Linear(features * places, 1)
+        self.dense = nn.Linear(features * positions, 1)
         self.labels = nn.Embedding(classes, features) if classes else None
 
     def forward(self, features: Tensor, condition: Tensor | None) -> Tensor:

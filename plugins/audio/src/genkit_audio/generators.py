@@ -1,6 +1,6 @@
-"""Generators of sound: a window at once, and one without an end.
+"""Generators of sounds from noise: WaveGAN, which makes a fixed window, and an endless stream.
 
-Shape letters: B batch, Z latent, L samples of the wave (of one channel), K classes. Knows no file and no loss.
+Shape letters: B batch, Z latent, L samples of the wave (of one channel), K classes.
 """
 
 from __future__ import annotations
@@ -19,40 +19,47 @@ from genkit.plugin import Noise, Sample
 from genkit_audio.options import Options
 
 KERNEL, STRIDE = 25, 4
-"""Of every convolution of Donahue et al. 2019; a last stride may be 2."""
+"""Kernel size and stride of every convolution of WaveGAN (Donahue et al. 2019); the last stride may be 2."""
 BASE = 16
-"""Steps between the dense layer and the convolutions."""
+"""Time steps between WaveGAN's dense layer and its convolutions."""
 REACH = 3
-"""Blocks of texture noise under the first convolution of a stream."""
+"""Kernel size, in blocks of texture noise, of a stream's first convolution."""
 
 
 def make_generator(options: Options, classes: int, rate: int) -> nn.Module:
-    """The generator that the options name.
+    """The generator that `options.architecture` selects, `wavegan` or `stream`.
 
     Args:
+        options: architecture, and the settings of that generator.
         classes: K; 0: unconditional.
         rate: samples per second of the data.
     """
-    kinds = {"wavegan": Wavegan, "stream": Stream}
-    return kinds[options.architecture](options, classes, rate)
+    constructors = {"wavegan": Wavegan, "stream": Stream}
+    return constructors[options.architecture](options, classes, rate)
 
 
 def length(controls: Any, samples: int, rate: int) -> int:
-    """Samples of a whole sound under the controls."""
+    """Samples of a whole sound: `controls.seconds` at the rate, at least 1; without it the given default.
+
+    Args:
+        controls: of generation, or None.
+        samples: the default.
+        rate: samples per second.
+    """
     if controls is None or controls.seconds is None:
         return samples
     return max(round(controls.seconds * rate), 1)
 
 
 def layout(samples: int, features: int) -> tuple[list[int], list[int]]:
-    """(feature maps after each of a critic's convolutions, their strides), from a window down to BASE steps."""
+    """Feature maps after each convolution of WaveGAN's critic, and its strides, from `samples` down to BASE steps."""
     doublings = (samples // BASE).bit_length() - 1
     strides = [STRIDE] * (doublings // 2) + [2] * (doublings % 2)
     return [features * 2**layer for layer in range(len(strides))], strides
 
 
 def code(content: Tensor, condition: Tensor | None, classes: int) -> Tensor:
-    """[B, Z + K]: the content noise [B, Z], and the class [B] as a one-hot beside it."""
+    """Content noise [B, Z] and one-hot class [B], concatenated to [B, Z + K]; without a condition the noise alone."""
     return (
         content
         if condition is None
@@ -61,13 +68,14 @@ def code(content: Tensor, condition: Tensor | None, classes: int) -> Tensor:
 
 
 class Wavegan(nn.Module):
-    """WaveGAN's: uniform noise [B, Z] (and a class [B]) -> windows [B, 1, L] in [-1, 1].
+    """WaveGAN's generator: uniform noise [B, Z] (and class numbers [B]) -> windows [B, 1, L] in [-1, 1].
 
-    Shorter than in training a sound is cut off; longer it cannot be.
+    A sound shorter than in training is a window cut off; a longer one is a `ConfigError`.
 
     Args:
         options: samples, content, features.
-        classes, rate: as for `make_generator`.
+        classes: K; 0: unconditional.
+        rate: samples per second of the data.
 
     Source: Donahue et al. 2019, arXiv:1802.04208, appendix D, with the authors' initial weights (Glorot's) and padding.
     """
@@ -79,14 +87,14 @@ class Wavegan(nn.Module):
         maps, strides = layout(options.samples, options.features)
         self.first = nn.Linear(options.content + classes, BASE * maps[-1])
         layers: list[nn.Module] = []
-        for (below, above), stride in zip(
+        for (inputs, outputs), stride in zip(
             itertools.pairwise([*reversed(maps), 1]), strides, strict=True
         ):
-            left = (KERNEL - stride) // 2
+            margin = (KERNEL - stride) // 2
             layers += [
                 nn.ReLU(),
-                nn.ConvTranspose1d(below, above, KERNEL, stride),
-                nn.ConstantPad1d((-left, -left - 1), 0),
+                nn.ConvTranspose1d(inputs, outputs, KERNEL, stride),
+                nn.ConstantPad1d((-margin, -margin - 1), 0),
             ]
         self.body = nn.Sequential(*layers, nn.Tanh())
         self.apply(initialise)
@@ -105,15 +113,16 @@ class Wavegan(nn.Module):
 
 
 class Stream(nn.Module):
-    """Endless sounds [B, 1, L] in [-1, 1]: WaveGAN's convolutions, without padding, over noise.
+    """Generator of endless sounds [B, 1, L] in [-1, 1]: WaveGAN's transposed convolutions, without padding, over noise.
 
-    Content noise, and a class, say what sounds, the same at all times; texture noise has a block for every `hop`
-    samples. A sample is a pure function of both and of its number, so any stretch of a sound can be drawn alone, and
-    what critics see of the first window they would see of any.
+    Content noise and the class are constant in time; texture noise has one block for every `hop` samples. Each sample
+    of the wave is a function of both and of its position alone. So any stretch of a sound can be generated by itself,
+    and all windows have the distribution of the first, which is what critics see.
 
     Args:
         options: samples, content, texture, features, hop.
-        classes, rate: as for `make_generator`.
+        classes: K; 0: unconditional.
+        rate: samples per second of the data.
     """
 
     block, step_axis = 16384, 2
@@ -127,8 +136,8 @@ class Stream(nn.Module):
             nn.Conv1d(options.content + options.texture + classes, maps[-1], REACH)
         )
         self.layers = nn.ModuleList(
-            variance_scaling_(nn.ConvTranspose1d(below, above, KERNEL, STRIDE), gain)
-            for below, above in itertools.pairwise([*reversed(maps), 1])
+            variance_scaling_(nn.ConvTranspose1d(inputs, outputs, KERNEL, STRIDE), gain)
+            for inputs, outputs in itertools.pairwise([*reversed(maps), 1])
         )
         blocks = self.needs(range(self.samples), None)["texture"].stop
         self.noise = {
@@ -139,37 +148,37 @@ class Stream(nn.Module):
     def forward(
         self, noise: Mapping[str, Tensor], condition: Tensor | None = None, controls: Any = None
     ) -> Sample:
-        """As many samples as in training, whatever the controls say."""
+        """The first `options.samples` samples of the wave, as in training; controls are ignored."""
         return self.unroll(noise, condition, None, range(self.samples))
 
     def length(self, controls: Any, condition: Tensor | None = None) -> int:
-        """Samples of a whole sound under the controls."""
+        """Samples of a whole sound: `controls.seconds` at the data's rate, else as many as in training."""
         return length(controls, self.samples, self.rate)
 
     def needs(self, steps: range, controls: Any) -> dict[str, range]:
-        """Blocks of texture noise behind some samples of the wave."""
-        first = self._behind(steps)[0]
-        return {"texture": range(first.start, first.stop + REACH - 1)}
+        """Blocks of texture noise that determine these samples of the wave."""
+        window = self._windows(steps)[0]
+        return {"texture": range(window.start, window.stop + REACH - 1)}
 
     def unroll(
         self, noise: Mapping[str, Tensor], condition: Tensor | None, controls: Any, steps: range
     ) -> Sample:
-        """Some samples of the wave, from exactly the noise that they need."""
+        """These samples of the wave, from exactly the blocks of noise that `needs` names."""
         texture = noise["texture"].transpose(1, 2)
         constant = code(noise["content"], condition, self.classes)[:, :, None].expand(
             -1, -1, texture.shape[2]
         )
-        x, windows = self.first(torch.cat([constant, texture], 1)), self._behind(steps)
-        for layer, given, wanted in zip(self.layers, windows, windows[1:], strict=False):
+        x, windows = self.first(torch.cat([constant, texture], 1)), self._windows(steps)
+        for layer, inputs, outputs in zip(self.layers, windows, windows[1:], strict=False):
             x = layer(relu(x)).narrow(
-                2, wanted.start - STRIDE * given.start + KERNEL - STRIDE, len(wanted)
+                2, outputs.start - STRIDE * inputs.start + KERNEL - STRIDE, len(outputs)
             )
         return Sample(x.tanh(), condition)
 
-    def _behind(self, steps: range) -> list[range]:
-        """Which inputs of each transposed convolution decide these outputs of the last, and those outputs.
+    def _windows(self, steps: range) -> list[range]:
+        """Input steps of each transposed convolution that determine output steps of the last, then these steps.
 
-        Output o adds inputs i with 0 <= o + KERNEL - STRIDE - STRIDE i < KERNEL.
+        Output o sums the inputs i with 0 <= o + KERNEL - STRIDE - STRIDE i < KERNEL.
         """
         windows = [steps]
         for _ in self.layers:
@@ -179,7 +188,7 @@ class Stream(nn.Module):
 
 
 def initialise(layer: nn.Module) -> None:
-    """Glorot's uniform weights, biases 0: what the framework of WaveGAN's authors begins with."""
+    """Glorot uniform weights and zero biases, the defaults of the framework that WaveGAN's authors used."""
     if isinstance(layer, nn.modules.conv._ConvNd | nn.Linear | nn.Embedding):
         nn.init.xavier_uniform_(layer.weight)
         if isinstance(bias := getattr(layer, "bias", None), Tensor):

@@ -1,4 +1,4 @@
-"""The modality of sound: facts, data, networks, files. The contract is `genkit.plugin.ModalityPlugin`.
+"""The audio modality: facts, data, networks and files. It implements `genkit.plugin.ModalityPlugin`.
 
 Shape letters: B batch, L samples of the wave (of one channel), K classes.
 """
@@ -23,29 +23,34 @@ from genkit_audio.spectra import log_mel
 
 
 class AudioPlugin(ModalityPlugin):
-    """Sounds [1, L] in [-1, 1]."""
+    """The audio modality; a sound is a tensor [1, L] in [-1, 1]."""
 
     options: Options
 
     @classmethod
     def open(cls, source: Any, options: Options) -> Any:
-        """The source as `genkit_audio.sounds.Checked`: every file heard once."""
+        """The source as `genkit_audio.sounds.CheckedSounds`, for which every file is read once."""
         from genkit_audio import sounds
 
-        return source if isinstance(source, sounds.Checked) else sounds.Checked(source, options)
+        return (
+            source
+            if isinstance(source, sounds.CheckedSounds)
+            else sounds.CheckedSounds(source, options)
+        )
 
     @classmethod
     def inspect(cls, source: Any, options: Options) -> Facts:
-        """Samples per second, the names of the classes if they are to be learned.
+        """Facts: `rate`, samples per second; `labels`, the class names if `options.conditional` is set, else [].
 
         Raises:
-            DataError: if there is nothing to train on, or classes are asked for and there are none.
+            DataError: if the source cannot be opened, or `options.conditional` is set and there are fewer than two
+                classes.
         """
         checked = cls.open(source, options)
-        if options.conditional and len(checked.classes.names) < 2 and len(checked.kept):
+        if options.conditional and len(checked.classes.names) < 2 and len(checked.sounds):
             raise DataError(
                 "options.conditional is set, but the data have no classes: put the sounds into one sub-folder per "
-                "class, or let file names begin with it and set options.labels=prefix"
+                "class, or begin each file name with its class and set options.labels=prefix"
             )
         return Facts(
             {
@@ -55,49 +60,49 @@ class AudioPlugin(ModalityPlugin):
         )
 
     def dataset(self, source: Any) -> Any:
-        """Windows of sounds; for a vocoder with their log-mel spectra."""
+        """Windows of sounds as a data set; for a vocoder the conditions are their log-mel spectra."""
         from genkit_audio import sounds
 
-        told = (
+        spectrum_of = (
             partial(log_mel, rate=self.facts["rate"], mels=self.options.mels)
-            if self.speaks
+            if self.is_vocoder
             else None
         )
         return sounds.SoundWindows(
-            self.open(source, self.options), self.options, self.facts["labels"], told
+            self.open(source, self.options), self.options, self.facts["labels"], spectrum_of
         )
 
     def networks(self) -> Networks:
-        """The networks that the options name."""
+        """The generator and the critics (the field's discriminators) that the options select."""
         options, classes, rate = self.options, len(self.facts["labels"]), self.facts["rate"]
         generator = (
             vocoder.Vocoder(options, rate)
-            if self.speaks
+            if self.is_vocoder
             else make_generator(options, classes, rate)
         )
         return Networks(generator, make_critics(options, classes))
 
     @property
-    def speaks(self) -> bool:
-        """Whether a sound is made from the spectrum of another."""
+    def is_vocoder(self) -> bool:
+        """Whether the generator makes sounds from log-mel spectra instead of noise."""
         return self.options.architecture == "vocoder"
 
     def condition(self, value: str | None, indices: Sequence[int]) -> Tensor | None:
-        """[B]: class numbers; without a label, sound i is of class i modulo K. For a vocoder what a sound file tells.
+        """Class numbers [B], or for a vocoder the log-mel spectrum of one sound file, repeated: [B, M + 1, T].
 
         Args:
-            value: a label; for a vocoder the path of a sound file, without which it has no default.
+            value: a class label; None: sample i is of class i modulo K. For a vocoder the path of a sound file; None
+                gives None, since a vocoder has no default condition.
+            indices: of the samples [B].
 
         Raises:
-            ConfigError: for an unknown label, any label of an unconditional model, or a path that leads to no sound.
+            ConfigError: for an unknown label, any label of an unconditional model, or a path that is not one sound.
         """
-        if self.speaks:
-            one = (
-                None
-                if value is None
-                else vocoder.told(value, self.facts["rate"], self.options.mels)
-            )
-            return None if one is None else one.expand(len(indices), -1, -1)
+        if self.is_vocoder:
+            if value is None:
+                return None
+            spectrum = vocoder.file_spectrum(value, self.facts["rate"], self.options.mels)
+            return spectrum.expand(len(indices), -1, -1)
         return class_numbers(
             self.facts["labels"], value, indices, "train one with options.conditional=true"
         )
@@ -110,29 +115,29 @@ class AudioPlugin(ModalityPlugin):
         fake: Sample,
         critiques: Mapping[str, Critique],
     ) -> Mapping[str, Tensor]:
-        """`mel` and `features` of a vocoder: see `genkit_audio.vocoder.terms`."""
-        if player != "generator" or not self.speaks:
+        """Loss terms `mel` and `features` of a vocoder's generator; see `genkit_audio.vocoder.terms`."""
+        if player != "generator" or not self.is_vocoder:
             return {}
         return vocoder.terms(networks, real, fake, critiques, self.facts["rate"])
 
     def encode(self, sample: Sample, format: str, controls: Any) -> bytes:
-        """One sound as a file."""
+        """One sound [1, L] as the bytes of an audio file."""
         from genkit_audio import writing
 
         return writing.encode(sample.x, format, self.facts["rate"])
 
     @contextmanager
     def writer(self, file: Any, format: str, controls: Any) -> Iterator[Callable[[Sample], None]]:
-        """A file that one sound is written to as it is drawn; the value takes its parts [1, 1, L]."""
+        """Writes one sound to a file while it is generated; the context's value takes parts x [1, 1, L]."""
         from genkit_audio import writing
 
-        with writing.write(file, format, self.facts["rate"]) as take:
-            yield lambda part: take(part.x[0])
+        with writing.write(file, format, self.facts["rate"]) as write:
+            yield lambda part: write(part.x[0])
 
     def preview(
         self, samples: Sample, format: str, controls: Any, columns: int | None = None
     ) -> bytes:
-        """The spectra of many sounds as PNG."""
+        """Waveforms and spectrograms of many sounds x [B, 1, L] in a grid, as PNG."""
         from genkit_audio import writing
 
         buffer = io.BytesIO()

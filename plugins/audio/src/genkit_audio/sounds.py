@@ -1,6 +1,6 @@
-"""Windows cut from sounds: each sound is heard once at the start, and only what can be used is trained on.
+"""Windows cut from sounds. Each sound is read once at the start, and only usable ones are trained on.
 
-In memory sounds are 16 bits; floats are made last. Knows no network and no file format.
+In memory sounds have 16 bits; windows become float32 when they are cut.
 
 Shape letters: B batch, n values of a window.
 """
@@ -21,88 +21,90 @@ from torch import Tensor
 from genkit.kit.files import CACHE_BYTES
 from genkit.kit.items import Readers, Windows, classes_of, numbers_in, read_until_damage
 from genkit.plugin import Sample, Skipped
-from genkit_audio.sources import Sound, Values, held, open_sounds, reason
+from genkit_audio.sources import Sound, Values, cached, open_sounds, reason
 
 RATE = 16000
-"""Of what has no rate of its own: arrays."""
+"""Rate, in Hz, of sources that have none: arrays."""
 
 BLOCK = 2**20
-"""Frames that are looked at at a time."""
+"""Frames per read when a sound is checked."""
 
-SILENT = 1e-4
-"""A sound that is never louder is left out: -80 dB of full scale."""
+SILENCE = 1e-4
+"""A sound whose peak is below this is left out: -80 dB of full scale."""
 
-FULL = 1 - 2**-15
-"""What counts as full scale: the largest that 16 bits hold."""
+FULL_SCALE = 1 - 2**-15
+"""The largest 16-bit value; values from here on count as full scale."""
 
-CLIPPED = 0.01
-"""A larger share of values at full scale is named."""
+CLIPPING = 0.01
+"""A sound with a larger share of values at full scale gets a remark."""
 
 STEPS, DECIBELS, SHIFT = 4, 3.0, 64
-"""What augmentation does at most: so many steps of 2.5 % in speed, so many dB, a shift by one in so many values."""
+"""Augmentation of strength 1: at most STEPS steps of 2.5 % in speed, DECIBELS of level, a shift by n / SHIFT values."""
 
 
 class Cut(Protocol):
-    """What the options say about windows."""
+    """Options that say how windows are cut; `genkit_audio.options.Options` has them."""
 
     @property
     def rate(self) -> int | None:
-        """In Hz; None: the rate that most sounds have."""
+        """Rate of the windows in Hz; None: the rate that most sounds have."""
         ...
 
     @property
     def samples(self) -> int:
-        """n."""
+        """Values of a window, n."""
         ...
 
     @property
     def pad(self) -> str:
-        """Where a sound lies that is shorter, in zeros: `end` first; `random` anywhere; `loop` again and again."""
+        """How a shorter sound fills a window: `end`, zeros follow it; `random`, zeros around it; `loop`, repeated."""
         ...
 
     @property
     def cut(self) -> str:
-        """random: from anywhere; ordered: one after the other; start: the first one alone."""
+        """Where windows begin: `random`, anywhere; `ordered`, one after the other; `start`, only the first."""
         ...
 
     @property
     def labels(self) -> str:
-        """folders or prefix."""
+        """Where class labels come from: `folders` or `prefix` (of file names)."""
         ...
 
     @property
     def normalize(self) -> str:
-        """none; peak: every sound as loud as can be."""
+        """`none`, or `peak`: the peak of every sound is brought to full scale."""
         ...
 
     @property
     def augment(self) -> float:
-        """0: sounds as they are; up to 1: speed by +-10 %, level by +-3 dB, polarity, a small shift."""
+        """Strength of augmentation, 0 to 1; at 1: speed by +-10 %, level by +-3 dB, polarity, a small shift."""
         ...
 
 
-class _Look(NamedTuple):
-    """What was found in a sound: what to read it from, its peak, and what is odd about it."""
+class _Scan(NamedTuple):
+    """Result of checking a usable sound: where to read it from, its peak (at most 1), and a remark, or an empty one."""
 
     sound: Sound
     peak: float
-    odd: str
+    remark: str
 
 
-class Checked:
-    """A source whose sounds have all been heard once.
+class CheckedSounds:
+    """A source whose sounds have all been read once, to check them.
 
     Args:
         source: as `open_sounds` takes it.
         options: how windows are cut.
 
     Attributes:
-        kept: sounds that windows can be cut from.
-        peaks: of each of these.
-        skipped: the others, with reasons: no sound, no length, silence, values that are not finite.
-        noted: those that are kept and odd: clipped, or cut off, of which what is whole is used.
+        source: the source, with all of its sounds.
+        sounds: the usable ones, which windows are cut from.
+        peaks: of each usable sound.
+        skipped: the unusable sounds, with reasons: no sound, no length, silence, values that are not finite.
+        remarks: on usable sounds that are clipped, or cut off (of these the intact beginning is used).
         rate: of the windows, in Hz.
-        classes: of those that are kept.
+        classes: of the usable sounds.
+        readers: threads that read sounds.
     """
 
     def __init__(self, source: Any, options: Cut) -> None:
@@ -110,64 +112,68 @@ class Checked:
         rates = Counter(item.rate for item in self.source.items if item.rate is not None)
         self.rate = int(options.rate or (rates.most_common(1)[0][0] if rates else RATE))
         items = [item if item.rate else replace(item, rate=self.rate) for item in self.source.items]
-        self._keep = 2 * sum(item.count(self.rate) for item in items) <= CACHE_BYTES
-        looks = self.readers.each(self._look, items)
-        pairs = list(zip(items, looks, strict=True))
-        good = [look for look in looks if isinstance(look, _Look)]
-        self.kept, self.peaks = [look.sound for look in good], [look.peak for look in good]
-        faults = [Skipped(item.name, look) for item, look in pairs if isinstance(look, str)]
+        self._fits_memory = 2 * sum(item.count(self.rate) for item in items) <= CACHE_BYTES
+        results = self.readers.each(self._scan, items)
+        scans = [result for result in results if isinstance(result, _Scan)]
+        self.sounds, self.peaks = [scan.sound for scan in scans], [scan.peak for scan in scans]
+        faults = [
+            Skipped(item.name, result)
+            for item, result in zip(items, results, strict=True)
+            if isinstance(result, str)
+        ]
         self.skipped: tuple[Skipped, ...] = (*self.source.skipped, *faults)
-        self.noted = tuple(Skipped(look.sound.name, look.odd) for look in good if look.odd)
-        self.classes = classes_of([item.label for item in self.kept])
+        self.remarks = tuple(Skipped(scan.sound.name, scan.remark) for scan in scans if scan.remark)
+        self.classes = classes_of([sound.label for sound in self.sounds])
 
-    def _look(self, sound: Sound) -> _Look | str:
-        """All of a sound heard, and kept if there is room; or why it cannot be used."""
-        parts, frames, full, peak = [], 0, 0, 0.0
+    def _scan(self, sound: Sound) -> _Scan | str:
+        """Read a whole sound, and cache it if all sounds fit into memory; or the reason why it cannot be used."""
+        parts, frames, full_scale_count, peak = [], 0, 0, 0.0
         for rows in read_until_damage(sound.part, sound.frames, BLOCK):
             if not np.isfinite(rows).all():
                 return "values that are not finite"
             mono = rows.mean(1, dtype=np.float32)
             frames, peak = frames + len(rows), max(peak, float(np.abs(mono).max()))
-            full += int((np.abs(rows) >= FULL).sum())
-            if self._keep:
+            full_scale_count += int((np.abs(rows) >= FULL_SCALE).sum())
+            if self._fits_memory:
                 parts.append(mono)
         if not frames:
             return "damaged at its beginning"
-        if peak < SILENT:
-            return f"silence: never louder than {SILENT:g} of full scale"
-        odd = []
+        if peak < SILENCE:
+            return f"silence: never louder than {SILENCE:g} of full scale"
+        remarks = []
         if frames < sound.frames:
-            odd.append(f"cut off after {frames:,} of {sound.frames:,} frames")
+            remarks.append(f"cut off after {frames:,} of {sound.frames:,} frames")
             sound = replace(sound, frames=frames)
-        if full > CLIPPED * frames * sound.channels:
-            odd.append(f"clipped: {full / frames / sound.channels:.0%} of its values at full scale")
-        if self._keep:
-            joined = np.concatenate(parts)[:, None]
-            whole = replace(sound, channels=1, part=lambda start, stop: joined[start:stop])
-            values = whole.read(0, whole.count(self.rate), self.rate)
-            sound = held(sound, values, self.rate)
-        return _Look(sound, min(peak, 1.0), "; ".join(odd))
+        if full_scale_count > CLIPPING * frames * sound.channels:
+            share = full_scale_count / frames / sound.channels
+            remarks.append(f"clipped: {share:.0%} of its values at full scale")
+        if self._fits_memory:
+            column = np.concatenate(parts)[:, None]
+            mono_sound = replace(sound, channels=1, part=lambda start, stop: column[start:stop])
+            values = mono_sound.read(0, mono_sound.count(self.rate), self.rate)
+            sound = cached(sound, values, self.rate)
+        return _Scan(sound, min(peak, 1.0), "; ".join(remarks))
 
 
 class SoundWindows(Windows[Values]):
     """Windows of sounds, as a map-style data set of Samples x [1, n] in [-1, 1].
 
-    Each sound has as many items as windows fit into it without overlap, and at least one. What a float file has beyond
-    full scale is clipped.
+    A sound has as many items as windows fit into it without overlap, and at least one; with `options.cut` "start" it
+    has one. Values of float files beyond full scale are clipped.
 
     Args:
         checked: the sounds.
-        options: how windows are cut, placed and changed.
-        labels: names of the classes whose numbers are the conditions; empty: there are no such conditions.
-        condition_of: windows [B, n] -> their conditions, instead of classes; None: there are no such conditions.
+        options: how windows are cut, padded and augmented.
+        labels: the model's class names, whose numbers are the conditions; empty: no class conditions.
+        condition_of: maps windows [B, n] to their conditions, in place of classes; None: no such conditions.
 
     Raises:
-        DataError: if a sound is of another class.
+        DataError: if a sound has none of the model's classes.
     """
 
     def __init__(
         self,
-        checked: Checked,
+        checked: CheckedSounds,
         options: Cut,
         labels: Sequence[str] = (),
         condition_of: Callable[[Tensor], Tensor] | None = None,
@@ -175,44 +181,47 @@ class SoundWindows(Windows[Values]):
         self.checked, self.options, self.condition_of = checked, options, condition_of
         title = checked.source.title
         numbers = numbers_in(checked.classes, labels, title, "sounds")
-        fit = [max(1, sound.count(checked.rate) // options.samples) for sound in checked.kept]
-        counts = [1] * len(fit) if options.cut == "start" else fit
-        names = [sound.name for sound in checked.kept]
+        capacities = [
+            max(1, sound.count(checked.rate) // options.samples) for sound in checked.sounds
+        ]
+        counts = [1] * len(capacities) if options.cut == "start" else capacities
+        names = [sound.name for sound in checked.sounds]
         super().__init__(counts, names, title, "windows", numbers, checked.skipped, checked.readers)
 
     def batch(self, windows: Sequence[Values], condition: Tensor | None) -> Sample:
-        """Windows [n] as a Sample x [B, 1, n]."""
+        """Windows [n] as a Sample x [B, 1, n] with its conditions."""
         x = torch.from_numpy(np.stack(windows)[:, None])
         return Sample(x, condition if self.condition_of is None else self.condition_of(x[:, 0]))
 
     def explain(self, error: Exception) -> str:
-        """What decoders raise, in a few words."""
+        """Why a window could not be read, in a few words."""
         return reason(error)
 
     def read(self, place: int, number: int, draw: random.Random) -> Values:
-        """[n]: one of the windows of a sound."""
-        options, sound, n = self.options, self.checked.kept[place], self.options.samples
-        amount = options.augment
+        """A window [n] of the sound at a place, augmented by random numbers from `draw`."""
+        options, sound, n = self.options, self.checked.sounds[place], self.options.samples
+        strength = options.augment
+        # Reading at another rate changes the speed.
         rate = (
-            Fraction(self.checked.rate) * 40 / (40 + round(amount * draw.randint(-STEPS, STEPS)))
-        )  # of another speed
-        level = 10 ** (amount * draw.uniform(-DECIBELS, DECIBELS) / 20)
-        level = -level if draw.random() < amount / 2 else level
-        late = draw.randrange(1 + round(amount * n / SHIFT))
+            Fraction(self.checked.rate) * 40 / (40 + round(strength * draw.randint(-STEPS, STEPS)))
+        )
+        level = 10 ** (strength * draw.uniform(-DECIBELS, DECIBELS) / 20)
+        level = -level if draw.random() < strength / 2 else level
+        delay = draw.randrange(1 + round(strength * n / SHIFT))
         count = sound.count(rate)
         first = (
             draw.randrange(max(1, count - n + 1))
             if options.cut == "random"
             else min(number * n, count - 1)
         )
-        found = sound.read(first, min(n, count - first), rate)
+        excerpt = sound.read(first, min(n, count - first), rate)
         if options.pad == "loop":
-            values = np.resize(found, n)
+            values = np.resize(excerpt, n)
         else:
             values = np.zeros(n, np.float32)
-            free = n - len(found)
-            start = draw.randrange(free + 1) if options.pad == "random" else min(late, free)
-            values[start : start + len(found)] = found
+            room = n - len(excerpt)
+            start = draw.randrange(room + 1) if options.pad == "random" else min(delay, room)
+            values[start : start + len(excerpt)] = excerpt
         if options.normalize == "peak":
             level /= self.checked.peaks[place]
         return (values * np.float32(level)).clip(-1, 1)

@@ -1,7 +1,7 @@
-"""Where sounds come from: files, folders, zip files, arrays. Knows what is heard when, at any rate.
+"""Sources of sounds: files, folders, zip files and arrays; any stretch of a sound can be read at any rate.
 
-A file is opened once for its header; any part is then read by seeking, with just the context that resampling needs, so
-memory grows neither with a file's size nor with its length. Chooses no window.
+A file is opened once for its header. A stretch is then read by seeking, with just the context that resampling needs, so
+memory does not grow with the length of a file.
 
 Shape letters: N sounds, C channels, n values of one channel.
 """
@@ -12,7 +12,6 @@ import math
 import re
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache, partial
@@ -29,7 +28,8 @@ from torch import Tensor, nn
 from genkit.errors import ConfigError, DataError, did_you_mean
 from genkit.kit import compat
 from genkit.kit import files as tree
-from genkit.kit.files import THREADS, Opened, ordinary
+from genkit.kit.files import Opener, ordinary
+from genkit.kit.items import Readers
 from genkit.plugin import Skipped
 
 ENDINGS = frozenset(
@@ -48,33 +48,37 @@ ENDINGS = frozenset(
         ".w64",
     }
 )
+"""File endings that are taken as sounds."""
 
 BUILTIN = {"drums": "drums.zip"}
+"""Built-in sets and the files that hold them."""
 
 PARTS = ("train", "held-out")
+"""Parts of a built-in set."""
+
 HELD_OUT_EVERY = 8
-"""Every so-many-th sound of a built-in set, by name, is in its part held-out, the others are in train."""
+"""In the order of names, sounds 0, 8, 16 ... of a built-in set are its part held-out, the others its part train."""
 
 LABELS = ("folders", "prefix")
-"""Where classes are read off: the first level of sub-folders; the start of file names up to a `_`, `-` or digit."""
+"""Where class labels come from: the first level of sub-folders; the start of file names up to a `_`, `-` or digit."""
 
 SYSTEM = 2
-"""libsndfile's number for what the operating system refuses; its other words for damage are often wrong."""
+"""libsndfile's error code for errors of the operating system. Its other messages often misname the damage."""
 
 Values = NDArray[np.float32]
-"""In [-1, 1], unless a file of floats holds others."""
+"""Values of a wave, in [-1, 1] unless a file of floats holds others."""
 
 
 @dataclass(frozen=True, eq=False)
 class Sound:
-    """One sound.
+    """One sound, read on demand.
 
     Args:
         name: as the user knows it.
-        rate: in Hz; None: it has none, and is taken as it is at any rate.
+        rate: in Hz; None: it has none, and is never resampled.
         frames: values of each channel.
         channels: C.
-        part: [stop - start, C], what lies between two places. May raise anything at what is damaged.
+        part: (start, stop) -> values [stop - start, C]; raises any exception where the sound is damaged.
         label: of its class; None: it has none.
     """
 
@@ -86,19 +90,21 @@ class Sound:
     label: str | None = None
 
     def count(self, rate: Fraction | int | None = None) -> int:
-        """How many values it has at a rate; None: at its own."""
+        """Number of values at a rate in Hz; None: at the sound's own rate."""
         return math.ceil(self.frames * self._ratio(rate))
 
     def read(self, start: int, count: int, rate: Fraction | int | None = None) -> Values:
-        """[count]: the mean of its channels from value `start` on, counted at a rate; equal whatever is read beside it.
+        """Values [count] of the mean of the channels at a rate; a value does not depend on which others are read.
 
         Args:
-            rate: in Hz; None: its own. Ratios of rates are taken as the nearest fraction whose denominator is at most
-                2,000: all usual ones are exact, others within a few parts in ten millions.
+            start: first value, counted at that rate.
+            count: number of values.
+            rate: in Hz; None: the sound's own rate. The ratio of two rates is taken as the nearest fraction with a
+                denominator of at most 2,000: exact for all usual rates, else within a few parts in ten million.
 
         Raises:
             DataError: if the sound is shorter.
-            Exception: nearly any, where it is damaged.
+            Exception: whatever the decoder raises where the sound is damaged.
         """
         if not 0 <= start <= start + count <= self.count(rate):
             raise DataError(
@@ -107,13 +113,13 @@ class Sound:
         ratio = self._ratio(rate)
         if ratio == 1 or not count:
             return self._mono(start, start + count)
-        up, down = ratio.as_integer_ratio()  # so many values are made of so many: a block
-        near = _reach(up, down) // down + 1
-        first, last = max(0, start // up - near), (start + count - 1) // up + 1 + near
-        given = torch.from_numpy(self._mono(first * down, min(last * down, self.frames)))
+        up, down = ratio.as_integer_ratio()  # a block of `down` values becomes `up` values
+        margin = _reach(up, down) // down + 1  # blocks of context on each side
+        first, last = max(0, start // up - margin), (start + count - 1) // up + 1 + margin
+        original = torch.from_numpy(self._mono(first * down, min(last * down, self.frames)))
         with torch.no_grad():
-            made: Values = _resampler(down, up)(given).numpy()
-        return made[start - first * up :][:count]
+            values: Values = _resampler(down, up)(original).numpy()
+        return values[start - first * up :][:count]
 
     def _mono(self, start: int, stop: int) -> Values:
         rows = self.part(start, stop)
@@ -127,32 +133,32 @@ class Sound:
         return (Fraction(rate) / self.rate).limit_denominator(2000)
 
 
-def held(sound: Sound, values: Values, rate: int) -> Sound:
-    """The same sound as values [n] in memory, 16 bits each."""
-    kept = to_int16(values)
+def cached(sound: Sound, values: Values, rate: int) -> Sound:
+    """A copy of a sound that reads from memory: values [n] of one channel at a rate, stored with 16 bits."""
+    memory = to_int16(values)
 
     def part(start: int, stop: int) -> Values:
-        return kept[start:stop, None].astype(np.float32) / np.float32(32768)
+        return memory[start:stop, None].astype(np.float32) / np.float32(32768)
 
-    return replace(sound, rate=rate, frames=len(kept), channels=1, part=part)
+    return replace(sound, rate=rate, frames=len(memory), channels=1, part=part)
 
 
 def to_int16(values: NDArray[Any]) -> NDArray[np.int16]:
-    """[-1, 1] -> 16 bits: the nearest of the numbers k / 32768, which is what reading them gives.
+    """Values in [-1, 1] as the 16-bit integers k with the nearest k / 32768.
 
-    So what was read is written again bit for bit. 1 itself is one step too large, and becomes 32767.
+    Reading a 16-bit file gives k / 32768, so values that were read are written back bit for bit. 1.0 becomes 32767.
     """
     return np.rint(values * np.float32(32768)).clip(-32768, 32767).astype(np.int16)
 
 
 @dataclass(frozen=True)
 class Sounds:
-    """What a source holds.
+    """The sounds of a source.
 
     Args:
         title: of the source, for messages.
-        items: its sounds.
-        skipped: what cannot be opened.
+        items: the sounds that can be opened.
+        skipped: the files that cannot be opened, with reasons.
     """
 
     title: str
@@ -161,7 +167,7 @@ class Sounds:
 
 
 def open_sounds(source: Any, labels: str = "folders") -> Sounds:
-    """Sounds from a path, a name or an object; the header of each file is read.
+    """Sounds from a path, the name of a built-in set, or an array; of each file only the header is read.
 
     Args:
         source: a sound file (whatever libsndfile reads: wav, flac, ogg, opus, mp3, aiff ...); a folder or a zip file
@@ -171,7 +177,7 @@ def open_sounds(source: Any, labels: str = "folders") -> Sounds:
 
     Raises:
         ConfigError: for an unknown built-in set.
-        DataError: if there is nothing of the kind.
+        DataError: if the source does not exist, holds no sound files, or has another type or shape.
     """
     if isinstance(source, np.ndarray | Tensor):
         array = source.detach().cpu().numpy() if isinstance(source, Tensor) else source
@@ -214,61 +220,69 @@ def reason(error: BaseException) -> str:
 def _from_builtin(title: str) -> Sounds:
     name, _, part = title.removeprefix("builtin:").partition("/")
     if name not in BUILTIN or title.endswith("/") or (part and part not in PARTS):
-        every = [*BUILTIN, *(f"{known}/{part}" for known in BUILTIN for part in PARTS)]
-        hint = did_you_mean(title.removeprefix("builtin:"), every)
+        names = [*BUILTIN, *(f"{key}/{half}" for key in BUILTIN for half in PARTS)]
+        hint = did_you_mean(title.removeprefix("builtin:"), names)
         raise ConfigError(f"data = {title!r}: no such built-in set.{hint}")
     with as_file(files("genkit_audio") / "data" / BUILTIN[name]) as path:
         source = _from_tree(path.read_bytes(), title)
-    chosen = [
+    items = [
         item
         for number, item in enumerate(source.items)
         if not part or (number % HELD_OUT_EVERY == 0) == (part == "held-out")
     ]
-    return replace(source, items=chosen)
+    return replace(source, items=items)
 
 
 def _from_tree(source: Path | bytes, title: str) -> Sounds:
-    found = tree.open_tree(source, ENDINGS, "sounds", title)
-    sounds = _from_files(title, found.files)
-    return replace(sounds, skipped=(*found.skipped, *sounds.skipped))
+    """The sounds of a folder, or of a zip file or its content."""
+    folder = tree.open_tree(source, ENDINGS, "sounds", title)
+    sounds = _from_files(title, folder.files)
+    return replace(sounds, skipped=(*folder.skipped, *sounds.skipped))
 
 
-def _from_files(title: str, named: Mapping[str, Opened]) -> Sounds:
-    """Each header read; several at once, for that is mostly waiting."""
+def _from_files(title: str, openers: Mapping[str, Opener]) -> Sounds:
+    """Sounds of files by name. Headers are read in several threads, since that is mostly waiting."""
 
-    def found(name: str) -> Sound | Skipped:
+    def read_header(name: str) -> Sound | Skipped:
         try:
-            return _from_file(name, named[name])
+            return _from_file(name, openers[name])
         except Exception as error:  # whatever parsers raise at damaged files
             return Skipped(name, reason(error))
 
-    with ThreadPoolExecutor(THREADS) as pool:
-        every = list(pool.map(found, named))
-    items = [one for one in every if isinstance(one, Sound)]
-    return Sounds(title, items, tuple(one for one in every if isinstance(one, Skipped)))
+    results = Readers("genkit-headers").each(read_header, openers)
+    items = [result for result in results if isinstance(result, Sound)]
+    return Sounds(title, items, tuple(result for result in results if isinstance(result, Skipped)))
 
 
-def _from_file(name: str, opened: Opened) -> Sound:
+def _from_file(name: str, opener: Opener) -> Sound:
+    """A sound by the header of its file.
+
+    Raises:
+        ValueError: if it has no length.
+        Exception: whatever the parser raises where the header is damaged.
+    """
+
     def part(start: int, stop: int) -> Values:
-        with soundfile.SoundFile(opened()) as file:
+        with soundfile.SoundFile(opener()) as file:
             file.seek(start)
             rows: Values = file.read(stop - start, dtype="float32", always_2d=True)
             return rows
 
-    with soundfile.SoundFile(opened()) as file:
+    with soundfile.SoundFile(opener()) as file:
         if not file.frames:
             raise ValueError("it has no length")
         return Sound(name, file.samplerate, file.frames, file.channels, part)
 
 
 def _labelled(source: Sounds, labels: str) -> Sounds:
+    """The sounds with class labels from their names, by one of `LABELS`."""
     if labels == "prefix":
-        found = [
+        classes = [
             re.split(r"[_\-\d]", PurePosixPath(item.name).stem)[0] or None for item in source.items
         ]
     else:
-        found = tree.labels([item.name for item in source.items])
-    items = [replace(item, label=label) for item, label in zip(source.items, found, strict=True)]
+        classes = tree.labels([item.name for item in source.items])
+    items = [replace(item, label=label) for item, label in zip(source.items, classes, strict=True)]
     return replace(source, items=items)
 
 
@@ -297,17 +311,20 @@ def _from_array(array: NDArray[Any]) -> list[Sound]:
 
 
 WIDTH, ROLLOFF = 6, 0.99
-"""Zeros of the sinc on each side, and the share of the lower band that is kept."""
+"""Zero crossings of the sinc on each side, and its cut-off as a share of the lower Nyquist frequency."""
 
 
 def _reach(up: int, down: int) -> int:
-    """How many values before and behind one are looked at to resample it."""
+    """Values of the original on each side of a position that its resampled value depends on."""
     return math.ceil(WIDTH * down / (min(up, down) * ROLLOFF))
 
 
 @lru_cache(maxsize=64)
 def _resampler(down: int, up: int) -> nn.Module:
-    """Band-limited resampling with a windowed sinc. Source: Smith 2002, Digital Audio Resampling Home Page."""
+    """Band-limited resampling of `down` values to `up` with a windowed sinc.
+
+    Source: Smith 2002, Digital Audio Resampling Home Page.
+    """
     compat.torchaudio()
     from torchaudio.transforms import Resample
 

@@ -1,4 +1,4 @@
-"""Sounds as spectra: log-mel spectrograms, the same for pictures, metrics and networks. Knows no file and no model.
+"""Log-mel spectrograms of sounds, used for previews, metrics and networks alike.
 
 Shape letters: B batch, n values of a sound, M mel bands.
 """
@@ -16,28 +16,29 @@ from torch.nn.functional import pad
 from genkit.kit import compat
 
 FLOOR = 1e-5
-"""The smallest magnitude that is told from silence."""
+"""The smallest mel magnitude; smaller ones are raised to it, as silence."""
 
 
 def log_mel(x: Tensor, rate: int, mels: int = 80, hop: int | None = None) -> Tensor:
-    """[B, M, ceil(n / hop)]: natural logarithms of mel magnitudes, at least log(FLOOR); differentiable, in float32.
+    """Natural logarithms of mel magnitudes [B, M, ceil(n / hop)], at least log(FLOOR); differentiable, in float32.
 
-    Frames are `4 * hop` long and centred on their hops; what lies outside is silence.
+    Frames are `4 * hop` long and centred on their hops; beyond both ends of the sound is silence.
 
     Args:
         x: [B, n] in [-1, 1].
         rate: in Hz.
-        mels: M, over the whole band.
+        mels: M, number of bands, which cover 0 Hz to half of the rate.
         hop: values from frame to frame; None: `hop_of(rate)`.
+
     Source:
         The features of Kong et al. 2020, arXiv:2010.05646, section 3, over the whole band: magnitudes, Slaney's scale
         and norm.
     """
     hop = hop or hop_of(rate)
     edge = 3 * hop // 2
-    around = pad(x.float(), (edge, 3 * hop - edge + -x.shape[1] % hop))
+    extended = pad(x.float(), (edge, 3 * hop - edge + -x.shape[1] % hop))
     with torch.autocast(x.device.type, enabled=False):
-        spectra = _mel(rate, mels, hop, x.device)(around)
+        spectra = _mel(rate, mels, hop, x.device)(extended)
     return spectra.clamp(min=FLOOR).log()
 
 
@@ -47,7 +48,7 @@ def hop_of(rate: int) -> int:
 
 
 def mel_bands(rate: int, mels: int, hop: int) -> Tensor:
-    """[2 hop + 1, M]: the weights by which `log_mel` sums magnitudes to bands."""
+    """The weights [2 hop + 1, M] with which `log_mel` sums the magnitudes of bins to bands."""
     return cast(Tensor, _mel(rate, mels, hop, torch.device("cpu")).mel_scale.fb).clone()
 
 

@@ -1,4 +1,4 @@
-"""From spectra back to waves: what a vocoder is told, its generator, its critics and its terms. Knows no file format.
+"""A vocoder, which turns log-mel spectra into waves: its condition, generator, loss terms and critics.
 
 Shape letters: B batch, L samples of the wave (of one channel), M mel bands, T frames of `spectra.hop_of` samples.
 """
@@ -24,37 +24,44 @@ from genkit_audio.sources import open_sounds, reason
 from genkit_audio.spectra import FLOOR, hop_of, log_mel, mel_bands
 
 KERNEL = 7
-"""Frames under each convolution of the generator."""
+"""Kernel size, in frames, of each convolution of the generator."""
 OVERLAP = 4
-"""Frames of the short-time Fourier transform over each sample."""
+"""Frames of the short-time Fourier transform that cover each sample."""
 QUIET = math.log(FLOOR)
-"""A mel band in which there is nothing."""
+"""Log-mel level of silence."""
 RELAXATION = 1.5
-"""A correction goes so far beyond what a band lacks, of which overlapping frames take part back."""
+"""Over-relaxation: a correction is so many times the error of a band, since overlapping frames undo part of it."""
 PERIODS = (2, 3, 5, 7, 11)
-"""Of the critics of periods; each sees every so-many-th sample side by side."""
+"""Periods p of the period critic, which compares samples p apart."""
 SCALES = 3
-"""The wave as it is, and halved so many times less one."""
+"""Scales of the scale critic: the wave, and the wave at a half and a quarter of its rate."""
 
 
-def told(path: str, rate: int, mels: int) -> Tensor:
-    """[M + 1, T]: the log-mel spectrum of a sound file, and which share of each frame is sound.
+def file_spectrum(path: str, rate: int, mels: int) -> Tensor:
+    """The condition [M + 1, T] of a sound file: its log-mel spectrum, then the share of each frame that is sound.
+
+    Args:
+        path: of the file.
+        rate: of the model, in Hz; the sound is resampled to it.
+        mels: M.
 
     Raises:
-        ConfigError: if that is not one sound.
+        ConfigError: if there is no such file, it is not exactly one sound, or it has values that are not finite.
     """
     try:
         if not Path(path).exists():
             raise DataError("there is no such file")
-        sound, *others = open_sounds(path).items or (None,)
-        if sound is None or others:
+        sound, *surplus = open_sounds(path).items or (None,)
+        if sound is None or surplus:
             raise DataError("it is not one sound")
         values = torch.from_numpy(sound.read(0, sound.count(rate), rate)).clamp(-1, 1)
         if not values.isfinite().all():
             raise DataError("not all of its values are finite")
     except Exception as error:  # whatever decoders raise at damage
-        why = str(error) if isinstance(error, DataError) else reason(error)
-        raise ConfigError(f"condition {path!r}: {why}; give the path of one sound file") from error
+        fault = str(error) if isinstance(error, DataError) else reason(error)
+        raise ConfigError(
+            f"condition {path!r}: {fault}; give the path of one sound file"
+        ) from error
     spectrum, hop = log_mel(values[None], rate, mels)[0], hop_of(rate)
     share = (len(values) / hop - torch.arange(spectrum.shape[1], dtype=torch.float64)).clamp(0, 1)
     return torch.cat([spectrum, share.float()[None]])
@@ -63,42 +70,51 @@ def told(path: str, rate: int, mels: int) -> Tensor:
 def terms(
     networks: Networks, real: Sample, fake: Sample, critiques: Mapping[str, Critique], rate: int
 ) -> dict[str, Tensor]:
-    """`mel`: how far the spectra of fakes are from those that were asked for, mean L1. `features`: how far what critics
-    see in them is from what they see in the reals of the same rows, mean L1, summed over layers.
+    """Loss terms of the generator, each a scalar.
+
+    `mel` is the mean L1 distance between the log-mel spectra of fakes and their conditions. `features` (feature
+    matching) is the mean L1 distance between the critics' features of fakes and of the reals of the same rows, summed
+    over layers and critics.
 
     Args:
+        networks: whose critics are run on the reals.
+        real: waves with their conditions.
+        fake: waves generated from the same conditions.
         critiques: of the fakes, by critic.
+        rate: samples per second.
 
     Source: Kong et al. 2020, arXiv:2010.05646, section 2.4.
     """
     features = torch.zeros((), device=fake.x.device)
     for name, critique in critiques.items():
         with torch.no_grad():
-            beside = full_precision(networks.critics[name](real)).features
-        for one, other in zip(critique.features, beside, strict=True):
-            features = features + (one - other).abs().mean()
+            targets = full_precision(networks.critics[name](real)).features
+        for feature, target in zip(critique.features, targets, strict=True):
+            features = features + (feature - target).abs().mean()
     return {"mel": mel_distance(fake, rate), "features": features}
 
 
 def mel_distance(fake: Sample, rate: int) -> Tensor:
-    """Mean L1 between the log-mel spectra of some waves and those that they were made from."""
-    wanted = cast(Tensor, fake.condition)
-    return (log_mel(fake.x[:, 0], rate, wanted.shape[1]) - wanted).abs().mean()
+    """Mean L1 distance between the log-mel spectra of waves and their conditions [B, M, T]."""
+    target = cast(Tensor, fake.condition)
+    return (log_mel(fake.x[:, 0], rate, target.shape[1]) - target).abs().mean()
 
 
 # The generator ---------------------------------------------------------------------------------------------------
 
 
 class Vocoder(nn.Module):
-    """Log-mel spectra [B, M, T] -> the waves [B, 1, L] that they are of, L = hop * T, in [-1, 1]; without noise.
+    """Generator from log-mel spectra [B, M, T] to waves [B, 1, L], L = hop * T, in [-1, 1]; it takes no noise.
 
-    A row more than bands says which share of each frame is sound (`told`), and L is exactly that. All convolutions are
-    between frames: the wave comes from an inverse short-time Fourier transform of magnitudes and phases, which costs a
-    fraction of upsampling to the wave (Kaneko et al. 2022, arXiv:2203.02395; Siuzdak 2023, arXiv:2306.00814).
-    Magnitudes begin as the bands' own. At the end each band is pulled `corrections` times to what was asked for, since
-    frames that disagree make another spectrum than theirs.
+    A condition [B, M + 1, T] has one more row, the share of each frame that is sound (see `file_spectrum`); then L is
+    hop times the sum of these shares. Convolutions run at the rate of frames, and the wave is the inverse short-time
+    Fourier transform of magnitudes and phases, which costs a fraction of upsampling to the rate of the wave (Kaneko et
+    al. 2022, arXiv:2203.02395; Siuzdak 2023, arXiv:2306.00814). Magnitudes start from the levels of the mel bands.
 
-    What lies outside of the sound is silence, so any stretch of a wave can be drawn alone.
+    Overlapping frames that disagree make a wave whose spectrum is not theirs. So at the end the spectrum of the wave is
+    compared with the condition and corrected band by band, `corrections` times.
+
+    Beyond both ends of the sound is silence, so any stretch of a wave can be generated by itself.
 
     Args:
         options: samples, mels, width, blocks, corrections.
@@ -123,10 +139,9 @@ class Vocoder(nn.Module):
         self.last = nn.Sequential(nn.LayerNorm(options.width), nn.Linear(options.width, 3 * bins))
         bands = mel_bands(rate, options.mels, self.hop)  # [bins, M]
         self.register_buffer("bands", bands, persistent=False)
-        heard = (bands.sum(1) > 0).nonzero()[:, 0]
-        nearest = heard[
-            (torch.arange(bins)[:, None] - heard).abs().argmin(1)
-        ]  # the lowest and highest are in no band
+        # The lowest and highest bins are in no band: they take the weights of the nearest bin that is.
+        band_bins = (bands.sum(1) > 0).nonzero()[:, 0]
+        nearest = band_bins[(torch.arange(bins)[:, None] - band_bins).abs().argmin(1)]
         spread = bands[nearest] / bands[nearest].sum(1, keepdim=True)
         self.register_buffer("spread", spread, persistent=False)
         self.register_buffer("size", bands.sum(0).log(), persistent=False)
@@ -135,52 +150,60 @@ class Vocoder(nn.Module):
     def forward(
         self, noise: Mapping[str, Tensor], condition: Tensor | None = None, controls: Any = None
     ) -> Sample:
-        """All that the condition tells of."""
+        """The whole wave of the condition; controls are ignored."""
         return self.unroll(noise, condition, None, range(self.length(None, condition)))
 
     def length(self, controls: Any, condition: Tensor | None = None) -> int:
-        """Samples of a whole sound: as many as the condition tells of, unless the controls say otherwise."""
-        told = self.samples if condition is None else self._samples(condition)
-        return length(controls, told, self.rate)
+        """Samples of a whole sound: `controls.seconds` at the data's rate, else the condition's, else training's."""
+        default = self.samples if condition is None else self._samples(condition)
+        return length(controls, default, self.rate)
 
     def needs(self, steps: range, controls: Any) -> dict[str, range]:
-        """There is no noise."""
+        """Steps of noise that are needed: none, since a vocoder takes no noise."""
         return {}
 
     def unroll(
         self, noise: Mapping[str, Tensor], condition: Tensor | None, controls: Any, steps: range
     ) -> Sample:
-        """Some samples of the wave, from the frames that they need."""
+        """These samples of the wave, computed from only the frames that determine them.
+
+        Raises:
+            ConfigError: without a condition, or for one of another shape.
+        """
         if condition is None:
             raise ConfigError(
                 "a vocoder needs a condition: a sound file, or log-mel spectra [B, M, T]"
             )
         stop, half = self._samples(condition), self.hop // 2
-        wanted = range((steps.start + half) // self.hop, (steps.stop - 1 + half) // self.hop + 1)
-        stages = [(wanted, self._frames(wanted, stop))]
+        hops = range((steps.start + half) // self.hop, (steps.stop - 1 + half) // self.hop + 1)
+        stages = [(hops, self._frames(hops, stop))]  # from the last correction back to the network
         for _ in range(self.corrections):
-            wanted = range(stages[-1][1].start - 1, stages[-1][1].stop + 2)
-            stages.append((wanted, self._frames(wanted, stop)))
-        wanted, frames = stages.pop()
-        made = self._made(condition, frames)
-        with torch.autocast(
-            made.device.type, enabled=False
-        ):  # there are no complex numbers of half precision
+            hops = range(stages[-1][1].start - 1, stages[-1][1].stop + 2)
+            stages.append((hops, self._frames(hops, stop)))
+        hops, frames = stages.pop()
+        outputs = self._outputs(condition, frames)
+        # In float32: torch has no complex numbers of half precision.
+        with torch.autocast(outputs.device.type, enabled=False):
             wave = self._wave(
-                self._spectra(made.float(), self._cut(condition, frames)), frames, wanted, stop
+                self._spectra(outputs.float(), self._excerpt(condition, frames)), frames, hops, stop
             )
-            for wanted, frames in reversed(stages):
+            for hops, frames in reversed(stages):
                 wave = self._wave(
-                    self._corrected(wave, self._cut(condition, frames)), frames, wanted, stop
+                    self._corrected(wave, self._excerpt(condition, frames)), frames, hops, stop
                 )
-        first = steps.start - wanted.start * self.hop + half
+        first = steps.start - hops.start * self.hop + half
         return Sample(wave[:, None, first : first + len(steps)].clamp(-1, 1), condition)
 
     def pretrain_loss(self, real: Sample) -> Tensor:
-        """How far spectra are from those that were asked for: the critics come later."""
+        """The loss of the pretraining stage: mean L1 distance between log-mel spectra. It needs no critics."""
         return mel_distance(self({}, real.condition), self.rate)
 
     def _samples(self, condition: Tensor) -> int:
+        """Samples of the wave of a condition; of a batch, by the sound shares of its first row.
+
+        Raises:
+            ConfigError: for a condition of another shape.
+        """
         if condition.ndim != 3 or condition.shape[1] not in (self.mels, self.mels + 1):
             raise ConfigError(
                 f"the condition is {list(condition.shape)}; this model takes log-mel spectra [B, {self.mels}, T], "
@@ -191,37 +214,43 @@ class Vocoder(nn.Module):
         return round(condition[0, self.mels].sum(dtype=torch.float64).item() * self.hop)
 
     def _frames(self, hops: range, stop: int) -> range:
-        """Frames over some hops of the wave, counted from half a hop before its start; of those over any sound."""
+        """Frames that overlap some hops of the wave, without those beyond the sound.
+
+        Args:
+            hops: of the wave, counted from half a hop before its start.
+            stop: length of the sound, in samples.
+        """
         first = max(hops.start - 2, -2)
         return range(first, max(min(hops.stop + 1, -(-stop // self.hop) + 2), first + 1))
 
-    def _cut(self, condition: Tensor, frames: range) -> Tensor:
-        """[B, M, frames]: some frames; outside of the sound is silence."""
+    def _excerpt(self, condition: Tensor, frames: range) -> Tensor:
+        """Some frames [B, M, frames] of the condition; frames beyond the sound are silence."""
         first, last = (
             min(max(edge, 0), condition.shape[2]) for edge in (frames.start, frames.stop)
         )
-        inside, before = (
-            condition[:, : self.mels, first:last],
-            min(max(-frames.start, 0), len(frames)),
-        )
-        return pad(inside, (before, len(frames) - before - last + first), value=QUIET)
+        levels = condition[:, : self.mels, first:last]
+        lead = min(max(-frames.start, 0), len(frames))
+        return pad(levels, (lead, len(frames) - lead - last + first), value=QUIET)
 
-    def _made(self, condition: Tensor, frames: range) -> Tensor:
-        """[B, 3 bins, frames]: what the layers make of the frames around each."""
+    def _outputs(self, condition: Tensor, frames: range) -> Tensor:
+        """The network's outputs [B, 3 bins, frames], from these frames and their context."""
         context = KERNEL // 2 * (1 + len(self.blocks))
-        x = self.first(
-            (self._cut(condition, range(frames.start - context, frames.stop + context)) - QUIET) / 4
-            - 1
-        )
+        levels = self._excerpt(condition, range(frames.start - context, frames.stop + context))
+        x = self.first((levels - QUIET) / 4 - 1)
         for block in self.blocks:
             x = block(x)
-        made: Tensor = self.last(x.transpose(1, 2)).transpose(1, 2)
-        return made
+        outputs: Tensor = self.last(x.transpose(1, 2)).transpose(1, 2)
+        return outputs
 
-    def _spectra(self, made: Tensor, wanted: Tensor) -> Tensor:
-        """[B, bins, frames], complex: the levels that are wanted, by so much louder, and a direction."""
-        louder, real, imaginary = made.chunk(3, 1)
-        level = self.spread @ (wanted - self.size[:, None]) + louder
+    def _spectra(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """Complex spectra [B, bins, frames]: the target's levels plus the network's gains, and the network's phases.
+
+        Args:
+            outputs: [B, 3 bins, frames]: gains, real and imaginary parts of phases.
+            target: log-mel levels [B, M, frames].
+        """
+        gain, real, imaginary = outputs.chunk(3, 1)
+        level = self.spread @ (target - self.size[:, None]) + gain
         direction = torch.complex(real, imaginary)
         return (
             level.clamp(max=math.log(self.window)).exp()
@@ -230,32 +259,45 @@ class Vocoder(nn.Module):
         )
 
     def _wave(self, spectra: Tensor, frames: range, hops: range, stop: int) -> Tensor:
-        """[B, hops * hop]: what frames add up to; outside of the sound is silence."""
-        parts = torch.fft.irfft(spectra, self.window, 1) * (
-            self.hann[:, None] / 1.5
-        )  # the squares add up to 1.5
-        total = (len(frames) + OVERLAP - 1) * self.hop
-        summed = fold(parts, (1, total), (1, self.window), stride=(1, self.hop))[:, 0, 0]
-        before, behind = frames.start - 1 - hops.start, hops.stop - frames.stop - 2
-        places = torch.arange(len(hops) * self.hop, device=summed.device) + (
+        """The wave [B, hops * hop], by overlap-add of the inverse transforms of frames; zero beyond the sound.
+
+        Args:
+            spectra: complex, [B, bins, frames].
+            frames: their numbers.
+            hops: of the wave, counted from half a hop before its start.
+            stop: length of the sound, in samples.
+        """
+        # Over four overlapping frames the squares of the Hann window add up to 1.5.
+        parts = torch.fft.irfft(spectra, self.window, 1) * (self.hann[:, None] / 1.5)
+        count = (len(frames) + OVERLAP - 1) * self.hop
+        overlap_sum = fold(parts, (1, count), (1, self.window), stride=(1, self.hop))[:, 0, 0]
+        lead, tail = frames.start - 1 - hops.start, hops.stop - frames.stop - 2
+        places = torch.arange(len(hops) * self.hop, device=overlap_sum.device) + (
             hops.start * self.hop - self.hop // 2
         )
-        return pad(summed, (before * self.hop, behind * self.hop)) * (
+        return pad(overlap_sum, (lead * self.hop, tail * self.hop)) * (
             (places >= 0) & (places < stop)
         )
 
-    def _corrected(self, wave: Tensor, wanted: Tensor) -> Tensor:
-        """[B, bins, frames]: the spectra of a wave, each bin louder by what its bands lack of those wanted."""
+    def _corrected(self, wave: Tensor, target: Tensor) -> Tensor:
+        """Spectra [B, bins, frames] of a wave, each bin scaled by the error of its bands against the target's levels.
+
+        Args:
+            wave: [B, samples].
+            target: log-mel levels [B, M, frames].
+        """
         frames = wave.unfold(1, self.window, self.hop) * self.hann
         spectra = torch.fft.rfft(frames, dim=2).transpose(1, 2)
-        found = (self.bands.T @ spectra.abs()).clamp(min=FLOOR).log()
-        return spectra * (RELAXATION * (self.spread @ (wanted - found)).clamp(-3, 3)).exp()
+        levels = (self.bands.T @ spectra.abs()).clamp(min=FLOOR).log()
+        return spectra * (RELAXATION * (self.spread @ (target - levels)).clamp(-3, 3)).exp()
 
 
 class Block(nn.Module):
-    """[B, F, T] -> [B, F, T - 6]: a convolution for each feature, then a perceptron for each frame, as a residual.
+    """A one-dimensional ConvNeXt block, [B, F, T] -> [B, F, T - 6].
 
-    Source: Liu et al. 2022, arXiv:2201.03545, in one dimension.
+    A depthwise convolution and a perceptron for each frame; the input, without its margins, is added to their output.
+
+    Source: Liu et al. 2022, arXiv:2201.03545.
     """
 
     def __init__(self, width: int) -> None:
@@ -266,20 +308,22 @@ class Block(nn.Module):
         self.scale = nn.Parameter(torch.full((width,), 0.3))
 
     def forward(self, x: Tensor) -> Tensor:
-        seen = self.norm(self.depthwise(x).transpose(1, 2))
-        made = self.down(gelu(self.up(seen))) * self.scale
+        features = self.norm(self.depthwise(x).transpose(1, 2))
+        residual = self.down(gelu(self.up(features))) * self.scale
         margin = KERNEL // 2
-        return x[:, :, margin : x.shape[2] - margin] + made.transpose(1, 2)
+        return x[:, :, margin : x.shape[2] - margin] + residual.transpose(1, 2)
 
 
 # Critics ---------------------------------------------------------------------------------------------------------
 
 
 class PeriodCritic(nn.Module):
-    """Waves [B, 1, L] -> logits [B, P] for each of some periods: every so-many-th sample by itself.
+    """HiFi-GAN's multi-period critic (discriminator): waves [B, 1, L] -> logits [B, P] for each p of `PERIODS`.
+
+    Each phase of a period, every p-th sample of the wave, is convolved by itself.
 
     Args:
-        features: after the first layer; they double with every other.
+        features: feature maps after the first layer; they double up to the fourth.
 
     Source: Kong et al. 2020, arXiv:2010.05646, section 2.3, narrower and without weight normalisation.
     """
@@ -298,14 +342,16 @@ class PeriodCritic(nn.Module):
             .permute(0, 3, 2, 1)
             for period in PERIODS
         )
-        return _together(tower(seen) for tower, seen in zip(self.towers, views, strict=True))
+        return _critique(tower(view) for tower, view in zip(self.towers, views, strict=True))
 
 
 class ScaleCritic(nn.Module):
-    """Waves [B, 1, L] -> logits [B, P] for each of some scales: the wave as it is, and smoothed to half the rate.
+    """MelGAN's multi-scale critic: waves [B, 1, L] -> logits [B, P] for each of `SCALES` scales.
+
+    The first scale is the wave itself, each further one the wave before at half the rate, by average pooling.
 
     Args:
-        features: as for `PeriodCritic`.
+        features: feature maps after the first layer; they double up to the fourth.
 
     Source: Kumar et al. 2019, arXiv:1910.06711, section 2.2, narrower and without weight normalisation.
     """
@@ -322,18 +368,19 @@ class ScaleCritic(nn.Module):
         waves = [sample.x]
         for _ in self.towers[1:]:
             waves.append(avg_pool1d(waves[-1], 4, 2, 2))
-        return _together(
+        return _critique(
             tower(wave[:, None]) for tower, wave in zip(self.towers, waves, strict=True)
         )
 
 
 class Tower(nn.Module):
-    """Views of waves [B, views, 1, n] -> (logits [B, P], what each layer but the last saw [B, views, F, n']).
+    """Convolutions over views of waves [B, views, 1, n] -> logits [B, P], and features [B, views, F, n'] of each layer.
 
     Args:
-        maps: features before and after each layer.
-        kernels, strides: of the layers.
-        groups: of each layer at most; a divisor of its features.
+        maps: feature maps before the first layer and after each layer.
+        kernels: kernel size of each layer.
+        strides: stride of each layer.
+        groups: largest number of groups of a layer; it is reduced to a common divisor of the layer's feature maps.
     """
 
     def __init__(
@@ -342,23 +389,29 @@ class Tower(nn.Module):
         super().__init__()
         gain = math.sqrt(2 / (1 + LEAKY_SLOPE**2))
         self.layers = nn.ModuleList()
-        for (below, above), kernel, stride in zip(
+        for (inputs, outputs), kernel, stride in zip(
             itertools.pairwise(maps), kernels, strides, strict=True
         ):
             layer = nn.Conv1d(
-                below, above, kernel, stride, kernel // 2, groups=math.gcd(below, above, groups)
+                inputs,
+                outputs,
+                kernel,
+                stride,
+                kernel // 2,
+                groups=math.gcd(inputs, outputs, groups),
             )
             self.layers.append(variance_scaling_(layer, gain))
         self.head = variance_scaling_(nn.Conv1d(maps[-1], 1, 3, 1, 1))
 
     def forward(self, views: Tensor) -> tuple[Tensor, list[Tensor]]:
-        x, seen = views.flatten(0, 1), []
+        x, features = views.flatten(0, 1), []
         for layer in self.layers:
             x = leaky_relu(layer(x), LEAKY_SLOPE)
-            seen.append(x.reshape(*views.shape[:2], *x.shape[1:]))
-        return self.head(x).reshape(len(views), -1), seen
+            features.append(x.reshape(*views.shape[:2], *x.shape[1:]))
+        return self.head(x).reshape(len(views), -1), features
 
 
-def _together(verdicts: Iterable[tuple[Tensor, list[Tensor]]]) -> Critique:
-    logits, features = zip(*verdicts, strict=True)
+def _critique(outputs: Iterable[tuple[Tensor, list[Tensor]]]) -> Critique:
+    """One critique of the logits and features of several towers."""
+    logits, features = zip(*outputs, strict=True)
     return Critique(logits, tuple(itertools.chain.from_iterable(features)))

@@ -1,6 +1,6 @@
-"""Sounds as files, exactly so long and the same bytes every time; and as pictures. Knows no network and no source.
+"""Writes sounds to audio files, of exact length and with reproducible bytes, and draws previews of them.
 
-Every format is given the same 16-bit numbers, so wav and flac are read again bit for bit.
+Every format is encoded from the same 16-bit values, so wav and flac files give them back bit for bit.
 
 Shape letters: B sounds, C channels, n values of one channel.
 """
@@ -30,16 +30,16 @@ from genkit_audio.sources import to_int16
 from genkit_audio.spectra import log_mel
 
 FORMATS = ("wav", "flac", "ogg", "mp3")
-"""File endings: 16 bits, uncompressed and lossless; Vorbis; MP3."""
+"""File endings. wav: 16 bits, uncompressed; flac: 16 bits, lossless; ogg: Vorbis; mp3: MP3."""
 
 BLOCK = 2**14
-"""Frames that are encoded at a time: libvorbis keeps what it is given on the stack."""
+"""Frames that are encoded at a time. libvorbis copies its input to the stack, so it must be small."""
 
 Waves = NDArray[Any] | torch.Tensor
 """Floats; a tensor is on the CPU."""
 
-Sink = Callable[[Waves], None]
-"""Takes the next values [C, n] of a sound."""
+WaveWriter = Callable[[Waves], None]
+"""Writes the next values [C, n] of a sound."""
 
 
 class Clipped(UserWarning):
@@ -49,48 +49,50 @@ class Clipped(UserWarning):
 @contextmanager
 def write(
     file: str | Path | IO[bytes], format: str, rate: int, channels: int = 1
-) -> Iterator[Sink]:
-    """A sound that is written as it comes, in as many parts as one likes; whole when the context is left.
+) -> Iterator[WaveWriter]:
+    """Writes one sound in any number of parts; the file is complete when the context is left.
 
-    Values are in [-1, 1]; each becomes the nearest k / 32768, as `sources.to_int16` says. What lies beyond is clipped,
-    and said in a warning (`Clipped`).
+    Values are in [-1, 1]; each becomes the nearest k / 32768 (see `sources.to_int16`). Values beyond are clipped, and a
+    warning (`Clipped`) counts them.
 
     Args:
-        file: a path, or a file open for writing; one that is not seekable gets everything at the end.
+        file: a path, or a file open for writing. A file that is not seekable, and any ogg, is written at the end.
         format: one of `FORMATS`.
         rate: in Hz.
         channels: C.
 
     Raises:
-        ConfigError: for an unknown format, a rate or channels it cannot hold, or a sound without length.
+        ConfigError: for an unknown format, a rate or number of channels it cannot hold, or a sound without length.
         GenkitError: if a value is not finite.
     """
     if format not in FORMATS:
         raise ConfigError(
             f"format {format!r}: no such format of sounds.{did_you_mean(format, FORMATS)}"
         )
-    kind, subtype = _KINDS[format]
-    with open(file, "wb") if isinstance(file, str | Path) else nullcontext(file) as given:
-        direct = format != "ogg" and given.seekable()
-        with nullcontext(given) if direct else cast(Any, tempfile.TemporaryFile()) as opened:
+    container, subtype = _ENCODINGS[format]
+    with open(file, "wb") if isinstance(file, str | Path) else nullcontext(file) as target:
+        is_direct = format != "ogg" and target.seekable()
+        with nullcontext(target) if is_direct else cast(Any, tempfile.TemporaryFile()) as stream:
             try:
-                encoder = soundfile.SoundFile(opened, "w", rate, channels, subtype, format=kind)
+                encoder = soundfile.SoundFile(
+                    stream, "w", rate, channels, subtype, format=container
+                )
             except soundfile.LibsndfileError as error:
-                what = f"{rate} Hz with {channels} channels"
+                layout = f"{rate} Hz with {channels} channels"
                 raise ConfigError(
-                    f".{format} cannot hold {what} ({error.error_string.strip()})"
+                    f".{format} cannot hold {layout} ({error.error_string.strip()})"
                 ) from error
             with encoder:
-                blocks = _Blocks(encoder, exact=subtype == "PCM_16")
+                blocks = _Blocks(encoder, is_exact=subtype == "PCM_16")
                 yield blocks.put
                 blocks.finish()
-            if not direct:
-                opened.seek(0)
-                _copy_ogg(opened, given) if format == "ogg" else shutil.copyfileobj(opened, given)
-    if blocks.clipped:
-        beyond = f"{blocks.clipped:,} of {blocks.values:,} values"
+            if not is_direct:
+                stream.seek(0)
+                _copy_ogg(stream, target) if format == "ogg" else shutil.copyfileobj(stream, target)
+    if blocks.clip_count:
+        excess = f"{blocks.clip_count:,} of {blocks.count:,} values"
         warnings.warn(
-            f"{beyond} lay beyond full scale and were clipped to [-1, 1]", Clipped, stacklevel=3
+            f"{excess} lay beyond full scale and were clipped to [-1, 1]", Clipped, stacklevel=3
         )
 
 
@@ -98,7 +100,8 @@ def encode(x: Waves, format: str, rate: int) -> bytes:
     """A sound [C, n] as the bytes of a file; equal sounds give equal bytes.
 
     Raises:
-        ConfigError, GenkitError: as `write` does.
+        ConfigError: for an unknown format, a rate or number of channels it cannot hold, or a sound without length.
+        GenkitError: if a value is not finite.
     """
     buffer = io.BytesIO()
     with write(buffer, format, rate, len(x)) as put:
@@ -107,76 +110,103 @@ def encode(x: Waves, format: str, rate: int) -> bytes:
 
 
 class _Blocks:
-    """Hands values to an encoder in blocks of one length, for its bytes depend on them; and counts."""
+    """Passes values to an encoder in blocks of `BLOCK` frames, since its bytes depend on their length; counts values.
 
-    def __init__(self, encoder: Any, exact: bool) -> None:
-        self.encoder, self.exact, self.values, self.clipped = encoder, exact, 0, 0
-        self._left: list[NDArray[np.int16]] = []
+    Args:
+        encoder: an open `soundfile.SoundFile`.
+        is_exact: whether it takes 16-bit integers instead of floats.
+
+    Attributes:
+        count: values so far.
+        clip_count: values beyond full scale so far.
+    """
+
+    def __init__(self, encoder: Any, is_exact: bool) -> None:
+        self.encoder, self.is_exact, self.count, self.clip_count = encoder, is_exact, 0, 0
+        self._rest: list[NDArray[np.int16]] = []
 
     def put(self, waves: Waves) -> None:
+        """Encode the next values [C, n], but for those that do not fill a block.
+
+        Raises:
+            GenkitError: if a value is not finite.
+        """
         x = np.asarray(waves, np.float32)
         if not np.isfinite(x).all():
             raise GenkitError(
                 "the model made values that are not finite; no sound is written from them"
             )
-        self.values += x.size
-        self.clipped += int((np.abs(x) > 1).sum())
-        rows = np.concatenate([*self._left, to_int16(x).T])
-        whole = len(rows) // BLOCK * BLOCK
-        for start in range(0, whole, BLOCK):
+        self.count += x.size
+        self.clip_count += int((np.abs(x) > 1).sum())
+        rows = np.concatenate([*self._rest, to_int16(x).T])
+        stop = len(rows) // BLOCK * BLOCK
+        for start in range(0, stop, BLOCK):
             self._encode(rows[start : start + BLOCK])
-        self._left = [rows[whole:]]
+        self._rest = [rows[stop:]]
 
     def finish(self) -> None:
-        if not self.values:
+        """Encode the last, shorter block.
+
+        Raises:
+            ConfigError: if there were no values.
+        """
+        if not self.count:
             raise ConfigError("a sound without length is no file: give it at least one value")
-        self._encode(self._left[0])
+        self._encode(self._rest[0])
 
     def _encode(self, rows: NDArray[np.int16]) -> None:
-        # libsndfile 1.2.2 makes noise of two channels of integers in mp3, another one each time.
-        given = rows if self.exact else rows.astype(np.float32) / np.float32(32768)
-        self.encoder.write(np.ascontiguousarray(given))
+        # From two channels of integers libsndfile 1.2.2 writes mp3 files of noise, different each time.
+        values = rows if self.is_exact else rows.astype(np.float32) / np.float32(32768)
+        self.encoder.write(np.ascontiguousarray(values))
 
 
-_KINDS = {
+_ENCODINGS = {
     "wav": ("WAV", "PCM_16"), "flac": ("FLAC", "PCM_16"), "ogg": ("OGG", "VORBIS"), "mp3": ("MP3", "MPEG_LAYER_III"),
 }  # fmt: skip
 
 
 def _copy_ogg(source: IO[bytes], target: IO[bytes]) -> None:
-    """A stream with number 1 instead of a random one. Source: RFC 3533, section 6: pages and their checksums."""
+    """Copies an Ogg stream with serial number 1 in place of a random one, and checksums to match.
+
+    Source: RFC 3533, section 6, for pages and their checksums.
+    """
     while header := source.read(27):
         table = source.read(header[26])
         page = header[:14] + struct.pack("<I", 1) + header[18:22] + bytes(4) + header[26:] + table
         page += source.read(sum(table))
-        # zlib's checksum is the same one with the bits of each byte turned round, begun and ended with ones.
-        turned = zlib.crc32(page.translate(_TURNED), 0xFFFFFFFF) ^ 0xFFFFFFFF
-        checksum = int(f"{turned:032b}"[::-1], 2)
+        # Ogg's checksum has the polynomial of zlib's, but the opposite bit order, and zeros for its initial value and
+        # final XOR, where zlib has ones.
+        mirror_crc = zlib.crc32(page.translate(_BIT_REVERSAL), 0xFFFFFFFF) ^ 0xFFFFFFFF
+        checksum = int(f"{mirror_crc:032b}"[::-1], 2)
         target.write(page[:22] + struct.pack("<I", checksum) + page[26:])
 
 
-_TURNED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+_BIT_REVERSAL = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
-# Pictures --------------------------------------------------------------------------------------------------------
+# Previews --------------------------------------------------------------------------------------------------------
 
 WIDTH, WAVE, BANDS, GAP = 192, 48, 80, 4
-"""Pixels of one sound on a preview: its width, the heights of waveform and spectrogram, and what is between."""
+"""Pixels of one sound in a preview: its width, the heights of waveform and spectrogram, and the gap between sounds."""
 
 RANGE = 80.0
-"""Decibels from the darkest colour to the brightest, which is the loudest of the preview."""
+"""Decibels from the darkest colour to the brightest, which is the loudest point of the preview."""
 
 PAPER, INK = (255, 255, 255), (31, 63, 107)
+"""Colours (red, green, blue) of a waveform's background and of the waveform."""
+
 _HEAT = np.array([(0, 0, 12), (66, 16, 104), (180, 54, 80), (248, 142, 38), (252, 250, 190)])
 
 
 def preview(sounds: Waves, rate: int, columns: int | None = None) -> Image.Image:
-    """Sounds [B, 1, n] as one picture: each as its waveform, full scale high, above its log-mel spectrogram.
+    """A grid of sounds [B, 1, n] as one picture: of each the waveform, full scale high, above its log-mel spectrogram.
 
-    Colours are decibels below the loudest of the preview, `RANGE` in all; time goes to the right.
+    Colours show decibels below the loudest point of the preview, down to -RANGE; time goes to the right.
 
     Args:
-        columns: how many sounds are side by side; None: as many as below one another.
+        sounds: floats in [-1, 1].
+        rate: in Hz.
+        columns: sounds per row of the grid; None: a grid that is about square.
 
     Raises:
         GenkitError: if a value is not finite.
@@ -192,26 +222,28 @@ def preview(sounds: Waves, rate: int, columns: int | None = None) -> Image.Image
         for values, levels in zip(x.numpy(), heat, strict=True)
     ]
     height, rows = WAVE + BANDS, math.ceil(len(x) / columns)
-    joint = np.full((rows * (height + GAP) + GAP, columns * (WIDTH + GAP) + GAP, 3), 200, np.uint8)
+    canvas = np.full((rows * (height + GAP) + GAP, columns * (WIDTH + GAP) + GAP, 3), 200, np.uint8)
     for place, cell in enumerate(cells):
-        top, left = GAP + place // columns * (height + GAP), GAP + place % columns * (WIDTH + GAP)
-        joint[top : top + height, left : left + WIDTH] = cell
-    return Image.fromarray(joint)
+        y_start, x_start = (
+            GAP + place // columns * (height + GAP),
+            GAP + place % columns * (WIDTH + GAP),
+        )
+        canvas[y_start : y_start + height, x_start : x_start + WIDTH] = cell
+    return Image.fromarray(canvas)
 
 
 def _waveform(values: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """[WAVE, WIDTH, 3]: for each column the range of the values in it."""
+    """A waveform [WAVE, WIDTH, 3] of values [n]: each column shows the range of the values in it."""
     starts = np.arange(WIDTH) * len(values) // WIDTH
     low, high = (np.minimum.reduceat(values, starts), np.maximum.reduceat(values, starts))
     rows = np.linspace(1, -1, WAVE)[:, None]
-    inside = (rows <= high + 1 / WAVE) & (rows >= low - 1 / WAVE)
-    return np.where(inside[..., None], INK, PAPER).astype(np.uint8)
+    mask = (rows <= high + 1 / WAVE) & (rows >= low - 1 / WAVE)
+    return np.where(mask[..., None], INK, PAPER).astype(np.uint8)
 
 
 def _coloured(levels: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
-    """[BANDS, WIDTH, 3]: levels [BANDS, frames] of 0 to 1 as colours, low bands below."""
-    shown = levels[::-1, np.arange(WIDTH) * levels.shape[1] // WIDTH]
+    """Levels [BANDS, frames] in [0, 1] as colours [BANDS, WIDTH, 3], with the lowest band at the bottom."""
+    columns = levels[::-1, np.arange(WIDTH) * levels.shape[1] // WIDTH]
     stops = np.linspace(0, 1, len(_HEAT))
-    return (
-        np.stack([np.interp(shown, stops, band) for band in _HEAT.T], -1).round().astype(np.uint8)
-    )
+    channels = [np.interp(columns, stops, channel) for channel in _HEAT.T]
+    return np.stack(channels, -1).round().astype(np.uint8)

@@ -1,18 +1,25 @@
-"""Pictures for genkit: the manifest. Torch-free; everything heavy is named by strings."""
+"""The manifest of the image plugin. Imports no torch: networks and options are named by `"module:Class"` strings."""
 
 from genkit.plugin import Modality, Preset
 
-# Huang et al. 2024 (arXiv:2501.05441) fall to these ends over 20,000,000 pictures; here over a run that a CPU can do.
+# The schedules end at the values of Huang et al. 2024 (arXiv:2501.05441), after a run that a CPU can do instead of
+# their 20,000,000 pictures.
 _MODERN_ITEMS = 300_000
 _RATE = {"start": 2e-4, "end": 5e-5, "items": _MODERN_ITEMS, "shape": "cosine"}
-# Their gamma, 0.05 to 0.005, is for 32 x 32; it grows with the number of pixels.
+# R1 and R2 are weighted by gamma / 2. Their gamma, 0.05 to 0.005, is for 32 x 32; it grows with the number of pixels.
 _HALF_GAMMA = {"weight": {"start": 0.025, "end": 0.0025, "items": _MODERN_ITEMS, "shape": "cosine"}}
 
-_REUSE = {"kind": "pathwise", "reuse_fakes": True}
-_LAZY = {"weight": 0.3, "interval": 8}
-# A quick critic finds the kinds early; a slow one lets the generator catch up with it later.
-_CRITIC_RATE = {"start": 2e-3, "end": 3e-4, "items": 80_000, "after": 70_000}
-_LATE = {"start": 2e-3, "end": 5e-4, "items": 400_000, "after": 400_000, "shape": "cosine"}
+_PATHWISE_ESTIMATOR = {"kind": "pathwise", "reuse_fakes": True}
+_LAZY_PENALTY = {"weight": 0.3, "interval": 8}
+# A high rate lets the critic learn the classes early; a low one lets the generator catch up with it later.
+_CRITIC_RATE = {"start": 2e-3, "end": 3e-4, "items": 80_000, "delay": 70_000}
+_GENERATOR_RATE = {
+    "start": 2e-3,
+    "end": 5e-4,
+    "items": 400_000,
+    "delay": 400_000,
+    "shape": "cosine",
+}
 
 modality = Modality(
     id="image",
@@ -38,9 +45,9 @@ modality = Modality(
             recipe={
                 "batch_size": 64,
                 "loss": "relativistic",
-                "penalties": {"r1": _LAZY, "r2": _LAZY},
-                "estimator": _REUSE,
-                "generator": {"learning_rate": _LATE, "betas": (0.0, 0.99)},
+                "penalties": {"r1": _LAZY_PENALTY, "r2": _LAZY_PENALTY},
+                "estimator": _PATHWISE_ESTIMATOR,
+                "generator": {"learning_rate": _GENERATOR_RATE, "betas": (0.0, 0.99)},
                 "critic": {"learning_rate": _CRITIC_RATE, "betas": (0.0, 0.99)},
                 "ema_halflife_items": 100_000,
             },
@@ -52,7 +59,7 @@ modality = Modality(
             recipe={
                 "batch_size": 128,
                 "loss": "non_saturating",
-                "estimator": _REUSE,
+                "estimator": _PATHWISE_ESTIMATOR,
                 "generator": {"learning_rate": 2e-4, "betas": (0.5, 0.999)},
                 "critic": {"learning_rate": 2e-4, "betas": (0.5, 0.999)},
                 "ema_halflife_items": 0,

@@ -1,7 +1,9 @@
-"""Differentiable augmentation: what critics see instead of a picture, real or fake, so that few pictures last longer.
+"""Differentiable augmentation of what critics see, real and fake alike, so that a small data set overfits later.
 
 Source: Zhao et al. 2020, "Differentiable augmentation for data-efficient GAN training", arXiv:2006.10738, with its
-fixed strengths. Random by torch's global generator; each picture by itself. Shape letters: B batch, C channels, H W.
+fixed strengths. Each picture is changed independently of the others, by torch's global generator.
+
+Shape letters: B batch, C channels, H W pixels.
 """
 
 from __future__ import annotations
@@ -10,18 +12,19 @@ import torch
 from torch import Tensor
 
 SHIFT = 1 / 8
-"""Of height and width: how far a picture is moved at most."""
+"""The furthest that a picture is moved, as a share of its height and of its width."""
 HOLE = 1 / 2
-"""Of height and width: the sides of the square that is cut out."""
+"""Sides of the rectangle that is cut out, as a share of the picture's height and width."""
 
 
 def augmented(x: Tensor) -> Tensor:
-    """Pictures [B, C, H, W] of other brightness, saturation and contrast, moved, and with a square cut out."""
+    """Pictures [B, C, H, W] with random brightness, saturation and contrast, moved, and with a rectangle cut out."""
     return cut(shift(recolour(x)))
 
 
 def recolour(x: Tensor) -> Tensor:
-    """Brightness changed by -0.5 .. 0.5, saturation times 0 .. 2, contrast times 0.5 .. 1.5."""
+    """Pictures [B, C, H, W] in other colours: brightness plus -0.5 .. 0.5, saturation times 0 .. 2, contrast times
+    0.5 .. 1.5. The saturation of pictures with one channel stays."""
     brightness, saturation, contrast = (
         torch.rand(3, len(x), 1, 1, 1, device=x.device, dtype=x.dtype)
     ).unbind(0)
@@ -34,10 +37,10 @@ def recolour(x: Tensor) -> Tensor:
 
 
 def shift(x: Tensor) -> Tensor:
-    """Moved by up to SHIFT of each side; what comes in from outside is 0, mid grey."""
+    """Pictures [B, C, H, W] moved by up to SHIFT of each side; the strip that comes into view is 0, mid grey."""
     batch, _, height, width = x.shape
     reach = [round(side * SHIFT) for side in (height, width)]
-    padded = torch.nn.functional.pad(x, (reach[1], reach[1], reach[0], reach[0]))
+    padded_x = torch.nn.functional.pad(x, (reach[1], reach[1], reach[0], reach[0]))
     rows = torch.randint(2 * reach[0] + 1, (batch, 1), device=x.device) + torch.arange(
         height, device=x.device
     )
@@ -45,23 +48,23 @@ def shift(x: Tensor) -> Tensor:
         width, device=x.device
     )
     places = torch.arange(batch, device=x.device)[:, None, None]
-    return padded.permute(0, 2, 3, 1)[places, rows[:, :, None], columns[:, None, :]].permute(
+    return padded_x.permute(0, 2, 3, 1)[places, rows[:, :, None], columns[:, None, :]].permute(
         0, 3, 1, 2
     )
 
 
 def cut(x: Tensor) -> Tensor:
-    """A rectangle of HOLE of each side, anywhere, set to 0."""
+    """Pictures [B, C, H, W] with a rectangle of HOLE of each side set to 0; its middle is anywhere in the picture."""
     batch, _, height, width = x.shape
-    inside = [
-        _within(round(side * HOLE), torch.randint(side + 1, (batch, 1), device=x.device), side)
+    masks = [
+        _stretch(round(side * HOLE), torch.randint(side + 1, (batch, 1), device=x.device), side)
         for side in (height, width)
     ]
-    hole = inside[0][:, None, :, None] & inside[1][:, None, None, :]
+    hole = masks[0][:, None, :, None] & masks[1][:, None, None, :]
     return x.masked_fill(hole, 0.0)
 
 
-def _within(length: int, middle: Tensor, side: int) -> Tensor:
-    """[B, side]: which places lie within a stretch of `length` around the middle [B, 1]."""
+def _stretch(length: int, middle: Tensor, side: int) -> Tensor:
+    """[B, side] bool: the places of a stretch of `length` around the middle [B, 1]."""
     place = torch.arange(side, device=middle.device) - (middle - length // 2)
     return (place >= 0) & (place < length)

@@ -1,7 +1,9 @@
 """DCGAN (Radford et al. 2015, arXiv:1511.06434) for any height and width that are multiples of 4.
 
-Shape letters: B batch, Z latent, C channels, H W pixels, K classes. Hyper-parameters that the paper leaves open
-(kernel 4, stride 2, padding 1; 64 maps next to the picture) are those of the implementation everybody compares with.
+Hyper-parameters that the paper leaves open (kernel 4, stride 2, padding 1; 64 feature maps next to the picture) are
+those of the implementation that most work compares with. The critic is the paper's discriminator.
+
+Shape letters: B batch, Z latent, C channels, H W pixels, K classes.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from genkit_image.options import Options
 
 
 def halvings(height: int, width: int) -> int:
-    """How often both sides can be halved while the smaller stays at least 4 pixels."""
+    """How often both sides, in pixels, can be halved so that both stay whole numbers of at least 4."""
     count = 0
     while height % 2 == width % 2 == 0 and min(height, width) >= 8:
         height, width, count = height // 2, width // 2, count + 1
@@ -29,7 +31,11 @@ def halvings(height: int, width: int) -> int:
 
 
 def layout(options: Options) -> tuple[list[int], tuple[int, int]]:
-    """(feature maps at each halving of the resolution, the first first; height and width after the last)."""
+    """The shape of both networks.
+
+    Returns:
+        (feature maps at each resolution, the highest resolution first; (height, width) at the lowest one).
+    """
     height, width = options.shape
     steps = halvings(height, width)
     maps = [options.features * 2**step for step in range(steps)]
@@ -42,7 +48,7 @@ def layout(options: Options) -> tuple[list[int], tuple[int, int]]:
 class Generator(nn.Module):
     """Normal noise [B, Z] (and a class [B]) -> pictures [B, C, H, W] in [-1, 1].
 
-    A class enters as a one-hot code beside the noise (Mirza and Osindero 2014, arXiv:1411.1784).
+    A class enters as a one-hot code that is appended to the noise (Mirza and Osindero 2014, arXiv:1411.1784).
 
     Args:
         options: size, latent, features, features_max, output_gain.
@@ -60,10 +66,10 @@ class Generator(nn.Module):
             nn.BatchNorm2d(maps[-1]),
             nn.ReLU(inplace=True),
         ]
-        for below, above in itertools.pairwise(reversed(maps)):
+        for inputs, outputs in itertools.pairwise(reversed(maps)):
             layers += [
-                nn.ConvTranspose2d(below, above, 4, 2, 1, bias=False),
-                nn.BatchNorm2d(above),
+                nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, bias=False),
+                nn.BatchNorm2d(outputs),
                 nn.ReLU(inplace=True),
             ]
         layers += [nn.ConvTranspose2d(maps[0], channels, 4, 2, 1, bias=False), nn.Tanh()]
@@ -84,13 +90,13 @@ class Generator(nn.Module):
 def code(
     noise: Mapping[str, Tensor], condition: Tensor | None, classes: int, controls: Any
 ) -> Tensor:
-    """[B, Z + K]: the noise, truncated as the controls say, and the class [B] as a one-hot beside it."""
+    """[B, Z + K]: the noise, truncated as the controls say, followed by the class [B] as a one-hot code."""
     z = truncated(noise["z"], None if controls is None else controls.truncation)
     return z if condition is None else torch.cat([z, one_hot(condition, classes).to(z.dtype)], 1)
 
 
 class Critic(nn.Module):
-    """Pictures [B, C, H, W] (and a class [B]) -> one logit each.
+    """Pictures [B, C, H, W] (and a class [B]) -> one logit each, [B]; high means real.
 
     A class enters by projection (Miyato and Koyama 2018, arXiv:1802.05637).
 
@@ -103,17 +109,17 @@ class Critic(nn.Module):
     def __init__(self, options: Options, channels: int, classes: int) -> None:
         super().__init__()
         maps, base = layout(options)
-        bare = options.critic_norm != "batch"
+        has_bias = options.critic_norm != "batch"  # BatchNorm has a bias of its own
         layers: list[nn.Module] = [
-            nn.Conv2d(channels, maps[0], 4, 2, 1, bias=bare),
+            nn.Conv2d(channels, maps[0], 4, 2, 1, bias=has_bias),
             nn.LeakyReLU(0.2, inplace=True),
         ]
-        for below, above in itertools.pairwise(maps):
-            layers += [nn.Conv2d(below, above, 4, 2, 1, bias=bare)]
-            layers += [] if bare else [nn.BatchNorm2d(above)]
+        for inputs, outputs in itertools.pairwise(maps):
+            layers += [nn.Conv2d(inputs, outputs, 4, 2, 1, bias=has_bias)]
+            layers += [] if has_bias else [nn.BatchNorm2d(outputs)]
             layers += [nn.LeakyReLU(0.2, inplace=True)]
         self.body = nn.Sequential(*layers)
-        self.head = nn.Conv2d(maps[-1], 1, base, bias=bare)
+        self.head = nn.Conv2d(maps[-1], 1, base, bias=has_bias)
         self.labels = nn.Embedding(classes, maps[-1]) if classes else None
         self.apply(initialise)
         if options.critic_norm == "spectral":
@@ -130,7 +136,10 @@ class Critic(nn.Module):
 
 
 def initialise(layer: nn.Module) -> None:
-    """Weights N(0, 0.02); BatchNorm's scale N(1, 0.02). Source: Radford et al. 2015, section 4."""
+    """Draw the initial weights of one layer, in place: N(0, 0.02); of BatchNorm the scale N(1, 0.02) and the bias 0.
+
+    0.02 is the standard deviation. Source: Radford et al. 2015, section 4.
+    """
     if isinstance(layer, nn.modules.conv._ConvNd | nn.Embedding):
         nn.init.normal_(layer.weight, 0.0, 0.02)
     elif isinstance(layer, nn.modules.batchnorm._BatchNorm):

@@ -1,9 +1,11 @@
-"""Norm-free residual networks after Huang et al. 2024 (arXiv:2501.05441), for any size that DCGAN's take.
+"""Norm-free residual networks after Huang et al. 2024 (arXiv:2501.05441), for any height and width that DCGAN takes.
 
-Shape letters: B batch, Z latent, C channels, H W pixels, K classes. From the paper: a learned basis under the noise,
-residual stages without normalisation, critic and generator as mirrors, no bound on what is made. Not from it: as in
-DCGAN, one strided convolution stands between the pixels and the first stage, since blocks at the full resolution would
-cost a CPU more than all others together.
+From the paper: a learned basis that the noise modulates, residual stages without normalisation, a critic (the field's
+discriminator) that mirrors the generator, and no bound on the generator's output. Not from the paper: as in DCGAN, one
+strided convolution stands between the pixels and the nearest stage, since blocks at the full resolution would cost a
+CPU more than all others together.
+
+Shape letters: B batch, Z latent, C channels, H W pixels, K classes.
 """
 
 from __future__ import annotations
@@ -25,8 +27,9 @@ from genkit_image.options import Options
 class Generator(nn.Module):
     """Normal noise [B, Z] (and a class [B]) -> pictures [B, C, H, W], about in [-1, 1].
 
-    Nothing bounds the pixels, so that no gradient fades near black and white; what is beyond is cut in files only.
-    A class enters as a one-hot code beside the noise (Mirza and Osindero 2014, arXiv:1411.1784).
+    Nothing bounds the pixels, so that no gradient vanishes near black and white; values beyond [-1, 1] are clipped only
+    when a file is written. A class enters as a one-hot code that is appended to the noise (Mirza and Osindero 2014,
+    arXiv:1411.1784).
 
     Args:
         options: size, latent, features, features_max, depth, expansion.
@@ -44,8 +47,8 @@ class Generator(nn.Module):
         self.body = nn.Sequential(
             *_blocks(options, maps, maps[-1]),
             *(
-                UpStage(low, high, 2, _blocks(options, maps, high))
-                for low, high in itertools.pairwise(maps[::-1])
+                UpStage(inputs, outputs, 2, _blocks(options, maps, outputs))
+                for inputs, outputs in itertools.pairwise(maps[::-1])
             ),
             variance_scaling_(nn.ConvTranspose2d(maps[0], channels, 4, 2, 1)),
         )
@@ -58,7 +61,7 @@ class Generator(nn.Module):
 
 
 class Critic(nn.Module):
-    """Pictures [B, C, H, W] (and a class [B]) -> one logit each.
+    """Pictures [B, C, H, W] (and a class [B]) -> one logit each, [B]; high means real.
 
     A class enters by projection (Miyato and Koyama 2018, arXiv:1802.05637).
 
@@ -74,8 +77,8 @@ class Critic(nn.Module):
         self.body = nn.Sequential(
             variance_scaling_(nn.Conv2d(channels, maps[0], 4, 2, 1)),
             *(
-                DownStage(high, low, 2, _blocks(options, maps, high))
-                for high, low in itertools.pairwise(maps)
+                DownStage(inputs, outputs, 2, _blocks(options, maps, inputs))
+                for inputs, outputs in itertools.pairwise(maps)
             ),
             *_blocks(options, maps, maps[-1]),
         )
@@ -100,6 +103,10 @@ class Critic(nn.Module):
 
 
 def _blocks(options: Options, maps: list[int], channels: int) -> list[Residual]:
-    """Those of one resolution."""
+    """The residual blocks [B, channels, ...] of one resolution.
+
+    Args:
+        maps: feature maps at each resolution; the network has `options.depth` blocks for each of them.
+    """
     hidden, depth = max(round(channels * options.expansion), 1), options.depth * len(maps)
     return [Residual(channels, hidden, 2, depth=depth) for _ in range(options.depth)]

@@ -1,4 +1,4 @@
-"""What can be set about pictures. Torch-free."""
+"""The options and controls of the image plugin. Imports no torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Side = Annotated[int, Field(ge=16, le=1024)]
 
 
 class Sized(Settings):
-    """What has a height and a width."""
+    """Options of a modality with a height and a width."""
 
     size: Side | tuple[Side, Side] = 64
     """Height and width in pixels, or one number for both; multiples of 4. Pictures are scaled and cropped to it."""
@@ -30,47 +30,50 @@ class Sized(Settings):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(height, width)."""
+        """(height, width) in pixels."""
         return (self.size, self.size) if isinstance(self.size, int) else self.size
 
 
 class Options(Sized):
-    """What is trained."""
+    """Options of training: what the networks are, and what they see."""
 
     conditional: bool = False
-    """Learn each class by its label: sub-folders, or the labels of IDX files and data sets."""
+    """Train a class-conditional model. Classes are sub-folders, or the labels of IDX files and data sets."""
     channels: Literal["auto", 1, 3, 4] = "auto"
     """1 grey, 3 colour, 4 colour and transparency. auto: 4 if every picture has transparent pixels, 1 if all are grey,
-    else 3, with what is transparent on white."""
+    else 3. With 1 or 3, transparent pixels are laid on white."""
     flip: bool = False
-    """Show the critics every picture as it is or mirrored left to right, at random."""
+    """Mirror each real picture left to right with probability 1/2, anew in every batch."""
     crop: Annotated[int, Field(ge=0, le=15)] = 0
-    """Show the critics every picture moved at random by up to so many pixels each way; the edges are reflected."""
+    """Move each real picture at random by up to this many pixels each way, anew in every batch; edges are reflected."""
     augment: Literal["auto", "on", "off"] = "auto"
-    """Change what the critics see, real and fake alike, differentiably: brightness, saturation, contrast, place, and a
-    square cut out (Zhao et al. 2020). Few pictures last longer so; auto: on for fewer than 5,000."""
+    """Differentiable augmentation of what critics see, real and fake alike: brightness, saturation, contrast, position,
+    and a rectangle cut out (Zhao et al. 2020). A small set overfits later with it; auto: on for fewer than 5,000."""
     latent: Annotated[int, Field(ge=1)] = 100
-    """Numbers of noise behind a picture."""
+    """Size of the latent vector that a picture is generated from."""
     architecture: Literal["dcgan", "residual"] = "dcgan"
-    """The two networks: DCGAN's (Radford et al. 2015), or norm-free residual ones (Huang et al. 2024)."""
+    """Of both networks: DCGAN's (Radford et al. 2015), or norm-free residual ones (Huang et al. 2024)."""
     generator: Annotated[str | None, Named()] = None
-    """Your own, `module:attribute` of a class built with (options, channels, classes). None: that of `architecture`."""
+    """Your own generator: `module:attribute` of a class that is called with (options, channels, classes). None: that of
+    `architecture`."""
     critic: Annotated[str | None, Named()] = None
-    """The same for the critic."""
+    """Your own critic: `module:attribute` of a class that is called with (options, channels, classes). None: that of
+    `architecture`."""
     features: Annotated[int, Field(ge=1)] = 64
     """Feature maps next to the picture; they double with every halving of the resolution."""
     features_max: Annotated[int, Field(ge=1)] | None = None
-    """Where that doubling ends; None: nowhere."""
+    """Upper bound of the feature maps at any resolution. None: there is no bound."""
     depth: Annotated[int, Field(ge=1)] = 1
-    """Blocks at each resolution, for residual networks."""
+    """Residual blocks at each resolution. For residual networks only."""
     expansion: Annotated[float, Field(gt=0)] = 1.0
-    """Feature maps within a block over those around it, for residual networks."""
+    """Feature maps within a residual block, as a multiple of those of its input. For residual networks only."""
     output_gain: Annotated[float, Field(ge=1, le=2)] = 1.0
-    """What a DCGAN generator draws is stretched by this and cut to [-1, 1], for its tanh never quite reaches black and
-    white. In training it is not: without that small difference critics learn more slowly at first."""
+    """When sampling, the output of a DCGAN generator is multiplied by this and clipped to [-1, 1], since tanh never
+    quite reaches black and white. Not in training: without that small difference to real pictures critics learn more
+    slowly at first."""
     critic_norm: Literal["batch", "spectral", "none"] = "batch"
-    """What keeps the critic in bounds: BatchNorm (Radford et al. 2015), spectral norm (Miyato et al. 2018), or neither
-    (for recipes with a gradient penalty). A residual critic takes spectral or none."""
+    """Normalisation in the critic: BatchNorm (Radford et al. 2015), spectral norm (Miyato et al. 2018), or none (for
+    recipes with a gradient penalty). A residual critic takes spectral or none."""
 
     @model_validator(mode="after")
     def _has_a_norm_that_fits(self) -> Options:
@@ -82,10 +85,10 @@ class Options(Sized):
 
 
 class Controls(Settings):
-    """What can be turned when generating."""
+    """Settings of one call of `generate`; they change nothing of the model."""
 
     truncation: Annotated[float, Field(gt=0)] | None = None
-    """Noise is pressed into [-truncation, truncation]: the smaller, the more typical and the less varied (Brock et al.
-    2019, section 3.1). None: it is not."""
+    """Noise is mapped into [-truncation, truncation]: the smaller, the more typical and the less varied the pictures
+    (Brock et al. 2019, section 3.1). None: noise is not truncated."""
     fps: Annotated[float, Field(gt=0, le=60)] = 12
     """Pictures per second of an animation (.webp)."""

@@ -1,8 +1,9 @@
-"""Pictures checked, scaled and kept: each is decoded once at the start, and only what can be used is trained on.
+"""Pictures that are decoded once at the start, scaled, cached as uint8, and given out as float32 Samples.
 
-In memory pictures are uint8; floats are made last. Knows no network and no source by its kind.
+A picture that cannot be used is named and left out. Converts to float only when a batch is made. Knows no network and
+no kind of source.
 
-Shape letters: B batch, N pictures, C channels (1 grey, 3 colour, 4 colour and alpha), H W pixels.
+Shape letters: N pictures, B batch, C channels (1 grey, 3 colour, 4 colour and alpha), H W pixels.
 """
 
 from __future__ import annotations
@@ -12,10 +13,9 @@ import struct
 import threading
 import warnings
 import zlib
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -27,91 +27,86 @@ from torch import Tensor
 from genkit.errors import DataError
 from genkit.kit import compat
 from genkit.kit.files import CACHE_BYTES, THREADS
-from genkit.kit.items import Classes, numbers_in
+from genkit.kit.items import Classes, Readers, numbers_in
 from genkit.plugin import Sample, Skipped
 from genkit_image.options import Options
 from genkit_image.sources import Content, Source, reason
 
 BLOCK = 64
-"""Pictures that one thread takes on at a time."""
+"""Number of pictures that one thread decodes at a time."""
 
 Pixels = NDArray[np.uint8]
+"""Pixels of one picture [C, H, W] or of several [B, C, H, W], 0..255."""
+
+Block = TypeVar("Block")
+Result = TypeVar("Result")
 
 
-class Checked:
-    """A source whose pictures have all been decoded once.
+class CheckedPictures:
+    """A source whose pictures have all been decoded once, so that it is known which of them can be used.
 
     Args:
         source: of the pictures.
         options: size and channels.
 
     Attributes:
-        kept: [N] int64, indices of the pictures that can be used.
-        skipped: the others, with reasons.
-        channels: as the options say, or 4 if every picture has transparent pixels, 1 if all are grey, else 3.
-        classes: of those that are kept.
+        usable: [N] int64, indices (in the source) of the pictures that can be used.
+        skipped: the other pictures, with reasons.
+        channels: `options.channels`; for "auto": 4 if every picture has transparent pixels, 1 if all are grey, else 3.
+        classes: of the usable pictures; empty if they have no labels.
     """
 
     def __init__(self, source: Source, options: Options) -> None:
         self.source, self.shape = source, options.shape
+        self._readers = Readers("genkit-pictures")
         count = len(source.items)
-        self._bands = np.zeros(
-            count, np.uint8
-        )  # of each picture as it was decoded; 0: it cannot be used
+        self._bands = np.zeros(count, np.uint8)  # of each decoded picture; 0: it cannot be used
         self._grey = np.zeros(count, np.bool_)
         self._labels = np.full(count, -1)
         self._cache: _Cache | None = _Cache(count, self.shape)
         blocks = [range(start, min(start + BLOCK, count)) for start in range(0, count, BLOCK)]
-        self.skipped = source.skipped + tuple(
-            one for found in self._in_threads(self._check, blocks) for one in found
-        )
-        self.kept = np.flatnonzero(self._bands)
-        self.channels = self._found_channels() if options.channels == "auto" else options.channels
+        faults = self._map(self._check, blocks)
+        self.skipped = source.skipped + tuple(skipped for block in faults for skipped in block)
+        self.usable = np.flatnonzero(self._bands)
+        self.channels = self._channel_count() if options.channels == "auto" else options.channels
         if self._cache.planes:
             self._cache.settle(self._bands, self.channels)
         else:
             self._cache = None
-        present, numbers = np.unique(self._labels[self.kept], return_inverse=True)
-        has_classes = len(present) > 0 and present[0] >= 0
-        self.classes = (
-            Classes(tuple(_name(source, number) for number in present), numbers)
-            if has_classes
-            else Classes()
-        )
+        values, numbers = np.unique(self._labels[self.usable], return_inverse=True)
+        self.classes = Classes()
+        if len(values) > 0 and values[0] >= 0:
+            self.classes = Classes(tuple(_name(source, value) for value in values), numbers)
 
     def pixels(self, indices: Sequence[int], channels: int) -> Pixels:
-        """[B, C, H, W]: some of the pictures that can be used.
+        """[B, C, H, W]: the pictures at some indices into `usable`.
 
         Raises:
-            DataError: if one can no longer be read.
+            DataError: if a picture that was decoded at the start can no longer be read.
         """
-        rows = self.kept[indices]
+        rows = self.usable[indices]
         if self._cache is not None:
             return with_channels(self._cache.rows(rows), channels)
-        blocks = [
-            rows[start : start + BLOCK // THREADS]
-            for start in range(0, len(rows), BLOCK // THREADS)
-        ]
-        return np.concatenate(self._in_threads(lambda block: self._again(block, channels), blocks))
+        size = BLOCK // THREADS
+        blocks = [rows[start : start + size] for start in range(0, len(rows), size)]
+        return np.concatenate(self._map(lambda block: self._reread(block, channels), blocks))
 
-    def _in_threads(self, do: Any, blocks: Sequence[Any]) -> list[Any]:
+    def _map(self, do: Callable[[Block], Result], blocks: Sequence[Block]) -> list[Result]:
+        """The result of each block, in order; by several threads where the source allows it."""
         with quiet():
-            if not self.source.parallel or len(blocks) < 2:
+            if not self.source.is_parallel or len(blocks) < 2:
                 return [do(block) for block in blocks]
-            with ThreadPoolExecutor(THREADS) as pool:
-                return list(pool.map(do, blocks))
+            return self._readers.each(do, blocks)
 
     def _check(self, block: range) -> list[Skipped]:
-        """Decode some pictures, keep what can be used, and name the rest."""
+        """Decode some pictures, cache those that can be used, and return the others with reasons."""
         skipped = []
         for index in block:
             try:
                 content, label = self.source.read(index)
                 bands = scaled(content, self.shape)
                 self._labels[index] = -1 if label is None else label
-            except (
-                Exception
-            ) as error:  # whatever parsers and other people's data sets raise at damaged items
+            except Exception as error:  # parsers and users' data sets raise anything at damage
                 skipped.append(Skipped(self.source.items[index], reason(error)))
                 continue
             self._bands[index] = len(bands)
@@ -122,12 +117,17 @@ class Checked:
             self._cache.put(index, bands)
         return skipped
 
-    def _again(self, rows: NDArray[np.int64], channels: int) -> Pixels:
+    def _reread(self, rows: NDArray[np.int64], channels: int) -> Pixels:
+        """[B, C, H, W]: pictures that are not cached, decoded again.
+
+        Raises:
+            DataError: if one cannot be read.
+        """
         pictures = []
         for row in rows:
             try:
                 bands = scaled(self.source.read(int(row))[0], self.shape)
-            except Exception as error:  # as at the first time, but now the run has counted on it
+            except Exception as error:  # unlike at the start, it cannot be left out any more
                 raise DataError(
                     f"{self.source.items[row]} of {self.source.title} could be read at the start and no longer can "
                     f"({reason(error)}): bring it back, and go on with --resume"
@@ -135,16 +135,24 @@ class Checked:
             pictures.append(with_channels(bands[None], channels))
         return np.concatenate(pictures)
 
-    def _found_channels(self) -> int:
-        if len(self.kept) and (self._bands[self.kept] == 4).all():
+    def _channel_count(self) -> int:
+        """C for `channels="auto"`."""
+        if len(self.usable) and (self._bands[self.usable] == 4).all():
             return 4
-        return 1 if self._grey[self.kept].all() else 3
+        return 1 if self._grey[self.usable].all() else 3
 
 
 class _Cache:
-    """Scaled pictures in memory, one array [N, H, W] per band, made when the first picture needs it.
+    """Scaled pictures in memory: one array [N, H, W] per band, allocated when the first picture needs it.
 
-    So a grey set takes a third of a colour set, and nothing is ever held twice. Too many pictures: `planes` is None.
+    So a grey set takes a third of the memory of a colour set, and no pixel is ever held twice.
+
+    Args:
+        count: N.
+        shape: (H, W).
+
+    Attributes:
+        planes: the arrays; None if they would need more than `CACHE_BYTES`.
     """
 
     def __init__(self, count: int, shape: tuple[int, int]) -> None:
@@ -152,6 +160,7 @@ class _Cache:
         self._shape, self._lock = (count, *shape), threading.Lock()
 
     def put(self, row: int, bands: Pixels) -> None:
+        """Store one picture [C, H, W]; several threads may do so at once."""
         with self._lock:
             if self.planes is not None and len(self.planes) < len(bands):
                 if len(bands) * math.prod(self._shape) > CACHE_BYTES:
@@ -166,15 +175,20 @@ class _Cache:
             plane[row] = band
 
     def settle(self, bands: NDArray[np.uint8], channels: int) -> None:
-        """Give all pictures, of so many bands each, the same ones: not more than are needed for the channels."""
+        """Give every picture the same number of bands, in place: as many as there are planes, at most `channels`.
+
+        Args:
+            bands: [N], how many bands of each picture have been stored.
+            channels: C that will be asked for.
+        """
         assert self.planes
         width = len(self.planes)
         if channels < width or (bands[bands > 0] != width).any():
             for start in range(0, len(bands), BLOCK):
                 rows = slice(start, start + BLOCK)
-                block, kinds = self.rows(rows), bands[rows]
-                block[kinds == 1, 1:3] = block[kinds == 1, :1]
-                block[(kinds == 1) | (kinds == 3), 3:] = 255
+                block, counts = self.rows(rows), bands[rows]
+                block[counts == 1, 1:3] = block[counts == 1, :1]
+                block[(counts == 1) | (counts == 3), 3:] = 255
                 for plane, band in zip(
                     self.planes,
                     with_channels(block, min(channels, width)).swapaxes(0, 1),
@@ -184,66 +198,71 @@ class _Cache:
         del self.planes[channels:]
 
     def rows(self, rows: Any) -> Pixels:
-        """[B, bands, H, W], a copy."""
+        """[B, bands, H, W]: a copy of some pictures."""
         return np.stack([plane[rows] for plane in self.planes or ()], 1)
 
 
 class Pictures:
-    """Pictures that can be used, as a map-style data set of Samples in [-1, 1].
+    """The usable pictures of a source as a map-style data set of Samples in [-1, 1].
 
     Args:
-        checked: the pictures.
-        options: what is random about them (flip, crop).
+        pictures: the source, decoded once.
+        options: the random changes (flip, crop) of `random_batch`.
         channels: C.
-        labels: names of the classes whose numbers are the conditions; empty: there are no conditions.
+        labels: names of the model's classes, whose numbers are the conditions; empty: there are no conditions.
+
+    Attributes:
+        skipped: what cannot be used, with reasons.
 
     Raises:
-        DataError: if a picture is of another class.
+        DataError: if a picture is of a class that is not in `labels`, or of none.
     """
 
     def __init__(
-        self, checked: Checked, options: Options, channels: int, labels: Sequence[str] = ()
+        self,
+        pictures: CheckedPictures,
+        options: Options,
+        channels: int,
+        labels: Sequence[str] = (),
     ) -> None:
-        self.checked, self.options, self.channels, self.skipped = (
-            checked,
-            options,
-            channels,
-            checked.skipped,
-        )
-        numbers = numbers_in(checked.classes, labels, checked.source.title, "pictures")
+        self.pictures, self.options, self.channels = pictures, options, channels
+        self.skipped = pictures.skipped
+        numbers = numbers_in(pictures.classes, labels, pictures.source.title, "pictures")
         self.labels = None if numbers is None else torch.from_numpy(numbers)
 
     def __len__(self) -> int:
-        return len(self.checked.kept)
+        return len(self.pictures.usable)
 
     def __getitem__(self, index: int) -> Sample:
-        """One picture, unchanged."""
+        """One picture without random changes: x [C, H, W], condition [] or None."""
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: list[int]) -> Sample:
-        """Pictures unchanged: x [B, C, H, W] in [-1, 1], condition [B] or None."""
-        return self._sample(self.checked.pixels(indices, self.channels), indices)
+        """Pictures without random changes: x [B, C, H, W] in [-1, 1], condition [B] or None."""
+        return self._sample(self.pictures.pixels(indices, self.channels), indices)
 
     def random_batch(self, indices: list[int], words: NDArray[np.uint64]) -> Sample:
-        """Pictures flipped and cropped by their random words."""
-        pixels = self.checked.pixels(indices, self.channels)
+        """Pictures [B, C, H, W] in [-1, 1], each flipped and cropped as its 64 random bits `words` [B] say."""
+        pixels = self.pictures.pixels(indices, self.channels)
         return self._sample(augmented(pixels, words, self.options.flip, self.options.crop), indices)
 
     def _sample(self, pixels: Pixels, indices: list[int]) -> Sample:
         condition = None if self.labels is None else self.labels[indices]
-        x = (
-            pixels.astype(np.float32) / np.float32(127.5) - 1
-        )  # by NumPy: torch's threads are the training's
+        # By NumPy: torch's threads are busy with the training.
+        x = pixels.astype(np.float32) / np.float32(127.5) - 1
         return Sample(torch.from_numpy(x), condition)
 
 
-# Pixels ----------------------------------------------------------------------------------------------------------
+# Pixels --------------------------------------------------------------------------------------------------------------
 
 
 def scaled(content: Content, shape: tuple[int, int]) -> Pixels:
-    """[C, H, W]: scaled to cover the shape, then cropped around the middle; without bands that say nothing.
+    """[C, H, W]: a picture scaled to cover the shape (height, width), then cropped around the middle.
 
-    Transparency that hides nothing is no fourth band, and colours that are all grey are one.
+    Bands without information are left out: alpha if every pixel is opaque, two of three colours if all pixels are grey.
+
+    Raises:
+        ValueError: if the picture has no pixels.
     """
     size = content.size if isinstance(content, Image.Image) else content.shape[1::-1]
     if 0 in size:
@@ -262,9 +281,10 @@ def scaled(content: Content, shape: tuple[int, int]) -> Pixels:
 
 
 def with_channels(pixels: Pixels, channels: int) -> Pixels:
-    """Pictures [B, 1 | 3 | 4, H, W] with so many channels: what was transparent on white, colour as its luma.
+    """Pictures [B, 1 | 3 | 4, H, W] with 1, 3 or 4 channels.
 
-    Source: ITU-R BT.601 for luma, in Pillow's fixed-point numbers.
+    Fewer than 4 channels: transparent pixels are laid on white. One channel: colour becomes its luma (ITU-R BT.601, in
+    Pillow's fixed-point numbers). Four channels of a picture without alpha: it is opaque.
     """
     if channels == 4 and pixels.shape[1] < 4:
         colour = with_channels(pixels, 3)
@@ -273,76 +293,79 @@ def with_channels(pixels: Pixels, channels: int) -> Pixels:
         alpha = pixels[:, 3:].astype(np.uint16)
         pixels = ((pixels[:, :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
     if pixels.shape[1] == 3 and channels == 1:
-        weighted = pixels * np.array([19595, 38470, 7471], np.uint32)[:, None, None]
-        return ((weighted.sum(1, keepdims=True) + 32768) >> 16).astype(np.uint8)
+        weighted_bands = pixels * np.array([19595, 38470, 7471], np.uint32)[:, None, None]
+        return ((weighted_bands.sum(1, keepdims=True) + 32768) >> 16).astype(np.uint8)
     return pixels.repeat(3, 1) if pixels.shape[1] == 1 and channels == 3 else pixels
 
 
 def augmented(pixels: Pixels, words: NDArray[np.uint64], flip: bool, crop: int) -> Pixels:
-    """Pictures [B, C, H, W], each changed by its own random word [B].
+    """Pictures [B, C, H, W], each changed at random.
 
     Args:
-        flip: mirror every second one, left to right.
-        crop: move each by up to so many pixels each way; what comes in at the edges is their reflection.
+        words: [B], 64 random bits for each picture.
+        flip: mirror each left to right with probability 1/2.
+        crop: move each by up to this many pixels each way; the strips that come into view are reflections of the edges.
     """
     if crop:
         edges = (0, 0), (0, 0), (crop, crop), (crop, crop)
         windows = sliding_window_view(np.pad(pixels, edges, "reflect"), pixels.shape[2:], (2, 3))
-        down, right = (
+        row_shifts, column_shifts = (
             (words >> np.uint64(shift) & np.uint64(0xFFFFFF)) * np.uint64(2 * crop + 1)
             >> np.uint64(24)
             for shift in (8, 32)
         )
-        pixels = windows[np.arange(len(pixels)), :, down.astype(np.int64), right.astype(np.int64)]
+        pixels = windows[
+            np.arange(len(pixels)), :, row_shifts.astype(np.int64), column_shifts.astype(np.int64)
+        ]
     if flip:
-        mirrored = (words & np.uint64(1)).astype(np.bool_)
-        pixels[mirrored] = pixels[mirrored, :, :, ::-1]
+        is_mirrored = (words & np.uint64(1)).astype(np.bool_)
+        pixels[is_mirrored] = pixels[is_mirrored, :, :, ::-1]
     return pixels
 
 
 def grid(pixels: Tensor, columns: int) -> Image.Image:
-    """Pictures [N, C, H, W] uint8 as one, `columns` side by side."""
+    """Pictures [N, C, H, W] uint8 as one picture, `columns` of them in each row, 2 black pixels between them."""
     compat.torchvision()
     from torchvision.utils import make_grid
 
-    joined = make_grid(pixels, nrow=columns, padding=2)
-    return to_picture(joined[:1] if pixels.shape[1] == 1 else joined)
+    tiles = make_grid(pixels, nrow=columns, padding=2)
+    return to_picture(tiles[:1] if pixels.shape[1] == 1 else tiles)
 
 
 def to_picture(pixels: Tensor) -> Image.Image:
-    """uint8 [C, H, W] as a picture."""
+    """One picture, uint8 [C, H, W], as Pillow's."""
     array = pixels.permute(1, 2, 0).numpy()
     return Image.fromarray(array[..., 0] if array.shape[2] == 1 else np.ascontiguousarray(array))
 
 
 def to_png(pixels: Tensor) -> list[bytes]:
-    """Pictures [N, C, H, W] uint8 as PNG files, C of 1 (grey), 2 (with alpha), 3 (colour) or 4 (with alpha).
+    """Pictures [N, C, H, W] uint8 as PNG files; C is 1 (grey), 2 (grey, alpha), 3 (colour) or 4 (colour, alpha).
 
-    Written here because Pillow takes as long again around the compression of a small picture as for it.
+    Written here because Pillow's overhead for a small picture takes as long as the compression itself.
     Source: PNG Specification (Third Edition), W3C 2023; each row is stored as its difference to the one above (9.2).
     """
     count, channels, height, width = pixels.shape
     values = pixels.permute(0, 2, 3, 1).reshape(count, height, width * channels).numpy()
-    rows = np.full(
-        (count, height, 1 + width * channels), 2, np.uint8
-    )  # each begins with the number of its filter
+    # Each row begins with the number of its filter, 2: "up".
+    rows = np.full((count, height, 1 + width * channels), 2, np.uint8)
     rows[:, 0, 1:] = values[:, 0]
     np.subtract(values[:, 1:], values[:, :-1], out=rows[:, 1:, 1:])
     header = struct.pack(">IIBBBBB", width, height, 8, _PNG_COLOURS[channels], 0, 0, 0)
-    before, after = b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header), png_chunk(b"IEND", b"")
+    head, tail = b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header), png_chunk(b"IEND", b"")
     return [
-        before + png_chunk(b"IDAT", zlib.compress(picture.data, _PNG_LEVEL)) + after
+        head + png_chunk(b"IDAT", zlib.compress(picture.data, _PNG_LEVEL)) + tail
         for picture in rows
     ]
 
 
 _PNG_COLOURS = {1: 0, 2: 4, 3: 2, 4: 6}
+"""Number of channels -> the colour type of PNG."""
 _PNG_LEVEL = 3
-"""zlib's: above it files shrink by a few per cent and take twice the time."""
+"""Compression level of zlib: higher ones shrink files by a few per cent more and take twice the time."""
 
 
 def png_chunk(kind: bytes, data: bytes) -> bytes:
-    """One part of a PNG file: length, kind, data, checksum."""
+    """One chunk of a PNG file: length, kind, data, checksum."""
     return (
         struct.pack(">I", len(data))
         + kind
@@ -352,17 +375,23 @@ def png_chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def _is_grey(bands: Pixels) -> bool:
+    """Whether the first three bands are equal."""
     return bool((bands[0] == bands[1]).all() and (bands[0] == bands[2]).all())
 
 
 def _name(source: Source, number: int) -> str:
+    """The name of a class; of a class without one, its number."""
     return source.names[number] if number < len(source.names) else str(number)
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No warning about odd pictures, which are judged by what comes out; one that may be a bomb is an error."""
-    with warnings.catch_warnings():  # before any thread starts: filters belong to the process
+    """A context in which Pillow warns of nothing, and a possible decompression bomb is an error.
+
+    Whether a picture can be used is decided by what is decoded, not by warnings. Warning filters belong to the whole
+    process, so enter this context before threads start to decode.
+    """
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         yield

@@ -1,4 +1,7 @@
-"""The modality of pictures: facts, data, networks, files. The contract is `genkit.plugin.ModalityPlugin`."""
+"""The image plugin: facts, data, networks and files of pictures. It implements `genkit.plugin.ModalityPlugin`.
+
+Shape letters: B batch, C channels, H W pixels, K classes.
+"""
 
 from __future__ import annotations
 
@@ -17,71 +20,79 @@ from genkit.plugin import Facts, ModalityPlugin, Networks, Sample, class_numbers
 from genkit_image import dcgan, modern
 from genkit_image.augment import augmented
 from genkit_image.options import Options
-from genkit_image.pictures import Checked, Pictures, grid, to_picture, to_png
+from genkit_image.pictures import CheckedPictures, Pictures, grid, to_picture, to_png
 from genkit_image.sources import open_source
 
-FEW = 5000
-"""Pictures below which critics are shown changed ones."""
+SMALL_SET = 5000
+"""With fewer pictures than this, `augment="auto"` augments what critics see."""
 
 
 class ImagePlugin(ModalityPlugin):
-    """Pictures [C, H, W] in [-1, 1]."""
+    """Pictures [C, H, W], float32 in [-1, 1]."""
 
     options: Options
 
     @classmethod
-    def open(cls, source: Any, options: Options) -> Checked:
-        """The pictures, each decoded once."""
-        return source if isinstance(source, Checked) else Checked(open_source(source), options)
+    def open(cls, source: Any, options: Options) -> CheckedPictures:
+        """The pictures of a source, each decoded once; a source that was opened before is returned as it is."""
+        if isinstance(source, CheckedPictures):
+            return source
+        return CheckedPictures(open_source(source), options)
 
     @classmethod
     def inspect(cls, source: Any, options: Options) -> Facts:
-        """Channels (1, 3 or 4), the names of the classes if they are to be learned, whether critics need augmentation.
+        """The facts `channels` (1, 3 or 4), `labels` (names of the classes; empty if unconditional) and `augment`.
+
+        `augment` says whether critics see augmented pictures.
 
         Raises:
-            DataError: if there is nothing to train on, or classes are asked for and there are none.
+            DataError: if the source cannot be read, or `options.conditional` is set and it has fewer than two classes.
         """
         pictures = cls.open(source, options)
-        if options.conditional and len(pictures.classes.names) < 2 and len(pictures.kept):
+        if options.conditional and len(pictures.classes.names) < 2 and len(pictures.usable):
             raise DataError(
                 f"options.conditional is set, but {pictures.source.title} has no classes: put the pictures into one "
                 "sub-folder per class, or an IDX label file beside them, or pass (picture, label) items"
             )
-        few = options.augment == "on" or (options.augment == "auto" and len(pictures.kept) < FEW)
+        is_small = len(pictures.usable) < SMALL_SET
+        augment = options.augment == "on" or (options.augment == "auto" and is_small)
         labels = list(pictures.classes.names) if options.conditional else []
-        return Facts({"channels": pictures.channels, "labels": labels, "augment": few})
+        return Facts({"channels": pictures.channels, "labels": labels, "augment": augment})
 
     def dataset(self, source: Any) -> Pictures:
-        """Scaled pictures."""
-        checked = self.open(source, self.options)
-        return Pictures(checked, self.options, self.facts["channels"], self.facts["labels"])
+        """The pictures of a source that can be used, scaled to `options.size`."""
+        pictures = self.open(source, self.options)
+        return Pictures(pictures, self.options, self.facts["channels"], self.facts["labels"])
 
     def networks(self) -> Networks:
-        """The two networks that the options name."""
-        kind, options = modern if self.options.architecture == "residual" else dcgan, self.options
-        given = options, self.facts["channels"], len(self.facts["labels"])
+        """The generator and the critic (the field's discriminator) of `options.architecture`, or the user's own."""
+        options = self.options
+        module = modern if options.architecture == "residual" else dcgan
+        arguments = options, self.facts["channels"], len(self.facts["labels"])
         if options.generator is None:
-            generator: nn.Module = kind.Generator(*given)
+            generator: nn.Module = module.Generator(*arguments)
         else:
-            generator = user_objects.network("options.generator", options.generator, *given)
+            generator = user_objects.network("options.generator", options.generator, *arguments)
         if options.critic is None:
-            return Networks(generator, {"critic": kind.Critic(*given)})
-        return Networks(
-            generator, {"critic": user_objects.network("options.critic", options.critic, *given)}
-        )
+            critic: nn.Module = module.Critic(*arguments)
+        else:
+            critic = user_objects.network("options.critic", options.critic, *arguments)
+        return Networks(generator, {"critic": critic})
 
     def condition(self, value: str | None, indices: Sequence[int]) -> Tensor | None:
-        """[B]: class numbers; without a label, sample i is of class i modulo K.
+        """[B]: the class number of each sample; None for an unconditional model.
+
+        Without a label, sample i is of class i modulo K.
 
         Raises:
-            ConfigError: for an unknown label, or any label of an unconditional model.
+            ConfigError: for an unknown label, or for any label if the model is unconditional.
         """
         return class_numbers(
             self.facts["labels"], value, indices, "train one with options.conditional=true"
         )
 
     def augment(self, sample: Sample) -> Sample:
-        """What critics see: changed at random where there are few pictures."""
+        """The sample that critics see: augmented at random if the fact `augment` is set, else unchanged."""
         return sample.with_x(augmented(sample.x)) if self.facts["augment"] else sample
 
     def encode(self, sample: Sample, format: str, controls: Any) -> bytes:
@@ -89,13 +100,18 @@ class ImagePlugin(ModalityPlugin):
         return to_png(to_pixels(sample.x[None]))[0]
 
     def encode_each(self, samples: Sample, format: str, controls: Any) -> list[bytes]:
-        """The same for many: their pixels are computed at once."""
+        """Each picture of a batch as PNG; the pixels of the whole batch are computed at once."""
         return to_png(to_pixels(samples.x))
 
     def preview(
         self, samples: Sample, format: str, controls: Any, columns: int | None = None
     ) -> bytes:
-        """A grid as PNG: one column per class if there are classes, else about square; or an animation as WebP."""
+        """All pictures as one file: a grid (PNG), or an animation with one picture per frame (WebP).
+
+        Args:
+            columns: of the grid; None: one per class for 2 to 20 classes with at least as many pictures, else the grid
+                is about square.
+        """
         pixels, buffer = to_pixels(samples.x), io.BytesIO()
         if format == "webp":
             first, *rest = map(to_picture, pixels)
@@ -122,12 +138,12 @@ class ImagePlugin(ModalityPlugin):
 
 
 def to_pixels(x: Tensor) -> Tensor:
-    """[-1, 1] -> uint8 0..255, any shape.
+    """Values in [-1, 1] as uint8 in 0..255, of the same shape; values beyond [-1, 1] are clipped.
 
     Raises:
-        GenkitError: if a value is not finite: no picture is written silently from a broken model.
+        GenkitError: if a value is not finite, so that no picture of a broken model is written.
     """
-    values = x.numpy()  # torch would start threads of its own in each thread that encodes
+    values = x.numpy()  # by NumPy: torch would start its own threads in each thread that encodes
     if not np.isfinite(values).all():
         raise GenkitError(
             "the model made values that are not finite; no picture is written from them"

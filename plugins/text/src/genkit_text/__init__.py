@@ -1,26 +1,31 @@
-"""Text for genkit: the manifest. Torch-free; everything heavy is named by strings."""
+"""The manifest of the text plugin. Imports no torch: networks and options are named by `"module:Class"` strings."""
 
 from typing import Any
 
 from genkit.plugin import Modality, Preset
 
-_LIKELIHOOD = {"learning_rate": 5e-3, "betas": (0.9, 0.999), "gradient_clip": 5.0}
-_PRETRAIN: dict[str, Any] = {"kind": "pretrain", "items": 400_000, "generator": _LIKELIHOOD}
-_CRITICS = {"kind": "critics", "items": 50_000}
-_GAME = {"kind": "game"}
+_LIKELIHOOD_OPTIMIZER = {"learning_rate": 5e-3, "betas": (0.9, 0.999), "gradient_clip": 5.0}
+_PRETRAIN_STAGE: dict[str, Any] = {
+    "kind": "pretrain",
+    "items": 400_000,
+    "generator": _LIKELIHOOD_OPTIMIZER,
+}
+_CRITICS_STAGE = {"kind": "critics", "items": 50_000}
+_GAME_STAGE = {"kind": "game"}
 
-# Yu et al. 2017 and its code, in items: 120 epochs of 10,000 lines; critics see 50 times 3 of them, then 15 a round.
-_PAPER = {"learning_rate": 1e-2, "betas": (0.9, 0.999), "gradient_clip": 5.0}
+# The counts of the code of Yu et al. 2017, in items. An epoch is 10,000 lines. The generator is pretrained for 120
+# epochs; the critic sees 50 times 3 epochs before the game, and 5 times 3 in each of its 200 rounds.
+_PAPER_OPTIMIZER = {"learning_rate": 1e-2, "betas": (0.9, 0.999), "gradient_clip": 5.0}
 _EPOCH = 10_000
-_ROLLOUTS = {
+_ROLLOUT_ESTIMATOR = {
     "kind": "score_function",
     "reward": "probability",
     "credit": "monte_carlo",
     "baseline": "none",
 }
 
-_SMALL = {"embedding": 128, "hidden": 256, "dropout": 0.3}
-_CONVOLUTIONAL = {"critic": "convolutional", "critic_embedding": 64, "critic_dropout": 0.25}
+_SMALL_GENERATOR = {"embedding": 128, "hidden": 256, "dropout": 0.3}
+_CONVOLUTIONAL_CRITIC = {"critic": "convolutional", "critic_embedding": 64, "critic_dropout": 0.25}
 
 modality = Modality(
     id="text",
@@ -36,7 +41,7 @@ modality = Modality(
     presets={
         "seqgan-fast": Preset(
             summary="An LSTM against a critic that scores every symbol: no rollouts, minutes on a CPU.",
-            options={**_SMALL, "critic": "recurrent", "critic_dropout": 0.1},
+            options={**_SMALL_GENERATOR, "critic": "recurrent", "critic_dropout": 0.1},
             recipe={
                 "batch_size": 64,
                 "loss": "non_saturating",
@@ -48,17 +53,17 @@ modality = Modality(
                 },
                 "generator": {"learning_rate": 3e-4, "betas": (0.5, 0.999), "gradient_clip": 5.0},
                 "critic": {"learning_rate": 1e-3, "betas": (0.5, 0.999)},
-                "stages": [_PRETRAIN, _CRITICS, _GAME],
+                "stages": [_PRETRAIN_STAGE, _CRITICS_STAGE, _GAME_STAGE],
                 "ema_halflife_items": 20_000,
             },
             run={"items": 650_000},
         ),
         "mle": Preset(
             summary="Maximum likelihood alone: the baseline that every adversarial preset must be compared with.",
-            options=_SMALL,
+            options=_SMALL_GENERATOR,
             recipe={
                 "batch_size": 64,
-                "generator": _LIKELIHOOD,
+                "generator": _LIKELIHOOD_OPTIMIZER,
                 "stages": [{"kind": "pretrain"}],
                 "ema_halflife_items": 20_000,
             },
@@ -66,26 +71,26 @@ modality = Modality(
         ),
         "seqgan": Preset(
             summary="SeqGAN (Yu et al. 2017): 16 rollouts of every prefix, P(real) as reward; fewer critic steps.",
-            options={**_SMALL, **_CONVOLUTIONAL},
+            options={**_SMALL_GENERATOR, **_CONVOLUTIONAL_CRITIC},
             recipe={
                 "batch_size": 64,
                 "loss": "non_saturating",
-                "estimator": {**_ROLLOUTS, "baseline": "leave_one_out"},
+                "estimator": {**_ROLLOUT_ESTIMATOR, "baseline": "leave_one_out"},
                 "generator": {"learning_rate": 1e-3, "betas": (0.9, 0.999), "gradient_clip": 5.0},
                 "critic": {"learning_rate": 1e-4, "betas": (0.9, 0.999), "steps": 5},
-                "stages": [_PRETRAIN, _CRITICS, _GAME],
+                "stages": [_PRETRAIN_STAGE, _CRITICS_STAGE, _GAME_STAGE],
                 "ema_halflife_items": 20_000,
             },
             run={"items": 500_000},
         ),
         "seqgan-paper": Preset(
             summary="SeqGAN with the counts of its authors' code, meant for 10,000 lines: many hours on a CPU.",
-            options={"embedding": 32, "hidden": 32, **_CONVOLUTIONAL, "critic_decay": 0.2},
+            options={"embedding": 32, "hidden": 32, **_CONVOLUTIONAL_CRITIC, "critic_decay": 0.2},
             recipe={
                 "batch_size": 64,
                 "loss": "non_saturating",
-                "estimator": _ROLLOUTS,
-                "generator": _PAPER,
+                "estimator": _ROLLOUT_ESTIMATOR,
+                "generator": _PAPER_OPTIMIZER,
                 "critic": {
                     "learning_rate": 1e-4,
                     "betas": (0.9, 0.999),
@@ -94,7 +99,7 @@ modality = Modality(
                 "stages": [
                     {"kind": "pretrain", "items": 120 * _EPOCH},
                     {"kind": "critics", "items": 50 * 3 * _EPOCH},
-                    _GAME,
+                    _GAME_STAGE,
                 ],
                 "ema_halflife_items": 0,
             },
@@ -155,14 +160,14 @@ modality = Modality(
                     "betas": (0.9, 0.999),
                     "gradient_clip": 1.0,
                 },
-                "stages": [{"kind": "critics", "items": 6_400}, _GAME],
+                "stages": [{"kind": "critics", "items": 6_400}, _GAME_STAGE],
                 "ema_halflife_items": 2_000,
             },
             run={"items": 60_000},
         ),
         "relgan": Preset(
             summary="RelGAN's game (Nie et al. 2019): Gumbel-softmax that sharpens, relativistic loss, convolutions.",
-            options={**_SMALL, **_CONVOLUTIONAL},
+            options={**_SMALL_GENERATOR, **_CONVOLUTIONAL_CRITIC},
             recipe={
                 "batch_size": 64,
                 "loss": "relativistic",
@@ -172,13 +177,13 @@ modality = Modality(
                         "start": 1.0,
                         "end": 0.1,
                         "items": 200_000,
-                        "after": _PRETRAIN["items"],
+                        "delay": _PRETRAIN_STAGE["items"],
                     },
                     "hard": True,
                 },
                 "generator": {"learning_rate": 1e-4, "betas": (0.9, 0.999), "gradient_clip": 5.0},
                 "critic": {"learning_rate": 1e-4, "betas": (0.9, 0.999), "gradient_clip": 5.0},
-                "stages": [_PRETRAIN, _GAME],
+                "stages": [_PRETRAIN_STAGE, _GAME_STAGE],
                 "ema_halflife_items": 20_000,
             },
             run={"items": 600_000},

@@ -1,7 +1,7 @@
-"""`python -m genkit_text`: what a text model is worth, from the command line.
+"""`python -m genkit_text`: evaluate text models from the command line.
 
-Results go to standard output, what is being done and errors to standard error. Exit codes are those of `genkit`.
-Imports what a command needs when it runs: `--help` never imports torch.
+Results go to standard output, progress and errors to standard error. Exit codes are those of `genkit`. A command
+imports what it needs when it runs, so that `--help` never imports torch.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ import typer
 from genkit.errors import ConfigError
 from genkit.kit.program import AsJson, Command, Device, Quiet, group, print_json, run, teller
 
-app = group("Tell what text models are worth, on text that they have not seen.")
+app = group("Evaluate text models on text that they have not seen.")
 
 Data = Annotated[
     str, typer.Option(metavar="SRC", help="Held-out text: a path, or builtin:kjv/held-out.")
 ]
 Judge = Annotated[
     Path | None,
-    typer.Option(help="An independent model of held-out text, whose NLL is the quality."),
+    typer.Option(help="An independent model of held-out text, whose NLL measures quality."),
 ]
-Count = Annotated[int, typer.Option("-n", "--samples", help="How many are drawn from a model.")]
+Count = Annotated[int, typer.Option("-n", "--samples", help="How many are drawn from each model.")]
 References = Annotated[
     int | None, typer.Option(help="Held-out lines for BLEU at most [default: all].")
 ]
-Order = Annotated[int, typer.Option(help="Of the longest n-grams.")]
-Seed = Annotated[int, typer.Option(help="Of the samples.")]
+Order = Annotated[int, typer.Option(help="The largest order of n-grams.")]
+Seed = Annotated[int, typer.Option(help="Seed of the samples.")]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -47,7 +47,7 @@ def evaluate(
     ] = None,
     judge: Judge = None,
     training: Annotated[
-        str | None, typer.Option(metavar="SRC", help="What it was trained on: counts copies.")
+        str | None, typer.Option(metavar="SRC", help="Its training text: counts copies.")
     ] = None,
     samples: Count = 2000,
     references: References = None,
@@ -81,19 +81,19 @@ def curve(
         list[str], typer.Argument(metavar="NAME=MODEL", help="One name for several seeds.")
     ],
     data: Data,
-    out: Annotated[Path, typer.Option(help="The picture: .png, .svg, .pdf ...")],
+    out: Annotated[Path, typer.Option(help="The plot: .png, .svg or .pdf.")],
     judge: Judge = None,
     csv: Annotated[
         Path | None, typer.Option(help="Write the table here [default: print it].")
     ] = None,
     temperatures: Annotated[
-        str | None, typer.Option(help="With commas between [default: 0.6,0.7 ... 1.2].")
+        str | None, typer.Option(help="Separated by commas [default: 0.6,0.7 ... 1.2].")
     ] = None,
     samples: Count = 2000,
     references: References = None,
     order: Order = 4,
     baseline: Annotated[
-        str, typer.Option(metavar="NAME", help="The one that is drawn in grey.")
+        str, typer.Option(metavar="NAME", help="The one that is plotted in grey.")
     ] = "mle",
     seed: Seed = 0,
     device: Device = "auto",
@@ -103,8 +103,8 @@ def curve(
     """Several models: quality against diversity."""
     from genkit_text.curves import check_picture, plot, to_csv
 
-    named = [_named(word) for word in models]
-    wanted = _numbers(temperatures)
+    paths = [_split(word) for word in models]
+    values = _numbers(temperatures)
     check_picture(out)
     from genkit import load
     from genkit.kit.files import make_folder, write_whole
@@ -113,8 +113,8 @@ def curve(
     for file in filter(None, (out, csv)):
         make_folder(file.parent)
     rows = evaluation.curve(
-        [(name, load(path, device)) for name, path in named], data, None if judge is None else load(judge, device),
-        wanted or evaluation.TEMPERATURES, samples, references, order, None, seed, teller(quiet),
+        [(name, load(path, device)) for name, path in paths], data, None if judge is None else load(judge, device),
+        values or evaluation.TEMPERATURES, samples, references, order, None, seed, teller(quiet),
     )  # fmt: skip
     if csv is not None:
         write_whole(csv, to_csv(rows).encode())
@@ -125,7 +125,12 @@ def curve(
     print(plot(rows, out, baseline), file=sys.stderr if as_json or csv is None else sys.stdout)
 
 
-def _named(word: str) -> tuple[str, Path]:
+def _split(word: str) -> tuple[str, Path]:
+    """(name, path) of an argument NAME=MODEL.
+
+    Raises:
+        ConfigError: for another form.
+    """
     name, equals, path = word.partition("=")
     if not (name and equals and path):
         raise ConfigError(f"{word!r}: models are written NAME=MODEL, such as mle=runs/mle")
@@ -133,6 +138,11 @@ def _named(word: str) -> tuple[str, Path]:
 
 
 def _numbers(text: str | None) -> list[float]:
+    """The numbers of a list with commas; none for None.
+
+    Raises:
+        ConfigError: if one is no number.
+    """
     try:
         return [float(number) for number in text.split(",")] if text else []
     except ValueError:
@@ -142,12 +152,15 @@ def _numbers(text: str | None) -> list[float]:
 
 
 def _flat(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
-    """The leaves of a report for reading: what has a number of its own for each order or length is one line."""
+    """(dotted key, text) of each leaf of a report; the values of all orders or lengths are one leaf."""
     for key, value in tree.items():
         if isinstance(value, Mapping) and not all(name.isdigit() for name in value):
             yield from _flat(value, f"{path}{key}.")
         elif isinstance(value, Mapping):
-            yield f"{path}{key}", "  ".join(f"{name}: {_short(one)}" for name, one in value.items())
+            yield (
+                f"{path}{key}",
+                "  ".join(f"{name}: {_short(leaf)}" for name, leaf in value.items()),
+            )
         elif isinstance(value, Iterable) and not isinstance(value, str):
             yield f"{path}{key}", "  ".join(map(_short, value))
         else:
@@ -155,6 +168,7 @@ def _flat(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _short(value: Any) -> str:
+    """A value for reading: floats with four decimals, None as a dash."""
     return f"{value:.4f}" if isinstance(value, float) else str("-" if value is None else value)
 
 

@@ -1,7 +1,9 @@
-"""Networks that tell real lines from generated ones: one verdict a line, or one after every symbol of it.
+"""Critics (the field's discriminators) of lines: one logit per line, or one after every symbol.
 
-Each reads `Sample.relaxed` where it is given, else symbols; the prompt first, if there is one. What is masked out is
-never seen. Knows symbols as numbers; no strings, no files, no losses.
+Each reads the prompt, if there is one, and then the line: `Sample.relaxed` where it is given, else the symbols. Steps
+that are masked out have no effect. Knows symbols as numbers; no strings, no files, no losses.
+
+Shape letters: B batch, L steps, P symbols of a prompt, V symbols, E numbers of an embedding.
 """
 
 from __future__ import annotations
@@ -29,13 +31,17 @@ FILTERS = {
     15: 160,
     20: 160,
 }
-"""Features by the symbols that they span. Source: Yu et al. 2017, table 3 of the appendix (the oracle's)."""
+"""Kernel size in symbols -> number of filters.
+
+Source: Yu et al. 2017, arXiv:1609.05473, table 3 of the appendix (for the synthetic data of the oracle).
+"""
 
 
 class ConvolutionalCritic(nn.Module):
-    """Line -> one logit: convolutions of many widths, the largest answer of each, a highway layer.
+    """Lines -> one logit each, [B]: convolutions of many widths, max-pooling over time, a highway layer.
 
-    Source: Yu et al. 2017, arXiv:1609.05473, section 3.4 and its appendix; the highway of Srivastava et al. 2015.
+    Source: Yu et al. 2017, arXiv:1609.05473, section 3.4 and its appendix; the highway layer is that of Srivastava
+    et al. 2015, arXiv:1505.00387.
     """
 
     def __init__(self, options: Options, facts: Facts) -> None:
@@ -54,10 +60,10 @@ class ConvolutionalCritic(nn.Module):
         self.out = nn.Linear(sum(spans.values()), 1)
 
     def forward(self, sample: Sample) -> Critique:
-        shown, seen = shown_to(self.embedding, sample)
-        lines = (shown * seen[..., None]).transpose(1, 2)
-        answers = [convolution(lines).relu().amax(2) for convolution in self.convolutions]
-        features = torch.cat(answers, 1)
+        inputs, valid = embedded(self.embedding, sample)
+        lines = (inputs * valid[..., None]).transpose(1, 2)
+        maxima = [convolution(lines).relu().amax(2) for convolution in self.convolutions]
+        features = torch.cat(maxima, 1)
         change, gate = self.highway(features).chunk(2, 1)
         gate = gate.sigmoid()
         features = gate * change.relu() + (1 - gate) * features
@@ -65,7 +71,7 @@ class ConvolutionalCritic(nn.Module):
 
 
 class RecurrentCritic(nn.Module):
-    """Line -> a logit after every symbol: an LSTM that sees what has been written so far.
+    """Lines -> a logit after every symbol, [B, L]: an LSTM that sees the line up to and with that symbol.
 
     Source: de Masson d'Autume et al. 2019, arXiv:1905.09922, section 3.2, without its pretrained embeddings.
     """
@@ -79,56 +85,60 @@ class RecurrentCritic(nn.Module):
         self.out = nn.Linear(options.critic_hidden, 1)
 
     def forward(self, sample: Sample) -> Critique:
-        shown, seen = shown_to(self.embedding, sample)
-        hidden, _ = self.lstm(self.dropout(shown * seen[..., None]))
+        inputs, valid = embedded(self.embedding, sample)
+        hidden, _ = self.lstm(self.dropout(inputs * valid[..., None]))
         hidden = hidden[:, -sample.x.shape[1] :]
         return Critique((self.out(self.dropout(self.norm(hidden)))[..., 0],), per_step=True)
 
 
 class DecoderCritic(nn.Module):
-    """Line -> a logit after every symbol: a causal transformer like the generator's, with one output."""
+    """Lines -> a logit after every symbol, [B, L]: a causal transformer like the generator's, with one output."""
 
     def __init__(self, options: Options, facts: Facts) -> None:
         super().__init__()
-        chosen, library = decoder_configuration(options, facts), transformers_library()
-        self.model = library.AutoModel.from_config(chosen, trust_remote_code=False)
+        settings, library = decoder_configuration(options, facts), transformers_library()
+        self.model = library.AutoModel.from_config(settings, trust_remote_code=False)
         self.out = nn.Linear(self.model.config.hidden_size, 1)
 
     def forward(self, sample: Sample) -> Critique:
-        shown, seen = shown_to(self.model.get_input_embeddings(), sample)
-        beside = {}
-        if sample.condition is not None:  # padding stands in front of a prompt
-            beside = {
-                "attention_mask": seen.long(),
-                "position_ids": (seen.cumsum(1) - 1).clamp(min=0),
+        inputs, valid = embedded(self.model.get_input_embeddings(), sample)
+        padding = {}
+        if sample.condition is not None:  # prompts are padded on the left
+            padding = {
+                "attention_mask": valid.long(),
+                "position_ids": (valid.cumsum(1) - 1).clamp(min=0),
             }
-        hidden = self.model(inputs_embeds=shown, use_cache=False, **beside).last_hidden_state
+        hidden = self.model(inputs_embeds=inputs, use_cache=False, **padding).last_hidden_state
         return Critique((self.out(hidden[:, -sample.x.shape[1] :])[..., 0],), per_step=True)
 
 
 def make_critic(options: Options, facts: Facts) -> nn.Module:
-    """The critic that the options name."""
-    kinds = {
+    """The critic of `options.critic`, freshly built: one of this module, or the user's own class."""
+    classes = {
         "convolutional": ConvolutionalCritic,
         "recurrent": RecurrentCritic,
         "decoder": DecoderCritic,
     }
-    if options.critic in kinds:
-        return kinds[options.critic](options, facts)
+    if options.critic in classes:
+        return classes[options.critic](options, facts)
     return user_objects.network("options.critic", options.critic, options, facts)
 
 
-def shown_to(embedding: nn.Embedding, sample: Sample) -> tuple[Tensor, Tensor]:
-    """(what a critic is shown of prompt and line [B, P + L, E], which of it there is [B, P + L])."""
+def embedded(embedding: nn.Embedding, sample: Sample) -> tuple[Tensor, Tensor]:
+    """The input of a critic: prompt and line as embeddings, and which of their steps are valid.
+
+    Returns:
+        (embeddings [B, P + L, E], valid steps [B, P + L] bool); the prompt is padded on the left. Embeddings of a
+        relaxation are mixtures of those of all symbols.
+    """
     if sample.relaxed is None:
-        shown = embedding(sample.x)
+        inputs = embedding(sample.x)
     else:
-        shown = sample.relaxed @ embedding(
-            torch.arange(sample.relaxed.shape[2], device=sample.x.device)
-        )
-    seen = torch.ones_like(sample.x, dtype=torch.bool) if sample.mask is None else sample.mask
+        symbols = torch.arange(sample.relaxed.shape[2], device=sample.x.device)
+        inputs = sample.relaxed @ embedding(symbols)
+    valid = torch.ones_like(sample.x, dtype=torch.bool) if sample.mask is None else sample.mask
     if sample.condition is None:
-        return shown, seen
+        return inputs, valid
     prompt = left_padded(sample.condition)
-    before = embedding(prompt.clamp(min=0))
-    return torch.cat([before, shown], 1), torch.cat([prompt >= 0, seen], 1)
+    head = embedding(prompt.clamp(min=0))
+    return torch.cat([head, inputs], 1), torch.cat([prompt >= 0, valid], 1)

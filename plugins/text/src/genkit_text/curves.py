@@ -1,6 +1,6 @@
-"""How a curve of quality against diversity is shown: as a table and as a picture. Knows no model: rows of numbers.
+"""Curves of quality against diversity as a table (CSV) and as a plot.
 
-`genkit_text.evaluation.curve` makes the rows. Imports matplotlib when it draws.
+Reads the rows of `genkit_text.evaluation.curve`, and knows no model. Imports matplotlib only to plot.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import Any, NamedTuple
 from genkit.errors import ConfigError
 
 BASELINE = "mle"
-"""The name of the curve that the others are compared with: it is drawn in grey."""
+"""Name of the curve that the others are compared with; it is plotted in grey."""
 
-KINDS = ("png", "svg", "pdf")
-"""Of pictures that can be drawn."""
+FORMATS = ("png", "svg", "pdf")
+"""File formats of a plot."""
 
 
 def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows as CSV with a head line; what there is none of is empty."""
+    """Rows as CSV with a header; a value of None is an empty cell."""
     buffer = io.StringIO(newline="")
     writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -31,15 +31,17 @@ def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def check_picture(path: str | Path) -> None:
-    """Nothing, for a file that a curve can be drawn into.
+    """Check that a curve can be plotted into a file of this name.
 
     Raises:
-        ConfigError: if what draws is not installed, or does not know the file's ending.
+        ConfigError: if the ending is not one of `FORMATS`, or matplotlib is not installed.
     """
-    if Path(path).suffix[1:].lower() not in KINDS:
-        raise ConfigError(f"{path}: a curve is drawn as {', '.join(f'.{kind}' for kind in KINDS)}")
+    if Path(path).suffix[1:].lower() not in FORMATS:
+        raise ConfigError(
+            f"{path}: a curve is drawn as {', '.join(f'.{format}' for format in FORMATS)}"
+        )
     try:
-        import matplotlib.figure  # noqa: F401  # what `plot` will need
+        import matplotlib.figure  # noqa: F401  # needed by `plot`
     except ImportError as error:
         raise ConfigError(
             "curves are drawn by matplotlib: pip install 'genkit-gan-text[curves]'"
@@ -47,49 +49,56 @@ def check_picture(path: str | Path) -> None:
 
 
 def plot(rows: Sequence[Mapping[str, Any]], path: str | Path, baseline: str = BASELINE) -> Path:
-    """Draw the rows of `curve`: quality against both kinds of diversity, better towards the lower left.
+    """Plot quality against self-BLEU and against the NLL of held-out text; lower left is better in both.
 
-    A line for each name, with its temperatures; of several models of a name, the mean and the standard deviation.
+    Each name is one line with a point per temperature; for several models of one name, the points are means and the
+    error bars standard deviations.
 
     Args:
-        path: of the picture; its ending says which kind.
-        baseline: the name that is drawn in grey.
+        rows: of `genkit_text.evaluation.curve`.
+        path: of the plot; its ending is its format.
+        baseline: the name that is plotted in grey.
+
+    Returns:
+        The path.
 
     Raises:
-        ConfigError: as `check_picture`.
+        ConfigError: if the file's ending is unknown, or matplotlib is not installed.
     """
     check_picture(path)
     from matplotlib.figure import Figure
 
     from genkit.kit.files import make_folder, write_whole
 
-    judged, n = all(row["judge_nll"] is not None for row in rows), rows[0]["n"]
+    has_judge, n = all(row["judge_nll"] is not None for row in rows), rows[0]["n"]
     quality = (
-        "NLL of samples under the judge, nats per symbol" if judged else f"1 − BLEU-{n} of samples"
+        "NLL of samples under the judge, nats per symbol"
+        if has_judge
+        else f"1 − BLEU-{n} of samples"
     )
     figure = Figure(figsize=(11, 5), layout="constrained")
-    left, right = figure.subplots(1, 2, sharey=True)
-    left.set(xlabel=f"self-BLEU-{n} of samples", ylabel=quality)
-    right.set(xlabel="NLL of held-out text, nats per symbol")
+    bleu_axes, likelihood_axes = figure.subplots(1, 2, sharey=True)
+    bleu_axes.set(xlabel=f"self-BLEU-{n} of samples", ylabel=quality)
+    likelihood_axes.set(xlabel="NLL of held-out text, nats per symbol")
     for name in dict.fromkeys(row["name"] for row in rows):
         colour = "0.55" if name == baseline else None
-        for axes, diversity in ((left, "self_bleu"), (right, "held_out_nll")):
-            points = _points([row for row in rows if row["name"] == name], diversity, judged)
+        for axes, diversity in ((bleu_axes, "self_bleu"), (likelihood_axes, "held_out_nll")):
+            points = _points([row for row in rows if row["name"] == name], diversity, has_judge)
             seeds = max(point.seeds for point in points)
-            drawn = axes.errorbar(
+            bars = axes.errorbar(
                 [point.x for point in points], [point.y for point in points],
                 xerr=[point.errors[0] for point in points] if seeds > 1 else None,
                 yerr=[point.errors[1] for point in points] if seeds > 1 else None,
                 marker="o", markersize=4, capsize=2, color=colour,
                 label=name if seeds == 1 else f"{name} ({seeds} seeds)",
             )  # fmt: skip
-            colour = drawn[0].get_color()
+            colour = bars[0].get_color()
             for point in points:
                 axes.annotate(
                     f"{point.temperature:g}", (point.x, point.y), textcoords="offset points", xytext=(5, 4),
                     fontsize=7, color=colour,
                 )  # fmt: skip
-    right.legend()
+    likelihood_axes.legend()
     figure.suptitle("Quality against diversity at each temperature; the lower left is better")
     buffer = io.BytesIO()
     figure.savefig(buffer, format=Path(path).suffix[1:].lower(), dpi=150)
@@ -99,6 +108,8 @@ def plot(rows: Sequence[Mapping[str, Any]], path: str | Path, baseline: str = BA
 
 
 class _Point(NamedTuple):
+    """Diversity x and quality y at one temperature: means over seeds, and standard deviations (of x, of y)."""
+
     temperature: float
     x: float
     y: float
@@ -106,13 +117,13 @@ class _Point(NamedTuple):
     seeds: int
 
 
-def _points(rows: Sequence[Mapping[str, Any]], diversity: str, judged: bool) -> list[_Point]:
-    """Means and standard deviations of one name's rows, by temperature."""
+def _points(rows: Sequence[Mapping[str, Any]], diversity: str, has_judge: bool) -> list[_Point]:
+    """The points of one name's rows, one per temperature; `diversity` is the key of x."""
     points = []
     for temperature in dict.fromkeys(row["temperature"] for row in rows):
-        same = [row for row in rows if row["temperature"] == temperature]
-        x = [row[diversity] for row in same]
-        y = [row["judge_nll"] if judged else 1 - row["bleu"] for row in same]
-        errors = (stdev(x), stdev(y)) if len(same) > 1 else (0.0, 0.0)
-        points.append(_Point(temperature, fmean(x), fmean(y), errors, len(same)))
+        seeds = [row for row in rows if row["temperature"] == temperature]
+        x = [row[diversity] for row in seeds]
+        y = [row["judge_nll"] if has_judge else 1 - row["bleu"] for row in seeds]
+        errors = (stdev(x), stdev(y)) if len(seeds) > 1 else (0.0, 0.0)
+        points.append(_Point(temperature, fmean(x), fmean(y), errors, len(seeds)))
     return points

@@ -1,7 +1,10 @@
-"""Networks that write a line symbol by symbol, and the one way in which all of them draw, complete, relax and score it.
+"""Autoregressive generators of lines: drawing, completing, relaxing and scoring, shared by all networks.
 
-A network says what follows a beginning: `Recurrent` (LSTM) or `Decoder` (a causal transformer of the transformers
-library). Knows symbols as numbers; no strings, no files, no losses. Letters: K symbols of a beginning, P of a prompt.
+A network predicts the next symbol of a prefix: `Recurrent` (an LSTM) or `Decoder` (a causal transformer of the
+`transformers` library). Knows symbols as numbers; no strings, no files, no losses.
+
+Shape letters: B batch, L steps, V symbols, K symbols of a prefix, P symbols of a prompt, E numbers of an embedding,
+H numbers of a hidden state.
 """
 
 from __future__ import annotations
@@ -22,23 +25,29 @@ from genkit_text.options import Controls, Options
 from genkit_text.pretrained import configuration, transformers_library
 
 BLOCK = 64
-"""Symbols that are summed up together when one is picked."""
+"""Number of symbols whose probabilities are summed as one block when a symbol is drawn."""
 
 Relax = Callable[[Tensor, Tensor], Tensor]
-"""(logits [B, V], symbol [B]) -> [B, V], see `genkit.plugin.Generator.relaxed`."""
+"""The relaxation of one step: (logits [B, V], symbol [B]) -> [B, V]; see `genkit.plugin.Generator.relaxed`."""
 
 
 class Autoregressive(nn.Module):
-    """p(line) = product over its steps of p(symbol | prompt, symbols before).
+    """A distribution over lines: p(line) = product over its steps of p(symbol | prompt, earlier symbols).
 
-    The first symbol is never the end, unless a prompt has begun the line. Dropout acts in `pretrain_loss` alone: what
-    draws a line, and what scores it afterwards, must be the same policy.
+    The first symbol is never the end, unless the line continues a prompt. Dropout acts in `pretrain_loss` alone, since
+    the policy that draws a line and the policy that scores it must be the same.
 
-    A model of lines that answer prompts draws L symbols behind any; in one of plain lines a prompt is the beginning of
-    the line, and counts among its L.
+    If the data had prompts, the model draws up to L symbols that answer the prompt. Otherwise a prompt is the beginning
+    of the line, and its symbols count among the L.
 
     Args:
         facts: of the data: symbols, length, end, prompt_length.
+
+    Attributes:
+        symbols: V.
+        length: L.
+        end: the symbol that ends a line; None: there is none, and all lines have L symbols.
+        answers: whether the data had prompts.
     """
 
     def __init__(self, facts: Facts) -> None:
@@ -51,38 +60,49 @@ class Autoregressive(nn.Module):
             "symbols": Noise((), distribution="uniform", steps=self.length, dtype="float64")
         }
 
-    # What a network is ------------------------------------------------------------------------------------------
+    # What a network implements ---------------------------------------------------------------------------------------
 
     @abstractmethod
-    def show(self, symbols: Tensor) -> Tensor:
-        """[..., E]: what the network is shown of symbols."""
+    def embed(self, symbols: Tensor) -> Tensor:
+        """[..., E]: the embeddings of symbols [...]."""
 
     @abstractmethod
     def begin(self, prompt: Tensor | None, symbols: Tensor) -> tuple[Tensor, Any]:
-        """(logits [B, V] of what follows the beginning, the state to go on from).
+        """Read a prefix.
 
         Args:
-            prompt: [B, P], -1 where there is nothing; None: no prompt.
-            symbols: [B, K], K >= 0.
+            prompt: [B, P], padded with -1; None: no prompt.
+            symbols: [B, K], the symbols of the line so far, K >= 0.
+
+        Returns:
+            (logits [B, V] of the next symbol, the state to go on from).
         """
 
     @abstractmethod
-    def advance(self, state: Any, shown: Tensor) -> tuple[Tensor, Any]:
-        """(logits [B, V], state) one symbol later, of which it is shown [B, E], or a mixture of several."""
+    def advance(self, state: Any, embedding: Tensor) -> tuple[Tensor, Any]:
+        """Read one more symbol.
+
+        Args:
+            state: from `begin` or `advance`.
+            embedding: [B, E], of the symbol, or a mixture of the embeddings of several symbols.
+
+        Returns:
+            (logits [B, V] of the next symbol, the state to go on from).
+        """
 
     @abstractmethod
     def follow(self, prompt: Tensor | None, symbols: Tensor) -> Tensor:
-        """[B, K + 1, H]: what `score` reads for the first symbol, and for what follows each of `symbols` [B, K]."""
+        """[B, K + 1, H]: hidden states from which `score` predicts each of `symbols` [B, K] and the one after them."""
 
     def score(self, hidden: Tensor) -> Tensor:
-        """[..., V]: logits."""
+        """[..., V]: logits of the next symbol from hidden states [..., H]."""
         return hidden
 
-    def resting(self) -> nn.Module:
-        """The module whose training mode means dropout."""
+    def dropout_module(self) -> nn.Module:
+        """The module whose training mode switches dropout on."""
         return nn.Identity()
 
-    # What the engine asks ---------------------------------------------------------------------------------------
+    # What the engine calls -------------------------------------------------------------------------------------------
 
     def forward(
         self,
@@ -90,12 +110,12 @@ class Autoregressive(nn.Module):
         condition: Tensor | None = None,
         controls: Controls | None = None,
     ) -> Sample:
-        """Lines, one uniform number a symbol."""
+        """Lines [B, L]; each symbol is drawn by one uniform number."""
         return self._roll(noise["symbols"], condition, controls)
 
     def complete(self, sample: Sample, length: Tensor, noise: Mapping[str, Tensor]) -> Sample:
-        """Keeps the first length[b] symbols of row b and draws the rest."""
-        return self._roll(noise["symbols"], sample.condition, given=(sample.x, length))
+        """Lines that keep the first length[b] symbols of row b of `sample`; the rest is drawn."""
+        return self._roll(noise["symbols"], sample.condition, prefix=(sample.x, length))
 
     def relaxed(
         self,
@@ -104,49 +124,46 @@ class Autoregressive(nn.Module):
         controls: Controls | None,
         relax: Relax,
     ) -> Sample:
-        """As `forward`, with the stand-in; later steps are shown the same symbols, with its gradient."""
+        """The lines of `forward` with their relaxation, whose gradient also flows through what later steps read."""
         return self._roll(noise["symbols"], condition, controls, relax=relax)
 
     def logits(self, sample: Sample) -> Tensor:
-        """[B, L, V], float32: of every step of the lines, the end ruled out at the first."""
+        """[B, L, V], float32: the logits of every step; -inf for the end at the first step, unless it may be there."""
         logits = self.score(self.follow(sample.condition, sample.x[:, :-1])).float()
-        if not self._never_empty(sample.condition):
+        if not self._is_never_empty(sample.condition):
             return logits
-        return torch.cat([_ruled_out(logits[:, :1], self.end or 0), logits[:, 1:]], 1)
+        return torch.cat([_without(logits[:, :1], self.end or 0), logits[:, 1:]], 1)
 
     def log_prob(self, sample: Sample, temperature: float = 1.0) -> Tensor:
-        """[B, L]: of each symbol of `sample.x`, given those before it; 0 where a step is masked out."""
+        """[B, L]: log p of each symbol of `sample.x`, given those before it; 0 where a step is masked out."""
         hidden, x = self.follow(sample.condition, sample.x[:, :-1]), sample.x
         rows: Any = slice(None)
-        if (
-            sample.mask is not None and x.device.type == "cpu"
-        ):  # elsewhere to ask which are valid costs more than all
+        # Only valid steps are scored. On an accelerator, waiting for their number costs more than scoring all.
+        if sample.mask is not None and x.device.type == "cpu":
             rows = sample.mask.flatten().nonzero()[:, 0]
         logits = self.score(hidden.flatten(0, 1)[rows]).float() / temperature
-        chosen = -cross_entropy(logits, x.flatten()[rows], reduction="none")
-        if self._never_empty(sample.condition):  # the others share what the end would have had
-            first = torch.arange(x.numel(), device=x.device)[rows] % x.shape[1] == 0
+        log_probs = -cross_entropy(logits, x.flatten()[rows], reduction="none")
+        if self._is_never_empty(sample.condition):
+            # At the first step the other symbols share the probability of the end.
+            is_first = torch.arange(x.numel(), device=x.device)[rows] % x.shape[1] == 0
             end = logits[:, self.end] - logits.logsumexp(1)
-            chosen = chosen - torch.where(first, (-end.exp()).log1p(), 0.0)
-        each = chosen.new_zeros(x.numel())
-        each[rows] = chosen
-        return (
-            each.view(x.shape)
-            if sample.mask is None
-            else each.view(x.shape).where(sample.mask, 0.0)
-        )
+            log_probs = log_probs - torch.where(is_first, (-end.exp()).log1p(), 0.0)
+        steps = log_probs.new_zeros(x.numel())
+        steps[rows] = log_probs
+        steps = steps.view(x.shape)
+        return steps if sample.mask is None else steps.where(sample.mask, 0.0)
 
     def pretrain_loss(self, real: Sample) -> Tensor:
-        """Negative log-likelihood in nats, per line and per symbol of the longest line."""
-        self.resting().train(self.training)
+        """Negative log-likelihood in nats: the mean over lines of a whole line's, divided by L."""
+        self.dropout_module().train(self.training)
         loss = -self.log_prob(real).sum(1).mean() / self.length
-        self.resting().eval()
+        self.dropout_module().eval()
         return loss
 
     def train(self, mode: bool = True) -> Self:
-        """As any module's, but for dropout, which waits for `pretrain_loss`."""
+        """Set the training mode of all modules but dropout, which stays off until `pretrain_loss`."""
         super().train(mode)
-        self.resting().eval()
+        self.dropout_module().eval()
         return self
 
     def _roll(
@@ -154,111 +171,127 @@ class Autoregressive(nn.Module):
         uniform: Tensor,
         prompt: Tensor | None,
         controls: Controls | None = None,
-        given: tuple[Tensor, Tensor] | None = None,
+        prefix: tuple[Tensor, Tensor] | None = None,
         relax: Relax | None = None,
     ) -> Sample:
         """Draw lines.
 
         Args:
-            uniform: [B, L], float64.
-            given: (x [B, L], how many of each row are kept [B]).
-            relax: makes the stand-in of each step.
+            uniform: [B, L], float64: the number that draws each symbol.
+            prompt: [B, P], padded with -1; None: no prompt.
+            prefix: (x [B, L], lengths [B]): the first lengths[b] symbols of row b are taken from x.
+            relax: makes the relaxation of each step; None: there is none.
         """
         rows, length = uniform.shape
-        room = length if prompt is None or self.answers else length - prompt.shape[1]
-        stop = min(room, (controls and controls.max_new_tokens) or room)
+        limit = length if prompt is None or self.answers else length - prompt.shape[1]
+        stop = min(limit, (controls and controls.max_new_tokens) or limit)
         warp = _warper(controls)
         x = torch.full_like(uniform, self.end or 0, dtype=torch.long)
-        alive = torch.ones(rows, dtype=torch.bool, device=uniform.device)
+        is_open = torch.ones(rows, dtype=torch.bool, device=uniform.device)
         mask = torch.zeros_like(x, dtype=torch.bool)
-        first, relaxed = 0, []
-        if given is not None:
-            first = min(int(given[1].min()), length - 1)
-            x[:, :first] = given[0][:, :first]
+        first, relaxations = 0, []
+        if prefix is not None:
+            first = min(int(prefix[1].min()), length - 1)
+            x[:, :first] = prefix[0][:, :first]
             mask[:, :first] = self._valid(x[:, :first])
-            alive = self._goes_on(x[:, :first], alive)
+            is_open = self._still_open(x[:, :first], is_open)
         logits, state = self.begin(prompt, x[:, :first])
-        table = None if relax is None else self.show(torch.arange(self.symbols, device=x.device))
+        table = None if relax is None else self.embed(torch.arange(self.symbols, device=x.device))
         for step in range(first, stop):
             logits = logits.float()
-            if step == 0 and self._never_empty(prompt):
-                logits = _ruled_out(logits, self.end or 0)
-            drawn = pick(warp(logits.detach()), uniform[:, step])
-            if given is not None:
-                drawn = torch.where(step < given[1], given[0][:, step], drawn)
-            symbol = drawn if self.end is None else torch.where(alive, drawn, self.end)
-            x[:, step], mask[:, step] = symbol, alive
+            if step == 0 and self._is_never_empty(prompt):
+                logits = _without(logits, self.end or 0)
+            symbol = pick(warp(logits.detach()), uniform[:, step])
+            if prefix is not None:
+                symbol = torch.where(step < prefix[1], prefix[0][:, step], symbol)
+            if self.end is not None:
+                symbol = torch.where(is_open, symbol, self.end)
+            x[:, step], mask[:, step] = symbol, is_open
             if relax is None or table is None:
-                shown = self.show(symbol)
+                embedding = self.embed(symbol)
             else:
-                stand_in = torch.where(
-                    alive[:, None], relax(logits, symbol), one_hot(symbol, self.symbols).float()
+                relaxation = torch.where(
+                    is_open[:, None], relax(logits, symbol), one_hot(symbol, self.symbols).float()
                 )
-                relaxed.append(stand_in)
-                shown = straight_through(stand_in, symbol) @ table
-            alive = self._goes_on(symbol[:, None], alive)
-            if step + 1 == stop or (relax is None and self.end is not None and not alive.any()):
+                relaxations.append(relaxation)
+                embedding = straight_through(relaxation, symbol) @ table
+            is_open = self._still_open(symbol[:, None], is_open)
+            if step + 1 == stop or (relax is None and self.end is not None and not is_open.any()):
                 break
-            logits, state = self.advance(state, shown)
+            logits, state = self.advance(state, embedding)
         if relax is not None:
-            behind = one_hot(x[:, stop:], self.symbols).float()
-            return Sample(x, prompt, mask, torch.cat([torch.stack(relaxed, 1), behind], 1))
+            tail = one_hot(x[:, stop:], self.symbols).float()
+            return Sample(x, prompt, mask, torch.cat([torch.stack(relaxations, 1), tail], 1))
         return Sample(x, prompt, mask)
 
     def _valid(self, symbols: Tensor) -> Tensor:
-        """[B, K] bool: up to the first end, and with it."""
+        """[B, K] bool: the steps up to and with the first end."""
         if self.end is None:
             return torch.ones_like(symbols, dtype=torch.bool)
         ends = symbols == self.end
         return ends.cumsum(1) - ends.long() == 0
 
-    def _never_empty(self, prompt: Tensor | None) -> bool:
+    def _is_never_empty(self, prompt: Tensor | None) -> bool:
         """Whether the first symbol cannot be the end."""
         return self.end is not None and (prompt is None or self.answers)
 
-    def _goes_on(self, symbols: Tensor, alive: Tensor) -> Tensor:
-        return alive if self.end is None else alive & (symbols != self.end).all(1)
+    def _still_open(self, symbols: Tensor, is_open: Tensor) -> Tensor:
+        """[B] bool: the rows that were open and have no end among their next symbols [B, K]."""
+        return is_open if self.end is None else is_open & (symbols != self.end).all(1)
 
 
-def _ruled_out(logits: Tensor, symbol: int) -> Tensor:
-    """The same logits [..., V] of all symbols but one."""
+def _without(logits: Tensor, symbol: int) -> Tensor:
+    """Logits [..., V] with -inf for one symbol, so that it is never drawn."""
     return logits.index_fill(-1, torch.tensor([symbol], device=logits.device), -torch.inf)
 
 
 def pick(logits: Tensor, uniform: Tensor) -> Tensor:
-    """[B]: the symbols at which the distribution function of softmax(logits [B, V]) passes `uniform` [B], in float64.
+    """Draw from categorical distributions by inverting their cumulative distribution functions.
 
-    A symbol whose logit is -inf is never picked. Exponentials are float32, their sums float64. The block in which a
-    symbol lies is found first, by the blocks' sums: running sums over all of a large vocabulary would cost several
-    times as much.
+    A symbol whose logit is -inf is never drawn. Exponentials are float32, their sums float64. The block in which a
+    symbol lies is found first, by the sums of the blocks: cumulative sums over all of a large vocabulary would cost
+    several times as much.
+
+    Args:
+        logits: [B, V].
+        uniform: [B], float64, in (0, 1).
+
+    Returns:
+        [B]: the symbols at which the cumulative sums of softmax(logits) pass `uniform`.
     """
     rows, count = logits.shape
     weights = logits.new_zeros(rows, -(-count // BLOCK) * BLOCK)
     torch.exp(logits - logits.amax(1, keepdim=True), out=weights[:, :count])
     blocks = weights.view(rows, -1, BLOCK)
-    block, before = _passes(blocks.sum(2).double(), None, uniform)
-    inside = blocks[torch.arange(rows, device=logits.device), block]
-    symbol, _ = _passes(inside.double(), before, uniform)
+    block, rest = _passes(blocks.sum(2).double(), None, uniform)
+    block_weights = blocks[torch.arange(rows, device=logits.device), block]
+    symbol, _ = _passes(block_weights.double(), rest, uniform)
     return block * BLOCK + symbol
 
 
 def _passes(weights: Tensor, rest: Tensor | None, uniform: Tensor) -> tuple[Tensor, Tensor]:
-    """(where the running sums of weights [B, N] pass a place, what of the place is left there).
+    """Where the cumulative sums of weights pass a target.
 
-    The place is a share of the sum, or given; rounding never takes it to the end.
+    Args:
+        weights: [B, N].
+        rest: [B], the target; None: it is `uniform` [B] times the sum of the weights. Rounding never takes it to the
+            whole sum.
+
+    Returns:
+        (place [B] in the weights, what remains of the target there [B]).
     """
     sums = weights.cumsum(1)
     total = sums[:, -1]
-    place = torch.minimum(
+    target = torch.minimum(
         uniform * total if rest is None else rest, torch.nextafter(total, torch.zeros_like(total))
     )
-    found = torch.searchsorted(sums, place[:, None], right=True)
-    left = place - (sums.gather(1, found) - weights.gather(1, found))[:, 0]
-    return found[:, 0], left.clamp(min=0)
+    place = torch.searchsorted(sums, target[:, None], right=True)
+    remainder = target - (sums.gather(1, place) - weights.gather(1, place))[:, 0]
+    return place[:, 0], remainder.clamp(min=0)
 
 
 def _warper(controls: Controls | None) -> Callable[[Tensor], Tensor]:
-    """The logits that are drawn from: Hugging Face's own warpers, in its order."""
+    """A function from logits [B, V] to those that are drawn from: Hugging Face's own warpers, in its order."""
     if controls is None:
         return lambda logits: logits
     temperature = controls.temperature
@@ -282,117 +315,122 @@ def _warper(controls: Controls | None) -> Callable[[Tensor], Tensor]:
     return warp
 
 
-# The networks ----------------------------------------------------------------------------------------------------
+# The networks --------------------------------------------------------------------------------------------------------
 
 
 class Recurrent(Autoregressive):
-    """An LSTM over embedded symbols; the output layer is a matrix of its own. Source: Yu et al. 2017, section 3."""
+    """An LSTM over embedded symbols; the output layer shares no weights with the embedding.
+
+    Source: Yu et al. 2017, arXiv:1609.05473, section 3.
+    """
 
     def __init__(self, options: Options, facts: Facts) -> None:
         super().__init__(facts)
-        self.embedding = nn.Embedding(
-            self.symbols + 2, options.embedding
-        )  # behind them: start, nothing
+        # The last two rows are the start of a line and the padding in front of it.
+        self.embedding = nn.Embedding(self.symbols + 2, options.embedding)
         nn.init.normal_(self.embedding.weight, 0.0, 0.1)
         self.lstm = nn.LSTM(options.embedding, options.hidden, options.layers, batch_first=True)
         self.out = nn.Linear(options.hidden, self.symbols)
         self.dropout = nn.Dropout(options.dropout)
 
-    def show(self, symbols: Tensor) -> Tensor:
+    def embed(self, symbols: Tensor) -> Tensor:
         return self.embedding(symbols)
 
     def begin(self, prompt: Tensor | None, symbols: Tensor) -> tuple[Tensor, Any]:
-        hidden, state = self.lstm(self._shown(prompt, symbols))
+        hidden, state = self.lstm(self._inputs(prompt, symbols))
         return self.out(hidden[:, -1]), state
 
-    def advance(self, state: Any, shown: Tensor) -> tuple[Tensor, Any]:
-        hidden, state = self.lstm(shown[:, None], state)
+    def advance(self, state: Any, embedding: Tensor) -> tuple[Tensor, Any]:
+        hidden, state = self.lstm(embedding[:, None], state)
         return self.out(hidden[:, 0]), state
 
     def follow(self, prompt: Tensor | None, symbols: Tensor) -> Tensor:
-        hidden, _ = self.lstm(self.dropout(self._shown(prompt, symbols)))
+        hidden, _ = self.lstm(self.dropout(self._inputs(prompt, symbols)))
         return self.dropout(hidden[:, -1 - symbols.shape[1] :])
 
     def score(self, hidden: Tensor) -> Tensor:
         return self.out(hidden)
 
-    def resting(self) -> nn.Module:
+    def dropout_module(self) -> nn.Module:
         return self.dropout
 
-    def _shown(self, prompt: Tensor | None, symbols: Tensor) -> Tensor:
-        return self.embedding(after_start(prompt, symbols, self.symbols, self.symbols + 1))
+    def _inputs(self, prompt: Tensor | None, symbols: Tensor) -> Tensor:
+        """[B, P + 1 + K, E]: prompt, start and symbols as embeddings."""
+        return self.embedding(with_start(prompt, symbols, self.symbols, self.symbols + 1))
 
 
 class Decoder(Autoregressive):
-    """A causal transformer, with its keys and values kept while a line is drawn.
+    """A causal transformer; its keys and values are cached while a line is drawn.
 
     Args:
-        configuration: of a `transformers` causal language model, as plain data; None: a small GPT-2 of the options.
+        options: hidden, layers, heads, dropout, where the facts name no pretrained model.
+        facts: as for `Autoregressive`; also `decoder`, the configuration of a pretrained model, or None.
     """
 
     def __init__(self, options: Options, facts: Facts) -> None:
         super().__init__(facts)
-        chosen, library = decoder_configuration(options, facts), transformers_library()
-        self.model = library.AutoModelForCausalLM.from_config(chosen, trust_remote_code=False)
-        self.start = _start(chosen)
+        settings, library = decoder_configuration(options, facts), transformers_library()
+        self.model = library.AutoModelForCausalLM.from_config(settings, trust_remote_code=False)
+        self.start = _start(settings)
 
-    def show(self, symbols: Tensor) -> Tensor:
+    def embed(self, symbols: Tensor) -> Tensor:
         return self.model.get_input_embeddings()(symbols)
 
     def begin(self, prompt: Tensor | None, symbols: Tensor) -> tuple[Tensor, Any]:
-        inputs = arranged(prompt, symbols, self.start)
-        seen = self.model(**inputs, use_cache=True, logits_to_keep=1)
-        padding = inputs.get("attention_mask")
-        return seen.logits[:, -1, : self.symbols], (seen.past_key_values, padding)
+        inputs = decoder_inputs(prompt, symbols, self.start)
+        output = self.model(**inputs, use_cache=True, logits_to_keep=1)
+        mask = inputs.get("attention_mask")
+        return output.logits[:, -1, : self.symbols], (output.past_key_values, mask)
 
-    def advance(self, state: Any, shown: Tensor) -> tuple[Tensor, Any]:
-        cache, padding = state
-        more = {}
-        if padding is not None:
-            padding = torch.cat([padding, padding.new_ones(len(padding), 1)], 1)
-            more = {"attention_mask": padding, "position_ids": padding.sum(1, keepdim=True) - 1}
-        seen = self.model(
-            inputs_embeds=shown[:, None], past_key_values=cache, use_cache=True, **more
+    def advance(self, state: Any, embedding: Tensor) -> tuple[Tensor, Any]:
+        cache, mask = state
+        padding = {}
+        if mask is not None:
+            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
+            padding = {"attention_mask": mask, "position_ids": mask.sum(1, keepdim=True) - 1}
+        output = self.model(
+            inputs_embeds=embedding[:, None], past_key_values=cache, use_cache=True, **padding
         )
-        return seen.logits[:, -1, : self.symbols], (cache, padding)
+        return output.logits[:, -1, : self.symbols], (cache, mask)
 
     def follow(self, prompt: Tensor | None, symbols: Tensor) -> Tensor:
-        kept = symbols.shape[1] + 1
-        seen = self.model(
-            **arranged(prompt, symbols, self.start), use_cache=False, logits_to_keep=kept
-        )
-        return seen.logits[..., : self.symbols]
+        inputs, count = decoder_inputs(prompt, symbols, self.start), symbols.shape[1] + 1
+        output = self.model(**inputs, use_cache=False, logits_to_keep=count)
+        return output.logits[..., : self.symbols]
 
-    def resting(self) -> nn.Module:
+    def dropout_module(self) -> nn.Module:
         return self.model
 
 
 def check_decoding(generator: Decoder, name: str) -> None:
-    """Nothing, for a transformer that goes on from what it has seen as if it had read it all at once.
+    """Check that a transformer predicts the same step by step, from its cache, as it does of a whole prefix.
+
+    Args:
+        name: of the pretrained model, for the message.
 
     Raises:
-        ConfigError: for another: this plugin cannot draw from it.
+        ConfigError: if it does not: this plugin cannot draw lines from it.
     """
     symbols = torch.arange(3).expand(1, 3) % generator.symbols
-    generator.eval()  # without dropout; a turn chooses its mode anew
+    generator.eval()  # without dropout; every update sets the mode that it needs
     try:
         with torch.no_grad():
-            whole_line = generator.follow(None, symbols)[:, -1]
+            logits = generator.follow(None, symbols)[:, -1]
             _, state = generator.begin(None, symbols[:, :-1])
-            step, _ = generator.advance(state, generator.show(symbols[:, -1]))
-        agree = torch.allclose(step, whole_line, rtol=1e-3, atol=1e-3)
+            step_logits, _ = generator.advance(state, generator.embed(symbols[:, -1]))
+        is_consistent = torch.allclose(step_logits, logits, rtol=1e-3, atol=1e-3)
     except (AttributeError, RuntimeError, TypeError, ValueError) as error:
         raise ConfigError(
             f"options.pretrained = {name!r} cannot be drawn from ({first_line(error)})"
         ) from error
-    if not agree:
+    if not is_consistent:
         raise ConfigError(
             f"options.pretrained = {name!r} cannot be drawn from: it keeps no keys and values of a line"
         )
 
 
 def make_generator(options: Options, facts: Facts) -> nn.Module:
-    """The network that the options name."""
+    """The generator of `options.generator`, freshly built: one of this module, or the user's own class."""
     if options.generator == "recurrent":
         return Recurrent(options, facts)
     if options.generator == "decoder":
@@ -400,42 +438,49 @@ def make_generator(options: Options, facts: Facts) -> nn.Module:
     return user_objects.network("options.generator", options.generator, options, facts)
 
 
-# Beginnings ------------------------------------------------------------------------------------------------------
+# Prefixes ------------------------------------------------------------------------------------------------------------
 
 
-def after_start(prompt: Tensor | None, symbols: Tensor, start: int, nothing: int) -> Tensor:
-    """[B, P + 1 + K]: nothing, the start, the prompt, the symbols; so that each line's prompt ends where it begins."""
+def with_start(prompt: Tensor | None, symbols: Tensor, start: int, padding: int) -> Tensor:
+    """[B, P + 1 + K]: padding, the start, the prompt, the symbols; [B, 1 + K] without a prompt.
+
+    The padding is on the left, so that every prompt ends directly in front of its line.
+
+    Args:
+        prompt: [B, P], padded on the right with -1.
+        symbols: [B, K].
+        start, padding: the symbols that stand for them.
+    """
     beginning = symbols.new_full((len(symbols), 1), start)
     if prompt is None:
         return torch.cat([beginning, symbols], 1)
-    together = left_padded(torch.cat([beginning, prompt], 1))
-    return torch.cat([together.where(together >= 0, nothing), symbols], 1)
+    head = left_padded(torch.cat([beginning, prompt], 1))
+    return torch.cat([head.where(head >= 0, padding), symbols], 1)
 
 
 def left_padded(prompt: Tensor) -> Tensor:
-    """[B, P]: the same prompts with what is nothing (-1) in front."""
+    """[B, P]: prompts with their padding (-1) moved to the front; the order of the symbols stays."""
     return prompt.gather(1, (prompt >= 0).to(torch.int8).argsort(dim=1, stable=True))
 
 
-def arranged(prompt: Tensor | None, symbols: Tensor, start: int) -> dict[str, Tensor]:
-    """What a transformer is told of beginnings: the symbols, and where padding stands if there is any."""
-    ids = after_start(prompt, symbols, start, -1)
+def decoder_inputs(prompt: Tensor | None, symbols: Tensor, start: int) -> dict[str, Tensor]:
+    """The arguments of a transformer for a prefix: its symbols, and if there is padding the mask and the positions."""
+    ids = with_start(prompt, symbols, start, -1)
     if prompt is None or not bool((prompt < 0).any()):
         return {"input_ids": ids}
-    padding = (ids >= 0).long()
-    positions = (padding.cumsum(1) - 1).clamp(min=0)
-    return {"input_ids": ids.clamp(min=0), "attention_mask": padding, "position_ids": positions}
+    mask = (ids >= 0).long()
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    return {"input_ids": ids.clamp(min=0), "attention_mask": mask, "position_ids": positions}
 
 
 def decoder_configuration(options: Options, facts: Facts) -> Any:
-    """The configuration of a causal language model: that of the facts, or a small GPT-2 of the options."""
+    """The configuration of a causal language model: that of the facts, or of a small GPT-2 as the options say."""
     if facts["decoder"] is not None:
         return configuration(facts["decoder"])
     return transformers_library().GPT2Config(
-        vocab_size=facts["symbols"] + 1,  # the last is the start
-        n_positions=1
-        + facts["length"]
-        + (facts["prompt_length"] or facts["length"]),  # a prompt may begin any line
+        vocab_size=facts["symbols"] + 1,  # the last one is the start
+        # The start, the line, and a prompt: without prompts in the data it may be as long as a line.
+        n_positions=1 + facts["length"] + (facts["prompt_length"] or facts["length"]),
         n_embd=options.hidden,
         n_layer=options.layers,
         n_head=options.heads,
@@ -448,5 +493,6 @@ def decoder_configuration(options: Options, facts: Facts) -> Any:
 
 
 def _start(configuration: Any) -> int:
-    known = (configuration.bos_token_id, configuration.eos_token_id)
-    return next((symbol for symbol in known if isinstance(symbol, int)), 0)
+    """The symbol that starts a line: that of the configuration, else its end symbol, else 0."""
+    candidates = (configuration.bos_token_id, configuration.eos_token_id)
+    return next((symbol for symbol in candidates if isinstance(symbol, int)), 0)

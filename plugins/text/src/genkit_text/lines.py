@@ -1,6 +1,6 @@
-"""Lines as symbols: each is encoded once, and only what can be used is trained on.
+"""Lines as symbols: each line is encoded once, and lines that cannot be used are named and left out.
 
-In memory symbols are int32, one line behind the other. Knows no network and no source by its kind.
+Symbols are kept in memory as one int32 array for all lines. Knows no network and no kind of source.
 
 Shape letters: B batch, N lines, L steps, P symbols of a prompt.
 """
@@ -25,109 +25,122 @@ from genkit_text.sources import Source
 from genkit_text.vocabulary import KINDS, Vocabulary, learned, loaded
 
 TOKENIZER = "tokenizer.json"
-"""Among the files of the facts."""
+"""Name of the tokenizer among the files of the facts, and in a folder that holds one."""
 
 
 class Rows:
-    """Rows of symbols of any lengths.
+    """Rows of symbols, each of its own length.
 
     Args:
-        symbols: of all rows, one behind the other, int32.
-        bounds: [N + 1], where each begins and the last ends.
+        symbols: the symbols of all rows, concatenated, int32.
+        bounds: [N + 1], where each row begins in `symbols`, and where the last one ends.
     """
 
     def __init__(self, symbols: NDArray[np.int32], bounds: NDArray[np.int64]) -> None:
         self.symbols, self.bounds = symbols, bounds
 
     @classmethod
-    def of(cls, each: Sequence[Sequence[int]]) -> Rows:
-        """Rows as one array."""
-        bounds = np.cumsum([0, *map(len, each)])
-        return cls(np.fromiter(chain.from_iterable(each), np.int32, bounds[-1]), bounds)
+    def of(cls, rows: Sequence[Sequence[int]]) -> Rows:
+        """Rows from one sequence of symbols each."""
+        bounds = np.cumsum([0, *map(len, rows)])
+        return cls(np.fromiter(chain.from_iterable(rows), np.int32, bounds[-1]), bounds)
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """[N]."""
+        """[N]: the number of symbols of each row."""
         return np.diff(self.bounds)
 
     def known(self, unknown: int | None) -> NDArray[np.bool_]:
-        """[N]: rows that hold any symbol but the unknown one."""
+        """[N]: whether a row holds a symbol other than the unknown one; an empty row does not."""
         counts = np.cumsum(np.append(0, self.symbols != (-1 if unknown is None else unknown)))
         return np.diff(counts[self.bounds]) > 0
 
     def raised(self) -> Rows:
-        """Every symbol one higher."""
+        """The same rows with every symbol one higher."""
         return Rows(self.symbols + 1, self.bounds)
 
     def padded(
         self, rows: Any, width: int, filler: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Some rows as one array [B, width], and their lengths [B]."""
+        """Some rows, padded to one width.
+
+        Args:
+            rows: [B], indices of the rows, none longer than `width`.
+            filler: the value of the padding.
+
+        Returns:
+            (symbols [B, width], lengths [B]).
+        """
         starts = self.bounds[rows]
         lengths = self.bounds[np.add(rows, 1)] - starts
         steps = np.arange(width)
-        there = steps < lengths[:, None]
-        padded = np.full(there.shape, filler, np.int64)
-        padded[there] = self.symbols[(starts[:, None] + steps)[there]]
-        return padded, lengths
+        valid = steps < lengths[:, None]
+        array = np.full(valid.shape, filler, np.int64)
+        array[valid] = self.symbols[(starts[:, None] + steps)[valid]]
+        return array, lengths
 
 
 class Corpus:
-    """Lines that are read, and are encoded with their own vocabulary or another when they are asked for.
+    """The lines of a source, encoded on demand: with their own vocabulary, or with that of an existing model.
 
     Args:
         source: the lines.
-        options: what a symbol is, and how many a line may have.
+        options: what a symbol is, and how many symbols a line may have.
     """
 
     def __init__(self, source: Source, options: Options) -> None:
         self.source, self.options = source, options
-        self._encoded: tuple[bytes, Rows, Rows | None] | None = None
+        # The last encoding: (its tokenizer.json, lines, prompts).
+        self._encoding: tuple[bytes, Rows, Rows | None] | None = None
 
     @cached_property
     def facts(self) -> Facts:
-        """What the lines decide; see `TextPlugin.inspect`."""
-        vocabulary, decoder = _chosen(self.options, self.source)
+        """The facts of a model of these lines; see `TextPlugin.inspect`.
+
+        Raises:
+            ConfigError: for options that do not go together, and for a tokenizer or model that cannot be read.
+        """
+        vocabulary, decoder = _vocabulary(self.options, self.source)
         lines, prompts = self._encode(vocabulary)
-        most = self.options.length or LENGTH_MAX
+        max_length = self.options.length or LENGTH_MAX
         lengths = lines.lengths[lines.known(vocabulary.unknown)]
-        within = lengths[lengths <= most]
+        usable = lengths[lengths <= max_length]
         if (
             vocabulary.end is None
-            and within.size
-            and within.min() < (self.options.length or within.max())
+            and usable.size
+            and usable.min() < (self.options.length or usable.max())
         ):
             vocabulary = vocabulary.with_end()
             lines, prompts = lines.raised(), prompts and prompts.raised()
-        own = int(vocabulary.end is not None)
-        fitting = lengths[lengths + own <= most]
+        end_symbols = int(vocabulary.end is not None)
+        usable = lengths[lengths + end_symbols <= max_length]
         content = vocabulary.content
-        self._encoded = content, lines, prompts
+        self._encoding = content, lines, prompts
         values: dict[str, Any] = {
             "symbols": max(vocabulary.size, (vocabulary.end or 0) + 1),
-            "length": self.options.length or int(fitting.max(initial=1)) + own,
+            "length": self.options.length or int(usable.max(initial=1)) + end_symbols,
             "end": vocabulary.end,
             "unknown": vocabulary.unknown,
-            "prompt_length": 0 if prompts is None else _longest_prompt(prompts, most),
+            "prompt_length": 0 if prompts is None else _longest_prompt(prompts, max_length),
             "decoder": decoder,
         }
         positions = decoder and (
             decoder.get("n_positions") or decoder.get("max_position_embeddings")
         )
-        needed = 1 + values["prompt_length"] + values["length"]
-        if positions and positions < needed:
+        count = 1 + values["prompt_length"] + values["length"]
+        if positions and positions < count:
             raise ConfigError(
-                f"options.pretrained reads {positions} symbols at most, and prompt and line have up to {needed} with "
+                f"options.pretrained reads {positions} symbols at most, and prompt and line have up to {count} with "
                 f"the start: set options.length to {max(positions - 1 - values['prompt_length'], 2)} or less"
             )
         return Facts(values, {TOKENIZER: content})
 
-    def encoded(self, facts: Facts) -> tuple[Rows, Rows | None]:
-        """The lines and their prompts as symbols of a model."""
+    def encode(self, facts: Facts) -> tuple[Rows, Rows | None]:
+        """The lines, and their prompts if there are any, as symbols of the model that has these facts."""
         content = facts.files[TOKENIZER]
-        if self._encoded is None or self._encoded[0] != content:
-            self._encoded = content, *self._encode(Vocabulary.read(content, facts["end"]))
-        return self._encoded[1:]
+        if self._encoding is None or self._encoding[0] != content:
+            self._encoding = content, *self._encode(Vocabulary.read(content, facts["end"]))
+        return self._encoding[1:]
 
     def _encode(self, vocabulary: Vocabulary) -> tuple[Rows, Rows | None]:
         prompts = self.source.prompts
@@ -136,22 +149,22 @@ class Corpus:
 
 
 class Lines:
-    """Lines that can be used, as a map-style data set of Samples.
+    """The usable lines of a corpus as a map-style data set of Samples.
 
     Args:
         corpus: the lines.
-        facts: of the model that they are for.
+        facts: those of the model that reads them.
 
     Attributes:
-        kept: [N] int64, indices of the lines that can be used.
-        skipped: the others, with reasons.
+        usable: [N] int64, indices (in the corpus) of the lines that can be used.
+        skipped: the other lines, with reasons.
 
     Raises:
-        DataError: if the model answers prompts and there are none.
+        DataError: if the model answers prompts and the corpus has none.
     """
 
     def __init__(self, corpus: Corpus, facts: Facts) -> None:
-        self._lines, prompts = corpus.encoded(facts)
+        self._lines, prompts = corpus.encode(facts)
         self._length, self._end, self._width = facts["length"], facts["end"], facts["prompt_length"]
         if self._width and prompts is None:
             raise DataError(
@@ -159,7 +172,7 @@ class Lines:
             )
         self._prompts = prompts if self._width else None
         reasons = self._reasons(facts["unknown"])
-        self.kept = np.flatnonzero([not reason for reason in reasons])
+        self.usable = np.flatnonzero([not reason for reason in reasons])
         faults = (
             Skipped(corpus.source.names[row], reason)
             for row, reason in enumerate(reasons)
@@ -168,35 +181,36 @@ class Lines:
         self.skipped = (*corpus.source.skipped, *faults)
 
     def __len__(self) -> int:
-        return len(self.kept)
+        return len(self.usable)
 
     def __getitem__(self, index: int) -> Sample:
-        """One line."""
+        """One line: x [L], mask [L], condition [P] or None."""
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: list[int]) -> Sample:
-        """Lines: x [B, L], mask [B, L], condition [B, P] or None."""
-        rows = self.kept[indices]
+        """Lines: x [B, L], mask [B, L] (true up to and with the end symbol), condition [B, P] or None.
+
+        Prompts are padded with -1.
+        """
+        rows = self.usable[indices]
         x, lengths = self._lines.padded(rows, self._length, self._end or 0)
         mask = np.arange(self._length) < (lengths + (self._end is not None))[:, None]
-        told = (
-            None
-            if self._prompts is None
-            else torch.from_numpy(self._prompts.padded(rows, self._width, -1)[0])
-        )
-        return Sample(torch.from_numpy(x), told, torch.from_numpy(mask))
+        condition = None
+        if self._prompts is not None:
+            condition = torch.from_numpy(self._prompts.padded(rows, self._width, -1)[0])
+        return Sample(torch.from_numpy(x), condition, torch.from_numpy(mask))
 
     def _reasons(self, unknown: int | None) -> list[str]:
-        """Why each line cannot be used; empty: it can."""
+        """[N]: why each line cannot be used; an empty string: it can."""
         lengths, reasons = self._lines.lengths, [""] * len(self._lines.lengths)
-        unfit = lengths != self._length if self._end is None else lengths + 1 > self._length
-        of = (
+        is_unfit = lengths != self._length if self._end is None else lengths + 1 > self._length
+        limit = (
             "all of the model's lines have"
             if self._end is None
             else "with the end, the model's lines have at most"
         )
-        for row in np.flatnonzero(unfit):
-            reasons[row] = f"its length is {lengths[row]:,} symbols; {of} {self._length:,}"
+        for row in np.flatnonzero(is_unfit):
+            reasons[row] = f"its length is {lengths[row]:,} symbols; {limit} {self._length:,}"
         for row in np.flatnonzero(~self._lines.known(unknown)):
             reasons[row] = "none of its symbols is known"
         if self._prompts is not None:
@@ -207,17 +221,17 @@ class Lines:
         return reasons
 
 
-def _longest_prompt(prompts: Rows, most: int) -> int:
-    """P: at least 1, for a model that answers prompts, though they be empty."""
+def _longest_prompt(prompts: Rows, max_length: int) -> int:
+    """P: the length of the longest prompt that is used; at least 1, since P = 0 means a model without prompts."""
     lengths = prompts.lengths
-    return int(lengths[lengths <= max(most, LENGTH_MAX)].max(initial=1))
+    return int(lengths[lengths <= max(max_length, LENGTH_MAX)].max(initial=1))
 
 
-def _chosen(options: Options, source: Source) -> tuple[Vocabulary, dict[str, Any] | None]:
-    """The vocabulary that the options mean, and the configuration of the pretrained model if there is one.
+def _vocabulary(options: Options, source: Source) -> tuple[Vocabulary, dict[str, Any] | None]:
+    """The vocabulary that the options name, and the configuration of the pretrained model if there is one.
 
     Raises:
-        ConfigError: for options that do not go together, and for what cannot be read.
+        ConfigError: for options that do not go together, and for a tokenizer or model that cannot be read.
     """
     kind = options.tokenizer
     if options.pretrained is not None and kind != "auto":
@@ -231,10 +245,10 @@ def _chosen(options: Options, source: Source) -> tuple[Vocabulary, dict[str, Any
             f"options.vocabulary = {options.vocabulary}: an existing tokenizer is kept whole; leave it out"
         )
     if options.pretrained is not None:
-        return pretrained.described(options.pretrained)
+        return pretrained.describe(options.pretrained)
     if kind == "auto":
-        spaced = sum(" " in line.strip() for line in source.lines)
-        kind = "words" if 2 * spaced >= len(source.lines) else "characters"
+        count = sum(" " in line.strip() for line in source.lines)
+        kind = "words" if 2 * count >= len(source.lines) else "characters"
     if kind in KINDS:
         return learned(kind, chain(source.lines, source.prompts or ()), options.vocabulary), None
     if Path(kind).is_dir():

@@ -1,4 +1,4 @@
-"""What can be set about text. Torch-free."""
+"""The options and controls of the text plugin. Imports no torch."""
 
 from __future__ import annotations
 
@@ -10,53 +10,54 @@ from genkit.recipe import Settings, Share
 from genkit.user_objects import Named
 
 LENGTH_MAX = 256
-"""Symbols of the longest line that is used where `Options.length` does not say."""
+"""Symbols of the longest line that is used where `Options.length` is None."""
 
 
 class Options(Settings):
-    """What is trained."""
+    """Options of training: how lines become symbols, and what the networks are."""
 
     tokenizer: str = "auto"
     """What a symbol is: characters, words (and punctuation marks), bytes, bpe (pieces learned from the data), or the
-    path of a tokenizer.json or of a folder that holds one. auto: the pretrained model's, else words where lines have
-    spaces, else characters."""
+    path of a tokenizer.json or of a folder that holds one. auto: the tokenizer of the pretrained model if there is one,
+    else words if at least half of the lines have spaces, else characters."""
     vocabulary: PositiveInt | None = None
-    """Keep the so many most frequent symbols; the others become one unknown symbol. None: all. For bpe: how many pieces
-    are learned, 4096 by default."""
+    """Keep this many of the most frequent symbols; the others become one unknown symbol. None: keep all. For bpe: how
+    many pieces are learned, 4096 by default."""
     length: Annotated[int, Field(ge=2)] | None = None
-    """Symbols of a line at most, its end included. None: those of the longest line, at most 256."""
+    """The largest number of symbols of a line, its end included. None: that of the longest line, at most 256."""
     field: str = "text"
-    """Of a JSONL file: where the line is."""
+    """The field of a JSONL object that holds the line."""
     prompt_field: str | None = None
-    """Of a JSONL file: where the prompt is that the line answers. None: there are no prompts."""
+    """The field of a JSONL object that holds the prompt which the line answers. None: there are no prompts."""
     generator: Annotated[str, Named("recurrent", "decoder")] = "recurrent"
-    """recurrent, an LSTM; decoder, a causal transformer; or your own, `module:attribute` of a class built with
-    (options, facts): one of `genkit_text.generators.Autoregressive` has all that presets ask for."""
+    """recurrent, an LSTM; decoder, a causal transformer; or your own, `module:attribute` of a class that is called with
+    (options, facts): a subclass of `genkit_text.generators.Autoregressive` can do all that the presets ask for."""
     pretrained: str | None = None
-    """A causal language model to begin from: a local folder, or an id on the Hugging Face Hub. Its weights and its
+    """A causal language model to start from: a local folder, or an id on the Hugging Face Hub. Its weights and its
     tokenizer become part of the model."""
     embedding: PositiveInt = 32
-    """Numbers that describe a symbol, of a recurrent generator."""
+    """Size of a symbol's embedding in a recurrent generator."""
     hidden: PositiveInt = 32
-    """Width of a generator's layers."""
+    """Width of the generator's layers."""
     layers: PositiveInt = 1
-    """Of a generator."""
+    """Number of the generator's layers."""
     heads: PositiveInt = 4
-    """Of attention, of a decoder; they divide `hidden`."""
+    """Attention heads of a decoder; `hidden` must be a multiple of them."""
     dropout: Share = 0.0
-    """Of a generator, in pretraining: what plays the game drops nothing out."""
+    """Dropout of the generator, in pretraining only: not in the game and not when sampling. A decoder critic that is
+    not pretrained has the same dropout, in its own updates."""
     critic: Annotated[str, Named("convolutional", "recurrent", "decoder")] = "recurrent"
-    """One verdict per line by convolutions and a highway (Zhang and LeCun 2015; SeqGAN's); or one after every symbol:
-    recurrent, by an LSTM, or decoder, by a causal transformer like the generator; or your own,
-    `module:attribute` of a class built with (options, facts)."""
+    """convolutional: one logit per line, by convolutions and a highway layer (Zhang and LeCun 2015; SeqGAN's);
+    recurrent: a logit after every symbol, by an LSTM; decoder: a logit after every symbol, by a causal transformer like
+    the generator; or your own, `module:attribute` of a class that is called with (options, facts)."""
     critic_embedding: PositiveInt = 64
-    """Numbers that describe a symbol."""
+    """Size of a symbol's embedding in a convolutional or recurrent critic."""
     critic_hidden: PositiveInt = 64
-    """Width of a recurrent critic."""
+    """Width of a recurrent critic's LSTM."""
     critic_dropout: Share = 0.0
-    """Of a critic."""
+    """Dropout of a convolutional or recurrent critic."""
     critic_decay: NonNegativeFloat = 0.0
-    """Half the squared norm of the critic's last layer is part of its loss, times this (SeqGAN: 0.2)."""
+    """Weight decay of the critic's last layer: its loss gets half the squared norm times this (SeqGAN: 0.2)."""
 
     @model_validator(mode="after")
     def _fits(self) -> Options:
@@ -74,15 +75,15 @@ class Options(Settings):
 
 
 class Controls(Settings):
-    """What can be turned when generating; the names are those of Hugging Face's `generate`."""
+    """Settings of one call of `generate`; their names are those of Hugging Face's `generate`."""
 
     temperature: Annotated[float, Field(ge=1e-3, allow_inf_nan=False)] = 1.0
-    """The logits are divided by it: below 1 more typical, above 1 more varied."""
+    """The logits are divided by this: below 1 lines are more typical, above 1 more varied."""
     top_k: PositiveInt | None = None
-    """Only the so many most likely symbols."""
+    """Draw only from this many of the most likely symbols."""
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Only the most likely symbols that together reach this probability (Holtzman et al. 2020)."""
+    """Draw only from the most likely symbols that together reach this probability (Holtzman et al. 2020)."""
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    """Only symbols at least this times as likely as the likeliest (Nguyen et al. 2024)."""
+    """Draw only from symbols that are at least this times as likely as the likeliest (Nguyen et al. 2024)."""
     max_new_tokens: PositiveInt | None = None
-    """Symbols drawn at most; the model's own length at most, which None means."""
+    """The largest number of symbols that are drawn; never more than the model's length. None: the model's length."""

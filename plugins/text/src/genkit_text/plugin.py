@@ -1,6 +1,6 @@
-"""The modality of text: facts, data, networks, files. The contract is `genkit.plugin.ModalityPlugin`.
+"""The text plugin: facts, data, networks and files of lines. It implements `genkit.plugin.ModalityPlugin`.
 
-Shape letters: B batch, L steps, P symbols of a prompt.
+Shape letters: B batch, L steps, V symbols, P symbols of a prompt.
 """
 
 from __future__ import annotations
@@ -27,37 +27,42 @@ from genkit_text.vocabulary import Vocabulary
 
 
 class TextPlugin(ModalityPlugin):
-    """Lines of symbols [L], int64, valid through their end symbol."""
+    """Lines of symbols [L], int64; the mask is true up to and with the end symbol."""
 
     options: Options
 
     @classmethod
     def open(cls, source: Any, options: Options) -> Corpus:
-        """The lines, read once."""
-        return (
-            source if isinstance(source, Corpus) else Corpus(open_source(source, options), options)
-        )
+        """The lines of a source, read once; a source that was opened before is returned as it is."""
+        if isinstance(source, Corpus):
+            return source
+        return Corpus(open_source(source, options), options)
 
     @classmethod
     def inspect(cls, source: Any, options: Options) -> Facts:
-        """How many symbols there are and which end a line or stand for the unknown, L, P, and the tokenizer.
+        """The vocabulary and the lengths of the lines.
 
-        There is no end symbol where a learned vocabulary makes all lines of one length, and the options ask for no
-        other; all steps are valid then. P is 0 where there are no prompts. `decoder` is the configuration of a
-        pretrained model, without which the generator has one of its own.
+        Facts: `symbols` (V), `end` and `unknown` (the symbol that ends a line, the symbol of unknown text; None: there
+        is none), `length` (L), `prompt_length` (P; 0: no prompts), `decoder` (the configuration of the pretrained
+        model; None: there is none), and the tokenizer as a file. There is no end symbol if the vocabulary is learned,
+        all lines have the same number of symbols, and `options.length` is None or that number; all steps are valid
+        then.
 
         Raises:
-            ConfigError: for a tokenizer or a pretrained model that cannot be read.
-            DataError: if there is nothing to read.
+            ConfigError: for a tokenizer or a pretrained model that cannot be read, and for options that do not fit it.
+            DataError: if the source cannot be read or is empty.
         """
         return cls.open(source, options).facts
 
     def dataset(self, source: Any) -> Lines:
-        """Lines as symbols of the model."""
+        """The lines of a source that can be used, as symbols of the model."""
         return Lines(self.open(source, self.options), self.facts)
 
     def networks(self) -> Networks:
-        """The two networks that the options name; a pretrained generator beside itself as it came, the `reference`."""
+        """The generator and the critic (the field's discriminator) that the options name.
+
+        With a pretrained generator there is also a frozen copy of it, the `reference` of the term `divergence`.
+        """
         critics = {"critic": make_critic(self.options, self.facts)}
         frozen = (
             {}
@@ -67,10 +72,10 @@ class TextPlugin(ModalityPlugin):
         return Networks(make_generator(self.options, self.facts), critics, frozen)
 
     def initialise(self, networks: Networks) -> None:
-        """Give the generator, its reference and a critic of its kind the weights of `options.pretrained`.
+        """Load the weights of `options.pretrained` into the generator, its reference and a decoder critic.
 
         Raises:
-            ConfigError: if they cannot be had.
+            ConfigError: if they cannot be loaded, or lines cannot be drawn from the model.
         """
         if self.options.pretrained is None:
             return
@@ -91,23 +96,25 @@ class TextPlugin(ModalityPlugin):
         fake: Sample,
         critiques: Mapping[str, Critique],
     ) -> Mapping[str, Tensor]:
-        """What the options add to a loss.
+        """The extra terms of a player's loss that the options ask for.
 
-        `divergence`, the generator's: how far it has gone from its reference, the Kullback-Leibler divergence of each
-        next symbol given what it wrote itself, in nats a step; its gradient leaves out that other lines would be
-        written (Jaques et al. 2017, arXiv:1611.02796). `decay`, the critic's: half the squared norm of its last layer,
-        times `critic_decay`.
+        `divergence`, of a pretrained generator: the Kullback-Leibler divergence KL(generator || reference) of the next
+        symbol, in nats, averaged over the valid steps of lines that the generator drew. Its gradient ignores that the
+        distribution of these lines depends on the generator, too (Jaques et al. 2017, arXiv:1611.02796). `decay`, of a
+        critic: half the squared norm of its last layer, times `critic_decay`.
         """
         if player == "generator" and networks.frozen:
             reference, generator = (
                 cast(Any, module) for module in (networks.frozen["reference"], networks.generator)
             )
             with torch.no_grad():
-                before = log_softmax(reference.logits(fake), 2)
-            now = log_softmax(generator.logits(fake), 2)
-            ruled_out = now.isneginf()  # in both, and infinity - infinity has no slope
-            each = (now.exp() * (now - before).masked_fill(ruled_out, 0.0)).sum(2)
-            return {"divergence": each.mean() if fake.mask is None else each[fake.mask].mean()}
+                reference_log_probs = log_softmax(reference.logits(fake), 2)
+            log_probs = log_softmax(generator.logits(fake), 2)
+            # A symbol that cannot be drawn is -inf in both, and the gradient of inf - inf is NaN.
+            is_impossible = log_probs.isneginf()
+            log_ratios = (log_probs - reference_log_probs).masked_fill(is_impossible, 0.0)
+            steps = (log_probs.exp() * log_ratios).sum(2)
+            return {"divergence": steps.mean() if fake.mask is None else steps[fake.mask].mean()}
         if player != "generator" and self.options.critic_decay:
             squares = [
                 weight.square().sum()
@@ -118,10 +125,10 @@ class TextPlugin(ModalityPlugin):
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        """What a symbol of the model is.
+        """The vocabulary of the model, from its tokenizer file.
 
         Raises:
-            ModelError: if its tokenizer is missing or damaged.
+            ModelError: if the file is missing or damaged.
         """
         end, symbols = self.facts["end"], self.facts["symbols"]
         try:
@@ -129,54 +136,56 @@ class TextPlugin(ModalityPlugin):
                 raise ValueError(f"its end is symbol {end} of {symbols}")
             return Vocabulary.read(self.facts.files[TOKENIZER], end)
         except Exception as error:  # the tokenizers library raises plain exceptions
-            what = (
-                f"the file {TOKENIZER} is missing"
-                if isinstance(error, KeyError)
-                else first_line(error)
-            )
+            is_missing = isinstance(error, KeyError)
+            fault = f"the file {TOKENIZER} is missing" if is_missing else first_line(error)
             raise ModelError(
-                f"the model's tokenizer cannot be read ({what}); copy the model folder anew"
+                f"the model's tokenizer cannot be read ({fault}); copy the model folder anew"
             ) from error
 
     def condition(self, value: str | None, indices: Sequence[int]) -> Tensor | None:
-        """[B, P]: the prompt that is asked for, for each sample; None where there is none.
+        """[B, P]: the symbols of the prompt `value`, equal for every sample; None without a prompt.
 
         Raises:
-            ConfigError: for one that says nothing to the model, or is too long for it.
+            ConfigError: for a prompt that is empty, too long for the model, or of which it knows no symbol.
         """
         if value is None:
             return None
         prompt = self.vocabulary.encode(value)
         if all(symbol == self.vocabulary.unknown for symbol in prompt):
-            said = (
+            fault = (
                 f"the model knows no symbol of the prompt {value!r}"
                 if value.strip()
                 else "the prompt is empty"
             )
-            raise ConfigError(f"{said}: give one in the words of its data, or leave it out")
+            raise ConfigError(f"{fault}: give one in the words of its data, or leave it out")
         length, width = self.facts["length"], self.facts["prompt_length"]
         if len(prompt) > (width or length - 1):
-            of = (
+            limit = (
                 f"those it was trained with have at most {width}"
                 if width
                 else f"it begins a line of at most {length}"
             )
-            raise ConfigError(f"the prompt has {len(prompt)} symbols; {of}: shorten it")
-        prompt += [-1] * (width - len(prompt))  # as in the data: an LSTM reads the filler too
+            raise ConfigError(f"the prompt has {len(prompt)} symbols; {limit}: shorten it")
+        prompt += [-1] * (
+            width - len(prompt)
+        )  # padded as in the data: an LSTM reads the padding, too
         return torch.tensor(prompt).repeat(len(indices), 1)
 
     def encode(self, sample: Sample, format: str, controls: Any) -> bytes:
-        """One line, in UTF-8, without a newline: behind the prompt that began it, alone where it answers one."""
+        """One line in UTF-8, without a newline at its end.
+
+        A prompt that the line continues is written in front of it; a prompt that it answers is left out.
+        """
         return self._texts(sample[None])[0].encode()
 
     def encode_each(self, samples: Sample, format: str, controls: Any) -> list[bytes]:
-        """The same for many."""
+        """Each line of a batch as `encode` writes it; all prompts and symbols are read from their tensors at once."""
         return [text.encode() for text in self._texts(samples)]
 
     def preview(
         self, samples: Sample, format: str, controls: Any, columns: int | None = None
     ) -> bytes:
-        """A line each, as it is (a newline in it is written as a space) or as JSON with its prompt."""
+        """All lines as one file: plain (txt; newlines within a line become spaces), or JSON with prompts (jsonl)."""
         texts = self._texts(samples)
         if format == "jsonl":
             prompts = (
@@ -184,27 +193,29 @@ class TextPlugin(ModalityPlugin):
                 if samples.condition is None
                 else self._prompts(samples.condition)
             )
-            told = [
+            heads = [
                 {} if prompt is None else {"prompt": self.vocabulary.decode(prompt)}
                 for prompt in prompts
             ]
             rows = [
-                json.dumps({**one, "text": text}, ensure_ascii=False)
-                for one, text in zip(told, texts, strict=True)
+                json.dumps({**head, "text": text}, ensure_ascii=False)
+                for head, text in zip(heads, texts, strict=True)
             ]
         else:
             rows = [re.sub(r"[\r\n]+", " ", text) for text in texts]
         return "".join(f"{row}\n" for row in rows).encode()
 
     def _texts(self, samples: Sample) -> list[str]:
+        """The text of each line, with the prompt that it continues, if any, in front."""
         lines = samples.x.tolist()
         if samples.mask is not None:
-            valid = samples.mask.sum(1).tolist()
-            lines = [line[:count] for line, count in zip(lines, valid, strict=True)]
+            counts = samples.mask.sum(1).tolist()
+            lines = [line[:count] for line, count in zip(lines, counts, strict=True)]
         if samples.condition is not None and not self.facts["prompt_length"]:
-            begun = self._prompts(samples.condition)
-            lines = [prompt + line for prompt, line in zip(begun, lines, strict=True)]
+            prompts = self._prompts(samples.condition)
+            lines = [prompt + line for prompt, line in zip(prompts, lines, strict=True)]
         return [self.vocabulary.decode(line) for line in lines]
 
     def _prompts(self, condition: Tensor) -> list[list[int]]:
+        """The symbols of each prompt [B, P], without the padding."""
         return [[symbol for symbol in prompt if symbol >= 0] for prompt in condition.tolist()]

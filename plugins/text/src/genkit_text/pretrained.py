@@ -1,6 +1,6 @@
-"""What comes from a pretrained language model: its configuration, its vocabulary, its weights.
+"""The configuration, the vocabulary and the weights of a pretrained language model.
 
-The one room that asks `transformers` for them. Knows no data and no game.
+Only this module reads them from files by the `transformers` library. Knows no data and no game.
 """
 
 from __future__ import annotations
@@ -14,38 +14,43 @@ from torch import nn
 
 from genkit.errors import ConfigError, first_line
 from genkit.kit import compat
-from genkit_text.vocabulary import Vocabulary, ended
+from genkit_text.vocabulary import Vocabulary, vocabulary_of
 
-_OF_A_PLACE = ("_name_or_path", "auto_map", "dtype", "torch_dtype", "quantization_config")
-"""What a configuration says of where its weights and its code lay, and how; a model is trained in float32, lies
-elsewhere, and brings no code."""
+_PLACE_KEYS = ("_name_or_path", "auto_map", "dtype", "torch_dtype", "quantization_config")
+"""Entries of a configuration that name where its weights and its code lie, or how the weights are stored.
+
+They are removed: a model is trained in float32, is saved elsewhere, and brings no code.
+"""
 
 
 def transformers_library() -> Any:
-    """The library, which imports torchvision and torchaudio on its way to a model where they are installed."""
+    """The library `transformers`, safe to use beside a torch that torchvision and torchaudio do not fit.
+
+    It imports both on its way to a model, where they are installed; `genkit.kit.compat` does so first.
+    """
     compat.prepare()
     import transformers
 
     return transformers
 
 
-def described(where: str) -> tuple[Vocabulary, dict[str, Any]]:
-    """The vocabulary of a causal language model and its configuration, as plain JSON data.
+def describe(place: str) -> tuple[Vocabulary, dict[str, Any]]:
+    """The vocabulary of a causal language model, and its configuration as plain JSON data.
 
     Args:
-        where: a folder, or an id on the Hugging Face Hub.
+        place: a folder, or an id on the Hugging Face Hub.
 
     Raises:
-        ConfigError: if there is none, or it does not know where a line ends.
+        ConfigError: if it cannot be loaded, names no end symbol, or its tokenizer has more symbols than its network.
     """
-    with _asked("pretrained", where, "a causal language model") as library:
-        found = library.AutoConfig.from_pretrained(where, trust_remote_code=False)
-        plain = _without_place(json.loads(found.to_json_string(use_diff=False)))
-        beside = library.AutoTokenizer.from_pretrained(where, trust_remote_code=False)
-        size, known = plain["vocab_size"], plain.get("eos_token_id")
-        ends = [*(known if isinstance(known, list) else [known]), beside.eos_token_id]
+    with _library_for("pretrained", place, "a causal language model") as library:
+        settings = library.AutoConfig.from_pretrained(place, trust_remote_code=False)
+        plain = _without_place(json.loads(settings.to_json_string(use_diff=False)))
+        its_tokenizer = library.AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+        size, ids = plain["vocab_size"], plain.get("eos_token_id")
+        ends = [*(ids if isinstance(ids, list) else [ids]), its_tokenizer.eos_token_id]
         end = next((symbol for symbol in ends if symbol is not None and 0 <= symbol < size), None)
-        vocabulary = Vocabulary(beside.backend_tokenizer, end)
+        vocabulary = Vocabulary(its_tokenizer.backend_tokenizer, end)
         if end is None:
             raise ValueError("neither its config.json nor its tokenizer names an eos_token")
         if vocabulary.size > size:
@@ -54,7 +59,7 @@ def described(where: str) -> tuple[Vocabulary, dict[str, Any]]:
 
 
 def configuration(plain: Mapping[str, Any]) -> Any:
-    """A configuration of the library from plain data, of which nothing can name code or another place."""
+    """The library's configuration object from plain data; entries that name code or another place are dropped."""
     safe = {
         key: value
         for key, value in _without_place(dict(plain)).items()
@@ -65,59 +70,70 @@ def configuration(plain: Mapping[str, Any]) -> Any:
 
 
 def tokenizer(folder: str) -> Vocabulary:
-    """The vocabulary of a folder that holds the files of a tokenizer, but no tokenizer.json.
+    """The vocabulary of a folder with the files of a tokenizer but no tokenizer.json.
 
     Raises:
-        ConfigError: if the `tokenizers` library cannot hold it.
+        ConfigError: if it cannot be loaded, or the `tokenizers` library cannot represent it.
     """
-    with _asked("tokenizer", folder, "a tokenizer") as library:
-        found = library.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        return ended(found.backend_tokenizer, found.eos_token)
+    with _library_for("tokenizer", folder, "a tokenizer") as library:
+        its_tokenizer = library.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        return vocabulary_of(its_tokenizer.backend_tokenizer, its_tokenizer.eos_token)
 
 
-def load_weights(model: nn.Module, where: str) -> None:
-    """Give a model the weights of a folder or id, from safetensors, as float32.
+def load_weights(model: nn.Module, place: str) -> None:
+    """Load the weights of a pretrained model into `model`, in place, from safetensors, as float32.
+
+    Args:
+        place: a folder, or an id on the Hugging Face Hub.
 
     Raises:
-        ConfigError: if they are not there, or not all of them.
+        ConfigError: if there are no weights, or some are missing.
     """
-    with _asked("pretrained", where, "a causal language model") as library:
-        found, report = library.AutoModelForCausalLM.from_pretrained(
-            where,
+    with _library_for("pretrained", place, "a causal language model") as library:
+        pretrained_model, report = library.AutoModelForCausalLM.from_pretrained(
+            place,
             dtype="float32",
             use_safetensors=True,
             output_loading_info=True,
             trust_remote_code=False,
         )
-        if missing := sorted(report["missing_keys"]):
+        if missing_keys := sorted(report["missing_keys"]):
             raise ValueError(
-                f"it lacks weights of a causal language model: {', '.join(map(str, missing[:3]))}"
+                f"it lacks weights of a causal language model: {', '.join(map(str, missing_keys[:3]))}"
             )
-        model.load_state_dict(found.state_dict())
+        model.load_state_dict(pretrained_model.state_dict())
 
 
 @contextmanager
-def _asked(option: str, where: str, what: str) -> Iterator[Any]:
-    """The library, whose complaints about a place become one sentence, and whose progress bars are not drawn."""
+def _library_for(option: str, place: str, kind: str) -> Iterator[Any]:
+    """A context that gives the library; inside it no progress bar is drawn.
+
+    Args:
+        option: the name of the option that names the place, for the message.
+        place: a folder or an id that is loaded.
+        kind: what should be there, for the message.
+
+    Raises:
+        ConfigError: for any exception inside.
+    """
     library = transformers_library()
     log = library.utils.logging
-    drawn = log.is_progress_bar_enabled()
+    had_progress_bar = log.is_progress_bar_enabled()
     log.disable_progress_bar()
     try:
         yield library
-    except (
-        Exception
-    ) as error:  # of the hub, of parsers, of modelling code: its errors have no common base
+    except Exception as error:  # of the hub, parsers, modelling code: they have no common base
         raise ConfigError(
-            f"options.{option} = {where!r} cannot be loaded as {what} ({first_line(error)}); what can be is a folder "
+            f"options.{option} = {place!r} cannot be loaded as {kind} ({first_line(error)}); what can be is a folder "
             "or an id on the Hugging Face Hub"
         ) from error
     finally:
-        if drawn:
+        if had_progress_bar:
             log.enable_progress_bar()
 
 
 def _without_place(plain: Any) -> Any:
+    """JSON data without the entries of `_PLACE_KEYS`, at any depth of nested objects."""
     if not isinstance(plain, dict):
         return plain
-    return {key: _without_place(value) for key, value in plain.items() if key not in _OF_A_PLACE}
+    return {key: _without_place(value) for key, value in plain.items() if key not in _PLACE_KEYS}

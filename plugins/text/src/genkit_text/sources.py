@@ -1,6 +1,6 @@
-"""Where lines come from: text files, JSONL, folders of them, built-in sets, lists. Encodes nothing.
+"""Sources of lines: text files, JSONL files, folders of both, built-in sets and lists.
 
-Nothing is trusted: what cannot be read as a line is named and left out. Knows no tokenizer and no network.
+What cannot be read as a line is named and left out. Encodes nothing, and knows no tokenizer and no network.
 """
 
 from __future__ import annotations
@@ -24,33 +24,39 @@ from genkit.plugin import Skipped
 from genkit_text.options import Options
 
 BUILTIN = {"kjv": "kjv-clauses.txt.xz", "verses": "quatrains-5x4.txt.xz"}
-"""name -> file in this package. kjv: 26,313 clauses of the King James Bible; verses: 16,774 Chinese quatrains."""
+"""Name of a built-in set -> file in this package.
+
+kjv: 26,313 clauses of the King James Bible; verses: 16,774 Chinese quatrains.
+"""
 
 PARTS = ("train", "held-out")
+"""Parts of every built-in set."""
 HELD_OUT_EVERY = 20
-"""Every so-many-th line of a built-in set is in its part held-out, the others are in train."""
+"""In a built-in set, every line whose number is a multiple of this is in the part held-out; the others are in train."""
 
 ENDINGS = (".txt", ".jsonl", ".txt.gz", ".jsonl.gz")
-"""What is read of a folder; a file that is named may end otherwise."""
+"""Files of a folder that are read. A single file that the user names may have any ending."""
 
 JSON_ENDINGS = (".jsonl", ".ndjson", ".json")
+"""Endings, .gz left out, of files with one JSON object per line."""
 
-READ = "text files in UTF-8, JSONL files, both also as .gz, and folders of them are read"
+READABLE = "text files in UTF-8, JSONL files, both also as .gz, and folders of them are read"
+"""What can be read, for messages."""
 
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff]")
-"""What no line of text holds: control characters that are no space, halves of surrogate pairs."""
+"""What no line may hold: control characters other than white space, and halves of surrogate pairs."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Lines with their prompts.
+    """Lines, with their prompts if there are any.
 
     Args:
-        title: what to call the source in messages.
-        lines: none of them blank.
-        prompts: beside each line; None: there are none.
-        names: of the lines, by file and number.
-        skipped: what is no line.
+        title: what messages call the source.
+        lines: the lines, none of them blank.
+        prompts: the prompt of each line; None: there are no prompts.
+        names: of the lines, by file and line number.
+        skipped: what cannot be read as a line, with reasons.
     """
 
     title: str
@@ -60,8 +66,16 @@ class Source:
     skipped: list[Skipped]
 
 
-class _Found(NamedTuple):
-    """What stands at a place of a file (numbered from 1) or of an object in memory (no file; numbered from 0)."""
+class _Entry(NamedTuple):
+    """One line of a file, or one item of a Python object; a fault if it cannot be read.
+
+    Args:
+        file: name of the file; empty: an item of a Python object.
+        number: of the line, from 1 (0: the whole file); of the item, from 0.
+        text: the line.
+        prompt: of the line; empty: none.
+        fault: why there is no line; empty: there is one.
+    """
 
     file: str
     number: int
@@ -71,61 +85,67 @@ class _Found(NamedTuple):
 
 
 def open_source(source: Any, options: Options) -> Source:
-    """Lines from a path, a name or an object.
+    """The lines of a path, of a built-in set or of a Python object.
 
     Args:
-        source: a text file, one line each; a JSONL file, one object each; either gzipped; a folder of such files;
-            `builtin:kjv`, `builtin:verses`, and the parts of each, `builtin:kjv/train` and `builtin:kjv/held-out`; a
-            list (or anything with a length) of strings or of dicts with the fields of a JSONL file.
+        source: a text file with one line per row; a JSONL file with one object per row; either of them gzipped; a
+            folder of such files; `builtin:kjv` or `builtin:verses`, or a part of them: `builtin:kjv/train`,
+            `builtin:kjv/held-out`; a list (or anything with a length) of strings or of dicts with the fields of JSONL.
         options: the names of the fields.
 
     Raises:
         ConfigError: for an unknown built-in set.
-        DataError: if there is nothing to read, or what there is holds no text.
+        DataError: if the source does not exist, is empty, or is of another kind.
     """
     if not isinstance(source, str | Path):
-        return _gathered(f"the {type(source).__name__}", _from_items(source, options), options)
+        return _collect(f"the {type(source).__name__}", _from_items(source, options), options)
     title, path = str(source), Path(source)
     if title.startswith("builtin:"):
-        return _gathered(title, _from_builtin(title, options), options)
+        return _collect(title, _from_builtin(title, options), options)
     if not path.exists():
         raise DataError(f"data = {title!r}: there is no such file or folder")
     if path.is_dir():
-        return _gathered(title, _from_folder(path, options), options)
+        return _collect(title, _from_folder(path, options), options)
     try:
-        return _gathered(title, _rows(path.name, _content(path), options), options)
+        return _collect(title, _rows(path.name, _content(path), options), options)
     except ValueError as error:
-        raise DataError(f"{path}: {error}; {READ}") from error
+        raise DataError(f"{path}: {error}; {READABLE}") from error
 
 
-def _gathered(title: str, every: Iterable[_Found], options: Options) -> Source:
-    """The lines among what was found, and the names of the rest."""
+def _collect(title: str, entries: Iterable[_Entry], options: Options) -> Source:
+    """The lines among the entries, and those that are skipped.
+
+    Raises:
+        DataError: if there are no entries.
+    """
     lines, prompts, skipped, names = [], [], [], _Names()
-    for found in every:
-        if fault := found.fault or _fault(found):
-            skipped.append(Skipped(_name(found.file, found.number), fault))
+    for entry in entries:
+        if fault := entry.fault or _fault(entry):
+            skipped.append(Skipped(_name(entry.file, entry.number), fault))
             continue
-        lines.append(found.text)
-        prompts.append(found.prompt)
-        names.append(found.file, found.number)
+        lines.append(entry.text)
+        prompts.append(entry.prompt)
+        names.append(entry.file, entry.number)
     if not lines and not skipped:
         raise DataError(f"{title} is empty")
     return Source(title, lines, prompts if options.prompt_field else None, names, skipped)
 
 
-def _fault(found: _Found) -> str:
-    if not found.text or found.text.isspace():
+def _fault(entry: _Entry) -> str:
+    """Why the text of an entry is no line; an empty string: it is one."""
+    if not entry.text or entry.text.isspace():
         return "empty"
-    control = _CONTROL.search(found.text) or _CONTROL.search(found.prompt)
+    control = _CONTROL.search(entry.text) or _CONTROL.search(entry.prompt)
     return f"it holds U+{ord(control[0]):04X}, which is no character of a text" if control else ""
 
 
 def _name(file: str, number: int) -> str:
+    """What messages call an entry."""
     return (f"{file}, line {number}" if number else file) if file else f"item {number}"
 
 
 class _Names(Sequence[str]):
-    """The names of lines, made when they are asked for."""
+    """Names of lines, formatted on demand: memory holds one number per line."""
 
     def __init__(self) -> None:
         self._numbers = array("q")
@@ -133,6 +153,7 @@ class _Names(Sequence[str]):
         self._starts: list[int] = []
 
     def append(self, file: str, number: int) -> None:
+        """Add the name of the next line."""
         if not self._files or self._files[-1] != file:
             self._files.append(file)
             self._starts.append(len(self._numbers))
@@ -145,14 +166,14 @@ class _Names(Sequence[str]):
         return _name(self._files[bisect_right(self._starts, index) - 1], self._numbers[index])
 
 
-# Files -----------------------------------------------------------------------------------------------------------
+# Files ---------------------------------------------------------------------------------------------------------------
 
 
 def _content(path: Path) -> bytes:
-    """The bytes of a text file, unpacked.
+    """The bytes of a text file, unpacked if it is gzipped.
 
     Raises:
-        ValueError: saying what it is instead.
+        ValueError: if it cannot be read, is empty or is no text in UTF-8; the message says what it is.
     """
     try:
         raw = path.read_bytes()
@@ -168,94 +189,100 @@ def _content(path: Path) -> bytes:
     return raw
 
 
-def _rows(file: str, raw: bytes, options: Options) -> Iterator[_Found]:
-    """The rows of a file, by its ending as plain lines or as JSON objects."""
-    in_json = file.lower().removesuffix(".gz").endswith(JSON_ENDINGS)
+def _rows(file: str, raw: bytes, options: Options) -> Iterator[_Entry]:
+    """The rows of a file: by its ending, plain lines or JSON objects. Blank rows are entries, too."""
+    is_json = file.lower().removesuffix(".gz").endswith(JSON_ENDINGS)
     rows = raw.removeprefix(b"\xef\xbb\xbf").split(b"\n")
     for number, row in enumerate(rows if rows[-1] else rows[:-1], start=1):
         try:
             text = row.removesuffix(b"\r").decode()
         except UnicodeDecodeError as error:
             fault = f"not in UTF-8: byte 0x{row[error.start]:02X} at place {error.start + 1}"
-            yield _Found(file, number, fault=fault)
+            yield _Entry(file, number, fault=fault)
             continue
-        if not in_json or not text.strip():
-            plain = options.prompt_field is None or not text.strip()
-            yield _Found(
-                file,
-                number,
-                text,
-                fault="" if plain else f"plain text has no field {options.prompt_field!r}",
-            )
+        if not is_json or not text.strip():
+            has_no_field = options.prompt_field is not None and text.strip()
+            fault = f"plain text has no field {options.prompt_field!r}" if has_no_field else ""
+            yield _Entry(file, number, text, fault=fault)
             continue
         try:
             value = json.loads(text)
         except (ValueError, RecursionError):
             value = None
-        known = isinstance(value, dict)
-        yield (
-            _from_fields(file, number, value, options)
-            if known
-            else _Found(file, number, fault="no JSON object")
-        )
+        if isinstance(value, dict):
+            yield _from_fields(file, number, value, options)
+        else:
+            yield _Entry(file, number, fault="no JSON object")
 
 
-def _from_fields(file: str, number: int, fields: Mapping[Any, Any], options: Options) -> _Found:
+def _from_fields(file: str, number: int, fields: Mapping[Any, Any], options: Options) -> _Entry:
+    """The entry of a JSON object or a dict."""
     names = (
         [options.field] if options.prompt_field is None else [options.field, options.prompt_field]
     )
     for name in names:
         if name not in fields:
-            has = ", ".join(map(str, fields)) or "none"
-            return _Found(file, number, fault=f"no field {name!r}; it has: {has}")
+            field_names = ", ".join(map(str, fields)) or "none"
+            return _Entry(file, number, fault=f"no field {name!r}; it has: {field_names}")
         if not isinstance(fields[name], str):
-            return _Found(
+            return _Entry(
                 file, number, fault=f"field {name!r} is no string: {type(fields[name]).__name__}"
             )
-    return _Found(file, number, *(fields[name] for name in names))
+    return _Entry(file, number, *(fields[name] for name in names))
 
 
-def _from_folder(folder: Path, options: Options) -> Iterator[_Found]:
-    found = open_tree(folder, ENDINGS, "texts")
-    for name, fault in found.skipped:
-        yield _Found(name, 0, fault=fault)
-    for name in found.files:
+def _from_folder(folder: Path, options: Options) -> Iterator[_Entry]:
+    """The rows of all files in a folder and its sub-folders; a file that cannot be read is one entry with a fault."""
+    tree = open_tree(folder, ENDINGS, "texts")
+    for name, fault in tree.skipped:
+        yield _Entry(name, 0, fault=fault)
+    for name in tree.files:
         try:
             yield from _rows(name, _content(ordinary(folder / name)), options)
         except (OSError, ValueError) as error:
-            yield _Found(name, 0, fault=reason(error))
+            yield _Entry(name, 0, fault=reason(error))
 
 
-def _from_builtin(title: str, options: Options) -> Iterator[_Found]:
+def _from_builtin(title: str, options: Options) -> Iterator[_Entry]:
+    """The rows of a built-in set, or of one of its parts.
+
+    Raises:
+        ConfigError: if there is no such set or part.
+    """
     name, _, part = title.removeprefix("builtin:").partition("/")
     if name not in BUILTIN or title.endswith("/") or (part and part not in PARTS):
-        every = [*BUILTIN, *(f"{known}/{part}" for known in BUILTIN for part in PARTS)]
-        hint = did_you_mean(title.removeprefix("builtin:"), every)
+        names = [*BUILTIN, *(f"{name}/{part}" for name in BUILTIN for part in PARTS)]
+        hint = did_you_mean(title.removeprefix("builtin:"), names)
         raise ConfigError(f"data = {title!r}: no such built-in set.{hint}")
     raw = lzma.decompress((files("genkit_text") / "data" / BUILTIN[name]).read_bytes())
-    for found in _rows(BUILTIN[name].removesuffix(".xz"), raw, options):
-        held_out = found.number % HELD_OUT_EVERY == 0
-        if not part or held_out == (part == "held-out"):
-            yield found
+    for entry in _rows(BUILTIN[name].removesuffix(".xz"), raw, options):
+        is_held_out = entry.number % HELD_OUT_EVERY == 0
+        if not part or is_held_out == (part == "held-out"):
+            yield entry
 
 
-# Objects ---------------------------------------------------------------------------------------------------------
+# Objects -------------------------------------------------------------------------------------------------------------
 
 
-def _from_items(source: Any, options: Options) -> Iterator[_Found]:
+def _from_items(source: Any, options: Options) -> Iterator[_Entry]:
+    """The items of a list, or of any object with a length.
+
+    Raises:
+        DataError: for another object.
+    """
     if not hasattr(source, "__len__") or isinstance(source, Mapping | bytes):
         raise DataError(
             f"lines cannot be read from a {type(source).__name__}: pass a path, builtin:kjv, or a list of strings"
         )
-    every = (
+    items = (
         source if hasattr(source, "__iter__") else (source[index] for index in range(len(source)))
     )
-    for number, item in enumerate(every):
+    for number, item in enumerate(items):
         if isinstance(item, Mapping):
             yield _from_fields("", number, item, options)
         elif not isinstance(item, str):
-            yield _Found("", number, fault=f"no string: {type(item).__name__}")
+            yield _Entry("", number, fault=f"no string: {type(item).__name__}")
         elif options.prompt_field is not None:
-            yield _Found("", number, fault=f"a string has no field {options.prompt_field!r}")
+            yield _Entry("", number, fault=f"a string has no field {options.prompt_field!r}")
         else:
-            yield _Found("", number, item)
+            yield _Entry("", number, item)

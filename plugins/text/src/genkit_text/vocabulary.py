@@ -1,7 +1,7 @@
-"""What a symbol is: the vocabulary, learned from lines or read from a file; lines to symbols and back.
+"""Vocabularies: learned from lines or read from a file, they turn lines into symbols and back.
 
-Everything goes through the `tokenizers` library, so that the tokenizer.json of a model is an ordinary one. Knows no
-source, no network and no other library.
+A symbol is a token's number. Everything goes through the `tokenizers` library, so that the tokenizer.json of a model
+can be read by any program that uses it. Knows no source, no network and no other library.
 """
 
 from __future__ import annotations
@@ -25,77 +25,84 @@ from tokenizers import (
 from genkit.errors import ConfigError, did_you_mean, first_line
 
 KINDS = ("characters", "words", "bytes", "bpe")
-"""What can be learned."""
+"""Kinds of vocabularies that can be learned from lines."""
 
 BYTES = 256
 PIECES = 4096
-"""Of bpe, where the options do not say."""
+"""Size of a bpe vocabulary where the options do not say it."""
 
 END, UNKNOWN = "<end>", "<unk>"
 ENDS = (END, "<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "[SEP]")
-"""How tokenizers write the symbol that ends a line."""
+"""Tokens that existing tokenizers use to end a line, in the order in which they are looked for."""
 
 NOTHING = ""
-"""What the library's word-level model makes of the unknown where there is no unknown symbol; it is dropped."""
+"""Token of the unknown in a vocabulary without an unknown symbol; `Vocabulary.encode` drops it."""
 
 WORD = r" ?\w+(?:['’-]\w+)*| ?[^\w\s]"
-"""A word or a punctuation mark, with the space before it: joined, they are the line again."""
+"""A word or a punctuation mark, with the space in front of it, so that concatenated tokens are the line again."""
 
 
 class Vocabulary:
-    """Lines to symbols and back.
+    """A tokenizer that turns lines into symbols and back.
 
     Args:
-        tokenizer: of the `tokenizers` library.
-        end: the symbol that ends a line; None: lines have none.
+        tokenizer: of the `tokenizers` library; its padding and truncation are switched off, in place.
+        end: the symbol that ends a line; None: lines have no end symbol.
 
     Attributes:
-        size: V.
-        unknown: the symbol of what is not known; None: that is left out.
+        size: V, the number of symbols.
+        unknown: the symbol of unknown text (UNK); None: unknown text is dropped.
     """
 
     def __init__(self, tokenizer: Tokenizer, end: int | None = None) -> None:
         tokenizer.no_padding()
         tokenizer.no_truncation()
         tokenizer.encode_special_tokens = True  # "<|endoftext|>" in a line is text
-        known, unknown = tokenizer.get_vocab(), getattr(tokenizer.model, "unk_token", None)
+        numbers, unknown = tokenizer.get_vocab(), getattr(tokenizer.model, "unk_token", None)
         self._tokenizer, self.end = tokenizer, end
         self.unknown: int | None = (
-            None if unknown is None or unknown == NOTHING else known.get(unknown)
+            None if unknown is None or unknown == NOTHING else numbers.get(unknown)
         )
-        self._never = {known.get(NOTHING) if unknown == NOTHING else None, end}
-        symbols = set(known.values()) - (self._never - {end})
+        self._excluded_symbols = {numbers.get(NOTHING) if unknown == NOTHING else None, end}
+        symbols = set(numbers.values()) - (self._excluded_symbols - {end})
         self.size = 1 + max(symbols, default=-1)
 
     @classmethod
     def read(cls, content: bytes, end: int | None) -> Self:
-        """What `content` wrote."""
+        """The vocabulary of a tokenizer.json, as `content` gives it.
+
+        Args:
+            end: the symbol that ends a line; None: there is none.
+        """
         return cls(Tokenizer.from_str(content.decode()), end)
 
     @property
     def content(self) -> bytes:
-        """The tokenizer.json; equal vocabularies have equal ones."""
+        """The bytes of the tokenizer.json; equal vocabularies have equal bytes."""
         return str(self._tokenizer.to_str(pretty=True)).encode()
 
     def encode(self, line: str) -> list[int]:
-        """The symbols of a line, without the end."""
+        """The symbols of a line, without the end symbol."""
         return self.encode_each([line])[0]
 
     def encode_each(self, lines: Sequence[str]) -> list[list[int]]:
-        """The symbols of each line."""
-        found = self._tokenizer.encode_batch_fast(list(lines), add_special_tokens=False)
-        return [[symbol for symbol in one.ids if symbol not in self._never] for one in found]
+        """The symbols of each line, without the end symbols."""
+        encodings = self._tokenizer.encode_batch_fast(list(lines), add_special_tokens=False)
+        return [
+            [symbol for symbol in encoding.ids if symbol not in self._excluded_symbols]
+            for encoding in encodings
+        ]
 
     def decode(self, symbols: Sequence[int]) -> str:
-        """The line of some symbols, up to the end if it is among them."""
+        """The line that symbols stand for, up to the first end symbol among them."""
         symbols = list(symbols)
-        kept = symbols[: symbols.index(self.end)] if self.end in symbols else symbols
-        return str(self._tokenizer.decode(kept))
+        line = symbols[: symbols.index(self.end)] if self.end in symbols else symbols
+        return str(self._tokenizer.decode(line))
 
     def with_end(self) -> Vocabulary:
-        """A learned vocabulary with an end, which is symbol 0; all others move up by one.
+        """This learned vocabulary with an end symbol, which is 0; all other symbols become one higher.
 
-        It is no token that the library looks for in a line, and no kind makes one symbol of a line that spells it.
+        The library does not look for this token in a line, and no kind encodes a line that spells it as one symbol.
         """
         content = json.loads(self._tokenizer.to_str())
         model = content["model"]
@@ -103,38 +110,39 @@ class Vocabulary:
         return Vocabulary(Tokenizer.from_str(json.dumps(content)), 0)
 
 
-def learned(kind: str, lines: Iterable[str], most: int | None = None) -> Vocabulary:
-    """A vocabulary without an end, whose symbols stand in the order of their frequency, then of their code points.
+def learned(kind: str, lines: Iterable[str], size: int | None = None) -> Vocabulary:
+    """A vocabulary learned from lines, without an end symbol.
+
+    Characters and words are numbered by frequency, the most frequent first, and equally frequent ones by code point.
 
     Args:
-        kind: out of `KINDS`. bytes and bpe begin with the 256 bytes, whatever the lines.
-        most: keep so many; the others become one unknown symbol, the last. For bpe: the pieces that are learned.
+        kind: one of `KINDS`. bytes and bpe begin with the 256 bytes, whatever the lines.
+        size: keep this many of the most frequent; the others become one unknown symbol, the last. For bpe: the number
+            of pieces, the bytes counted. None: all; for bpe `PIECES`.
 
     Raises:
-        ConfigError: for a number that the kind cannot have.
+        ConfigError: for a size that the kind cannot have.
     """
-    if kind == "bytes" and most is not None:
+    if kind == "bytes" and size is not None:
         raise ConfigError(
-            f"options.vocabulary = {most}: there are always {BYTES} bytes; leave it out"
+            f"options.vocabulary = {size}: there are always {BYTES} bytes; leave it out"
         )
-    if kind == "bpe" and most is not None and most <= BYTES:
+    if kind == "bpe" and size is not None and size <= BYTES:
         raise ConfigError(
-            f"options.vocabulary = {most}: pieces are built from {BYTES} bytes; give more than that"
+            f"options.vocabulary = {size}: pieces are built from {BYTES} bytes; give more than that"
         )
-    if kind in ("bytes", "bpe"):
-        return Vocabulary(
-            _of_pieces(
-                () if kind == "bytes" else lines, BYTES if kind == "bytes" else most or PIECES
-            )
-        )
-    return Vocabulary(_of_words(lines, most) if kind == "words" else _of_characters(lines, most))
+    if kind == "bytes":
+        return Vocabulary(_of_pieces((), BYTES))
+    if kind == "bpe":
+        return Vocabulary(_of_pieces(lines, size or PIECES))
+    return Vocabulary(_of_words(lines, size) if kind == "words" else _of_characters(lines, size))
 
 
 def loaded(file: Path) -> Vocabulary:
     """The vocabulary of an existing tokenizer.json.
 
     Raises:
-        ConfigError: if there is none, or it is damaged.
+        ConfigError: if there is no such file, or it is damaged.
     """
     if not file.is_file():
         hint = did_you_mean(str(file), ("auto", *KINDS))
@@ -145,59 +153,66 @@ def loaded(file: Path) -> Vocabulary:
         raise ConfigError(
             f"options.tokenizer: {file} is no tokenizer.json ({first_line(error)})"
         ) from error
-    return ended(tokenizer)
+    return vocabulary_of(tokenizer)
 
 
-def ended(tokenizer: Tokenizer, end: str | None = None) -> Vocabulary:
-    """The vocabulary of an existing tokenizer with its end: the token named, or one of `ENDS`, or else a new one."""
-    known = tokenizer.get_vocab()
-    found = next((name for name in (end, *ENDS) if name in known), END)
-    if found not in known:
+def vocabulary_of(tokenizer: Tokenizer, end: str | None = None) -> Vocabulary:
+    """The vocabulary of an existing tokenizer, with an end symbol.
+
+    The end is the first token that the tokenizer has out of `end` and `ENDS`; if it has none of them, a new one.
+    """
+    numbers = tokenizer.get_vocab()
+    token = next((name for name in (end, *ENDS) if name in numbers), END)
+    if token not in numbers:
         tokenizer.add_special_tokens([AddedToken(END, special=True)])
-    return Vocabulary(tokenizer, tokenizer.token_to_id(found))
+    return Vocabulary(tokenizer, tokenizer.token_to_id(token))
 
 
-# What is learned -------------------------------------------------------------------------------------------------
+# Learning ------------------------------------------------------------------------------------------------------------
 
 
-def _of_characters(lines: Iterable[str], most: int | None) -> Tokenizer:
+def _of_characters(lines: Iterable[str], size: int | None) -> Tokenizer:
+    """A tokenizer whose tokens are single characters."""
     tokenizer = Tokenizer(models.WordLevel({}, NOTHING))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     tokenizer.decoder = decoders.Fuse()
-    return _with_most_frequent(tokenizer, lines, most)
+    return _with_most_frequent(tokenizer, lines, size)
 
 
-def _of_words(lines: Iterable[str], most: int | None) -> Tokenizer:
+def _of_words(lines: Iterable[str], size: int | None) -> Tokenizer:
+    """A tokenizer whose tokens are words and punctuation marks; runs of white space become one space."""
     tokenizer = Tokenizer(models.WordLevel({}, NOTHING))
-    one_space = (
+    steps = (
         normalizers.Replace(Regex(r"\s+"), " "),
         normalizers.Strip(),
         normalizers.Prepend(" "),
     )
-    tokenizer.normalizer = normalizers.Sequence(list(one_space))
+    tokenizer.normalizer = normalizers.Sequence(list(steps))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(WORD), "isolated")
-    joined = decoders.Replace(UNKNOWN, f" {UNKNOWN}"), decoders.Fuse(), decoders.Strip(" ", 1, 0)
-    tokenizer.decoder = decoders.Sequence(list(joined))
-    return _with_most_frequent(tokenizer, lines, most)
+    join = decoders.Replace(UNKNOWN, f" {UNKNOWN}"), decoders.Fuse(), decoders.Strip(" ", 1, 0)
+    tokenizer.decoder = decoders.Sequence(list(join))
+    return _with_most_frequent(tokenizer, lines, size)
 
 
-def _with_most_frequent(tokenizer: Tokenizer, lines: Iterable[str], most: int | None) -> Tokenizer:
-    everything = trainers.WordLevelTrainer(vocab_size=2**31, show_progress=False)
-    tokenizer.train_from_iterator(lines, everything)
+def _with_most_frequent(tokenizer: Tokenizer, lines: Iterable[str], size: int | None) -> Tokenizer:
+    """The tokenizer, given a word-level model of the `size` most frequent tokens of the lines; None: of all."""
+    trainer = trainers.WordLevelTrainer(vocab_size=2**31, show_progress=False)
+    tokenizer.train_from_iterator(lines, trainer)
     numbers = tokenizer.get_vocab()
     tokens = sorted(numbers, key=numbers.__getitem__)
-    last = NOTHING if most is None or most >= len(tokens) else UNKNOWN
-    tokens = [*tokens[:most], last]
+    last = NOTHING if size is None or size >= len(tokens) else UNKNOWN
+    tokens = [*tokens[:size], last]
     tokenizer.model = models.WordLevel({token: symbol for symbol, token in enumerate(tokens)}, last)
     return tokenizer
 
 
-def _of_pieces(lines: Iterable[str], most: int) -> Tokenizer:
+def _of_pieces(lines: Iterable[str], size: int) -> Tokenizer:
+    """A byte-level BPE tokenizer of at most `size` pieces."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     tokenizer.train_from_iterator(
-        lines, trainers.BpeTrainer(vocab_size=most, initial_alphabet=alphabet, show_progress=False)
+        lines, trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False)
     )
     return tokenizer

@@ -1,23 +1,23 @@
-"""Clips for genkit: the manifest. Torch-free; everything heavy is named by strings."""
+"""Manifest of the video plugin. Imports no torch; classes are named by strings and imported when needed."""
 
 from genkit.plugin import Modality, Preset
 
-_REUSE = {"kind": "pathwise", "reuse_fakes": True}
-_LAZY = {"weight": 2.0, "interval": 8}
-_LATE = {"end": 1e-4, "after": 80_000, "items": 40_000, "shape": "cosine"}
-_USUAL = {"learning_rate": 2e-4, "betas": (0.5, 0.999), "weight_decay": 1e-5}
+_ESTIMATOR = {"kind": "pathwise", "reuse_fakes": True}
+_LAZY_PENALTY = {"weight": 2.0, "interval": 8}
+_DECAY = {"end": 1e-4, "delay": 80_000, "items": 40_000, "shape": "cosine"}
+_MOCOGAN_ADAM = {"learning_rate": 2e-4, "betas": (0.5, 0.999), "weight_decay": 1e-5}
 
 
 def _tgan(rate: float) -> dict[str, object]:
-    """Saito et al. 2017, sections 3.3 and 4.1."""
-    learner = {"optimizer": "rmsprop", "learning_rate": rate}
-    bounded = {"kind": "singular_values", "bound": 1.0, "interval": 5}
+    """The recipe of TGAN at a learning rate. Source: Saito et al. 2017, sections 3.3 and 4.1."""
+    optimizer = {"optimizer": "rmsprop", "learning_rate": rate}
+    constraint = {"kind": "singular_values", "bound": 1.0, "interval": 5}
     return {
         "batch_size": 32,
         "loss": "wasserstein",
-        "estimator": _REUSE,
-        "generator": learner,
-        "critic": {**learner, "constraint": bounded},
+        "estimator": _ESTIMATOR,
+        "generator": optimizer,
+        "critic": {**optimizer, "constraint": constraint},
         "ema_halflife_items": 0,
     }
 
@@ -25,7 +25,7 @@ def _tgan(rate: float) -> dict[str, object]:
 modality = Modality(
     id="video",
     title="Clips",
-    summary="Clips from videos, animations, folders of frames or arrays; of any length; class-conditional if asked.",
+    summary="Clips of any length, trained on videos, animations, folders of frames or arrays; optionally by class.",
     plugin="genkit_video.plugin:VideoPlugin",
     options="genkit_video.options:Options",
     controls="genkit_video.options:Controls",
@@ -35,21 +35,21 @@ modality = Modality(
     data="builtin:moving",
     presets={
         "stream": Preset(
-            summary="Clips without an end, at any frame rate; relativistic loss, lazy R1 and R2: narrow, for a CPU.",
+            summary="Endless clips at any frame rate, narrow networks; relativistic loss, lazy R1 and R2. For a CPU.",
             options={"size": 32, "critic_features": 32},
             recipe={
                 "batch_size": 16,
                 "loss": "relativistic",
-                "penalties": {"r1": _LAZY, "r2": _LAZY},
-                "estimator": _REUSE,
-                "generator": {"learning_rate": {"start": 1e-3, **_LATE}, "betas": (0.0, 0.99)},
-                "critic": {"learning_rate": {"start": 5e-4, **_LATE}, "betas": (0.0, 0.99)},
+                "penalties": {"r1": _LAZY_PENALTY, "r2": _LAZY_PENALTY},
+                "estimator": _ESTIMATOR,
+                "generator": {"learning_rate": {"start": 1e-3, **_DECAY}, "betas": (0.0, 0.99)},
+                "critic": {"learning_rate": {"start": 5e-4, **_DECAY}, "betas": (0.0, 0.99)},
                 "ema_halflife_items": 20_000,
             },
             run={"items": 120_000},
         ),
         "tgan-small": Preset(
-            summary="A narrow TGAN at 32 x 32 that learns four times as fast: for a CPU.",
+            summary="A narrow TGAN at 32 x 32 with four times the published learning rate. For a CPU.",
             options={
                 "architecture": "tgan",
                 "size": 32,
@@ -76,7 +76,7 @@ modality = Modality(
             run={"items": 3_200_000},
         ),
         "mocogan": Preset(
-            summary="MoCoGAN (Tulyakov et al. 2018): content and motion apart, critics of frames and of clips.",
+            summary="MoCoGAN (Tulyakov et al. 2018): separate content and motion, critics of frames and of clips.",
             options={
                 "architecture": "mocogan",
                 "content": 50,
@@ -89,9 +89,9 @@ modality = Modality(
             recipe={
                 "batch_size": 32,
                 "loss": "non_saturating",
-                "estimator": _REUSE,
-                "generator": _USUAL,
-                "critic": _USUAL,
+                "estimator": _ESTIMATOR,
+                "generator": _MOCOGAN_ADAM,
+                "critic": _MOCOGAN_ADAM,
                 "terms": {"category": 1.0},
                 "ema_halflife_items": 0,
             },

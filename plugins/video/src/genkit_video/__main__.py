@@ -1,7 +1,7 @@
-"""`python -m genkit_video`: what a model of clips is worth, from the command line.
+"""Command line of the video plugin: `python -m genkit_video evaluate` compares a model's clips with real ones.
 
-Results go to standard output, what is being done and errors to standard error. Exit codes are those of `genkit`.
-Imports what a command needs when it runs: `--help` never imports torch.
+Results go to standard output, progress and errors to standard error. Exit codes are those of `genkit`.
+What a command needs is imported when it runs, so that `--help` never imports torch.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from genkit.kit.program import (
     teller,
 )
 
-app = group("Tell what models of clips are worth, beside real clips.")
+app = group("Evaluate models of clips.")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -44,28 +44,29 @@ def evaluate(
         list[str] | None, typer.Argument(help="Controls of the samples: seconds=4 ...")
     ] = None,
     samples: Annotated[
-        int, typer.Option("-n", "--samples", help="How many are drawn, and how many real ones.")
+        int,
+        typer.Option("-n", "--samples", help="Number of generated clips, and of real ones."),
     ] = 200,
     embedder: Annotated[
         str,
         typer.Option(
-            help="Whose Frechet distance is told: small (trained here), none, or module:function."
+            help="Network of the Frechet distance: small (trained here), none, or your own module:function."
         ),
     ] = "small",
     i3d: Annotated[
-        Path | None, typer.Option(help="A TorchScript file of I3D, for FVD; -n 2048 then.")
+        Path | None,
+        typer.Option(help="A TorchScript file of I3D, for FVD, which needs -n 2048 or more."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the samples, and of the real clips.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the samples and of the real clips.")] = 0,
     device: Device = "auto",
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """How clips move, how far they are from real ones, and on builtin:moving whether they obey its rule."""
+    """How clips move, how far they are from real ones, and for builtin:moving how well they keep its rule of motion."""
     from genkit.kit.program import parse_overrides
 
-    sys.path.append(
-        os.getcwd()
-    )  # for `module:function` of a file that lies here; behind everything installed
+    # So that `module:function` can be in a file of this folder; last, after all installed packages.
+    sys.path.append(os.getcwd())
     controls = parse_overrides(settings or [])
     from genkit import load
     from genkit_video import judging
@@ -82,14 +83,16 @@ def evaluate(
 
 
 def _print_rows(rows: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print a table with a column for each set of clips and a line for each number."""
     names = dict.fromkeys(name for row in rows.values() for name in row)
     print_table(
         ("", *(name.upper() for name in rows)),
-        [(name, *(_short(row.get(name)) for row in rows.values())) for name in names],
+        [(name, *(_format(row.get(name)) for row in rows.values())) for name in names],
     )
 
 
-def _short(value: Any) -> str:
+def _format(value: Any) -> str:
+    """A number with four digits, "-" for None."""
     return "-" if value is None else f"{value:.4g}"
 
 

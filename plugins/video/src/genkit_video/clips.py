@@ -1,6 +1,6 @@
-"""Clips cut from footage: each video is checked once at the start, and only what can be used is trained on.
+"""Clips cut from videos. Each video is checked once at the start, and only usable ones are trained on.
 
-In memory clips are uint8; floats are made last. Knows no network and no file format.
+In memory clips are uint8; they become float32 when a batch is made.
 
 Shape letters: B batch, C channels (1 grey, 3 colour), T frames of a clip, H W pixels.
 """
@@ -25,23 +25,23 @@ from genkit_image.pictures import Pixels, quiet, with_channels
 from genkit_video.footage import Footage, open_footage, reason
 
 FPS = 12.0
-"""The rate of what has none of its own: frames in folders, arrays, built-in sets."""
+"""Frames per second of sources without a rate: folders of frames, arrays, built-in sets."""
 
 BLOCK = 64
-"""Frames that are decoded at a time to be kept in memory."""
+"""Frames per read when a whole video is cached in memory."""
 
 
 class Cut(Protocol):
-    """What the options say about clips."""
+    """Options that say how clips are cut; `genkit_video.options.Options` has them."""
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(height, width)."""
+        """(height, width) of the clips in pixels."""
         ...
 
     @property
     def frames(self) -> int:
-        """T."""
+        """Frames of a clip, T."""
         ...
 
     @property
@@ -51,28 +51,32 @@ class Cut(Protocol):
 
     @property
     def cut(self) -> str:
-        """random: from anywhere; ordered: one after the other; start: the first one alone."""
+        """Where clips begin: `random`, anywhere; `ordered`, one after the other; `start`, only the first."""
         ...
 
     @property
     def channels(self) -> Any:
-        """auto, 1 or 3."""
+        """Channels of the clips: 1, 3, or "auto"."""
         ...
 
 
-class Checked:
-    """A source whose videos have all been opened once, and looked into at a few places.
+class CheckedVideos:
+    """A source whose videos have all been opened once and decoded at a few places, to check them.
 
     Args:
         source: as `open_footage` takes it.
         options: how clips are cut.
 
     Attributes:
-        kept: videos that clips can be cut from.
-        skipped: the others, with reasons.
+        source: the source, with all of its videos.
+        shape: (height, width) of the clips.
+        frames: of a clip, T.
+        videos: the usable videos, which clips are cut from.
+        skipped: the unusable videos, with reasons.
         rate: frames per second of the clips.
-        channels: as the options say, or 1 if all that was looked at is grey, else 3.
-        classes: of those that are kept.
+        channels: as the options say; for "auto" 1 if all decoded frames are grey, else 3.
+        classes: of the usable videos.
+        readers: threads that read videos.
     """
 
     def __init__(self, source: Any, options: Cut) -> None:
@@ -83,75 +87,85 @@ class Checked:
         rates = Counter(round(item.rate, 3) for item in items if item.rate is not None)
         self.rate = float(options.fps or (rates.most_common(1)[0][0] if rates else FPS))
         with quiet():
-            looks = self.readers.each(self._look, range(len(items)))
-        good = [number for number, look in enumerate(looks) if not isinstance(look, str)]
+            results = self.readers.each(self._probe, items)
+        self.videos = [
+            item for item, result in zip(items, results, strict=True) if not isinstance(result, str)
+        ]
         self.channels: int = options.channels
         if options.channels == "auto":
-            self.channels = 1 if all(looks[number] for number in good) else 3
-        self.kept = [items[number] for number in good]
+            is_grey = all(result for result in results if isinstance(result, bool))
+            self.channels = 1 if is_grey else 3
         faults = [
-            Skipped(items[number].name, look)
-            for number, look in enumerate(looks)
-            if isinstance(look, str)
+            Skipped(item.name, result)
+            for item, result in zip(items, results, strict=True)
+            if isinstance(result, str)
         ]
         self.skipped: tuple[Skipped, ...] = (*self.source.skipped, *faults)
-        self._memory = self._remembered()
-        self.classes = classes_of([item.label for item in self.kept])
+        self._memory = self._cache()
+        self.classes = classes_of([item.label for item in self.videos])
 
     def count(self, place: int) -> int:
-        """Frames of one of the videos at the rate of the clips, those that can be used."""
-        return len(self._memory[place]) if self._memory else self.kept[place].count(self.rate)
+        """Usable frames of the video at a place in `videos`, at the rate of the clips."""
+        return len(self._memory[place]) if self._memory else self.videos[place].count(self.rate)
 
     def read(self, place: int, start: int, channels: int) -> Pixels:
-        """[T, H, W, C]: a clip of one of the videos, from a frame on at the rate of the clips.
+        """A clip [T, H, W, C] of the video at a place in `videos`.
+
+        Args:
+            place: of the video.
+            start: first frame, counted at the rate of the clips.
+            channels: C.
 
         Raises:
-            Exception: nearly any, where the video is damaged.
+            Exception: whatever the decoder raises where the video is damaged.
         """
         if self._memory:
             clip = np.moveaxis(self._memory[place][start : start + self.frames], 3, 1)
             return np.moveaxis(with_channels(clip, channels), 1, 3)
-        return self.kept[place].read(start, self.frames, self.rate, self.shape, channels)
+        return self.videos[place].read(start, self.frames, self.rate, self.shape, channels)
 
-    def _look(self, number: int) -> bool | str:
-        """Whether the frames of a video that were looked at are grey; or why it cannot be used."""
-        item = self.source.items[number]
+    def _probe(self, item: Footage) -> bool | str:
+        """Whether a video is grey, by a few of its frames; or the reason why it cannot be used."""
         count = item.count(self.rate)
         if count < self.frames:
             return (
                 f"too short: {count} frames at {self.rate:g} per second; a clip has {self.frames}"
             )
-        grey = True
+        is_grey = True
         for place in item.probes:
             try:
                 frame = item.read(place, 1)
             except Exception as error:  # whatever decoders raise at damage
                 if place == 0:
                     return reason(error)
-                continue  # only what is damaged will be replaced
-            grey = grey and bool((frame == frame[..., :1]).all())
-        return grey
+                continue  # later damage costs only the clips that it lies in
+            is_grey = is_grey and bool((frame == frame[..., :1]).all())
+        return is_grey
 
-    def _remembered(self) -> list[Pixels]:
-        """All frames of all videos at the rate of the clips, if they fit into memory; else none."""
-        each = math.prod(self.shape) * self.channels
+    def _cache(self) -> list[Pixels]:
+        """All frames of all videos at the rate of the clips, if they fit into memory and are costly to read; else [].
+
+        Videos that turn out damaged before the end of their first clip move from `videos` to `skipped`.
+        """
+        frame_bytes = math.prod(self.shape) * self.channels
         if (
-            self.source.ready
-            or each * sum(item.count(self.rate) for item in self.kept) > CACHE_BYTES
+            self.source.is_cheap
+            or frame_bytes * sum(item.count(self.rate) for item in self.videos) > CACHE_BYTES
         ):
             return []
         with quiet():
-            memory = self.readers.each(self._whole, self.kept)
+            memory = self.readers.each(self._frames, self.videos)
         short = [place for place, rows in enumerate(memory) if len(rows) < self.frames]
         self.skipped += tuple(
-            Skipped(self.kept[place].name, "damaged before the first clip ends") for place in short
+            Skipped(self.videos[place].name, "damaged before the first clip ends")
+            for place in short
         )
         for place in reversed(short):
-            del memory[place], self.kept[place]
+            del memory[place], self.videos[place]
         return memory
 
-    def _whole(self, item: Footage) -> Pixels:
-        """[frames, H, W, C]: all frames, or those before the first damage."""
+    def _frames(self, item: Footage) -> Pixels:
+        """All frames [frames, H, W, C] of a video, or those before the first damage."""
 
         def read(start: int, stop: int) -> Pixels:
             return item.read(start, stop - start, self.rate, self.shape, self.channels)
@@ -165,37 +179,39 @@ class Checked:
 class Clips(Windows[Pixels]):
     """Clips of videos, as a map-style data set of Samples x [C, T, H, W] in [-1, 1].
 
-    Each video has as many items as clips fit into it without overlap, or one. A random item is cut from anywhere in its
-    video.
+    A video has as many items as clips fit into it without overlap; with `options.cut` "start" it has one. With "random"
+    each item is cut from anywhere in its video.
 
     Args:
         checked: the videos.
         options: where clips are cut.
         channels: C.
-        labels: names of the classes whose numbers are the conditions; empty: there are no conditions.
+        labels: the model's class names, whose numbers are the conditions; empty: no conditions.
 
     Raises:
-        DataError: if a video is of another class, or none can be used.
+        DataError: if a video has none of the model's classes.
     """
 
     def __init__(
-        self, checked: Checked, options: Cut, channels: int, labels: Sequence[str] = ()
+        self, checked: CheckedVideos, options: Cut, channels: int, labels: Sequence[str] = ()
     ) -> None:
         self.checked, self.options, self.channels = checked, options, channels
         title = checked.source.title
         numbers = numbers_in(checked.classes, labels, title, "videos")
-        fit = [checked.count(place) // checked.frames for place in range(len(checked.kept))]
-        counts = np.minimum(fit, 1) if options.cut == "start" else fit
-        names = [item.name for item in checked.kept]
+        capacities = [
+            checked.count(place) // checked.frames for place in range(len(checked.videos))
+        ]
+        counts = np.minimum(capacities, 1) if options.cut == "start" else capacities
+        names = [item.name for item in checked.videos]
         super().__init__(counts, names, title, "clips", numbers, checked.skipped, checked.readers)
 
     def random_batch(self, indices: list[int], words: NDArray[np.uint64]) -> Sample:
-        """Clips x [B, C, T, H, W], each cut by its random word; condition [B] or None."""
+        """A batch of clips x [B, C, T, H, W] with condition [B] or None; `words` [B] determine where they begin."""
         with quiet():
             return super().random_batch(indices, words)
 
     def read(self, place: int, number: int, draw: random.Random) -> Pixels:
-        """[T, H, W, C]: a clip of one of the videos."""
+        """A clip [T, H, W, C] of the video at a place: a random one, or its clip of a number."""
         if self.options.cut == "random":
             start = draw.randrange(self.checked.count(place) - self.checked.frames + 1)
         else:
@@ -203,11 +219,11 @@ class Clips(Windows[Pixels]):
         return self.checked.read(place, start, self.channels)
 
     def batch(self, windows: Sequence[Pixels], condition: Tensor | None) -> Sample:
-        """Clips [T, H, W, C] as a Sample."""
+        """Clips [T, H, W, C] as a Sample x [B, C, T, H, W] with its condition."""
         pixels = np.ascontiguousarray(np.stack(windows).transpose(0, 4, 1, 2, 3))
         x = (
             pixels.astype(np.float32) / np.float32(127.5) - 1
-        )  # by NumPy: torch's threads are the training's
+        )  # NumPy leaves torch's threads to the training
         return Sample(torch.from_numpy(x), condition)
 
     def explain(self, error: Exception) -> str:

@@ -1,7 +1,7 @@
-"""Critics of clips: of whole ones, and of some of their frames.
+"""Critics (the field's discriminators) of clips and of single frames of them.
 
-Shape letters: B batch, C channels, T frames, H W pixels, K classes, P logits per sample. A `frame` critic chooses its
-frames by torch's global generator, which the engine seeds. Knows no file and no loss.
+Shape letters: B batch, C channels, T frames, H W pixels, K classes, P logits per sample. Critics of frames draw the
+frames with torch's global generator, which the engine seeds.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from genkit.kit.blocks import LEAKY_SLOPE, DownStage, Residual, variance_scaling
 from genkit.plugin import Critique, Sample
 from genkit_image import dcgan, modern
 from genkit_video.options import Options
-from genkit_video.renderers import initialise, scaled
+from genkit_video.renderers import initialise, without_bias
 
 
 def make_critics(options: Options, channels: int, classes: int) -> dict[str, nn.Module]:
-    """The critics that the options name.
+    """The critics that `options.architecture` selects, by name.
 
     Args:
+        options: architecture, and the settings of its critics.
         channels: C.
         classes: K, labels or categories; 0: there are none.
     """
@@ -37,20 +38,20 @@ def make_critics(options: Options, channels: int, classes: int) -> dict[str, nn.
         critics["image"] = RandomFrames(PatchCritic(options, channels), options.critic_frames)
         critics["video"] = MocoganCritic(options, channels, classes)
     else:
-        kind = modern if options.renderer == "residual" else dcgan
+        module = modern if options.renderer == "residual" else dcgan
         critics["frame"] = RandomFrames(
-            kind.Critic(pictures, channels, classes), options.critic_frames
+            module.Critic(pictures, channels, classes), options.critic_frames
         )
         critics["clip"] = ClipCritic(options, channels, classes)
     return critics if options.critic_frames else dict([critics.popitem()])
 
 
 class RandomFrames(nn.Module):
-    """Some frames of each clip, chosen at random and judged by a critic of pictures -> logits [B, P].
+    """Clips [B, C, T, H, W] -> logits [B, P] of a picture critic for some random frames of each clip.
 
     Args:
         critic: of pictures [B, C, H, W].
-        count: frames of each clip.
+        count: frames of each clip, drawn without replacement from torch's global generator.
     """
 
     def __init__(self, critic: nn.Module, count: int) -> None:
@@ -60,16 +61,18 @@ class RandomFrames(nn.Module):
     def forward(self, sample: Sample) -> Critique:
         frames = sample.x.transpose(1, 2)
         rows, device = len(frames), frames.device
-        chosen = torch.rand(frames.shape[:2], device=device).argsort(1)[:, : self.count]
-        chosen_frames = frames[torch.arange(rows, device=device)[:, None], chosen].flatten(0, 1)
-        told = None if sample.condition is None else sample.condition.repeat_interleave(self.count)
-        return Critique((self.critic(Sample(chosen_frames, told)).logits[0].reshape(rows, -1),))
+        places = torch.rand(frames.shape[:2], device=device).argsort(1)[:, : self.count]
+        pictures = frames[torch.arange(rows, device=device)[:, None], places].flatten(0, 1)
+        labels = (
+            None if sample.condition is None else sample.condition.repeat_interleave(self.count)
+        )
+        return Critique((self.critic(Sample(pictures, labels)).logits[0].reshape(rows, -1),))
 
 
 class ClipCritic(nn.Module):
-    """Clips [B, C, T, H, W] (and a class [B]) -> one logit each, by convolutions that halve time and space together.
+    """Stream's critic of clips: [B, C, T, H, W] (and class numbers [B]) -> one logit each, [B].
 
-    A class enters by projection (Miyato and Koyama 2018, arXiv:1802.05637).
+    Convolutions halve time and space together. A class enters by projection (Miyato and Koyama 2018, arXiv:1802.05637).
 
     Args:
         options: size, frames, renderer, critic_features, features_max, depth, critic_norm.
@@ -88,16 +91,16 @@ class ClipCritic(nn.Module):
             self.labels = variance_scaling_(nn.Embedding(classes, maps[-1])) if classes else None
             variance_scaling_(self.head)
         else:
-            bare = options.critic_norm != "batch"
-            norms = [None if bare else nn.BatchNorm3d(width) for width in maps[1:]]
-            self.body = _strided(channels, maps, lengths, norms, bias=bare)
-            self.head = nn.Conv3d(maps[-1], 1, ends, bias=bare)
+            has_bias = options.critic_norm != "batch"  # BatchNorm has a bias of its own
+            norms = [None if has_bias else nn.BatchNorm3d(width) for width in maps[1:]]
+            self.body = _strided(channels, maps, lengths, norms, bias=has_bias)
+            self.head = nn.Conv3d(maps[-1], 1, ends, bias=has_bias)
             self.labels = nn.Embedding(classes, maps[-1]) if classes else None
             self.apply(dcgan.initialise)
         if options.critic_norm == "spectral":
             for layer in self.modules():
                 if isinstance(layer, nn.Conv3d | nn.Embedding):
-                    nn.init.orthogonal_(layer.weight)  # weights of zero have no norm to divide by
+                    nn.init.orthogonal_(layer.weight)  # zero weights have no norm to divide by
                     spectral_norm(layer)
 
     def forward(self, sample: Sample) -> Critique:
@@ -109,21 +112,21 @@ class ClipCritic(nn.Module):
 
 
 class TganCritic(nn.Module):
-    """TGAN's: clips [B, C, T, H, W] (and a class [B], as constant channels) -> one logit each.
+    """TGAN's critic: clips [B, C, T, H, W] (and class numbers [B], as constant channels) -> one logit each, [B].
 
     Args:
         options: size, frames, critic_features.
         channels: C.
         classes: K; 0: unconditional.
 
-    Source: Saito et al. 2017, arXiv:1611.06624, section 3.2, with the authors' BatchNorm that does not shift.
+    Source: Saito et al. 2017, arXiv:1611.06624, section 3.2, with BatchNorm without bias as in the authors' code.
     """
 
     def __init__(self, options: Options, channels: int, classes: int) -> None:
         super().__init__()
         self.classes = classes
         maps, lengths, ends = _layout(options)
-        norms = [scaled(nn.BatchNorm3d(width)) for width in maps[1:]]
+        norms = [without_bias(nn.BatchNorm3d(width)) for width in maps[1:]]
         self.body = _strided(channels + classes, maps, lengths, norms, bias=True)
         self.head = nn.Conv3d(maps[-1], 1, ends)
         self.apply(initialise)
@@ -138,7 +141,7 @@ class TganCritic(nn.Module):
 
 
 class PatchCritic(nn.Module):
-    """MoCoGAN's of frames: pictures [B, C, H, W] -> a logit for each patch [B, P].
+    """MoCoGAN's critic of frames: pictures [B, C, H, W] -> a logit for each of P patches, [B, P].
 
     Args:
         options: size, critic_features.
@@ -151,13 +154,15 @@ class PatchCritic(nn.Module):
         super().__init__()
         maps, _, _ = _layout(options)
         layers: list[nn.Module] = [nn.Conv2d(channels, maps[0], 4, 2, 1, bias=False)]
-        for below, above in itertools.pairwise(maps[:-1]):
+        for inputs, outputs in itertools.pairwise(maps[:-1]):
             layers += [
-                _leaky(),
-                nn.Conv2d(below, above, 4, 2, 1, bias=False),
-                nn.BatchNorm2d(above),
+                _activation(),
+                nn.Conv2d(inputs, outputs, 4, 2, 1, bias=False),
+                nn.BatchNorm2d(outputs),
             ]
-        self.body = nn.Sequential(*layers, _leaky(), nn.Conv2d(maps[-2], 1, 4, 2, 1, bias=False))
+        self.body = nn.Sequential(
+            *layers, _activation(), nn.Conv2d(maps[-2], 1, 4, 2, 1, bias=False)
+        )
         self.apply(dcgan.initialise)
 
     def forward(self, sample: Sample) -> Critique:
@@ -165,9 +170,9 @@ class PatchCritic(nn.Module):
 
 
 class MocoganCritic(nn.Module):
-    """MoCoGAN's of clips: [B, C, T, H, W] -> one logit each, and those of the class as the output `category` [B, K].
+    """MoCoGAN's critic of clips: [B, C, T, H, W] -> logits [B], and class logits [B, K] as the output `category`.
 
-    Time is convolved without stride and padding, so a clip needs more than three frames for each halving of space.
+    Along time there is neither stride nor padding, so each halving of space costs three frames of the clip.
 
     Args:
         options: size, frames, critic_features.
@@ -191,13 +196,13 @@ class MocoganCritic(nn.Module):
         stride, padding = (1, 2, 2), (0, 1, 1)
         layers: list[nn.Module] = [
             nn.Conv3d(channels, maps[0], 4, stride, padding, bias=False),
-            _leaky(),
+            _activation(),
         ]
-        for below, above in itertools.pairwise(maps):
+        for inputs, outputs in itertools.pairwise(maps):
             layers += [
-                nn.Conv3d(below, above, 4, stride, padding, bias=False),
-                nn.BatchNorm3d(above),
-                _leaky(),
+                nn.Conv3d(inputs, outputs, 4, stride, padding, bias=False),
+                nn.BatchNorm3d(outputs),
+                _activation(),
             ]
         self.body = nn.Sequential(*layers)
         self.head = nn.Conv3d(maps[-1], 1 + classes, (last, height, width), bias=False)
@@ -205,24 +210,36 @@ class MocoganCritic(nn.Module):
 
     def forward(self, sample: Sample) -> Critique:
         features = self.body(sample.x)
-        verdict = self.head(features).flatten(1)
-        outputs = {"category": verdict[:, 1:]} if verdict.shape[1] > 1 else {}
-        return Critique((verdict[:, 0],), (features,), outputs)
+        logits = self.head(features).flatten(1)
+        outputs = {"category": logits[:, 1:]} if logits.shape[1] > 1 else {}
+        return Critique((logits[:, 0],), (features,), outputs)
 
 
 def _layout(options: Options) -> tuple[list[int], list[int], tuple[int, int, int]]:
-    """(feature maps after each halving; frames before the first and after each; frames, height, width at the end)."""
+    """The shape of a critic of clips.
+
+    Returns:
+        (feature maps after each halving of space; frames before the first halving and after each; (frames, height,
+        width) after the last).
+    """
     maps, base = dcgan.layout(options.of_pictures(options.critic_features))
     lengths = [max(options.frames >> count, 1) for count in range(len(maps) + 1)]
     return maps, lengths, (lengths[-1], *base)
 
 
-def _leaky() -> nn.Module:
+def _activation() -> nn.Module:
     return nn.LeakyReLU(LEAKY_SLOPE, inplace=True)
 
 
 def _halving(channels: int, width: int, length: int, bias: bool = True) -> nn.Conv3d:
-    """Half of space, and of time where there is more than one frame."""
+    """A convolution that halves space, and time if there is more than one frame.
+
+    Args:
+        channels: of the input.
+        width: channels of the output.
+        length: frames of the input.
+        bias: whether it has a bias.
+    """
     if length == 1:
         return nn.Conv3d(channels, width, (1, 4, 4), (1, 2, 2), (0, 1, 1), bias=bias)
     return nn.Conv3d(channels, width, 4, 2, 1, bias=bias)
@@ -235,14 +252,14 @@ def _strided(
     norms: Sequence[nn.Module | None],
     bias: bool,
 ) -> nn.Sequential:
-    """Strided convolutions with leaky ReLUs, and norms behind all but the first."""
+    """Strided convolutions with leaky ReLUs, and norms after all convolutions but the first."""
     layers: list[nn.Module] = []
     widths = itertools.pairwise([channels, *maps])
-    for (below, above), length, norm in zip(widths, lengths, [None, *norms], strict=False):
+    for (inputs, outputs), length, norm in zip(widths, lengths, [None, *norms], strict=False):
         layers += [
-            _halving(below, above, length, bias),
+            _halving(inputs, outputs, length, bias),
             *([] if norm is None else [norm]),
-            _leaky(),
+            _activation(),
         ]
     return nn.Sequential(*layers)
 
@@ -250,13 +267,13 @@ def _strided(
 def _residual(
     options: Options, channels: int, maps: list[int], lengths: list[int]
 ) -> nn.Sequential:
-    """The stages of a norm-free residual network, as for pictures, with time as a third axis."""
+    """The stages of the image plugin's norm-free residual critic, with time as a third axis."""
     depth = options.depth * len(maps)
 
     def blocks(width: int) -> list[Residual]:
         return [Residual(width, width, 3, depth=depth) for _ in range(options.depth)]
 
     layers: list[nn.Module] = [variance_scaling_(_halving(channels, maps[0], lengths[0]))]
-    for (high, low), length in zip(itertools.pairwise(maps), lengths[1:], strict=False):
-        layers += [DownStage(high, low, 3, blocks(high), (1 if length % 2 else 2, 2, 2))]
+    for (inputs, outputs), length in zip(itertools.pairwise(maps), lengths[1:], strict=False):
+        layers += [DownStage(inputs, outputs, 3, blocks(inputs), (1 if length % 2 else 2, 2, 2))]
     return nn.Sequential(*layers, *blocks(maps[-1]))

@@ -1,6 +1,6 @@
-"""Video files decoded where they are asked for: from the keyframe before, or on from where they were left.
+"""Decoding of video files at given frames: from the keyframe before them, or on from where a decoder stands.
 
-Knows time stamps as a file counts them, and neither seconds nor clips.
+Times are time stamps in the units of the file.
 
 Shape letters: H W pixels, C channels.
 """
@@ -19,112 +19,128 @@ from av.container import InputContainer
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
-OPEN = 8
-"""Files that stay open, ready to go on."""
+POOL = 8
+"""Largest number of idle decoders, whose files stay open."""
+
+START = -(2**63)
+"""Time stamp of a decoder that has decoded no frame yet."""
 
 
 class Decoders:
-    """Files that stay open: whoever comes back to one goes on where it was left. The longest unused is closed."""
+    """A pool of open decoders: one that is used again goes on where it stands. The longest unused ones are closed."""
 
     def __init__(self) -> None:
         self._idle: list[tuple[Path, Decoder]] = []
         self._lock = threading.Lock()
 
     @contextmanager
-    def of(self, path: Path, counted: bool) -> Iterator[Decoder]:
-        """A decoder of a file, for one thread alone; closed if it fails."""
+    def open(self, path: Path, is_numbered: bool) -> Iterator[Decoder]:
+        """A decoder of a file, for the use of one thread. It returns to the pool, or is closed after an exception.
+
+        Args:
+            path: of the file.
+            is_numbered: as for `Decoder`.
+        """
         with self._lock:
-            place = next((place for place, (of, _) in enumerate(self._idle) if of == path), None)
-            decoder = None if place is None else self._idle.pop(place)[1]
-        decoder = decoder or Decoder(path, counted)
+            paths = [idle_path for idle_path, _ in self._idle]
+            decoder = self._idle.pop(paths.index(path))[1] if path in paths else None
+        decoder = decoder or Decoder(path, is_numbered)
         try:
             yield decoder
-        except BaseException:  # also where not all frames were asked for
+        except BaseException:  # also GeneratorExit, where a caller stops before the last frame
             decoder.close()
             raise
         with self._lock:
             self._idle.append((path, decoder))
-            most = max(0, len(self._idle) - OPEN)
-            surplus, self._idle = self._idle[:most], self._idle[most:]
-        for _, old in surplus:
-            old.close()
+            excess = max(0, len(self._idle) - POOL)
+            surplus, self._idle = self._idle[:excess], self._idle[excess:]
+        for _, surplus_decoder in surplus:
+            surplus_decoder.close()
 
 
 class Decoder:
-    """One open file, decoded forwards from wherever it is.
+    """One open video file, decoded forwards from where it stands.
 
     Args:
-        counted: its frames go by their number from the beginning instead of by their time.
+        path: of the file.
+        is_numbered: time stamps of frames are their numbers from the beginning, not those of the file.
     """
 
-    def __init__(self, path: Path, counted: bool) -> None:
-        self._path, self._counted = path, counted
+    def __init__(self, path: Path, is_numbered: bool) -> None:
+        self._path, self._is_numbered = path, is_numbered
         self._reformatter = VideoReformatter()
         self._container: InputContainer | None = None
         self._frame: av.VideoFrame | None = None
         self._first = 0
-        self._begin()
+        self._restart()
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file."""
         if self._container is not None:
             self._container.close()
 
-    def frames(self, wanted: Sequence[int], key: int) -> Iterator[NDArray[np.uint8]]:
-        """[H, W, C] each: the frames shown at these times, which ascend; from the keyframe `key` if they are not near.
+    def frames(self, stamps: Sequence[int], key: int) -> Iterator[NDArray[np.uint8]]:
+        """The frames [H, W, C] at ascending time stamps.
+
+        Args:
+            stamps: of the frames.
+            key: time stamp of the keyframe to seek, unless the decoder stands between it and the first frame.
 
         Raises:
             ValueError: if a frame is damaged.
         """
-        self._first = wanted[0]
-        if not key <= self._at < wanted[0]:
+        self._first = stamps[0]
+        if not key <= self._stamp < stamps[0]:
             self._seek(key)
-        for want in wanted:
-            while self._at < want and self._advance():
+        for stamp in stamps:
+            while self._stamp < stamp and self._advance():
                 pass
             if self._frame is None or self._frame.is_corrupt:
-                raise ValueError(f"its frame at time stamp {want} is damaged")
+                raise ValueError(f"its frame at time stamp {stamp} is damaged")
             yield self._picture(self._frame)
 
-    def _begin(self) -> None:
+    def _restart(self) -> None:
+        """Open the file, again if it is open, at its beginning."""
         self.close()
         self._container = av.open(str(self._path))
         self._stream = self._container.streams.video[0]
-        self._stream.codec_context.thread_count = 1  # threads decode other files
-        self._rest, self._at, self._frame = self._decoded(), -(2**63), None
+        self._stream.codec_context.thread_count = 1  # other threads decode other files
+        self._stream_frames, self._stamp, self._frame = self._decode(), START, None
 
     def _seek(self, key: int) -> None:
-        """To the keyframe; to the beginning where frames are counted, or where a container finds only later ones."""
+        """Go to a keyframe; to the beginning if frames are numbered or the container finds only later keyframes."""
         assert self._container is not None
-        if not self._counted:
+        if not self._is_numbered:
             self._container.seek(key, stream=self._stream)
-            self._rest, self._at, self._frame = self._decoded(), -(2**63), None
-            if self._advance() and self._at <= self._first:
+            self._stream_frames, self._stamp, self._frame = self._decode(), START, None
+            if self._advance() and self._stamp <= self._first:
                 return
-        self._begin()
+        self._restart()
 
     def _advance(self) -> bool:
-        following = next(self._rest, None)
-        if following is not None:
-            self._at, self._frame = following
-        return following is not None
+        """Decode one frame; False at the end of the file."""
+        successor = next(self._stream_frames, None)
+        if successor is not None:
+            self._stamp, self._frame = successor
+        return successor is not None
 
-    def _decoded(self) -> Iterator[tuple[int, av.VideoFrame]]:
+    def _decode(self) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Time stamps and frames from the container's position on."""
         assert self._container is not None
         number = 0
         for packet in self._container.demux(self._stream):
-            # Frames before the first wanted one that no other frame needs are not decoded at all.
-            early = not self._counted and packet.pts is not None and packet.pts < self._first
-            self._stream.codec_context.skip_frame = "NONREF" if early else "DEFAULT"
+            # Before the first frame asked for, frames that no other frame refers to are not decoded.
+            is_early = not self._is_numbered and packet.pts is not None and packet.pts < self._first
+            self._stream.codec_context.skip_frame = "NONREF" if is_early else "DEFAULT"
             for frame in packet.decode():
                 assert isinstance(frame, av.VideoFrame)
-                yield number if self._counted or frame.pts is None else frame.pts, frame
+                yield number if self._is_numbered or frame.pts is None else frame.pts, frame
                 number += 1
 
     def _picture(self, frame: av.VideoFrame) -> NDArray[np.uint8]:
-        """[H, W, C], upright."""
-        alpha = frame.format.has_palette or any(
+        """A frame as upright pixels [H, W, C], C = 4 if it has transparency, else 3."""
+        has_alpha = frame.format.has_palette or any(
             component.is_alpha for component in frame.format.components
         )
-        shown = self._reformatter.reformat(frame, format="rgba" if alpha else "rgb24")
-        return np.rot90(cast(NDArray[np.uint8], shown.to_ndarray()), frame.rotation // 90)
+        picture = self._reformatter.reformat(frame, format="rgba" if has_alpha else "rgb24")
+        return np.rot90(cast(NDArray[np.uint8], picture.to_ndarray()), frame.rotation // 90)

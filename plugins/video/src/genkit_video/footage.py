@@ -1,7 +1,7 @@
-"""Where clips come from: video files, animations, folders of frames, arrays. Knows what is shown when.
+"""Sources of video: video files, animations, folders of frames and arrays; frames can be read at any frame rate.
 
-A file is indexed once, without decoding; a clip is then decoded from the keyframe before it, and nothing else is. So
-memory grows neither with a file's size nor with its length, but for 16 bytes a frame of index. Chooses no clip.
+A video file is indexed once by its packets, and only its first frame is decoded. A clip is then decoded from the
+keyframe before it. So memory does not grow with the length of a file, but for an index of 16 bytes per frame.
 
 Shape letters: N videos, T frames, C channels, H W pixels.
 """
@@ -12,7 +12,6 @@ import posixpath
 import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -27,7 +26,7 @@ from torch import Tensor
 
 from genkit.errors import ConfigError, DataError, did_you_mean
 from genkit.kit import files as tree
-from genkit.kit.files import THREADS
+from genkit.kit.items import Readers
 from genkit.plugin import Skipped
 from genkit_image import sources as pictures
 from genkit_image.pictures import Pixels, quiet, scaled, with_channels
@@ -55,30 +54,33 @@ VIDEOS = frozenset(
     }
     | {".ogv", ".y4m", ".mxf", ".h264", ".hevc"}
 )
+"""File endings that are taken as videos."""
+
 ANIMATIONS = frozenset({".gif", ".webp", ".apng"})
-"""These may hold one frame of a folder of frames instead; what they hold decides."""
+"""File endings of animations. A GIF or WebP file with a single frame is taken as a frame of its folder."""
 
 BUILTIN: dict[str, type[Moving] | type[Strokes]] = {"moving": Moving, "strokes": Strokes}
+"""Built-in sets by name."""
 
 CROP = re.compile(r"genkit: (\d+)x(\d+)")
-"""What a file says whose frames were padded to even sides when it was written (width, height)."""
+"""Comment in a file whose frames were padded to even sides when it was written: (width, height) without padding."""
 
 STILL_SECONDS = 0.1
-"""How long a frame of an animation is shown that asks for no time: as browsers do it."""
+"""Seconds that a frame of an animation without a duration is shown, as in browsers."""
 
 
 @dataclass(frozen=True, eq=False)
 class Footage:
-    """One video.
+    """One video, read on demand.
 
     Args:
         name: as the user knows it.
-        times: [T] seconds, when each frame appears, ascending from 0.
-        duration: in seconds, the last frame's included.
-        rate: frames per second, on average; None: its frames have no time, and are taken one by one at any rate.
+        times: [T] seconds at which frames appear, ascending from 0.
+        duration: in seconds, with that of the last frame.
+        rate: mean frames per second; None: frames have no times, and are taken one by one at any rate.
         shape: (height, width) of the first frame.
-        frames: those at some places, which ascend. May raise anything at what is damaged.
-        probes: places of a few frames that tell most for little work; none where nothing can be wrong, and all is grey.
+        frames: maps ascending places to their frames; raises any exception where the video is damaged.
+        probes: places of a few frames that reveal most faults at little cost; empty: it cannot be faulty, and is grey.
         label: of its class; None: it has none.
     """
 
@@ -92,7 +94,7 @@ class Footage:
     label: str | None = None
 
     def count(self, fps: float | None = None) -> int:
-        """How many frames it has at a rate; None: at its own."""
+        """Number of frames at a rate in frames per second; None: of all frames, as they are."""
         return (
             len(self.times)
             if self.rate is None or fps is None
@@ -107,69 +109,71 @@ class Footage:
         shape: tuple[int, int] | None = None,
         channels: int = 3,
     ) -> Pixels:
-        """[count, H, W, C]: frames from place `start` on, counted at a rate; each the one nearest in time.
+        """Pixels [count, H, W, C] of successive frames at a rate; each is the frame nearest in time.
 
         Args:
-            fps: frames per second. Slower footage repeats its frames; None: as it is.
+            start: place of the first frame, counted at that rate.
+            count: number of frames.
+            fps: frames per second, by which slower footage repeats frames; None: all frames, as they are.
             shape: (height, width) to scale and crop to; None: that of the first frame.
-            channels: 1 or 3; what is transparent is on white.
+            channels: C, 1 or 3; transparent pixels are laid on white.
 
         Raises:
             DataError: if the footage is shorter.
-            Exception: nearly any, where it is damaged.
+            Exception: whatever the decoder raises where it is damaged.
         """
         if not 0 <= start <= start + count <= self.count(fps):
             raise DataError(
                 f"{self.name} has {self.count(fps)} frames; {start} to {start + count} were asked for"
             )
-        wanted = np.arange(start, start + count)
+        numbers = np.arange(start, start + count)
         if self.rate is not None and fps is not None:
             middles = (self.times[1:] + self.times[:-1]) / 2
-            wanted = np.searchsorted(
-                middles, wanted / fps + 1e-6
-            )  # halfway is the later one, whatever the rounding
-        places, back = np.unique(wanted, return_inverse=True)
-        decoded = [
+            # Of two frames at equal distance the later one is taken, whatever the rounding.
+            numbers = np.searchsorted(middles, numbers / fps + 1e-6)
+        places, inverse = np.unique(numbers, return_inverse=True)
+        frames = [
             with_channels(scaled(content, shape or self.shape)[None], channels)
             for content in self.frames(places.tolist())
         ]
-        return np.concatenate(decoded)[back].transpose(0, 2, 3, 1)
+        return np.concatenate(frames)[inverse].transpose(0, 2, 3, 1)
 
 
 @dataclass(frozen=True)
 class Footages:
-    """Videos that can be read from.
+    """The videos of a source.
 
     Args:
-        title: what to call them in messages.
-        items: in order.
-        skipped: what cannot be used.
-        ready: reading costs next to nothing, so keeping clips in memory would gain nothing.
+        title: of the source, for messages.
+        items: the videos that can be opened, in order.
+        skipped: the files and folders that cannot be opened, with reasons.
+        is_cheap: reading costs next to nothing, so that caching clips in memory would gain nothing.
     """
 
     title: str
     items: Sequence[Footage]
     skipped: tuple[Skipped, ...] = ()
-    ready: bool = False
+    is_cheap: bool = False
 
 
 def open_footage(source: Any, frames: int = 16, shape: tuple[int, int] = (64, 64)) -> Footages:
-    """Videos from a path, a name or an object; each file is indexed.
+    """Videos from a path, the name of a built-in set, or an array; each file is indexed.
 
     Args:
         source: a video file, an animation (GIF, WebP, APNG), a `.npy` file; a folder of these, or of folders of
             pictures, which are the frames of one video each (sub-folders are classes); a zip file of frames;
             `builtin:moving`, `builtin:strokes`; a list of paths; a uint8 array or tensor [N, T, H, W],
             [N, T, H, W, C] or [T, H, W, C] with C in 1, 3, 4, or [T, H, W].
-        frames, shape: length and (height, width) that built-in sets are drawn with.
+        frames: length of the clips of built-in sets; `builtin:moving` has at least 20.
+        shape: (height, width) of the clips of built-in sets.
 
     Raises:
         ConfigError: for an unknown built-in set.
-        DataError: if there is nothing of the kind.
+        DataError: if the source does not exist, holds no videos, or has another type or shape.
     """
     if isinstance(source, np.ndarray | Tensor):
         array = source.detach().cpu().numpy() if isinstance(source, Tensor) else source
-        return Footages("the array", _from_array(array, "clip"), ready=True)
+        return Footages("the array", _from_array(array, "clip"), is_cheap=True)
     if isinstance(source, list | tuple):
         return _from_files("the list", {str(path): Path(path) for path in source})
     if not isinstance(source, str | Path):
@@ -184,7 +188,7 @@ def open_footage(source: Any, frames: int = 16, shape: tuple[int, int] = (64, 64
             raise ConfigError(
                 f"data = {text!r}: no such built-in set.{did_you_mean(name, BUILTIN)}"
             )
-        return _from_drawn(text, BUILTIN[name](shape, frames))
+        return _from_builtin(text, BUILTIN[name](shape, frames))
     path = Path(source)
     if not path.exists():
         raise DataError(f"data = {text!r}: there is no such file or folder")
@@ -199,38 +203,36 @@ def open_footage(source: Any, frames: int = 16, shape: tuple[int, int] = (64, 64
 
 
 def _from_folder(path: Path) -> Footages:
-    """Videos of a folder and those below it; the first level of sub-folders are classes unless videos lie beside."""
+    """Videos and folders of frames in a folder; the first level of sub-folders are classes unless videos lie beside."""
     endings = {*VIDEOS, *ANIMATIONS, *pictures.ENDINGS, ".npy"}
-    found = tree.open_tree(path, endings, "videos and no folders of frames")
-    films = {name: path / name for name in found.files if _is_film(path / name)}
-    stills = {name: opened for name, opened in found.files.items() if name not in films}
-    moving, drawn = (
-        _from_files(str(path), films),
-        _from_frames(str(path), pictures.of_tree(replace(found, files=stills))),
-    )
-    items = [*moving.items, *drawn.items]
-    names = tree.labels([item.name for item in items])
-    items = [replace(item, label=label) for item, label in zip(items, names, strict=True)]
-    return Footages(str(path), items, (*moving.skipped, *drawn.skipped))
+    folder = tree.open_tree(path, endings, "videos and no folders of frames")
+    films = {name: path / name for name in folder.files if _is_film(path / name)}
+    stills = {name: opener for name, opener in folder.files.items() if name not in films}
+    film_footage = _from_files(str(path), films)
+    still_footage = _from_frames(str(path), pictures.of_tree(replace(folder, files=stills)))
+    items = [*film_footage.items, *still_footage.items]
+    labels = tree.labels([item.name for item in items])
+    items = [replace(item, label=label) for item, label in zip(items, labels, strict=True)]
+    return Footages(str(path), items, (*film_footage.skipped, *still_footage.skipped))
 
 
 def _is_film(file: Path) -> bool:
-    """Whether a file holds a video by its ending; of one that may be a single picture, by what it holds."""
+    """Whether a file is a video, by its ending; for endings of animations, whether it has more than one frame."""
     ending = file.suffix.lower()
     if ending not in ANIMATIONS:
         return ending in VIDEOS or ending == ".npy"
     try:
         with quiet(), Image.open(tree.ordinary(file)) as picture:
             return ending == ".apng" or getattr(picture, "is_animated", False)
-    except Exception:  # damaged: it will be named when it is read
+    except Exception:  # a damaged file: reading it later gives the reason
         return True
 
 
 def _from_files(title: str, files: Mapping[str, Path]) -> Footages:
-    """Each file indexed; several at once, for that is mostly waiting."""
+    """Videos of files by name. Files are indexed in several threads, since that is mostly waiting."""
 
-    def opened(named: tuple[str, Path]) -> list[Footage] | Skipped:
-        name, path = named
+    def index(file: tuple[str, Path]) -> list[Footage] | Skipped:
+        name, path = file
         try:
             if tree.ordinary(path).suffix.lower() == ".npy":
                 return _from_array(np.load(path, mmap_mode="r", allow_pickle=False), name)
@@ -239,12 +241,11 @@ def _from_files(title: str, files: Mapping[str, Path]) -> Footages:
             return Skipped(name, reason(error))
 
     decoders = Decoders()
-    with quiet(), ThreadPoolExecutor(THREADS) as pool:
-        found = list(pool.map(opened, files.items()))
-    skipped = tuple(one for one in found if isinstance(one, Skipped))
-    return Footages(
-        title, [one for some in found if not isinstance(some, Skipped) for one in some], skipped
-    )
+    with quiet():
+        results = Readers("genkit-index").each(index, files.items())
+    skipped = tuple(result for result in results if isinstance(result, Skipped))
+    items = [item for result in results if not isinstance(result, Skipped) for item in result]
+    return Footages(title, items, skipped)
 
 
 def reason(error: BaseException) -> str:
@@ -259,17 +260,23 @@ def reason(error: BaseException) -> str:
 
 
 def _is_animation(path: Path) -> bool:
-    """By content: what Pillow reads, and FFmpeg reads less well."""
+    """Whether a file is GIF, PNG or WebP by its content; Pillow reads these better than FFmpeg does."""
     with path.open("rb") as file:
-        start = file.read(16)
+        header = file.read(16)
     return (
-        start[:4] == b"GIF8"
-        or start[:8] == b"\x89PNG\r\n\x1a\n"
-        or start[:4] + start[8:12] == b"RIFFWEBP"
+        header[:4] == b"GIF8"
+        or header[:8] == b"\x89PNG\r\n\x1a\n"
+        or header[:4] + header[8:12] == b"RIFFWEBP"
     )
 
 
 def _animation(path: Path, name: str) -> Footage:
+    """A GIF, APNG or WebP file as a video, up to its first damage.
+
+    Raises:
+        Exception: whatever Pillow raises where the first frame is damaged.
+    """
+
     def frames(places: Sequence[int]) -> Iterator[Content]:
         with Image.open(path, formats=("GIF", "PNG", "WEBP")) as picture:
             for place in places:
@@ -281,24 +288,29 @@ def _animation(path: Path, name: str) -> Footage:
         try:
             for place in range(getattr(picture, "n_frames", 1)):
                 picture.seek(place)
-                picture.load()  # only now are times and damages known
+                picture.load()  # durations and damage show only when a frame is decoded
                 seconds.append(picture.info.get("duration", 0) / 1000 or STILL_SECONDS)
-        except Exception:  # what comes before the damage can be used
+        except Exception:  # frames before the damage can be used
             if not seconds:
                 raise
         shape, tick = (picture.height, picture.width), _TICKS[str(picture.format)]
     starts = np.cumsum([0.0, *seconds]) / tick
     rates = [count for count in [round(len(seconds) / (starts[-1] * tick))] if count]
     times, duration, rate = _timed(starts[:-1], tick, starts[-1] - starts[-2], rates)
-    return Footage(name, times, duration, rate, shape, frames, _thirds(len(seconds)))
+    return Footage(name, times, duration, rate, shape, frames, _three_places(len(seconds)))
 
 
 _TICKS = {"GIF": 0.01, "WEBP": 0.001, "PNG": 1e-6}
-"""Seconds that the times of animations are rounded to; those of APNG are fractions."""
+"""Seconds to which a format rounds the times of frames; APNG has fractions instead."""
 
 
 def _film(path: Path, name: str, decoders: Decoders) -> Footage:
-    """A video file by the times of its packets, none of which is decoded."""
+    """A video file, indexed by the times of its packets; of its frames only the first is decoded.
+
+    Raises:
+        ValueError: if it holds no video or no frame, or its frames are too large.
+        Exception: whatever FFmpeg raises where its beginning is damaged.
+    """
     with av.open(str(path)) as container:
         if not container.streams.video:
             raise ValueError("it holds no video")
@@ -315,40 +327,42 @@ def _film(path: Path, name: str, decoders: Decoders) -> Footage:
             keys += [packet.pts] if packet.is_keyframe else []
             last = packet.duration or 0
         rates = [float(rate) for rate in (stream.average_rate, stream.guessed_rate) if rate]
-        # AVI knows no order of showing, and raw streams no times: their frames are counted from the beginning.
-        counted = None in times or (container.format.name == "avi" and context.has_b_frames)
-        noted = CROP.search(
-            container.metadata.get("comment", container.metadata.get("COMMENT", ""))
-        )
+        # AVI stores no display order, and raw streams no times: their frames are numbered from the beginning.
+        is_numbered = None in times or (container.format.name == "avi" and context.has_b_frames)
+        crop = CROP.search(container.metadata.get("comment", container.metadata.get("COMMENT", "")))
     if not times:
         raise ValueError("it holds no frame")
-    stamps = np.arange(len(times)) if counted else np.unique(np.array(times, np.int64))
-    marks = np.array([0]) if counted else np.unique(np.array(keys or stamps[:1], np.int64))
-    seconds, duration, rate = _timed(stamps - stamps[0], tick, last, rates, counted)
+    stamps = np.arange(len(times)) if is_numbered else np.unique(np.array(times, np.int64))
+    key_stamps = np.array([0]) if is_numbered else np.unique(np.array(keys or stamps[:1], np.int64))
+    seconds, duration, rate = _timed(stamps - stamps[0], tick, last, rates, is_numbered)
 
     def frames(places: Sequence[int]) -> Iterator[Content]:
-        wanted = stamps[places].tolist()
-        key = marks[max(0, np.searchsorted(marks, wanted[0], "right") - 1)]
-        with decoders.of(path, counted) as decoder:
-            for frame in decoder.frames(wanted, int(key)):
-                yield frame[: int(noted[2]), : int(noted[1])] if noted else frame
+        frame_stamps = stamps[places].tolist()
+        key = key_stamps[max(0, np.searchsorted(key_stamps, frame_stamps[0], "right") - 1)]
+        with decoders.open(path, is_numbered) as decoder:
+            for frame in decoder.frames(frame_stamps, int(key)):
+                yield frame[: int(crop[2]), : int(crop[1])] if crop else frame
 
-    near = np.searchsorted(stamps, marks) if len(marks) > 2 else np.arange(len(stamps))
-    probes = tuple(int(near[place]) for place in _thirds(len(near)))
+    # Keyframes are cheap to decode; where there are only one or two, any frame must do.
+    candidates = (
+        np.searchsorted(stamps, key_stamps) if len(key_stamps) > 2 else np.arange(len(stamps))
+    )
+    probes = tuple(int(candidates[place]) for place in _three_places(len(candidates)))
     (first,) = frames([0])
     return Footage(
         name, seconds, duration, rate, cast(NDArray[np.uint8], first).shape[:2], frames, probes
     )
 
 
-def _thirds(count: int) -> tuple[int, ...]:
+def _three_places(count: int) -> tuple[int, ...]:
+    """The first, the middle and the last of `count` places; fewer where these are the same."""
     return tuple(sorted({0, count // 2, count - 1}))
 
 
 def _whole_packets(
     container: InputContainer, stream: VideoStream
 ) -> Iterator[av.Packet[VideoStream]]:
-    """Packets that are shown, up to where the file is cut off."""
+    """Packets with frames to be shown, up to the first damage or the end of the file."""
     try:
         for packet in container.demux(stream):
             if packet.is_corrupt:
@@ -360,20 +374,31 @@ def _whole_packets(
 
 
 def _timed(
-    stamps: NDArray[Any], tick: float, last: float, rates: Sequence[float], counted: bool = False
+    stamps: NDArray[Any],
+    tick: float,
+    last: float,
+    rates: Sequence[float],
+    is_numbered: bool = False,
 ) -> tuple[NDArray[np.float64], float, float]:
-    """Seconds of each frame, of them all, and frames per second.
+    """Times of frames in seconds, their total duration, and frames per second.
 
-    Containers round times to ticks (Matroska's are milliseconds); where all are those of a constant rate but for that,
-    the rate is believed, and the times are exact.
+    Containers round times to ticks (Matroska's are milliseconds). Where all times are those of a constant rate up to
+    this rounding, the exact times of that rate are returned.
+
+    Args:
+        stamps: [T], ascending from 0, in ticks.
+        tick: in seconds.
+        last: duration of the last frame in ticks; 0: unknown.
+        rates: frames per second that the file states; the first that fits is taken.
+        is_numbered: stamps are numbers of frames, so that the first rate fits.
     """
     seconds, count = stamps * tick, len(stamps)
     for rate in rates:
-        even = np.arange(count) / rate
-        if counted or np.abs(even - seconds).max() <= tick:
-            return even, count / rate, rate
-    usual = float(np.median(np.diff(seconds))) if count > 1 else STILL_SECONDS
-    duration = float(seconds[-1]) + (last * tick or usual)
+        regular_times = np.arange(count) / rate
+        if is_numbered or np.abs(regular_times - seconds).max() <= tick:
+            return regular_times, count / rate, rate
+    step = float(np.median(np.diff(seconds))) if count > 1 else STILL_SECONDS
+    duration = float(seconds[-1]) + (last * tick or step)
     return seconds, duration, count / duration
 
 
@@ -381,7 +406,7 @@ def _timed(
 
 
 def _from_frames(title: str, source: pictures.Source) -> Footages:
-    """One video for each folder of pictures, in the order of the numbers in their names."""
+    """One video for each folder of pictures, whose frames are in the order of the numbers in their names."""
     folders: dict[str, list[int]] = {}
     for number in sorted(
         range(len(source.items)), key=lambda number: _natural(source.items[number])
@@ -406,14 +431,19 @@ def _from_frames(title: str, source: pictures.Source) -> Footages:
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    """What sorts 2.png before 10.png."""
+    """A sort key by which 2.png comes before 10.png."""
     return [
         (int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)
     ]
 
 
 def _from_array(array: NDArray[Any], name: str) -> list[Footage]:
-    coloured = array.ndim == 5 or (array.ndim == 4 and array.shape[-1] in (1, 3, 4))
+    """The videos of an array, with names that begin with `name`.
+
+    Raises:
+        DataError: for another type or shape, or no frames.
+    """
+    has_channels = array.ndim == 5 or (array.ndim == 4 and array.shape[-1] in (1, 3, 4))
     if (
         array.dtype != np.uint8
         or array.ndim not in (3, 4, 5)
@@ -425,31 +455,34 @@ def _from_array(array: NDArray[Any], name: str) -> list[Footage]:
         )
     if 0 in array.shape:
         raise DataError(f"{name}: an array of shape {array.shape} holds no frame")
-    several = array.ndim == (5 if coloured else 4)
+    has_clips = array.ndim == (5 if has_channels else 4)
 
     def footage(number: int | None) -> Footage:
         rows = array if number is None else array[number]
-        called = name if number is None else f"{name} {number}"
         return _untimed(
-            called,
+            name if number is None else f"{name} {number}",
             len(rows),
             rows.shape[1:3],
             lambda places: (np.asarray(rows[place]) for place in places),
         )
 
-    return [footage(number) for number in range(len(array))] if several else [footage(None)]
+    return [footage(number) for number in range(len(array))] if has_clips else [footage(None)]
 
 
-def _from_drawn(title: str, drawn: Moving | Strokes) -> Footages:
+def _from_builtin(title: str, clips: Moving | Strokes) -> Footages:
+    """The clips of a built-in set, which are computed whenever they are read."""
+
     def footage(number: int) -> Footage:
         def frames(places: Sequence[int]) -> Iterator[Content]:
-            clip = drawn.clip(number)
+            clip = clips.clip(number)
             return (clip[place] for place in places)
 
-        return replace(_untimed(f"clip {number}", drawn.frames, drawn.shape, frames), probes=())
+        return replace(_untimed(f"clip {number}", clips.frames, clips.shape, frames), probes=())
 
     return Footages(
-        title, [footage(number) for number in range(len(drawn))], ready=isinstance(drawn, Moving)
+        title,
+        [footage(number) for number in range(len(clips))],
+        is_cheap=isinstance(clips, Moving),
     )
 
 
@@ -459,4 +492,7 @@ def _untimed(
     shape: tuple[int, int],
     frames: Callable[[Sequence[int]], Iterator[Content]],
 ) -> Footage:
-    return Footage(name, np.arange(float(count)), float(count), None, shape, frames, _thirds(count))
+    """A video whose frames have no times; its rate is None."""
+    return Footage(
+        name, np.arange(float(count)), float(count), None, shape, frames, _three_places(count)
+    )

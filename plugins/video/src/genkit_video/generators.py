@@ -1,7 +1,7 @@
-"""Generators of clips: a code for each frame, and one picture network that renders them all.
+"""Generators of clips: a motion code for each frame, and one picture network that renders every frame.
 
-Shape letters: B batch, Z latent, C channels, T frames, H W pixels, K classes, M numbers in a moment's code. Times are
-counted in frames of the data, so that a clip at another frame rate shows the same motion. Knows no file and no loss.
+Shape letters: B batch, Z latent, C channels, T frames, H W pixels, K classes, M dimensions of a motion code, N codes.
+Times are counted in frames of the data, so that a clip at another frame rate shows the same motion.
 """
 
 from __future__ import annotations
@@ -19,73 +19,97 @@ from genkit.errors import ConfigError
 from genkit.kit.blocks import LEAKY_SLOPE, variance_scaling_
 from genkit.plugin import Noise, Sample
 from genkit_video.options import Options
-from genkit_video.renderers import GAIN, Modulated, Pictures, TganRenderer, initialise, scaled
+from genkit_video.renderers import (
+    GAIN,
+    Modulated,
+    Pictures,
+    TganRenderer,
+    initialise,
+    without_bias,
+)
 
 KERNEL = 3
-"""Of each of the two convolutions over motion noise."""
+"""Kernel size of each of stream's two convolutions over motion noise."""
 HIDDEN = 64
+"""Hidden features of stream's convolutions over motion noise, and of the layers that set the speeds of its waves."""
 AGES = 8
-"""Half waves over a clip by which stream is told how old it is."""
+"""Cosines by which stream gets the age of a clip; number k has k half waves over the length of a training clip."""
 LATENT = 128
-"""Numbers that stream's renderer is told of each frame."""
+"""Dimensions of the latent vector that stream's renderer gets for each frame."""
 TEMPORAL = (512, 256, 128)
-"""Maps of TGAN's temporal generator before each doubling; all later ones have the last."""
+"""Feature maps of TGAN's temporal generator before each doubling of the length; later ones have the last number."""
 
 
 def make_generator(options: Options, channels: int, classes: int, rate: float) -> nn.Module:
-    """The generator that the options name.
+    """The generator that `options.architecture` selects.
 
     Args:
+        options: architecture, and the settings of that generator.
         channels: C.
         classes: K; 0: unconditional.
         rate: frames per second of the data.
     """
-    kinds = {"stream": Stream, "tgan": Tgan, "mocogan": Mocogan}
-    return kinds[options.architecture](options, channels, classes, rate)
+    constructors = {"stream": Stream, "tgan": Tgan, "mocogan": Mocogan}
+    return constructors[options.architecture](options, channels, classes, rate)
 
 
 def length(controls: Any, frames: int, rate: float) -> int:
-    """Frames of a whole clip under the controls."""
+    """Frames of a whole clip: `controls.seconds` at the clip's frame rate, at least 1; without it the given default.
+
+    Args:
+        controls: of generation, or None.
+        frames: the default.
+        rate: frames per second of the data, which the control `fps` overrides.
+    """
     if controls is None or controls.seconds is None:
         return frames
     return max(round(controls.seconds * (controls.fps or rate)), 1)
 
 
 def moments(steps: range, controls: Any, rate: float) -> Tensor:
-    """[T] float64 on the CPU: when output frames are shown. At the data's rate: their numbers."""
+    """Times [T] of output frames, in frames of the data, as float64 on the CPU; at the data's rate the frame numbers.
+
+    Args:
+        steps: numbers of the output frames.
+        controls: of generation, or None; `fps` is the rate of the output.
+        rate: frames per second of the data.
+    """
     fps = rate if controls is None or controls.fps is None else controls.fps
     return torch.arange(steps.start, steps.stop, dtype=torch.float64) * rate / fps
 
 
-def between(codes: Tensor, places: Tensor) -> Tensor:
+def interpolate(codes: Tensor, places: Tensor) -> Tensor:
     """Linear interpolation of codes [B, N, M] at places [T] (float64, on the CPU, in [0, N - 1]) -> [B, T, M]."""
-    left = places.floor()
-    share = (places - left).to(codes.device, torch.float32)[:, None]
-    at = left.long().to(codes.device)
-    start, end = codes[:, at], codes[:, (at + 1).clamp(max=codes.shape[1] - 1)]
+    floor = places.floor()
+    share = (places - floor).to(codes.device, torch.float32)[:, None]
+    numbers = floor.long().to(codes.device)
+    start, end = codes[:, numbers], codes[:, (numbers + 1).clamp(max=codes.shape[1] - 1)]
     return start + share * (end - start)
 
 
-def precise(layers: nn.Module, x: Tensor) -> Tensor:
-    """layers(x) in float32 whatever the plan is, since it says what is where; in eval mode in float64 and rounded, so
-    that last digits do not tell how many frames were drawn at once."""
+def apply_precisely(layers: nn.Module, x: Tensor) -> Tensor:
+    """`layers(x)` in float32 whatever the precision plan, since its output places things in a frame.
+
+    In eval mode it is computed in float64 and rounded, so that the result does not depend on how many frames are
+    generated at once. (MPS has no float64.)
+    """
     with torch.autocast(x.device.type, enabled=False):
         if layers.training or x.device.type == "mps":  # MPS has no float64
             return layers(x.float())
-        exact = {name: values.double() for name, values in layers.named_parameters()}
-        return torch.func.functional_call(layers, exact, x.double()).float()
+        parameters = {name: values.double() for name, values in layers.named_parameters()}
+        return torch.func.functional_call(layers, parameters, x.double()).float()
 
 
 class Unrolled(nn.Module):
-    """What endless clips share: codes at regular times, interpolated to those of the frames, rendered one by one.
+    """Base of generators of endless clips: codes at regular times, interpolated to the frames and rendered one by one.
 
-    A frame is a pure function of the noise and of its number, so any stretch of a clip can be drawn alone.
+    A frame is a function of the noise and of its number alone, so any stretch of a clip can be generated by itself.
 
     Args:
         options: frames, content, motion.
-        rate: as for `make_generator`.
+        rate: frames per second of the data.
         spacing: frames of the data between two codes.
-        renderer: draws frames of contents, latents and conditions.
+        renderer: maps content noise, latents and class numbers to frames; see `genkit_video.renderers`.
     """
 
     block = 64
@@ -105,71 +129,81 @@ class Unrolled(nn.Module):
             (options.motion,), steps=self.needs(range(self.frames), None)["motion"].stop
         )
 
-    def behind(self, codes: range) -> range:
-        """Steps of motion noise that decide these codes."""
+    def motion_steps(self, numbers: range) -> range:
+        """Steps of motion noise that determine the codes of these numbers."""
         raise NotImplementedError
 
-    def codes(self, motion: Tensor, wanted: range) -> Tensor:
-        """[B, len(wanted), M] from exactly the motion noise behind them."""
+    def codes(self, motion: Tensor, numbers: range) -> Tensor:
+        """The codes [B, len(numbers), M] of these numbers, from the steps of motion noise that `motion_steps` names."""
         raise NotImplementedError
 
     def latents(self, noise: Mapping[str, Tensor], codes: Tensor, times: Tensor) -> Tensor:
-        """[B, T, M] that the renderer is told of each frame; the default: content and its code."""
+        """Latents [B, T, Z] of the renderer for each frame; the default: content noise and the frame's code."""
         return torch.cat([noise["content"][:, None].expand(-1, len(times), -1), codes], 2)
 
     def forward(
         self, noise: Mapping[str, Tensor], condition: Tensor | None = None, controls: Any = None
     ) -> Sample:
-        """As many frames as in training, at the data's rate, whatever the controls say."""
+        """The first `options.frames` frames at the data's rate, as in training; controls are ignored."""
         return self.unroll(noise, condition, None, range(self.frames))
 
     def length(self, controls: Any, condition: Tensor | None = None) -> int:
-        """Frames of a whole clip under the controls."""
+        """Frames of a whole clip: `controls.seconds` at the clip's frame rate, else as many as in training."""
         return length(controls, self.frames, self.rate)
 
     def needs(self, steps: range, controls: Any) -> dict[str, range]:
-        """Steps of motion noise behind some output frames."""
-        return {"motion": self.behind(self._codes_around(moments(steps, controls, self.rate)))}
+        """Steps of motion noise that determine these output frames."""
+        return {
+            "motion": self.motion_steps(self._code_numbers(moments(steps, controls, self.rate)))
+        }
 
     def unroll(
         self, noise: Mapping[str, Tensor], condition: Tensor | None, controls: Any, steps: range
     ) -> Sample:
-        """Some output frames [B, C, T, H, W] in [-1, 1], from exactly the noise that they need."""
+        """These output frames [B, C, T, H, W] in [-1, 1], from exactly the steps of noise that `needs` names."""
         times = moments(steps, controls, self.rate)
-        around = self._codes_around(times)
-        codes = between(self.codes(noise["motion"], around), times / self.spacing - around.start)
-        condition = self.told(noise, condition)
+        numbers = self._code_numbers(times)
+        codes = interpolate(
+            self.codes(noise["motion"], numbers), times / self.spacing - numbers.start
+        )
+        condition = self.class_numbers(noise, condition)
         return Sample(
             self.renderer(noise["content"], self.latents(noise, codes, times), condition), condition
         )
 
-    def told(self, noise: Mapping[str, Tensor], condition: Tensor | None) -> Tensor | None:
-        """The classes [B] that the renderer is told; the default: those asked for."""
+    def class_numbers(self, noise: Mapping[str, Tensor], condition: Tensor | None) -> Tensor | None:
+        """The class numbers [B] that the renderer gets; the default: the condition."""
         return condition
 
-    def _codes_around(self, times: Tensor) -> range:
+    def _code_numbers(self, times: Tensor) -> range:
+        """Numbers of the codes that frames at ascending times [T] are interpolated from."""
         return range(int(times[0] // self.spacing), int(times[-1] // self.spacing) + 2)
 
 
 class Stream(Unrolled):
-    """Endless clips: noise through convolutions without padding, and waves.
+    """Generator of endless clips, whose codes come from noise by convolutions without padding, and from waves.
 
-    Every distribution here is stationary, so that what critics see of the first frames they would see of any: convolutions look
-    alike everywhere, and a wave's phase is uniform at all times, since it begins uniform and nothing else is told of
-    its beginning. Waves do what convolutions, which forget, cannot: bounce at an even speed for ever. (Skorokhodov et
-    al. 2022, arXiv:2112.14683, section 3.2, take phases from the codes, and lose them with the codes.)
+    All distributions are stationary, so that every stretch of a clip looks to critics like its first frames.
+    Convolutions are the same at all times. The phase of a wave is uniform at all times, since it starts uniform and no
+    other input depends on where it starts. Waves can bounce at a constant speed for ever, which convolutions cannot,
+    since they have a finite memory. (Skorokhodov et al. 2022, arXiv:2112.14683, section 3.2, take phases from the
+    codes, and lose them with the codes.)
 
-    With cut="start" clips have a beginning: how long ago that was is told too, until they are as old as those of
-    training. From there on the distribution is stationary again.
+    With cut="start" clips have a beginning, and their age is one more input, up to the length of a training clip. From
+    there on the distribution is stationary again.
 
     Args:
-        options: waves, spacing, cut, and those of `Unrolled`.
-        channels, classes, rate: as for `make_generator`.
+        options: frames, content, motion, waves, spacing, cut, renderer, and the settings of the renderer.
+        channels: C.
+        classes: K; 0: unconditional.
+        rate: frames per second of the data.
     """
 
     def __init__(self, options: Options, channels: int, classes: int, rate: float) -> None:
-        kind = Pictures if options.renderer == "residual" else Modulated
-        super().__init__(options, rate, options.spacing, kind(options, LATENT, channels, classes))
+        renderer = Pictures if options.renderer == "residual" else Modulated
+        super().__init__(
+            options, rate, options.spacing, renderer(options, LATENT, channels, classes)
+        )
         width, waves = options.motion, options.waves
         self.ages = AGES if options.cut == "start" else 0
         self.memory = nn.Sequential(
@@ -195,30 +229,30 @@ class Stream(Unrolled):
             nn.LeakyReLU(LEAKY_SLOPE),
             variance_scaling_(nn.Linear(HIDDEN, waves), GAIN),
         )
-        # Cycles per frame at the start: from once in 16 frames down to once in 128.
+        # Cycles per frame before training: from one in 16 frames down to one in 128.
         self.register_buffer("pace", torch.logspace(-4, -7, waves, 2), persistent=False)
 
-    def behind(self, codes: range) -> range:
-        return range(codes.start, codes.stop + 2 * (KERNEL - 1))
+    def motion_steps(self, numbers: range) -> range:
+        return range(numbers.start, numbers.stop + 2 * (KERNEL - 1))
 
-    def codes(self, motion: Tensor, wanted: range) -> Tensor:
+    def codes(self, motion: Tensor, numbers: range) -> Tensor:
         return self.memory(motion.transpose(1, 2)).transpose(1, 2)
 
     def latents(self, noise: Mapping[str, Tensor], codes: Tensor, times: Tensor) -> Tensor:
         x = super().latents(noise, codes, times)
         if self.waves:
-            turns = 2 * math.pi * self.phases(noise, times)
-            x = torch.cat([x, math.sqrt(2) * turns.sin(), math.sqrt(2) * turns.cos()], 2)
+            angles = 2 * math.pi * self.phases(noise, times)
+            x = torch.cat([x, math.sqrt(2) * angles.sin(), math.sqrt(2) * angles.cos()], 2)
         if self.ages:
             age = (times / (self.frames - 1)).clamp(max=1)[:, None] * torch.arange(1, self.ages + 1)
-            seen = math.sqrt(2) * (math.pi * age).cos().to(x)
-            x = torch.cat([x, seen.expand(len(x), -1, -1)], 2)
-        return precise(self.mapping, x)
+            cosines = math.sqrt(2) * (math.pi * age).cos().to(x)
+            x = torch.cat([x, cosines.expand(len(x), -1, -1)], 2)
+        return apply_precisely(self.mapping, x)
 
     def phases(self, noise: Mapping[str, Tensor], times: Tensor) -> Tensor:
-        """[B, T, waves] in [0, 1): where each wave is in its cycle.
+        """Phases [B, T, waves] of the waves, in cycles in [0, 1).
 
-        In float64, modulo 1: what is left of a phase after an hour must not depend on float32's last digit.
+        They are computed in float64 modulo 1, since after an hour float32 has too few digits for a phase.
         """
         start, paces = noise["motion.path"].chunk(2, 1)
         with torch.autocast(start.device.type, enabled=False):
@@ -232,12 +266,14 @@ class Stream(Unrolled):
 class Mocogan(Unrolled):
     """MoCoGAN's generator (Tulyakov et al. 2018, arXiv:1707.04993, section 3): a recurrent cell makes the codes.
 
-    The first step of motion noise is the cell's first state. A frame needs all noise before it, so the cost of a clip
-    grows faster than its length. Categories without labels are drawn as evenly as noise is.
+    The first step of motion noise is the cell's initial state. A frame needs all noise before it, so the cost of a clip
+    grows faster than its length. Without labels, categories are drawn uniformly.
 
     Args:
-        options: categories, and those of `Unrolled`.
-        channels, classes, rate: as for `make_generator`.
+        options: frames, content, motion, categories, and the settings of the renderer.
+        channels: C.
+        classes: K; 0: unconditional.
+        rate: frames per second of the data.
     """
 
     def __init__(self, options: Options, channels: int, classes: int, rate: float) -> None:
@@ -249,15 +285,15 @@ class Mocogan(Unrolled):
         if self.categories:
             self.noise["category"] = Noise((), "uniform")
 
-    def behind(self, codes: range) -> range:
-        return range(codes.stop + 1)
+    def motion_steps(self, numbers: range) -> range:
+        return range(numbers.stop + 1)
 
-    def codes(self, motion: Tensor, wanted: range) -> Tensor:
+    def codes(self, motion: Tensor, numbers: range) -> Tensor:
         states, _ = self.cell(motion[:, 1:].contiguous(), motion[None, :, 0].contiguous())
-        return states[:, wanted.start : wanted.stop]
+        return states[:, numbers.start : numbers.stop]
 
-    def told(self, noise: Mapping[str, Tensor], condition: Tensor | None) -> Tensor | None:
-        """The categories asked for, else those that the noise chooses."""
+    def class_numbers(self, noise: Mapping[str, Tensor], condition: Tensor | None) -> Tensor | None:
+        """The condition [B], else categories [B] drawn by the noise, else None."""
         if condition is None and self.categories:
             return (noise["category"] * self.categories).long()
         return condition
@@ -266,11 +302,13 @@ class Mocogan(Unrolled):
 class Tgan(nn.Module):
     """TGAN's generator (Saito et al. 2017, arXiv:1611.06624, section 3): all codes of a clip at once, then its frames.
 
-    At another frame rate codes are interpolated, as the authors do; longer than in training a clip cannot be.
+    At another frame rate codes are interpolated, as the authors do. A clip longer than in training is a `ConfigError`.
 
     Args:
         options: size, frames, content, motion, features.
-        channels, classes, rate: as for `make_generator`.
+        channels: C.
+        classes: K; 0: unconditional.
+        rate: frames per second of the data.
     """
 
     def __init__(self, options: Options, channels: int, classes: int, rate: float) -> None:
@@ -288,18 +326,18 @@ class Tgan(nn.Module):
         if condition is not None:
             content = torch.cat([content, one_hot(condition, self.classes).to(content.dtype)], 1)
         codes = self.temporal(content[:, :, None]).transpose(1, 2)
-        return Sample(self.renderer(content, between(codes, self.times(controls))), condition)
+        return Sample(self.renderer(content, interpolate(codes, self.times(controls))), condition)
 
     def times(self, controls: Any) -> Tensor:
-        """[T]: when frames are shown; the last stays until the clip is over.
+        """Times [T] of frames, in frames of the data; the last frame of the data stays until the clip ends.
 
         Raises:
-            ConfigError: for more seconds than the clips of training have.
+            ConfigError: for more seconds than a training clip has.
         """
         fps = (None if controls is None else controls.fps) or self.rate
-        most = max(round(self.frames / self.rate * fps), 1)
-        count = length(controls, most, self.rate)
-        if count > most:
+        limit = max(round(self.frames / self.rate * fps), 1)
+        count = length(controls, limit, self.rate)
+        if count > limit:
             raise ConfigError(
                 f"seconds = {controls.seconds:g}: the clips of this model last {self.frames / self.rate:.3g} s at "
                 "most; ask for less, or train the preset stream, whose clips have no end"
@@ -313,13 +351,13 @@ def _temporal(content: int, motion: int, frames: int) -> nn.Sequential:
     maps = [*TEMPORAL, *(TEMPORAL[-1],) * doublings][:doublings]
     layers: list[nn.Module] = [
         nn.ConvTranspose1d(content, maps[0], 1),
-        scaled(nn.BatchNorm1d(maps[0])),
+        without_bias(nn.BatchNorm1d(maps[0])),
         nn.ReLU(),
     ]
-    for below, above in itertools.pairwise(maps):
+    for inputs, outputs in itertools.pairwise(maps):
         layers += [
-            nn.ConvTranspose1d(below, above, 4, 2, 1),
-            scaled(nn.BatchNorm1d(above)),
+            nn.ConvTranspose1d(inputs, outputs, 4, 2, 1),
+            without_bias(nn.BatchNorm1d(outputs)),
             nn.ReLU(),
         ]
     return nn.Sequential(*layers, nn.ConvTranspose1d(maps[-1], motion, 4, 2, 1), nn.Tanh())

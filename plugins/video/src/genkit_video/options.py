@@ -1,4 +1,4 @@
-"""What can be set about clips. Torch-free."""
+"""Options and controls of the video plugin. Imports no torch."""
 
 from __future__ import annotations
 
@@ -16,50 +16,50 @@ Seed = Annotated[int, Field(ge=0)]
 
 
 class Options(Sized):
-    """What is trained."""
+    """Options of training: data, generator, and critics (the field's discriminators)."""
 
     frames: Annotated[int, Field(ge=2, le=1024)] = 16
-    """Frames of a clip that critics see."""
+    """Frames of a training clip, the length that critics see."""
     fps: Rate | None = None
-    """Frames per second at which clips are cut; None: the rate that most of the data have."""
+    """Frames per second of the clips; None: the rate that most of the data have."""
     cut: Literal["random", "ordered", "start"] = "random"
-    """random: a clip begins anywhere; ordered: one begins where the last ended, and none is cut twice; start: the
-    first of each video alone, and stream is told how long ago that was, for what has a beginning."""
+    """Where a clip begins. random: anywhere; ordered: where the last one ended, so that none overlap; start: at the
+    beginning of each video, one clip per video, and stream gets the age of a clip as an input."""
     conditional: bool = False
-    """Learn each class by its label: sub-folders."""
+    """Learn each class by its label; sub-folders are classes."""
     channels: Literal["auto", 1, 3] = "auto"
-    """1 grey, 3 colour. auto: 1 if all frames are grey, else 3."""
+    """1 grey, 3 colour; auto: 1 if all frames that are checked are grey, else 3."""
     architecture: Literal["stream", "tgan", "mocogan"] = "stream"
-    """How frames follow one another: stream, without an end, by convolutions over noise and by waves; tgan, a fixed
-    number of codes made at once (Saito et al. 2017); mocogan, a recurrent cell (Tulyakov et al. 2018)."""
+    """Where motion comes from. stream: convolutions over noise, and waves, for endless clips; tgan: a fixed number of
+    codes made at once (Saito et al. 2017); mocogan: a recurrent cell (Tulyakov et al. 2018)."""
     renderer: Literal["dcgan", "residual"] = "dcgan"
-    """The picture networks, and the clip critic of stream: DCGAN's, whose layers content steers in stream, or norm-free
-    residual ones."""
+    """The picture networks, and stream's critic of clips. dcgan: DCGAN's, whose features content noise scales and
+    shifts in stream; residual: norm-free residual ones."""
     content: Width = 64
-    """Numbers of noise behind a whole clip."""
+    """Noise dimensions for a whole clip."""
     motion: Width = 16
-    """Numbers of noise behind a moment of it."""
+    """Noise dimensions for each moment of a clip."""
     waves: Annotated[int, Field(ge=0)] = 8
-    """Sinusoids in the motion of stream, each clip's with frequencies and phases of its own: what goes to and fro."""
+    """Sinusoids in the motion of stream, for periodic motion; their frequencies and phases differ from clip to clip."""
     spacing: Width = 8
     """Frames from one block of motion noise to the next, for stream."""
     categories: Annotated[int, Field(ge=0)] = 0
-    """Categories that mocogan finds by itself (Chen et al. 2016, arXiv:1606.03657)."""
+    """Categories that mocogan finds without labels (Chen et al. 2016, arXiv:1606.03657); 0: none."""
     features: Width = 24
-    """Feature maps of the picture generator next to the picture; they double with every halving of the resolution."""
+    """Feature maps of the picture generator at full resolution; they double with every halving of the resolution."""
     features_max: Width | None = None
-    """Where that doubling ends, in critics too; None: nowhere."""
+    """Upper bound of the feature maps at any resolution, in critics too; None: there is no bound."""
     depth: Width = 1
-    """Blocks at each resolution, for residual networks."""
+    """Residual blocks at each resolution, for residual networks."""
     output_gain: Annotated[float, Field(ge=1, le=2)] = 1.06
-    """As for pictures: what a DCGAN renderer of stream draws is stretched by this and cut to [-1, 1]."""
+    """When sampling, frames of stream's DCGAN renderer are multiplied by this and clipped to [-1, 1]."""
     critic_features: Width = 24
-    """Feature maps of the critics next to the frames."""
+    """Feature maps of the critics after the first halving of the resolution; they double with every further one."""
     critic_norm: Literal["batch", "spectral", "none"] = "none"
-    """What keeps stream's critics in bounds: BatchNorm, spectral norm, or neither (for recipes with a gradient
-    penalty). Those of tgan and mocogan have BatchNorm, as published."""
+    """Normalisation in stream's critics: BatchNorm, spectral norm, or none (for recipes with a gradient penalty). The
+    critics of tgan and mocogan have BatchNorm, as published."""
     critic_frames: Annotated[int, Field(ge=0)] = 2
-    """Frames of each clip, chosen at random, that a critic of single frames judges; 0: there is none. tgan has none."""
+    """Random frames of each clip that a critic of single frames sees; 0: no such critic. tgan never has one."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Options:
@@ -80,7 +80,7 @@ class Options(Sized):
             self.architecture != "mocogan" or self.conditional or self.categories == 1
         ):
             raise ValueError(
-                f"categories = {self.categories}: two or more, for mocogan alone, and not beside conditional=true"
+                f"categories = {self.categories}: two or more, only for mocogan, and not together with conditional=true"
             )
         if self.critic_frames > self.frames:
             raise ValueError(
@@ -89,7 +89,12 @@ class Options(Sized):
         return self
 
     def of_pictures(self, features: int, latent: int = 1) -> PictureOptions:
-        """The options of a picture network that is part of one for clips."""
+        """Options of the image plugin for a picture network within a network of clips.
+
+        Args:
+            features: feature maps at full resolution.
+            latent: dimensions of the generator's latent vector.
+        """
         return PictureOptions(
             size=self.size,
             latent=latent,
@@ -103,13 +108,13 @@ class Options(Sized):
 
 
 class Controls(Settings):
-    """What can be turned when generating."""
+    """Controls of generation."""
 
     seconds: Annotated[float, Field(gt=0)] | None = None
-    """How long a clip lasts; None: as many frames as in training."""
+    """Length of a clip in seconds; None: as many frames as in training."""
     fps: Rate | None = None
-    """Frames per second; None: as many as the data have. More of them show the same motion more smoothly."""
+    """Frames per second; None: the rate of the data. A higher rate shows the same motion more smoothly."""
     content_seed: Seed | None = None
-    """A seed for what is shown, in place of the seed; None: that."""
+    """Seed of the content noise (what is shown), in place of the sample's seed; None: the sample's seed."""
     motion_seed: Seed | None = None
-    """The same for how it moves."""
+    """Seed of the motion noise (how it moves), in place of the sample's seed; None: the sample's seed."""

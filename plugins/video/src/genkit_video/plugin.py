@@ -1,4 +1,4 @@
-"""The modality of clips: facts, data, networks, files. The contract is `genkit.plugin.ModalityPlugin`.
+"""The video modality: facts, data, networks and files. It implements `genkit.plugin.ModalityPlugin`.
 
 Shape letters: B batch, C channels, T frames, H W pixels, K classes.
 """
@@ -25,26 +25,27 @@ from genkit_video.options import Options
 
 
 class VideoPlugin(ModalityPlugin):
-    """Clips [C, T, H, W] in [-1, 1]."""
+    """The video modality; a clip is a tensor [C, T, H, W] in [-1, 1]."""
 
     options: Options
 
     @classmethod
     def open(cls, source: Any, options: Options) -> Any:
-        """The source as `genkit_video.clips.Checked`: every file looked at once."""
-        from genkit_video import clips
+        """The source as `genkit_video.clips.CheckedVideos`, for which every file is checked once."""
+        from genkit_video.clips import CheckedVideos
 
-        return source if isinstance(source, clips.Checked) else clips.Checked(source, options)
+        return source if isinstance(source, CheckedVideos) else CheckedVideos(source, options)
 
     @classmethod
     def inspect(cls, source: Any, options: Options) -> Facts:
-        """Channels (1 or 3), frames per second, the names of the classes if they are to be learned.
+        """Facts: `channels`, 1 or 3; `rate`, frames per second; `labels`, the class names, [] unless conditional.
 
         Raises:
-            DataError: if there is nothing to train on, or classes are asked for and there are none.
+            DataError: if the source cannot be opened, or `options.conditional` is set and there are fewer than two
+                classes.
         """
         checked = cls.open(source, options)
-        if options.conditional and len(checked.classes.names) < 2 and len(checked.kept):
+        if options.conditional and len(checked.classes.names) < 2 and len(checked.videos):
             raise DataError(
                 "options.conditional is set, but the data have no classes: put the clips into one sub-folder per class"
             )
@@ -52,21 +53,24 @@ class VideoPlugin(ModalityPlugin):
         return Facts({"channels": checked.channels, "rate": float(checked.rate), "labels": labels})
 
     def dataset(self, source: Any) -> Any:
-        """Clips, cut and scaled."""
+        """Clips of the source as a data set, scaled to the options' size."""
         from genkit_video import clips
 
         checked = self.open(source, self.options)
         return clips.Clips(checked, self.options, self.facts["channels"], self.facts["labels"])
 
     def networks(self) -> Networks:
-        """The networks that the options name."""
-        given = self.options, self.facts["channels"], len(self._class_names())
-        return Networks(make_generator(*given, self.facts["rate"]), make_critics(*given))
+        """The generator and the critics (the field's discriminators) that the options select."""
+        arguments = self.options, self.facts["channels"], len(self._class_names())
+        return Networks(make_generator(*arguments, self.facts["rate"]), make_critics(*arguments))
 
     def condition(self, value: str | None, indices: Sequence[int]) -> Tensor | None:
-        """[B]: class numbers; without a label, clip i is of class i modulo K.
+        """Class numbers [B], or None for a model without labels if no category is asked for.
 
-        Found categories are asked for by numbers from 0; without one, the noise chooses.
+        Args:
+            value: a class label; None: sample i is of class i modulo K. Categories that mocogan found without labels
+                are asked for by their numbers from 0; None: the generator draws them from its noise.
+            indices: of the samples [B].
 
         Raises:
             ConfigError: for an unknown label, or any label of an unconditional model.
@@ -85,38 +89,38 @@ class VideoPlugin(ModalityPlugin):
         fake: Sample,
         critiques: Mapping[str, Critique],
     ) -> Mapping[str, Tensor]:
-        """`category`: the cross-entropy of the class that MoCoGAN's clip critic reads off a clip.
+        """`category`: the cross-entropy of the classes that MoCoGAN's clip critic predicts.
 
-        The critic learns it from real clips where these have labels (Tulyakov et al. 2018, section 3.2), else from
-        the generator's, whose categories are known (Chen et al. 2016, arXiv:1606.03657, eq. 5).
+        The critic learns from real clips where they have labels (Tulyakov et al. 2018, section 3.2), else from fakes,
+        whose categories are known (Chen et al. 2016, arXiv:1606.03657, eq. 5). The generator learns from fakes.
         """
         if player == "generator":
-            judged, told = critiques.get("video"), fake.condition
+            critique, labels = critiques.get("video"), fake.condition
         else:
             source, sample = ("fake", fake) if real.condition is None else ("real", real)
-            judged, told = critiques[source], sample.condition
-        if judged is None or "category" not in judged.outputs or told is None:
+            critique, labels = critiques[source], sample.condition
+        if critique is None or "category" not in critique.outputs or labels is None:
             return {}
-        return {"category": cross_entropy(judged.outputs["category"], told)}
+        return {"category": cross_entropy(critique.outputs["category"], labels)}
 
     def encode(self, sample: Sample, format: str, controls: Any) -> bytes:
-        """One clip as a video, an animation, or a zip of its frames."""
+        """One clip [C, T, H, W] as the bytes of a video, an animation, or a zip file of its frames."""
         from genkit_video import writing
 
         return writing.encode(to_frames(sample.x), format, self._fps(controls))
 
     @contextmanager
     def writer(self, file: Any, format: str, controls: Any) -> Iterator[Callable[[Sample], None]]:
-        """A file that one clip is written to as it is drawn; the value takes its parts [1, C, T, H, W]."""
+        """Writes one clip to a file while it is generated; the context's value takes parts x [1, C, T, H, W]."""
         from genkit_video import writing
 
-        with writing.write(file, format, self._fps(controls)) as take:
-            yield lambda part: take(to_frames(part.x[0]))
+        with writing.write(file, format, self._fps(controls)) as write:
+            yield lambda part: write(to_frames(part.x[0]))
 
     def preview(
         self, samples: Sample, format: str, controls: Any, columns: int | None = None
     ) -> bytes:
-        """A contact sheet as PNG, frames of each clip in a row; or all clips at once as an animated WebP."""
+        """A contact sheet as PNG, with frames of each clip in a row; or a grid of moving clips as animated WebP."""
         from genkit_video import writing
 
         frames, buffer = to_frames(samples.x), io.BytesIO()
@@ -128,14 +132,16 @@ class VideoPlugin(ModalityPlugin):
         return buffer.getvalue()
 
     def _class_names(self) -> list[str]:
+        """The labels of the data, else the numbers of categories; empty for an unconditional model."""
         return self.facts["labels"] or [str(number) for number in range(self.options.categories)]
 
     def _fps(self, controls: Any) -> float:
+        """Frames per second of generated clips: the control `fps`, else the rate of the data."""
         return (None if controls is None else controls.fps) or self.facts["rate"]
 
 
 def to_frames(x: Tensor) -> NDArray[np.uint8]:
-    """[..., C, T, H, W] in [-1, 1] -> uint8 [..., T, H, W, C].
+    """Clips [..., C, T, H, W] in [-1, 1] as uint8 pixels [..., T, H, W, C].
 
     Raises:
         GenkitError: if a value is not finite.

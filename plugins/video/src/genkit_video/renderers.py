@@ -1,7 +1,9 @@
-"""Renderers: networks that draw each frame of a clip by what they are told of it. They know no time.
+"""Renderers: networks that draw each frame of a clip by itself from a latent vector.
 
-All take the content of clips [B, Z], what is told of each frame [B, T, M] and classes [B] or None, and give frames
-[B, C, T, H, W] in [-1, 1]. Shape letters: B batch, Z content, M told, C channels, T frames, H W pixels, K classes.
+All take content noise [B, Z] and latents [B, T, M], one for each frame, and return frames [B, C, T, H, W] in [-1, 1].
+`Pictures` and `Modulated` also take class numbers [B] or None.
+
+Shape letters: B batch, Z content, M latent of a frame, C channels, T frames, H W pixels, K classes.
 """
 
 from __future__ import annotations
@@ -18,50 +20,53 @@ from genkit_image import dcgan, modern
 from genkit_video.options import Options
 
 GAIN = math.sqrt(2 / (1 + LEAKY_SLOPE**2))
-"""Of weights behind a leaky ReLU (He et al. 2015, arXiv:1502.01852, section 2.2)."""
+"""Gain of initial weights after a leaky ReLU (He et al. 2015, arXiv:1502.01852, section 2.2)."""
 STYLE = 128
-"""Numbers that content is spelled out in before it steers the layers of a picture network."""
+"""Dimensions of the style vector, by which content noise scales and shifts the layers of a picture network."""
 
 
 class Pictures(nn.Module):
-    """A picture network, told nothing but what each frame is told.
+    """A generator of the image plugin that draws each frame from its latent and class; content noise is not used.
 
     Args:
-        options: size, features and the others of the picture network.
-        told: M.
+        options: size, renderer, features, and the others of the picture network.
+        latent: M.
         channels: C.
         classes: K; 0: unconditional.
     """
 
-    def __init__(self, options: Options, told: int, channels: int, classes: int) -> None:
+    def __init__(self, options: Options, latent: int, channels: int, classes: int) -> None:
         super().__init__()
-        kind = modern if options.renderer == "residual" else dcgan
-        self.pictures = kind.Generator(
-            options.of_pictures(options.features, told), channels, classes
+        module = modern if options.renderer == "residual" else dcgan
+        self.pictures = module.Generator(
+            options.of_pictures(options.features, latent), channels, classes
         )
 
-    def forward(self, content: Tensor, told: Tensor, condition: Tensor | None = None) -> Tensor:
-        count = told.shape[1]
-        repeated = None if condition is None else condition.repeat_interleave(count)
-        frames = self.pictures({"z": told.flatten(0, 1)}, repeated).x
+    def forward(self, content: Tensor, latents: Tensor, condition: Tensor | None = None) -> Tensor:
+        count = latents.shape[1]
+        labels = None if condition is None else condition.repeat_interleave(count)
+        frames = self.pictures({"z": latents.flatten(0, 1)}, labels).x
         return frames.view(-1, count, *frames.shape[1:]).transpose(1, 2)
 
 
 class Modulated(nn.Module):
-    """DCGAN's generator, whose features content scales and shifts behind every normalisation (Chen et al. 2019,
-    arXiv:1810.01365, section 2).
+    """DCGAN's generator, whose features are scaled and shifted by content noise and class after every BatchNorm.
 
-    Content is the same in all frames, so what moves stays what it is.
+    Content is the same in all frames, so that an object keeps its appearance while it moves.
 
     Args:
         options: size, content, features, features_max, output_gain.
-        told, channels, classes: as for `Pictures`.
+        latent: M.
+        channels: C.
+        classes: K; 0: unconditional.
+
+    Source: Chen et al. 2019, arXiv:1810.01365, section 2.
     """
 
-    def __init__(self, options: Options, told: int, channels: int, classes: int) -> None:
+    def __init__(self, options: Options, latent: int, channels: int, classes: int) -> None:
         super().__init__()
         self.classes, self.gain = classes, options.output_gain
-        self.body = dcgan.Generator(options.of_pictures(options.features, told), channels, 0).body
+        self.body = dcgan.Generator(options.of_pictures(options.features, latent), channels, 0).body
         self.style = nn.Sequential(
             variance_scaling_(nn.Linear(options.content + classes, STYLE)),
             nn.LeakyReLU(LEAKY_SLOPE),
@@ -73,12 +78,12 @@ class Modulated(nn.Module):
             variance_scaling_(nn.Linear(STYLE, 2 * norm.num_features), 0.5) for norm in norms
         )
 
-    def forward(self, content: Tensor, told: Tensor, condition: Tensor | None = None) -> Tensor:
-        count = told.shape[1]
+    def forward(self, content: Tensor, latents: Tensor, condition: Tensor | None = None) -> Tensor:
+        count = latents.shape[1]
         if condition is not None:
             content = torch.cat([content, one_hot(condition, self.classes).to(content.dtype)], 1)
         style, styles = self.style(content), iter(self.styles)
-        x = told.flatten(0, 1)[:, :, None, None]
+        x = latents.flatten(0, 1)[:, :, None, None]
         for layer in self.body:
             x = layer(x)
             if isinstance(layer, nn.BatchNorm2d):
@@ -92,7 +97,18 @@ class Modulated(nn.Module):
 
 
 class TganRenderer(nn.Module):
-    """TGAN's image generator: it knows no classes, and makes much of content and little of codes."""
+    """TGAN's image generator: content noise [B, Z] and codes [B, T, M] fill half each of the first feature maps.
+
+    Classes, if any, are part of the content.
+
+    Args:
+        options: size, features.
+        content: Z.
+        motion: M.
+        channels: C.
+
+    Source: Saito et al. 2017, arXiv:1611.06624, section 3.
+    """
 
     def __init__(self, options: Options, content: int, motion: int, channels: int) -> None:
         super().__init__()
@@ -106,9 +122,12 @@ class TganRenderer(nn.Module):
             for width in (content, motion)
         )
         layers: list[nn.Module] = []
-        for below, above in itertools.pairwise(reversed(maps)):
-            layers += [nn.ConvTranspose2d(below, above, 4, 2, 1, bias=False), nn.BatchNorm2d(above)]
-            layers += [nn.ReLU(inplace=True)]
+        for inputs, outputs in itertools.pairwise(reversed(maps)):
+            layers += [
+                nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, bias=False),
+                nn.BatchNorm2d(outputs),
+                nn.ReLU(inplace=True),
+            ]
         self.body = nn.Sequential(
             *layers, nn.ConvTranspose2d(maps[0], channels, 3, 1, 1), nn.Tanh()
         )
@@ -121,14 +140,14 @@ class TganRenderer(nn.Module):
         return x.view(-1, count, *x.shape[1:]).transpose(1, 2)
 
 
-def scaled(norm: nn.BatchNorm1d | nn.BatchNorm3d) -> nn.Module:
-    """A BatchNorm that scales and does not shift, as TGAN's do."""
+def without_bias(norm: nn.BatchNorm1d | nn.BatchNorm3d) -> nn.Module:
+    """The BatchNorm with its bias removed: it scales and does not shift, as in TGAN."""
     norm.register_parameter("bias", None)
     return norm
 
 
 def initialise(layer: nn.Module) -> None:
-    """Weights U(-0.01, 0.01), biases 0. Source: the authors' settings for moving digits."""
+    """Initial weights of TGAN: U(-0.01, 0.01), biases 0. Source: the authors' settings for moving digits."""
     if isinstance(layer, nn.modules.conv._ConvNd | nn.Linear):
         nn.init.uniform_(layer.weight, -0.01, 0.01)
         if layer.bias is not None:

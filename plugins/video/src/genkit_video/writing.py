@@ -1,7 +1,7 @@
-"""Clips as files: exactly so many frames, exactly so long, the same bytes every time. Knows no network and no source.
+"""Writes clips to files, with exact numbers of frames, exact durations and reproducible bytes.
 
-H.264 and VP9 go through PyAV, frame by frame, in constant memory. GIF goes there too, with palettes by Pillow. APNG and
-animated WebP are put together here from single pictures, because Pillow merges frames that are equal.
+H.264, VP9 and GIF are encoded by PyAV frame by frame, in constant memory; Pillow makes the palettes of GIF. APNG and
+animated WebP are assembled here from single pictures, because Pillow merges equal frames.
 
 Shape letters: B clips, T frames, H W pixels, C channels (1 grey, 3 colour).
 """
@@ -28,23 +28,25 @@ from genkit.errors import ConfigError, did_you_mean
 from genkit_image.pictures import Pixels, grid, png_chunk, to_picture, to_png
 
 FORMATS = ("mp4", "webp", "gif", "zip", "webm", "png")
-"""File endings. zip: a PNG file for each frame, which says nothing of time; png: animated (APNG)."""
+"""File endings. zip: a PNG file for each frame, without times; png: animated PNG (APNG)."""
 
-LISTED, WIDEST = 8, 1600
-"""Clips that a contact sheet lists one below the other at most, and its pixels across if there are more."""
+SHEET_ROWS, SHEET_WIDTH = 8, 1600
+"""Clips up to which a contact sheet has a single column of clips; and its largest width in pixels if it has more."""
 
-Sink = Callable[[Pixels], None]
-"""Takes the next frames [T, H, W, C] of a clip."""
+FrameWriter = Callable[[Pixels], None]
+"""Writes the next frames [T, H, W, C] of a clip."""
 
 
 @contextmanager
-def write(file: str | Path | IO[bytes], format: str, fps: float | Fraction) -> Iterator[Sink]:
-    """A clip that is written as its frames come, in as many parts as one likes; whole when the context is left.
+def write(
+    file: str | Path | IO[bytes], format: str, fps: float | Fraction
+) -> Iterator[FrameWriter]:
+    """Writes one clip in any number of parts; the file is complete when the context is left.
 
     Args:
         file: a path, or a file open for writing; it need not be seekable.
         format: one of `FORMATS`.
-        fps: frames per second; taken as the nearest fraction with a denominator of at most 1001.
+        fps: frames per second, rounded to the nearest fraction with a denominator of at most 1001.
 
     Raises:
         ConfigError: for an unknown format, a rate it cannot hold, or a clip without frames.
@@ -53,13 +55,13 @@ def write(file: str | Path | IO[bytes], format: str, fps: float | Fraction) -> I
         raise ConfigError(
             f"format {format!r}: no such format of clips.{did_you_mean(format, FORMATS)}"
         )
-    rate, most = Fraction(fps).limit_denominator(1001), _MOST_FPS.get(format, 1000)
-    if not 0 < rate <= most:
+    rate, limit = Fraction(fps).limit_denominator(1001), _FPS_LIMITS.get(format, 1000)
+    if not 0 < rate <= limit:
         raise ConfigError(
-            f"fps = {float(fps):g}: .{format} holds more than 0 and at most {most} frames per second"
+            f"fps = {float(fps):g}: .{format} holds more than 0 and at most {limit} frames per second"
         )
-    with open(file, "wb") if isinstance(file, str | Path) else nullcontext(file) as opened:
-        writer = _WRITERS[format](opened, rate)
+    with open(file, "wb") if isinstance(file, str | Path) else nullcontext(file) as stream:
+        writer = _WRITERS[format](stream, rate)
 
         def put(frames: Pixels) -> None:
             for frame in frames:
@@ -79,7 +81,7 @@ def encode(frames: Pixels, format: str, fps: float | Fraction) -> bytes:
     """A clip [T, H, W, C] as the bytes of a file; equal clips give equal bytes.
 
     Raises:
-        ConfigError: as `write` does.
+        ConfigError: for an unknown format, a rate it cannot hold, or a clip without frames.
     """
     buffer = io.BytesIO()
     with write(buffer, format, fps) as put:
@@ -88,59 +90,80 @@ def encode(frames: Pixels, format: str, fps: float | Fraction) -> bytes:
 
 
 def contact_sheet(clips: Pixels, columns: int = 8) -> Image.Image:
-    """Clips [B, T, H, W, C] as one picture: a row for each, with up to so many of its frames, evenly spread.
+    """A contact sheet of clips [B, T, H, W, C]: one picture with a row of evenly spread frames for each clip.
 
-    More than `LISTED` clips stand in blocks side by side, so many that the picture is about square and not wider than
-    `WIDEST` pixels; the clips of a block are below one another, and the last block may have fewer.
+    More than SHEET_ROWS clips are laid out in several columns of clips, so that the picture is about square and at most
+    SHEET_WIDTH pixels wide (or one column wide); the last column may have fewer clips.
+
+    Args:
+        clips: uint8.
+        columns: largest number of frames of each clip.
     """
     count, length, height, width = clips.shape[:4]
     places = np.linspace(0, length - 1, min(columns, length)).round().astype(int)
     row = len(places) * (width + 2)  # `grid` puts 2 pixels between frames
     blocks = 1
-    if count > LISTED:
-        blocks = max(1, min(round(math.sqrt(count * (height + 2) / row)), WIDEST // row))
+    if count > SHEET_ROWS:
+        blocks = max(1, min(round(math.sqrt(count * (height + 2) / row)), SHEET_WIDTH // row))
     rows = -(-count // blocks)
-    shown = np.zeros((blocks * rows, len(places), *clips.shape[2:]), np.uint8)
-    shown[:count] = clips[:, places]
-    frames = shown.reshape(blocks, rows, *shown.shape[1:]).swapaxes(0, 1)
+    cells = np.zeros((blocks * rows, len(places), *clips.shape[2:]), np.uint8)
+    cells[:count] = clips[:, places]
+    frames = cells.reshape(blocks, rows, *cells.shape[1:]).swapaxes(0, 1)
     return grid(_channels_first(frames.reshape(-1, *clips.shape[2:])), blocks * len(places))
 
 
 def animated_grid(clips: Pixels, columns: int, fps: float | Fraction) -> bytes:
-    """Clips [B, T, H, W, C] side by side, all moving, as animated WebP."""
+    """A grid of moving clips [B, T, H, W, C] as the bytes of an animated WebP.
+
+    Args:
+        clips: uint8.
+        columns: clips per row.
+        fps: frames per second.
+    """
     buffer = io.BytesIO()
     with write(buffer, "webp", fps) as put:
         for frames in clips.swapaxes(0, 1):
-            joint = np.asarray(grid(_channels_first(frames), columns))
-            put(joint.reshape(1, *joint.shape[:2], -1))
+            picture = np.asarray(grid(_channels_first(frames), columns))
+            put(picture.reshape(1, *picture.shape[:2], -1))
     return buffer.getvalue()
 
 
 def _channels_first(frames: Pixels) -> torch.Tensor:
+    """Frames [B, H, W, C] as a tensor [B, C, H, W]."""
     return torch.from_numpy(np.array(frames)).permute(0, 3, 1, 2)
 
 
-# What takes one frame [H, W, C] after the other -------------------------------------------------------------------
+# Writers, which take one frame [H, W, C] after the other ----------------------------------------------------------
 
 
 class _Writer:
-    """A file that grows by frames; `put` gets them, `finish` makes it whole, `close` comes last, whatever happened."""
+    """Base of the writers of a clip.
+
+    Args:
+        file: open for writing.
+        rate: frames per second.
+
+    Attributes:
+        count: frames so far; the caller counts them.
+    """
 
     def __init__(self, file: IO[bytes], rate: Fraction) -> None:
         self.file, self.rate, self.count = file, rate, 0
 
     def put(self, frame: Pixels) -> None:
+        """Write the next frame [H, W, C]."""
         raise NotImplementedError
 
     def finish(self) -> None:
+        """Complete the file after the last frame."""
         raise NotImplementedError
 
     def close(self) -> None:
-        pass
+        """Release resources; called last, also after an error."""
 
 
-class _Encoded(_Writer):
-    """What FFmpeg encodes and packs, as one stream in constant memory."""
+class _Encoder(_Writer):
+    """Base of writers that encode one stream with FFmpeg, in constant memory."""
 
     container: ClassVar[str]
     codec: ClassVar[str]
@@ -158,13 +181,13 @@ class _Encoded(_Writer):
 
     def put(self, frame: Pixels) -> None:
         if self._stream is None:
-            self._stream = self._begin(*frame.shape[:2])
+            self._stream = self._make_stream(*frame.shape[:2])
         picture = self._picture(frame)
         ticks = self.ticks or self.rate
-        picture.pts, ends = (
+        picture.pts, stop = (
             round(number * ticks / self.rate) for number in (self.count, self.count + 1)
         )
-        picture.time_base, picture.duration = 1 / ticks, ends - picture.pts
+        picture.time_base, picture.duration = 1 / ticks, stop - picture.pts
         self._output.mux(self._stream.encode(picture))
 
     def finish(self) -> None:
@@ -174,61 +197,65 @@ class _Encoded(_Writer):
     def close(self) -> None:
         self._output.close()
 
-    def _begin(self, height: int, width: int) -> VideoStream:
+    def _make_stream(self, height: int, width: int) -> VideoStream:
+        """The encoder of frames of a size."""
         stream = self._output.add_stream(self.codec, rate=self.rate, options=dict(self.options))
         assert isinstance(stream, VideoStream)
         stream.height, stream.width = height, width
         stream.pix_fmt = self.pixels
         stream.codec_context.time_base = 1 / (self.ticks or self.rate)
-        stream.codec_context.thread_count = 1  # the number of threads would show in the bytes
+        stream.codec_context.thread_count = 1  # the bytes depend on the number of threads
         return stream
 
     def _picture(self, frame: Pixels) -> av.VideoFrame:
+        """A frame [H, W, C] in the encoder's form."""
         colour = frame.repeat(3, 2) if frame.shape[2] == 1 else frame
         return av.VideoFrame.from_ndarray(np.ascontiguousarray(colour), format="rgb24")
 
 
-class _Mp4(_Encoded):
-    """H.264, padded to even sides, as it must be."""
+class _Mp4(_Encoder):
+    """Writes H.264 in MP4; frames are padded to even sides, which the format needs."""
 
     container: ClassVar[str] = "mp4"
     codec: ClassVar[str] = "libx264"
 
     def __init__(self, file: IO[bytes], rate: Fraction) -> None:
-        if not file.seekable():  # its index would come last and be written first
+        if not file.seekable():  # an ordinary MP4 file gets its index inserted at the end
             self.container_options = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
         super().__init__(file, rate)
 
-    def _begin(self, height: int, width: int) -> VideoStream:
+    def _make_stream(self, height: int, width: int) -> VideoStream:
         if height % 2 or width % 2:
-            self._output.metadata["comment"] = (
-                f"genkit: {width}x{height}"  # `footage.CROP` reads it
-            )
-        # Where blocks stick out of a plane, or of the halved one for looking ahead, x264's quick parts read memory that
-        # nobody has filled, and bytes differ; once they did at 16 x 16.
+            # `footage.CROP` reads this comment.
+            self._output.metadata["comment"] = f"genkit: {width}x{height}"
+        # Where blocks extend beyond a plane, or beyond the half-size plane of the lookahead, x264's assembly code reads
+        # uninitialised memory, and bytes differ from run to run; this was seen at 16 x 16.
         self.options = (
             {"crf": "18"}
             if height % 64 == width % 64 == 0
             else {"crf": "18", "x264-params": "asm=0"}
         )
-        return super()._begin(height + height % 2, width + width % 2)
+        return super()._make_stream(height + height % 2, width + width % 2)
 
     def _picture(self, frame: Pixels) -> av.VideoFrame:
         edges = (0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)
         return super()._picture(np.pad(frame, edges, "edge"))
 
 
-class _WebM(_Encoded):
-    """VP9."""
+class _WebM(_Encoder):
+    """Writes VP9 in WebM."""
 
     container: ClassVar[str] = "webm"
     codec: ClassVar[str] = "libvpx-vp9"
     options: Mapping[str, str] = {"crf": "20", "b": "0", "deadline": "good", "cpu-used": "4"}
-    container_options: Mapping[str, str] = {"fflags": "+bitexact"}  # else it holds a random number
+    container_options: Mapping[str, str] = {"fflags": "+bitexact"}  # without random identifiers
 
 
-class _Gif(_Encoded):
-    """Hundredths of a second: each frame begins at the nearest one. So their lengths differ, and their sum is right."""
+class _Gif(_Encoder):
+    """Writes GIF, whose times are hundredths of a second.
+
+    Each frame begins at the nearest one, so that durations of frames differ by rounding and the total is right.
+    """
 
     container: ClassVar[str] = "gif"
     codec: ClassVar[str] = "gif"
@@ -236,22 +263,22 @@ class _Gif(_Encoded):
     ticks: ClassVar[Fraction | None] = Fraction(100)
 
     def _picture(self, frame: Pixels) -> av.VideoFrame:
-        """With the 256 colours that suit it best; grey stays as it is."""
+        """A frame with a palette of its own of 256 colours, by median cut; grey frames stay exact."""
         if frame.shape[2] == 1:
-            places, colours = frame[..., 0], np.arange(256)[:, None].repeat(3, 1)
+            numbers, colours = frame[..., 0], np.arange(256)[:, None].repeat(3, 1)
         else:
-            chosen = Image.fromarray(frame).quantize(
+            picture = Image.fromarray(frame).quantize(
                 256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE
             )
-            places = np.asarray(chosen)
-            colours = np.array(chosen.getpalette()).reshape(-1, 3)
+            numbers = np.asarray(picture)
+            colours = np.array(picture.getpalette()).reshape(-1, 3)
         palette = np.full((256, 4), 255, np.uint8)
         palette[: len(colours), 1:] = colours
-        return av.VideoFrame.from_ndarray(cast(Any, (places, palette)), format="pal8")
+        return av.VideoFrame.from_ndarray(cast(Any, (numbers, palette)), format="pal8")
 
 
 class _Zip(_Writer):
-    """PNG files, not compressed again, dated alike."""
+    """Writes a zip file of one PNG file per frame, without further compression and with a fixed date."""
 
     def __init__(self, file: IO[bytes], rate: Fraction) -> None:
         super().__init__(file, rate)
@@ -265,7 +292,10 @@ class _Zip(_Writer):
 
 
 class _Apng(_Writer):
-    """Each frame whole, for a rational time. Source: PNG Specification (Third Edition), W3C 2023, section 11.3.5."""
+    """Writes APNG: each frame complete, with a rational duration.
+
+    Source: PNG Specification (Third Edition), W3C 2023, section 11.3.5.
+    """
 
     def __init__(self, file: IO[bytes], rate: Fraction) -> None:
         super().__init__(file, rate)
@@ -273,22 +303,25 @@ class _Apng(_Writer):
         self._header = b""
 
     def put(self, frame: Pixels) -> None:
-        png, number = (
-            _png(frame),
-            len(self._chunks),
-        )  # signature and IHDR of 33 bytes, IDAT, IEND of 12
-        self._header = png[:33]
+        png, number = _png(frame), len(self._chunks)
+        self._header = png[:33]  # signature and IHDR; then comes IDAT, and IEND of 12 bytes
         seconds = 1 / self.rate
-        size = frame.shape[1], frame.shape[0], 0, 0
-        place = struct.pack(
-            ">5I2H2B", max(0, 2 * number - 1), *size, seconds.numerator, seconds.denominator, 0, 0
+        rectangle = frame.shape[1], frame.shape[0], 0, 0
+        control = struct.pack(
+            ">5I2H2B",
+            max(0, 2 * number - 1),
+            *rectangle,
+            seconds.numerator,
+            seconds.denominator,
+            0,
+            0,
         )
         data = (
             png_chunk(b"fdAT", struct.pack(">I", 2 * number) + png[41:-16])
             if number
             else png[33:-12]
         )
-        self._chunks += [png_chunk(b"fcTL", place) + data]
+        self._chunks += [png_chunk(b"fcTL", control) + data]
 
     def finish(self) -> None:
         control = png_chunk(b"acTL", struct.pack(">2I", self.count, 0))
@@ -296,7 +329,10 @@ class _Apng(_Writer):
 
 
 class _WebP(_Writer):
-    """Each frame whole and lossless, beginning at the nearest millisecond. Source: RFC 9649, section 2.7."""
+    """Writes animated WebP: each frame complete and lossless, beginning at the nearest millisecond.
+
+    Source: RFC 9649, section 2.7.
+    """
 
     def __init__(self, file: IO[bytes], rate: Fraction) -> None:
         super().__init__(file, rate)
@@ -307,12 +343,11 @@ class _WebP(_Writer):
         height, width = self._shape = frame.shape[:2]
         buffer = io.BytesIO()
         to_picture(_channels_first(frame[None])[0]).save(buffer, "WEBP", lossless=True)
-        begins, ends = (round(1000 * number / self.rate) for number in (self.count, self.count + 1))
-        numbers = 0, 0, width - 1, height - 1, ends - begins
-        place = (
-            b"".join(number.to_bytes(3, "little") for number in numbers) + b"\2"
-        )  # 2: it covers what was there
-        self._chunks.append(_riff(b"ANMF", place + buffer.getvalue()[12:]))
+        start, stop = (round(1000 * number / self.rate) for number in (self.count, self.count + 1))
+        numbers = 0, 0, width - 1, height - 1, stop - start
+        # Flag 2: the frame replaces the one before and is not blended with it.
+        header = b"".join(number.to_bytes(3, "little") for number in numbers) + b"\2"
+        self._chunks.append(_riff(b"ANMF", header + buffer.getvalue()[12:]))
 
     def finish(self) -> None:
         canvas = b"\2\0\0\0" + b"".join(
@@ -322,11 +357,13 @@ class _WebP(_Writer):
         self.file.write(_riff(b"RIFF", b"".join(parts)))
 
 
-def _riff(kind: bytes, data: bytes) -> bytes:
-    return kind + struct.pack("<I", len(data)) + data + bytes(len(data) % 2)
+def _riff(name: bytes, data: bytes) -> bytes:
+    """A RIFF chunk: name, length, data, and padding to an even length."""
+    return name + struct.pack("<I", len(data)) + data + bytes(len(data) % 2)
 
 
 def _png(frame: Pixels) -> bytes:
+    """A frame [H, W, C] as the bytes of a PNG file."""
     return to_png(_channels_first(frame[None]))[0]
 
 
@@ -338,4 +375,5 @@ _WRITERS: dict[str, type[_Writer]] = {
     "webm": _WebM,
     "png": _Apng,
 }
-_MOST_FPS = {"gif": 100}
+_FPS_LIMITS = {"gif": 100}
+"""Largest frame rate of formats whose limit is not 1000."""

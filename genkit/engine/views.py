@@ -1,0 +1,78 @@
+"""The model of a game and conditions for its previews, computed without changing the game.
+
+Knows the game and the sampler; no files and no terminal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from genkit.discovery import registry
+from genkit.engine.averages import recalibrated
+from genkit.engine.game import RECALIBRATION_ROWS, Game
+from genkit.plugin import Sample
+from genkit.sampling.drawing import CHUNK, draw_batch
+from genkit.sampling.model import Model
+from genkit.system.seeding import global_seeds
+
+
+def model_of(game: Game) -> Model:
+    """The game's model: the generator with averaged weights and BatchNorm statistics measured for them."""
+    device, conditions = game.runtime.device, game.data_conditions
+
+    def draw(module: nn.Module, number: int) -> Sample:
+        rows = range(number * CHUNK, (number + 1) * CHUNK)
+        condition = _repeated(conditions, rows)
+        return draw_batch(module, rows, "recalibration", condition, game.controls, device)
+
+    with global_seeds("model"):
+        module = recalibrated(game.average.module(), draw, RECALIBRATION_ROWS // CHUNK)
+    info = _info(game, conditional=conditions is not None)
+    return Model(
+        game.config.modality, game.plugin, module, info, device, critics=critic_weights(game)
+    )
+
+
+def critic_weights(game: Game) -> dict[str, Tensor]:
+    """The critics' weights, `<critic>.<name>`; {} until every critic has been updated."""
+    if not all(game.updates[name] for name in game.critics):
+        return {}
+    return {
+        key: value
+        for name, critic in game.networks.critics.items()
+        for key, value in critic.state_dict(prefix=f"{name}.").items()
+    }
+
+
+def preview_conditions(game: Game, indices: Sequence[int]) -> Tensor | None:
+    """[B, ...]: the plugin's default conditions of these sample indices, else conditions of reals; None: neither."""
+    default = game.plugin.condition(None, indices) if "condition" in game.capabilities else None
+    return _repeated(game.data_conditions, indices) if default is None else default
+
+
+def _repeated(conditions: Tensor | None, indices: Sequence[int]) -> Tensor | None:
+    """[B, ...]: condition `index % N` for each index; None for no conditions."""
+    if conditions is None:
+        return None
+    return conditions[[index % len(conditions) for index in indices]]
+
+
+def _info(game: Game, conditional: bool) -> dict[str, Any]:
+    """The description of the model that its folder keeps in config.json."""
+    config = game.config
+    home = registry.home_of(config.modality)
+    return {
+        "genkit": registry.core_version(),
+        "modality": config.modality.id,
+        "title": config.modality.title,
+        "plugin": {"distribution": home.distribution, "version": home.version},
+        "preset": config.preset,
+        "options": config.plain()["options"],
+        "facts": dict(game.plugin.facts.values),
+        "conditional": conditional,
+        "critics": {name: config.recipe.critic_named(name).weight for name in game.critics},
+        "items": game.items,
+    }
