@@ -142,7 +142,7 @@ def test_a_batch_that_processes_cannot_share_is_named():
     runtime, chosen = Runtime("cpu"), config.build(ring, settings=[{"recipe": {"batch_size": 8}}])
     runtime.processes = 3
     plugin = Mixture(chosen.options)
-    with pytest.raises(ConfigError, match="cannot be shared by 3 processes"):
+    with pytest.raises(ConfigError, match="cannot be divided among 3 processes"):
         Game(chosen, plugin, plugin.dataset(None), runtime)
     grouped = {"batch_size": 12, "estimator": {"kind": "score_function", "group": 3}}
     runtime.processes, chosen = 2, config.build(exact_language, settings=[{"recipe": grouped}])
@@ -150,7 +150,7 @@ def test_a_batch_that_processes_cannot_share_is_named():
     Game(chosen, plugin, plugin.dataset(None), runtime)
     runtime.processes = 3
     with pytest.raises(
-        ConfigError, match=r"cannot be shared by 3 processes in 1 parts .* groups of 3"
+        ConfigError, match=r"cannot be divided among 3 processes, each in 1 parts .* groups of 3"
     ):
         Game(chosen, plugin, plugin.dataset(None), runtime)
 

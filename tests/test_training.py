@@ -544,6 +544,7 @@ def test_a_signal_saves_everything_and_the_run_goes_on_bit_for_bit(
 
 TRAIN_UNTIL_DONE = """
 import os, sys
+import torch._dynamo  # which the first optimizer of a process imports
 import genkit
 from genkit.engine import clock, training
 from toys import duet

@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from genkit.testing import ModalityConformance, check_modality
+    from genkit.testing.conformance import ModalityConformance, check_modality
 
 __all__ = ["ModalityConformance", "check_modality"]
 

@@ -104,8 +104,8 @@ def encode(x: Waves, format: str, rate: int) -> bytes:
         GenkitError: if a value is not finite.
     """
     buffer = io.BytesIO()
-    with write(buffer, format, rate, len(x)) as put:
-        put(x)
+    with write(buffer, format, rate, len(x)) as write_part:
+        write_part(x)
     return buffer.getvalue()
 
 

@@ -84,8 +84,8 @@ def encode(frames: Pixels, format: str, fps: float | Fraction) -> bytes:
         ConfigError: for an unknown format, a rate it cannot hold, or a clip without frames.
     """
     buffer = io.BytesIO()
-    with write(buffer, format, fps) as put:
-        put(frames)
+    with write(buffer, format, fps) as write_part:
+        write_part(frames)
     return buffer.getvalue()
 
 
@@ -121,10 +121,10 @@ def animated_grid(clips: Pixels, columns: int, fps: float | Fraction) -> bytes:
         fps: frames per second.
     """
     buffer = io.BytesIO()
-    with write(buffer, "webp", fps) as put:
+    with write(buffer, "webp", fps) as write_part:
         for frames in clips.swapaxes(0, 1):
             picture = np.asarray(grid(_channels_first(frames), columns))
-            put(picture.reshape(1, *picture.shape[:2], -1))
+            write_part(picture.reshape(1, *picture.shape[:2], -1))
     return buffer.getvalue()
 
 
