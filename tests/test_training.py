@@ -175,8 +175,8 @@ def test_a_resumed_run_equals_one_that_never_stopped(train, game):
     """It stops within a stage, at the end of one, and between two multiples of the batch."""
     modality, recipe = GAMES[game]
     recipe = {"batch_size": 64, **recipe}
-    _, whole = train(modality, 1536, "whole", recipe=recipe)
-    for items in (448, 512, 1100, 1536):
+    _, whole = train(modality, 1280, "whole", recipe=recipe)
+    for items in (448, 512, 1100, 1280):
         _, parts = train(modality, items, "parts", recipe=recipe, resume=True)
     assert_same(whole, parts)
 
@@ -519,7 +519,7 @@ def test_data_that_cannot_be_trained_on_is_the_users_mistake(train, data):
 def whole(tmp_path_factory):
     """A run that was never stopped."""
     out = tmp_path_factory.mktemp("whole")
-    genkit.train(duet, out=out, items=3200, threads=1)
+    genkit.train(duet, out=out, items=1920, threads=1)
     return out
 
 
@@ -527,7 +527,7 @@ def whole(tmp_path_factory):
 def test_a_signal_saves_everything_and_the_run_goes_on_bit_for_bit(
     train, whole, state, tmp_path, monkeypatch, number, code
 ):
-    monkeypatch.setattr(clock, "LOG_SECONDS", 0.05)
+    monkeypatch.setattr(clock, "LOG_SECONDS", 0.02)
     signals = []
 
     def stop(progress):
@@ -535,10 +535,10 @@ def test_a_signal_saves_everything_and_the_run_goes_on_bit_for_bit(
             signals.append(os.kill(os.getpid(), number))
 
     with pytest.raises(Interrupted, match="everything is saved") as error:
-        train(duet, 3200, "parts", progress=stop)
+        train(duet, 1920, "parts", progress=stop)
     assert error.value.exit_code == code
-    assert 0 < state(tmp_path / "parts")["items"] < 3200
-    _, parts = train(duet, 3200, "parts", resume=True)
+    assert 0 < state(tmp_path / "parts")["items"] < 1920
+    _, parts = train(duet, 1920, "parts", resume=True)
     assert_same(whole, parts)
 
 
@@ -549,11 +549,11 @@ import genkit
 from genkit.engine import clock, training
 from toys import duet
 
-clock.LOG_SECONDS = 0.05
+clock.LOG_SECONDS = 0.02
 
 def train():
     genkit.train(
-        duet, out=sys.argv[1], items=3200, threads=1, resume=True, run={"checkpoint_seconds": 0.05},
+        duet, out=sys.argv[1], items=1920, threads=1, resume=True, run={"checkpoint_seconds": 0.02},
         progress=lambda progress: print(os.getpid(), progress.items, flush=True),
     )
 

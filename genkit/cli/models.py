@@ -234,6 +234,8 @@ def generate(
     controls = configuration.parse_overrides(settings or [])
     loaded_model = open_model(model, device, user_objects=user_object or ())
     text_format = samples.text_format_of(loaded_model.modality, format) if out == "-" else ""
+    if text_format and as_json:
+        raise ConfigError("--out - and --json exclude each other: both write to standard output")
     if out != "-":
         samples.is_joint(
             loaded_model.modality, out, len(ends) or n
@@ -255,10 +257,12 @@ def generate(
         )
     if out == "-":
         for chunk in chunks:
-            lines = (
-                b" ".join(content.splitlines()) + b"\n" for content in chunk.encode(text_format)
+            contents = chunk.encode(text_format)
+            if text_format == "txt":  # a sample per line
+                contents = [b" ".join(content.splitlines()) for content in contents]
+            sys.stdout.buffer.writelines(
+                content.removesuffix(b"\n") + b"\n" for content in contents
             )
-            sys.stdout.buffer.writelines(lines)
         return
     if n == 1 and not ends and best_of is None and is_long(loaded_model, out):
         paths = [save_long(loaded_model, out, seed, start, label=label, controls=controls)]

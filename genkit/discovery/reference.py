@@ -18,7 +18,7 @@ from genkit.plugin import Modality, Preset
 from genkit.recipe import SECTIONS, differences
 from genkit.user_objects import Named
 
-_BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+_BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "multiple_of": "a multiple of"}
 
 
 def markdown(modality: Modality) -> str:

@@ -298,6 +298,8 @@ class Windows(ABC, Generic[Window]):
             number = index - int(self._ends[place - 1] if place else 0)
             try:
                 return self.read(place, number, draw), place
+            except (NameError, ImportError):  # a mistake in the plugin, not in the data
+                raise
             except Exception as error:  # whatever decoders raise at damage
                 self.damaged += 1
                 fault, name, index = error, self.names[place], draw.randrange(len(self))

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -201,9 +201,25 @@ def check_modality(
     selection = [check for check in CHECKS if not only or check.name in only]
     with tempfile.TemporaryDirectory(prefix="genkit-check-") as folder:
         subject = Subject(modality, Path(folder).resolve(), preset, data, options, recipe)
-        results = tuple(ask(check, subject, reasons.get(check.name)) for check in selection)
+        results = [ask(check, subject, reasons.get(check.name)) for check in selection]
     floor = (0 if only else MINIMUM - len(reasons)) if minimum is None else minimum
-    return Report(subject.modality.id, subject.preset, results, floor)
+    return Report(subject.modality.id, subject.preset, tuple(without_repeats(results)), floor)
+
+
+def without_repeats(results: Iterable[Result]) -> Iterator[Result]:
+    """Results in which a failure with the same reason as an earlier one refers to it: one fault is reported once."""
+    first_of: dict[str, str] = {}
+    for result in results:
+        first = (
+            first_of.setdefault(result.reason, result.name)
+            if result.status == "failed"
+            else result.name
+        )
+        yield (
+            result
+            if first == result.name
+            else replace(result, reason=f"for the same reason as {first}")
+        )
 
 
 def ask(check: Check, subject: Subject, expected_reason: str | None = None) -> Result:

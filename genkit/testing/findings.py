@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 import re
@@ -122,6 +123,19 @@ def all_weights(networks: Networks) -> dict[str, Tensor]:
 def parts_of(sample: Sample) -> dict[str, Tensor]:
     """The parts of a batch that are not None, by name."""
     return {name: part for name in PARTS if (part := getattr(sample, name)) is not None}
+
+
+def perturbed(module: nn.Module) -> nn.Module:
+    """A copy of a module whose parameters are moved at random, so that none is zero; in the same mode.
+
+    The random numbers come from torch's global generator.
+    """
+    moved_copy = copy.deepcopy(module)
+    with torch.no_grad():
+        for parameter in moved_copy.parameters():
+            if parameter.is_floating_point():
+                parameter.add_(0.02 * torch.randn_like(parameter))
+    return moved_copy
 
 
 def differing(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> list[str]:

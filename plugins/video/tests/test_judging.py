@@ -166,7 +166,7 @@ def run(capsys, *words):
 
 
 def test_evaluate_prints_a_column_for_each_set(saved, capsys):
-    words = "evaluate", saved, "--data", "builtin:moving", "-n", 6, "--embedder", "none"
+    words = "evaluate", saved, "--data", "builtin:moving", "-n", 4, "--embedder", "none"
     code, out, err = run(capsys, *words, "--seed", 3)
     assert (code, "judging shuffled" in err) == (0, True)
     assert out.splitlines()[0].split() == ["MODEL", "REAL", "SHUFFLED"]
@@ -181,7 +181,7 @@ def test_evaluate_prints_a_column_for_each_set(saved, capsys):
         True,
     )
     model = genkit.load(saved, "cpu")
-    assert evaluate(model, "builtin:moving", 6, "none", controls={"seconds": 2}, seed=3) == report
+    assert evaluate(model, "builtin:moving", 4, "none", controls={"seconds": 2}, seed=3) == report
 
 
 def test_any_clips_can_be_judged(saved):

@@ -101,9 +101,9 @@ def test_every_preset_trains_and_draws(train, preset, conditional):
     "options", [{}, {"renderer": "residual", "conditional": True}], ids=["dcgan", "residual"]
 )
 def test_a_run_that_goes_on_is_the_run_that_never_stopped(train, options):
-    whole = train("whole", 64, options=options)
+    whole = train("whole", 40, options=options)
     train("parts", 24, options=options)
-    parts = train("parts", 64, options=options, resume=True)
+    parts = train("parts", 40, options=options, resume=True)
     assert torch.equal(parts.generate(3).x, whole.generate(3).x)
 
 
