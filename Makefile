@@ -30,7 +30,7 @@ demo: install
 	@echo "Try next:"
 	@echo "  $(BIN)/genkit generate runs/demo -n 8 --seed 7 --out samples/          # one PNG each"
 	@echo "  $(BIN)/genkit train image --data YOUR/PICTURES --out runs/mine         # your own folder"
-	@echo "  $(BIN)/genkit train image --out runs/kinds options.conditional=true    # then: generate --label Sneaker"
+	@echo "  $(BIN)/genkit train image --out runs/classes options.conditional=true    # then: generate --label Sneaker"
 
 # One thread: the tests' networks are too small to gain from more, and threads wait for each other on busy cores.
 test: install

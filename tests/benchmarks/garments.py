@@ -43,21 +43,21 @@ class Judge:
         self.network.load_state_dict(load_file(file))
         self.network.eval()
         x, labels = whole(self.held)
-        _, kinds = self.features(x)
-        self.accuracy = (kinds == labels).float().mean().item()
+        _, classes = self.features(x)
+        self.accuracy = (classes == labels).float().mean().item()
         self.reference = self.features(whole(self.learn)[0])[0]
         self.real = frechet(self.features(x)[0], self.reference)
 
     @torch.no_grad()
     def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(features [N, 128], kinds [N])."""
+        """(features [N, 128], classes [N])."""
         found = [self.network[:-1](part) for part in x.split(500)]
         return torch.cat(found), torch.cat([self.network[-1](part).argmax(1) for part in found])
 
     def distance(self, draw: Callable[[int], Tensor], count: int = 10_000) -> tuple[float, int]:
-        """(Fréchet distance of `count` samples to the 60,000 training pictures, kinds that hold at least 1 %)."""
-        features, kinds = self.features(draw(count))
-        held = (torch.bincount(kinds, minlength=CLASSES) >= count / 100).sum()
+        """(Fréchet distance of `count` samples to the 60,000 training pictures, classes that hold at least 1 %)."""
+        features, classes = self.features(draw(count))
+        held = (torch.bincount(classes, minlength=CLASSES) >= count / 100).sum()
         return frechet(features, self.reference), int(held)
 
 

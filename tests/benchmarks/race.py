@@ -59,9 +59,9 @@ def main() -> None:
                 racer.run(min(SLICE_SECONDS, 60 * minutes - racer.seconds))
         line, found = [f"{minutes:g} min"], {}
         for name, racer in racers.items():
-            found[name], kinds = judge.distance(racer.draw)
+            found[name], classes = judge.distance(racer.draw)
             line.append(
-                f"{name} {found[name]:.2f} ({racer.steps * batch[name]:,} items, {kinds} kinds)"
+                f"{name} {found[name]:.2f} ({racer.steps * batch[name]:,} items, {classes} classes)"
             )
         line += [f"ratio {found['genkit'] / found['loop']:.3f}"] if "loop" in found else []
         print("  ".join(line), flush=True)

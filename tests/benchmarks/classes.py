@@ -1,8 +1,8 @@
-"""Which kinds of garment a model makes: 1,000 samples sorted by a classifier trained here on real pictures.
+"""Which classes of garment a model makes: 1,000 samples sorted by a classifier trained here on real pictures.
 
-    python tests/benchmarks/kinds.py runs/demo [--samples 1000]
+    python tests/benchmarks/classes.py runs/demo [--samples 1000]
 
-The classifier ("kinds-cnn": two convolutions, two linear layers) learns from 8,000 of the built-in pictures and is
+The classifier ("classes-cnn": two convolutions, two linear layers) learns from 8,000 of the built-in pictures and is
 measured on the other 2,000; nothing of it is ever used in training a model.
 """
 
@@ -27,7 +27,7 @@ def main() -> None:
     model = open_model(arguments.model, "cpu")
     size = tuple(model.generate(1).x.shape[2:])
     classifier, accuracy, names = train_classifier(model, size)
-    print(f"kinds-cnn: {accuracy:.1%} of 2,000 held-out real pictures right")
+    print(f"classes-cnn: {accuracy:.1%} of 2,000 held-out real pictures right")
     counts = torch.zeros(len(names), dtype=torch.long)
     with torch.no_grad():
         for chunk in model.stream(arguments.samples, seed=1):
@@ -35,13 +35,13 @@ def main() -> None:
     for name, count in zip(names, counts.tolist(), strict=True):
         print(f"  {name:<12}{count / arguments.samples:6.1%}")
     held = int((counts >= 0.02 * arguments.samples).sum())
-    print(f"kinds that hold at least 2 % of {arguments.samples} samples: {held} of 10")
+    print(f"classes that hold at least 2 % of {arguments.samples} samples: {held} of 10")
 
 
 def train_classifier(
     model: genkit.Model, size: tuple[int, int], epochs: int = 12
 ) -> tuple[nn.Module, float, list[str]]:
-    """(classifier, accuracy on held-out pictures, names of the kinds), at the model's own resolution."""
+    """(classifier, accuracy on held-out pictures, names of the classes), at the model's own resolution."""
     cls = load(model.modality)
     options = model.plugin.options.model_copy(update={"size": size, "conditional": True})
     plugin = cls(options, cls.inspect("builtin:fashion", options))
