@@ -279,15 +279,23 @@ def merge(base: Any, override: Any) -> Any:
 
 
 def _merge_key(key: str, base: Any, override: Any) -> Any:
-    """The merged value of a key. An estimator or constraint of another kind replaces the old one with its settings."""
-    are_mappings = isinstance(override, Mapping) and isinstance(base, Mapping)
-    if (
-        are_mappings
-        and key in ("estimator", "constraint")
-        and override.get("kind", base.get("kind")) != base.get("kind")
-    ):
-        return override
-    return merge(base, override)
+    """The merged value of a key.
+
+    An estimator or constraint of another kind, and a schedule in another unit, replace the old one with its settings.
+    """
+    if not (isinstance(override, Mapping) and isinstance(base, Mapping)):
+        is_other = False
+    elif key in ("estimator", "constraint"):
+        is_other = override.get("kind", base.get("kind")) != base.get("kind")
+    else:
+        is_other = _has_unit(override, "share") and _has_unit(base, "items")
+        is_other |= _has_unit(override, "items") and _has_unit(base, "share")
+    return override if is_other else merge(base, override)
+
+
+def _has_unit(schedule: Mapping[str, Any], unit: str) -> bool:
+    """Whether a mapping is a schedule in this unit."""
+    return "start" in schedule and schedule.get(unit) is not None
 
 
 def validate(cls: Any, values: Any, section: str) -> Any:

@@ -49,26 +49,46 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Schedule(Settings):
-    """A number that changes with the items seen."""
+    """A number that changes with the items seen, or with the share of the run that is done.
+
+    Give either `items` or `share`. A schedule in shares fits a run of any length, in items or in minutes.
+    """
 
     start: Finite
     end: Finite
-    items: PositiveInt
+    items: PositiveInt | None = None
     """Items over which it moves from start to end; it is constant afterwards."""
-    delay: NonNegativeInt = 0
-    """Items during which it stays at start before it begins to move."""
+    share: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Instead of items: the share of the run over which it moves from start to end."""
+    delay: NonNegativeFloat = 0
+    """How long it stays at start before it begins to move: items, or a share of the run where `share` is given."""
     shape: Literal["linear", "cosine"] = "linear"
 
-    def __call__(self, items: int) -> float:
-        """Its value when `items` items have been seen."""
-        progress = min(max(items - self.delay, 0) / self.items, 1.0)
+    @model_validator(mode="after")
+    def _has_one_unit(self) -> Schedule:
+        if (self.items is None) == (self.share is None):
+            raise ValueError("give either items or share")
+        if self.share is not None and self.delay + self.share > 1:
+            raise ValueError(
+                f"delay {self.delay:g} and share {self.share:g} reach beyond the end of the run: "
+                "their sum is at most 1"
+            )
+        return self
+
+    def __call__(self, items: int, share: float = 0.0) -> float:
+        """Its value when `items` items have been seen, and `share` of the run is done."""
+        if self.items is None:
+            progress = (share - self.delay) / (self.share or 1.0)
+        else:
+            progress = (items - self.delay) / self.items
+        progress = min(max(progress, 0.0), 1.0)
         if self.shape == "cosine":
             progress = (1 - math.cos(math.pi * progress)) / 2
         return self.start + (self.end - self.start) * progress
 
 
 Scheduled = Finite | Schedule
-"""A number, or a number that changes with the items seen."""
+"""A number, or a number that changes in the course of the run."""
 
 
 def _lowest(number: Scheduled) -> float:
@@ -94,9 +114,9 @@ Temperature = Annotated[Scheduled, AfterValidator(_is_a_temperature)]
 """Of a relaxation: above 0."""
 
 
-def value_at(number: Scheduled, items: int) -> float:
-    """A scheduled number when `items` items have been seen."""
-    return number(items) if isinstance(number, Schedule) else number
+def value_at(number: Scheduled, items: int, share: float = 0.0) -> float:
+    """A scheduled number when `items` items have been seen, and `share` of the run is done."""
+    return number(items, share) if isinstance(number, Schedule) else number
 
 
 class Constraint(Settings):

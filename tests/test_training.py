@@ -431,6 +431,23 @@ def test_the_log_is_cut_back_to_the_checkpoint(train):
     assert rows[-1]["items"] == 512
 
 
+def test_schedules_in_shares_follow_the_length_of_the_run(train):
+    falling = {"start": 1e-3, "end": 0.0, "share": 0.5, "delay": 0.5}
+    recipe = {"batch_size": 32, "generator": {"learning_rate": falling}, "penalties": {"r1": None, "r2": None}}
+    rates = {}
+    for items in (256, 512):
+        config = configuration.build(ring, settings=[{"recipe": recipe, "run": {"items": items}}])
+        plugin, dataset, _ = open_data(config)
+        game = Game(config, plugin, dataset, Runtime("cpu", 1, "fp32"))
+        rates[items] = []
+        while not game.over():
+            game.play_round()
+            rates[items].append(game.optimizers["generator"].param_groups[0]["lr"])
+    assert rates[256][:4] == rates[512][:8:2] == [1e-3] * 4
+    assert rates[256][4:] == pytest.approx([0.75e-3, 0.5e-3, 0.25e-3, 0.0])
+    assert rates[512][9::2] == pytest.approx(rates[256][4:])
+
+
 def test_minutes_bound_the_run_and_say_what_that_costs(train):
     notes = []
     genkit.train(

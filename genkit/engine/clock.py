@@ -92,8 +92,12 @@ class Clock:
         return self.seconds_before + time.monotonic() - self.start_time
 
     def tick(self) -> None:
-        """Write the seconds of work into the game."""
-        self.game.has_worked(self.worked())
+        """Write the seconds of work into the game: the same in all processes, since schedules may depend on them."""
+        runtime = self.game.runtime
+        if runtime.processes == 1:
+            self.game.has_worked(self.worked())
+        elif self.game.round % PULSE == 0:
+            self.game.has_worked(runtime.broadcast(self.worked()))
 
     def due(self, stop: Stop) -> Due:
         """What to do before the next round.

@@ -33,7 +33,7 @@ from genkit.engine.optimizers import impose, make_optimizer, pack, step, unpack
 from genkit.engine.players import CriticPlayer, GeneratorPlayer, GeneratorUpdate
 from genkit.errors import ConfigError, PluginError, TrainingError
 from genkit.plugin import ModalityPlugin, Sample, full_precision
-from genkit.recipe import GumbelSoftmax, Player, Stage, value_at
+from genkit.recipe import GumbelSoftmax, Player, Scheduled, Stage, value_at
 from genkit.sampling.batching import join, parts
 from genkit.sampling.drawing import noise_for
 from genkit.system.runtime import Runtime
@@ -164,6 +164,18 @@ class Game:
     def enter_last_stage(self) -> None:
         """Jump to the last stage, whatever the items (to measure its rounds)."""
         self.stage = len(self.config.recipe.stages) - 1
+
+    @property
+    def share_done(self) -> float:
+        """The share of the run's items or minutes that is used up, in [0, 1]."""
+        run = self.config.run
+        if run.items is None:
+            return min(self.seconds / (60 * (run.minutes or 1)), 1.0)
+        return min(self.items / run.items, 1.0)
+
+    def _value(self, number: Scheduled) -> float:
+        """A scheduled number now."""
+        return value_at(number, self.items, self.share_done)
 
     def over(self) -> bool:
         """Whether the run's items or minutes are used up."""
@@ -302,7 +314,7 @@ class Game:
         recipe, player = self.config.recipe, self.critics[name]
         self._begin_update(name, number)
         penalties = {
-            kind: value_at(penalty.weight, self.items) * penalty.interval
+            kind: self._value(penalty.weight) * penalty.interval
             for kind, penalty in recipe.penalties.items()
             if self.updates[name] % penalty.interval == 0
         }
@@ -371,7 +383,7 @@ class Game:
         """Take the optimiser's step and impose constraints; a step without a finite gradient is skipped and counted."""
         gradients = [weight.grad for weight in self.trainable[name] if weight.grad is not None]
         self.runtime.all_reduce_mean(gradients)
-        rate = value_at(settings.learning_rate, self.items) / 2**self.retry
+        rate = self._value(settings.learning_rate) / 2**self.retry
         norm, finite = step(self.optimizers[name], gradients, rate, settings.gradient_clip)
         self._tally(name, {"gradient_norm": norm, "skipped": (~finite).float()})
         self.skipped[name] = (self.skipped[name] + 1).where(~finite, 0.0)
@@ -385,13 +397,13 @@ class Game:
     def _term_weights(self) -> dict[str, float]:
         """The current weights of the modality's own terms."""
         terms = self.config.recipe.terms
-        return {name: value_at(weight, self.items) for name, weight in terms.items()}
+        return {name: self._value(weight) for name, weight in terms.items()}
 
     def _temperature(self) -> float:
         """The current temperature of relaxed samples; 1 for estimators without one."""
         estimator = self.config.recipe.estimator
         if isinstance(estimator, GumbelSoftmax):
-            return value_at(estimator.temperature, self.items)
+            return self._value(estimator.temperature)
         return 1.0
 
     def _valid_steps(

@@ -221,7 +221,7 @@ def _set_up(config: RunConfig, folder: RunFolder, resume: bool) -> tuple[Game, l
     )
     if config.run.items is None:
         notes.append(
-            "the length of the run is given in minutes: it cannot be repeated exactly, and schedules still count items"
+            "the length of the run is given in minutes: it cannot be repeated exactly"
         )
     stages = config.recipe.stages
     items_before_last_stage = sum(stage.items or 0 for stage in stages[:-1])
