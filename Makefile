@@ -60,7 +60,7 @@ bench: install
 	$(BIN)/python tests/benchmarks/generate.py
 
 docs: install
-	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
+	OMP_NUM_THREADS=1 $(BIN)/sphinx-build -j auto -W --keep-going -q -b html docs docs/_build/html
 
 clean:
 	rm -rf .make build dist docs/_build .pytest_cache .mypy_cache .ruff_cache
