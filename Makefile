@@ -6,7 +6,7 @@ PLUGINS := audio image text video
 SETUP := pyproject.toml $(PLUGINS:%=plugins/%/pyproject.toml) constraints.txt Makefile
 DEMO_ITEMS ?= 160000
 
-.PHONY: install demo test slow check lint types floors bench docs clean
+.PHONY: install demo test slow check lint types floors bench quality docs clean
 
 # The stamp's name is a hash of everything that decides what is installed, so a change of any sets up anew.
 STAMP := $(VENV)/.installed-$(shell cat $(SETUP) | cksum | cut -d' ' -f1)-$(shell $(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])')
@@ -17,7 +17,7 @@ $(STAMP):
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-		--editable ".[dev,docs,track]" --editable plugins/image --editable "plugins/text[curves]" \
+		--editable ".[dev,docs,track]" --editable "plugins/image[features]" --editable "plugins/text[curves]" \
 		--editable plugins/video --editable plugins/audio torchvision torchaudio
 	rm -f $(VENV)/.installed-* && touch $@
 
@@ -58,6 +58,10 @@ bench: install
 	$(BIN)/python tests/benchmarks/clip_step.py
 	$(BIN)/python tests/benchmarks/startup.py
 	$(BIN)/python tests/benchmarks/generate.py
+
+# A folder of pictures, or an IDX file: make quality DATA=FOLDER (sets to take: tests/benchmarks/picture_sets.py)
+quality: install
+	$(BIN)/python tests/benchmarks/quality.py --data $(DATA)
 
 docs: install
 	OMP_NUM_THREADS=1 $(BIN)/sphinx-build -j auto -W --keep-going -q -b html docs docs/_build/html

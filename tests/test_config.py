@@ -294,8 +294,12 @@ def test_a_digit_that_is_no_decimal_addresses_nothing():
 def test_a_schedule_in_another_unit_replaces_the_old_one():
     items = {"start": 1e-3, "end": 0.0, "items": 100, "delay": 50, "shape": "cosine"}
     shares = {"start": 2e-3, "end": 0.0, "share": 0.5}
-    assert config.merge({"learning_rate": items}, {"learning_rate": shares}) == {"learning_rate": shares}
-    assert config.merge({"learning_rate": shares}, {"learning_rate": items}) == {"learning_rate": items}
+    assert config.merge({"learning_rate": items}, {"learning_rate": shares}) == {
+        "learning_rate": shares
+    }
+    assert config.merge({"learning_rate": shares}, {"learning_rate": items}) == {
+        "learning_rate": items
+    }
     slower = config.merge({"learning_rate": items}, {"learning_rate": {"start": 5e-4}})
     assert slower["learning_rate"] == {**items, "start": 5e-4}
 

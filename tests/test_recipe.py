@@ -85,11 +85,17 @@ def test_a_schedule_that_waits_is_the_same_one_later(items, after, now):
 
 
 @given(
-    total=st.integers(10, 10_000), share=st.floats(0.1, 0.5), delay=st.floats(0, 0.5), done=st.floats(0, 1)
+    total=st.integers(10, 10_000),
+    share=st.floats(0.1, 0.5),
+    delay=st.floats(0, 0.5),
+    done=st.floats(0, 1),
 )
 def test_a_schedule_in_shares_is_that_in_items_for_a_run_of_any_length(total, share, delay, done):
     of_run = Schedule(start=3, end=1, share=share, delay=delay, shape="cosine")
-    of_items = of_run(0, done), 3 + (1 - 3) * (1 - math.cos(math.pi * min(max((done - delay) / share, 0), 1))) / 2
+    of_items = (
+        of_run(0, done),
+        3 + (1 - 3) * (1 - math.cos(math.pi * min(max((done - delay) / share, 0), 1))) / 2,
+    )
     assert of_items[0] == pytest.approx(of_items[1])
     assert of_run(total, done) == of_run(0, done)  # the items do not matter
 

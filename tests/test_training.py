@@ -433,7 +433,11 @@ def test_the_log_is_cut_back_to_the_checkpoint(train):
 
 def test_schedules_in_shares_follow_the_length_of_the_run(train):
     falling = {"start": 1e-3, "end": 0.0, "share": 0.5, "delay": 0.5}
-    recipe = {"batch_size": 32, "generator": {"learning_rate": falling}, "penalties": {"r1": None, "r2": None}}
+    recipe = {
+        "batch_size": 32,
+        "generator": {"learning_rate": falling},
+        "penalties": {"r1": None, "r2": None},
+    }
     rates = {}
     for items in (256, 512):
         config = configuration.build(ring, settings=[{"recipe": recipe, "run": {"items": items}}])

@@ -166,16 +166,15 @@ class Game:
         self.stage = len(self.config.recipe.stages) - 1
 
     @property
-    def share_done(self) -> float:
+    def share_of_run(self) -> float:
         """The share of the run's items or minutes that is used up, in [0, 1]."""
         run = self.config.run
-        if run.items is None:
-            return min(self.seconds / (60 * (run.minutes or 1)), 1.0)
-        return min(self.items / run.items, 1.0)
+        share = self.items / run.items if run.items else self.seconds / (60 * (run.minutes or 1))
+        return min(share, 1.0)
 
     def _value(self, number: Scheduled) -> float:
         """A scheduled number now."""
-        return value_at(number, self.items, self.share_done)
+        return value_at(number, self.items, self.share_of_run)
 
     def over(self) -> bool:
         """Whether the run's items or minutes are used up."""
@@ -396,15 +395,12 @@ class Game:
 
     def _term_weights(self) -> dict[str, float]:
         """The current weights of the modality's own terms."""
-        terms = self.config.recipe.terms
-        return {name: self._value(weight) for name, weight in terms.items()}
+        return {name: self._value(weight) for name, weight in self.config.recipe.terms.items()}
 
     def _temperature(self) -> float:
         """The current temperature of relaxed samples; 1 for estimators without one."""
-        estimator = self.config.recipe.estimator
-        if isinstance(estimator, GumbelSoftmax):
-            return self._value(estimator.temperature)
-        return 1.0
+        kind = self.config.recipe.estimator
+        return self._value(kind.temperature) if isinstance(kind, GumbelSoftmax) else 1.0
 
     def _valid_steps(
         self, real: Sample, fake: Sample, paired: bool

@@ -220,9 +220,7 @@ def _set_up(config: RunConfig, folder: RunFolder, resume: bool) -> tuple[Game, l
         config, run=config.run.model_copy(update={"threads": runtime.threads, "plan": runtime.plan})
     )
     if config.run.items is None:
-        notes.append(
-            "the length of the run is given in minutes: it cannot be repeated exactly"
-        )
+        notes.append("the length of the run is given in minutes: it cannot be repeated exactly")
     stages = config.recipe.stages
     items_before_last_stage = sum(stage.items or 0 for stage in stages[:-1])
     if config.run.items is not None and items_before_last_stage >= config.run.items:

