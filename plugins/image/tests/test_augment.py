@@ -9,8 +9,6 @@ from genkit_image.augment import HOLE, SHIFT, augmented, cut, recolour, shift
 from genkit_image.options import Options
 from genkit_image.plugin import ImagePlugin
 
-CONSTANT = {"learning_rate": 2e-3}  # not in shares of the run: a lengthened run is the longer one
-
 
 @pytest.fixture(autouse=True)
 def _seed():
@@ -93,7 +91,6 @@ def test_a_run_on_few_pictures_resumes_bit_for_bit(tmp_path):
     settings = {
         "data": data,
         "options": {"size": 16, "features": 4},
-        "recipe": {"generator": CONSTANT, "critic": CONSTANT},
         "threads": 1,
         "run": {"plan": "fp32"},
     }
