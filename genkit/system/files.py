@@ -94,16 +94,16 @@ def read_json(path: Path) -> Any:
 def recall(name: str) -> dict[str, Any]:
     """What `remember` has stored in a file of the cache folder; {} if there is nothing readable."""
     try:
-        content = json.loads((cache_folder() / name).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        content = read_json(cache_folder() / name)
+    except ModelError:
         return {}
     return content if isinstance(content, dict) else {}
 
 
 def remember(name: str, facts: Mapping[str, Any]) -> None:
     """Add JSON data to a file of the cache folder, to be read by `recall`; nothing happens if that is impossible."""
-    with contextlib.suppress(OSError, StorageError):
-        cache_folder().mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(StorageError):
+        make_folder(cache_folder())
         write_json(cache_folder() / name, {**recall(name), **facts})
 
 

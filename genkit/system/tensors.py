@@ -96,9 +96,7 @@ def build(
             for prefix, module in meta_modules
             for name, tensor in module.state_dict(prefix=prefix).items()
         }
-    except (
-        Exception
-    ):  # a network that cannot be built on the meta device is compared when it is loaded
+    except Exception:  # not on the meta device: compared when it is loaded
         expectation = dict(tensors)
     for name in sorted({*expectation, *tensors}):
         network_shape, file_shape = (
