@@ -79,7 +79,8 @@ def equal(one, other):
 def test_measuring_leaves_the_game_where_it_was(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     played, fresh = game(), game()
-    told = plan.choose(played)
+    told, forecast = plan.choose(played)
+    assert forecast.startswith("forecast: ")
     assert told.startswith(f"plan: {played.runtime.plan}, ")
     assert played.runtime.plan in PLANS
     assert equal(tensors(played), tensors(fresh))
@@ -96,25 +97,44 @@ def test_a_choice_is_remembered_for_this_machine_and_game(tmp_path, monkeypatch)
     first = game()
     plan.choose(first)
     (key, way) = next(iter(json.loads((tmp_path / "genkit" / "plans.json").read_text()).items()))
-    assert way == {"plan": first.runtime.plan, "threads": first.runtime.threads}
+    assert (way["plan"], way["threads"]) == (first.runtime.plan, first.runtime.threads)
     other = next(name for name in PLANS if name != first.runtime.plan)
     (tmp_path / "genkit" / "plans.json").write_text(
-        json.dumps({key: {"plan": other, "threads": 1}})
+        json.dumps({key: {"plan": other, "threads": 1, "seconds": 0.02, "peak": 3 * 10**8}})
     )
     second = game()
     with monkeypatch.context() as patch:
         patch.setattr(plan, "_measure", lambda _: pytest.fail("it was measured again"))
-        assert "remembered" in plan.choose(second)
+        note, forecast = plan.choose(second)
+    assert "remembered" in note
+    assert forecast.endswith(", with 0.3 GB of memory")
     assert second.runtime.plan == other
     (tmp_path / "genkit" / "plans.json").write_text("no JSON")
     third = game()
-    assert "remembered" not in plan.choose(third)
+    assert "remembered" not in plan.choose(third)[0]
 
 
 def test_a_memory_that_cannot_be_written_costs_only_time(tmp_path, monkeypatch):
     (tmp_path / "genkit").write_text("a file where a folder should be")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert plan.choose(game()).startswith("plan: ")
+    assert plan.choose(game())[0].startswith("plan: ")
+
+
+@pytest.mark.parametrize(
+    ("run", "seconds", "told"),
+    [
+        ({"items": 40}, 1.0, "40 items in about 5 s"),
+        ({"items": 8000}, 1.0, "8,000 items in about 17 min"),
+        ({"items": 80_000}, 1.32, "80,000 items in about 3 h 40 min"),
+        ({"items": 8_000_000}, 1.0, "8,000,000 items in about 11 d 13 h"),
+        ({"items": None, "minutes": 10}, 0.002, "about 2,400,000 items in 10 minutes"),
+    ],
+)
+def test_a_forecast_says_how_long_the_run_takes(run, seconds, told):
+    """The recipe of these tests takes 8 items a round."""
+    played = game(**run)
+    assert played.config.recipe.batch_size == 8
+    assert plan.forecast(played, seconds, 0) == f"forecast: {told}"
 
 
 def test_a_run_writes_its_plan_down_and_keeps_it(train):

@@ -2,7 +2,7 @@
 
 Memory format, precision and number of threads change a round's time by factors, and the last bits of its results;
 which combination is fastest depends on the machine and the networks. Knows the game and the runtime; no modality. A
-measurement leaves the game's state as it was.
+measurement leaves the game's state as it was, and forecasts how long the run will take.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class Way(NamedTuple):
         return f"{self.plan}, {self.threads} thread{'s' * (self.threads != 1)}"
 
 
-def choose(game: Game) -> str:
-    """Set the game's runtime to the fastest way to compute; returns a note about the choice.
+def choose(game: Game) -> list[str]:
+    """Set the game's runtime to the fastest way to compute; returns notes about the choice and what the run will take.
 
     Args:
         game: in any state; the state is restored afterwards.
@@ -52,16 +52,49 @@ def choose(game: Game) -> str:
     memory = runtime.broadcast(recall(MEMORY).get(key) if runtime.is_main_process else None)
     try:
         way = Way(memory["plan"], memory["threads"])  # type: ignore[index]
+        seconds, peak = memory["seconds"], memory["peak"]  # type: ignore[index]
         note = f"plan: {way} (remembered from an earlier run)"
     except (TypeError, KeyError):
         times = _measure(game)
         way = min(times, key=lambda way: times[way] * _charge(way, runtime.threads))
+        seconds, peak = times[way], runtime.peak_memory()
         fp32_time = times[Way("fp32", runtime.threads)]
         note = f"plan: {way}, {1e3 * times[way]:.1f} ms per round (plain fp32: {1e3 * fp32_time:.1f} ms)"
         if runtime.is_main_process:
-            remember(MEMORY, {key: way._asdict()})
+            remember(MEMORY, {key: {**way._asdict(), "seconds": seconds, "peak": peak}})
     _adopt(game, way if run.threads is None else way._replace(threads=run.threads))
-    return note
+    return [note, forecast(game, seconds, peak)]
+
+
+def forecast(game: Game, seconds: float, peak: int) -> str:
+    """A note about the time and the memory that the rest of the run takes.
+
+    Args:
+        seconds: of a round of the last stage; earlier stages are taken to be as fast.
+        peak: bytes of memory that the measured rounds needed; 0: unknown.
+    """
+    recipe, run = game.config.recipe, game.config.run
+    critics = [recipe.critic_named(name) for name in game.critics]
+    batches = max((critic.steps / critic.interval for critic in critics), default=1.0)
+    items_per_second = recipe.batch_size * batches / seconds
+    if run.items is None:
+        items = 60 * (run.minutes or 0) * items_per_second
+        work = f"about {float(f'{items:.2g}'):,.0f} items in {run.minutes:g} minutes"
+    else:
+        time_left = _as_time((run.items - game.items) / items_per_second)
+        work = f"{run.items - game.items:,} items in about {time_left}"
+    return f"forecast: {work}" + (f", with {peak / 1e9:.1f} GB of memory" if peak else "")
+
+
+def _as_time(seconds: float) -> str:
+    """A time in words, to two digits: 40 s, 3 min, 2 h 10 min, 4 d 7 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
 
 
 def _measure(game: Game) -> dict[Way, float]:

@@ -215,7 +215,7 @@ def _set_up(config: RunConfig, folder: RunFolder, resume: bool) -> tuple[Game, l
         else:
             notes += _take_over(game, config.run.init)
     if config.run.plan == "auto":
-        notes.append(choose(game))
+        notes += choose(game)
     game.config = config = replace(
         config, run=config.run.model_copy(update={"threads": runtime.threads, "plan": runtime.plan})
     )

@@ -121,6 +121,17 @@ class Runtime:
         elif self.device.type == "mps":
             torch.mps.synchronize()
 
+    def peak_memory(self) -> int:
+        """Bytes: the most memory that this process has had so far, of a GPU if it computes there; 0 if unknown."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_reserved(self.device)
+        if sys.platform == "win32":
+            return 0
+        import resource
+
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
     # Many processes ----------------------------------------------------------------------------------------------
 
     @property

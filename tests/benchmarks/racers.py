@@ -69,7 +69,7 @@ def ours(preset: str | None, data: str, layers: list[dict]) -> tuple[Racer, Game
     chosen = config.build("image", preset, data, layers)
     plugin, dataset, _ = open_data(chosen)
     game = Game(chosen, plugin, dataset, Runtime("cpu"))
-    print(plan.choose(game))
+    print(plan.choose(game)[0])
     batch = chosen.recipe.batch_size
 
     def draw(count: int) -> Tensor:
