@@ -53,6 +53,19 @@ def test_colours_change_as_a_whole_and_keep_their_middle():
     assert grey.shape == (200, 1, 16, 24)
 
 
+def test_the_one_pass_equals_brightness_then_saturation_then_contrast():
+    x = pictures(channels=3, count=5)
+    torch.manual_seed(1)
+    changed = recolour(x)
+    torch.manual_seed(1)
+    brightness, saturation, contrast = torch.rand(3, 5, 1, 1, 1)
+    expected = x + brightness - 0.5
+    grey = expected.mean(1, keepdim=True)
+    expected = grey + 2 * saturation * (expected - grey)
+    mean = expected.mean((1, 2, 3), keepdim=True)
+    torch.testing.assert_close(changed, mean + (contrast + 0.5) * (expected - mean))
+
+
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_gradients_pass_through_twice(channels):
     x = pictures(channels, count=4).requires_grad_()

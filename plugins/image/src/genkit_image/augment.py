@@ -28,12 +28,14 @@ def recolour(x: Tensor) -> Tensor:
     brightness, saturation, contrast = (
         torch.rand(3, len(x), 1, 1, 1, device=x.device, dtype=x.dtype)
     ).unbind(0)
-    x = x + brightness - 0.5
-    if x.shape[1] > 1:
-        grey = x.mean(1, keepdim=True)
-        x = grey + 2 * saturation * (x - grey)
-    mean = x.mean((1, 2, 3), keepdim=True)
-    return mean + (contrast + 0.5) * (x - mean)
+    brightness, saturation, contrast = brightness - 0.5, 2 * saturation, contrast + 0.5
+    mean = x.mean((1, 2, 3), keepdim=True)  # brightness moves it; saturation leaves it as it is
+    if x.shape[1] == 1:
+        return torch.addcmul(brightness + (1 - contrast) * mean, contrast, x)
+    # The three changes, multiplied out into one pass: contrast (saturation x + (1 - saturation) grey) + the rest.
+    grey = x.mean(1, keepdim=True)
+    rest = brightness + (1 - contrast) * mean + contrast * (1 - saturation) * grey
+    return torch.addcmul(rest, contrast * saturation, x)
 
 
 def shift(x: Tensor) -> Tensor:
@@ -47,10 +49,10 @@ def shift(x: Tensor) -> Tensor:
     columns = torch.randint(2 * reach[1] + 1, (batch, 1), device=x.device) + torch.arange(
         width, device=x.device
     )
-    places = torch.arange(batch, device=x.device)[:, None, None]
-    return padded_x.permute(0, 2, 3, 1)[places, rows[:, :, None], columns[:, None, :]].permute(
-        0, 3, 1, 2
-    )
+    # Two gathers: their gradients are far cheaper than that of indexing by rows and columns at once.
+    rows = rows[:, None, :, None].expand(-1, x.shape[1], -1, padded_x.shape[3])
+    columns = columns[:, None, None, :].expand(-1, x.shape[1], height, -1)
+    return padded_x.gather(2, rows).gather(3, columns)
 
 
 def cut(x: Tensor) -> Tensor:
