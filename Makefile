@@ -54,7 +54,7 @@ check: lint types floors test
 bench: install
 	$(BIN)/python tests/benchmarks/step.py
 	$(BIN)/python tests/benchmarks/step.py --plan auto
-	$(BIN)/python tests/benchmarks/step.py --preset compact --size 32 --steps 10
+	$(BIN)/python tests/benchmarks/step.py --preset dcgan-small --size 32 --steps 10
 	$(BIN)/python tests/benchmarks/clip_step.py
 	$(BIN)/python tests/benchmarks/startup.py
 	$(BIN)/python tests/benchmarks/generate.py

@@ -6,6 +6,7 @@ closest valid one.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,7 +164,7 @@ def build(
     config = RunConfig(
         modality=manifest,
         preset=preset,
-        data=manifest.data if data is None else data,
+        data=manifest.data if data is None else _with_home(data),
         options=None
         if options_class is None
         else validate(options_class, tree["options"], "options"),
@@ -172,6 +173,13 @@ def build(
     )
     _admit_names(config)
     return config
+
+
+def _with_home(data: Any) -> Any:
+    """The data source; of a path `~` at its start is the home folder, as in a shell."""
+    if isinstance(data, str | Path) and str(data).startswith("~"):
+        return type(data)(os.path.expanduser(data))
+    return data
 
 
 def controls(modality: Modality, values: Mapping[str, Any]) -> Settings | None:

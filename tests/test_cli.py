@@ -85,7 +85,7 @@ def test_an_interpolation_is_a_strip_an_animation_or_files(trained, tmp_path, co
 
 
 def test_info_tells_of_a_run_and_of_a_model(trained, command):
-    assert "compact" in command("info", trained).stdout
+    assert "dcgan-small" in command("info", trained).stdout
     assert json.loads(command("info", trained / "model", "--json").stdout)["items"] == 320
 
 

@@ -544,7 +544,15 @@ def whole(tmp_path_factory):
     return out
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (signal.SIGINT, 130),
+        (signal.SIGTERM, 143),
+        (signal.SIGHUP, 129),
+        (signal.SIGUSR1, 138),
+    ],
+)
 def test_a_signal_saves_everything_and_the_run_goes_on_bit_for_bit(
     train, whole, state, tmp_path, monkeypatch, number, code
 ):
@@ -700,12 +708,50 @@ def test_updates_without_a_finite_gradient_are_skipped_counted_and_in_the_end_gi
 
 def test_resuming_with_changed_data_is_refused(train):
     points = Modality(id="points", title="Points", plugin=Points)
-    train(points, 64, data=torch.randn(100, 2))
+    data = torch.randn(100, 2)
+    train(points, 64, data=data)
     with pytest.raises(RunError, match="items: 100 -> 7"):
         train(points, 128, data=torch.randn(7, 2), resume=True)
+    with pytest.raises(RunError, match="the means of the first items"):
+        train(points, 128, data=torch.randn(100, 2), resume=True)
     with pytest.raises(RunError, match="pass them again"):
         train(points, 128, resume=True)
-    train(points, 128, data=torch.randn(100, 2), resume=True)
+    train(points, 128, data=data.clone(), resume=True)
+
+
+class FilePoints(Points):
+    @classmethod
+    def open(cls, source, options):
+        return torch.from_numpy(np.load(source)).float()
+
+
+def test_data_may_move_and_be_named_from_anywhere(train, tmp_path, monkeypatch):
+    """A run on moved data, or resumed in another working folder, equals one that was never interrupted."""
+    points = Modality(id="points", title="Points", plugin=FilePoints)
+    (tmp_path / "old").mkdir()
+    np.save(tmp_path / "old" / "points.npy", np.random.default_rng(0).normal(size=(100, 2)))
+    monkeypatch.chdir(tmp_path / "old")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    _, whole = train(points, 192, "whole", data="points.npy")
+    _, parts = train(points, 64, "parts", data="points.npy")
+    monkeypatch.chdir(tmp_path)
+    train(points, 128, "parts", resume=True)  # the path in config.yaml is absolute
+    (tmp_path / "old").rename(tmp_path / "new")
+    train(points, 192, "parts", data="~/new/points.npy", resume=True)
+    assert_same(whole, parts)
+    config = yaml.safe_load((parts / "config.yaml").read_text())
+    assert config["data"] == str(tmp_path / "new" / "points.npy")
+
+
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    model = genkit.train(ring, out="~/run", items=64, threads=1)
+    assert (tmp_path / "run" / "config.yaml").exists()
+    assert genkit.load("~/run", modality=ring).modality is ring
+    model.save("~/copy")
+    assert (tmp_path / "copy" / "model.safetensors").exists()
+    model.generate(2).save("~/samples/")
+    assert (tmp_path / "samples" / "samples.json").exists()
 
 
 def test_a_finished_run_resumed_writes_no_second_checkpoint_and_says_so(train):

@@ -20,6 +20,12 @@ from genkit.engine.run_folder import RunFolder
 
 LOG_SECONDS = 1.0
 """Seconds between two rows of the log, and between two plain progress reports."""
+STOPS = [
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+    if hasattr(signal, name)
+]
+"""Signals that ask a run to save and stop: Ctrl-C, `kill`, a closed terminal, a job's time limit; Windows has two."""
 PULSE = 16
 """Rounds between two checks that have to wait for the device or for other processes."""
 
@@ -200,7 +206,7 @@ class Stop:
 
 @contextmanager
 def stop_signals() -> Iterator[Stop]:
-    """Ctrl-C and SIGTERM make the loop save and stop; Ctrl-C after either of them stops at once.
+    """Ctrl-C and the signals of STOPS make the loop save and stop; Ctrl-C after any of them stops at once.
 
     Outside of the main thread, where Python allows no signal handlers, nothing is installed.
     """
@@ -214,7 +220,7 @@ def stop_signals() -> Iterator[Stop]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, handle) for number in STOPS}
     try:
         yield stop
     finally:

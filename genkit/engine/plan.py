@@ -60,10 +60,10 @@ def choose(game: Game) -> list[str]:
         seconds, peak = times[way], runtime.peak_memory()
         fp32_time = times[Way("fp32", runtime.threads)]
         note = f"plan: {way}, {1e3 * times[way]:.1f} ms per round (plain fp32: {1e3 * fp32_time:.1f} ms)"
-        if runtime.is_main_process:
+        if runtime.is_main_process and math.isfinite(seconds):
             remember(MEMORY, {key: {**way._asdict(), "seconds": seconds, "peak": peak}})
     _adopt(game, way if run.threads is None else way._replace(threads=run.threads))
-    return [note, forecast(game, seconds, peak)]
+    return [note, forecast(game, seconds, peak)] if math.isfinite(seconds) else [note]
 
 
 def forecast(game: Game, seconds: float, peak: int) -> str:

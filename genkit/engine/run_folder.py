@@ -18,7 +18,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from genkit.errors import RunError, StorageError, first_line
-from genkit.system.files import make_folder, write_json, write_whole
+from genkit.system.files import make_folder, user_path, write_json, write_whole
 from genkit.system.tensors import Tensors, write_tensors
 
 SCHEMA = 1
@@ -57,7 +57,7 @@ class RunFolder:
         overwrite: bool = False,
         is_main_process: bool = True,
     ) -> None:
-        self.path, self._lock = Path(path), None
+        self.path, self._lock = user_path(path), None
         if not is_main_process:
             return
         if self.path.exists() and not self.path.is_dir():

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -233,11 +234,17 @@ def _set_up(config: RunConfig, folder: RunFolder, resume: bool) -> tuple[Game, l
         notes += _restore(game, folder, checkpoint)
     if runtime.is_main_process:
         if checkpoint is None:
-            folder.begin(config.plain())
+            folder.begin(_located(config.plain()))
         else:
-            folder.config = config.plain()
+            folder.config = _located(config.plain())
     runtime.barrier()
     return game, notes
+
+
+def _located(plain: dict[str, Any]) -> dict[str, Any]:
+    """A configuration whose data path is absolute, so that the run can be resumed from any folder."""
+    data = plain["data"]
+    return {**plain, "data": os.path.abspath(data)} if data and os.path.exists(data) else plain
 
 
 def _resumed(
@@ -267,13 +274,12 @@ def _resumed(
             f"the data of the run were a Python object ({earlier['data']}), which is not saved: pass them again as "
             "data="
         )
-    old_data = earlier.get("data")
-    data = old_data if data is None else data
-    if isinstance(data, str | Path) and os.path.abspath(data) == os.path.abspath(str(old_data)):
-        data = old_data  # the same path, written differently
+    # Data may have moved: what counts is their content, which is compared when the checkpoint is read.
+    data = earlier.get("data") if data is None else data
     old_config = configuration.build(modality, earlier.get("preset"), earlier.get("data"), [old])
     config = configuration.build(modality, preset or earlier.get("preset"), data, [old, *layers])
     changeable = (
+        "data",
         "run.device",
         "run.threads",
         "run.plan",
@@ -443,7 +449,11 @@ def _restore(game: Game, folder: RunFolder, checkpoint: Path) -> list[str]:
         ModelError: if the checkpoint is damaged, or of other networks.
     """
     state = read_json(checkpoint / "state.json")
-    changes = differences(state.get("data", {}), _about_data(game))
+    old, data = dict(state.get("data", {})), _about_data(game)
+    means = old.pop("means", data["means"]), data.pop("means")
+    changes = differences(old, data)
+    if not changes and not np.allclose(*means, rtol=0.01, atol=0.01, equal_nan=True):
+        changes = {"the means of the first items": means}
     if changes:
         raise RunError(
             f"the data have changed since the run began ({_as_text(changes)}): restore the old data, or start a new run"
@@ -481,11 +491,12 @@ def _about_machine(game: Game) -> dict[str, Any]:
 
 
 def _about_data(game: Game) -> dict[str, Any]:
-    """The data as a resumed run must find them: number of items, facts, hashes of the facts' files."""
+    """The data as a resumed run must find them, wherever they lie: number of items, means of the first, facts."""
     facts = game.plugin.facts
     files = {name: hashlib.sha256(content).hexdigest() for name, content in facts.files.items()}
     return {
         "items": len(game.batches),
+        "means": game.batches.means,
         "facts": json.loads(json.dumps(dict(facts.values))),
         "files": files,
     }

@@ -35,7 +35,7 @@ from genkit.sampling.drawing import (
 from genkit.sampling.model_folder import find_model, read_critics, read_model, save_model
 from genkit.sampling.reranking import Reranker, open_reranker
 from genkit.sampling.samples import Samples, format_of, is_joint
-from genkit.system.files import file_hash, make_folder, writing
+from genkit.system.files import file_hash, make_folder, user_path, writing
 from genkit.system.runtime import lay_out, pick_device
 from genkit.system.seeding import global_seeds
 from genkit.system.tensors import build
@@ -253,7 +253,7 @@ class Model:
 
     def save(self, path: str | Path) -> Path:
         """Write the model folder; returns its path."""
-        path = Path(path)
+        path = user_path(path)
         facts = self.plugin.facts
         metadata = {"items": str(self.info.get("items", 0))}
         critics = read_critics(self.path) if self.critics is None else self.critics
@@ -388,7 +388,7 @@ def save_long(
     Raises:
         ConfigError: if the modality cannot write such a file.
     """
-    path, settings = Path(path), config.controls(model.modality, controls or {})
+    path, settings = user_path(path), config.controls(model.modality, controls or {})
     format = format_of(model.modality, path.suffix[1:].lower())
     condition = model.conditions_for(label)([index])
     stop = cast(Unrolling, model.generator).length(settings, condition)

@@ -12,7 +12,14 @@ from typing import Any
 from torch import Tensor
 
 from genkit.errors import ModelError
-from genkit.system.files import make_folder, plain_name, read_json, write_json, write_whole
+from genkit.system.files import (
+    make_folder,
+    plain_name,
+    read_json,
+    user_path,
+    write_json,
+    write_whole,
+)
 from genkit.system.tensors import Tensors, read_tensors, write_tensors
 
 SCHEMA = 1
@@ -85,7 +92,7 @@ def find_model(path: str | Path) -> Path:
     Raises:
         ModelError: if there is none.
     """
-    path = Path(path)
+    path = user_path(path)
     for folder in (path, path / "model"):
         if (folder / "config.json").is_file():
             return folder

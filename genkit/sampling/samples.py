@@ -22,7 +22,7 @@ from genkit.plugin import Modality, ModalityPlugin, Sample
 from genkit.sampling.batching import join
 from genkit.sampling.drawing import CHUNK, LatentPoint
 from genkit.sampling.reranking import Reranker
-from genkit.system.files import make_folder, write_files, write_whole
+from genkit.system.files import make_folder, user_path, write_files, write_whole
 from genkit.system.runtime import WORKERS, overlapped
 
 TEXT_FORMATS = ("txt", "csv", "tsv", "json", "jsonl", "md", "svg", "xml", "html", "abc")
@@ -146,7 +146,7 @@ def save(
     chunks = iter(chunks)
     first = next(chunks)
     model, modality = first.model, first.model.modality
-    joint, path = is_joint(modality, path), Path(path)
+    joint, path = is_joint(modality, path), user_path(path)
     if joint:
         ending = path.suffix[1:].lower()
         whole = join([first.sample, *(chunk.sample for chunk in chunks)])
@@ -262,7 +262,7 @@ def is_joint(modality: Modality, path: str | Path, n: int = 1) -> bool:
     Raises:
         ConfigError: if the modality cannot write `n` samples as one file of that ending.
     """
-    if str(path).endswith(("/", os.sep)) or not Path(path).suffix or Path(path).is_dir():
+    if str(path).endswith(("/", os.sep)) or not Path(path).suffix or user_path(path).is_dir():
         return False
     ending = Path(path).suffix[1:].lower()
     if ending not in modality.preview_formats and (n > 1 or ending not in modality.formats):

@@ -91,6 +91,11 @@ def read_json(path: Path) -> Any:
         raise ModelError(f"{path} cannot be read ({first_line(error)})") from error
 
 
+def user_path(path: str | Path) -> Path:
+    """A path as a user writes it: `~` at its start is the home folder, as in a shell."""
+    return Path(os.path.expanduser(path))  # Path.expanduser raises where there is no home folder
+
+
 def recall(name: str) -> dict[str, Any]:
     """What `remember` has stored in a file of the cache folder; {} if there is nothing readable."""
     try:

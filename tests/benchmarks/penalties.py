@@ -68,7 +68,7 @@ def main() -> None:
             recipe = PICTURES | {"penalties": penalties(0.1)}
             options = {"critic_norm": "none"}
             given = {"items": arguments.items, "recipe": recipe, "options": options}
-            model = genkit.train("image", arguments.data, "compact", f"{out}/pictures", **given)
+            model = genkit.train("image", arguments.data, "dcgan-small", f"{out}/pictures", **given)
             distance, _ = judge.distance(lambda count, model=model: model.generate(count, seed=1).x)
         report = mixture_report(points, GridOptions())
         print(
@@ -85,7 +85,7 @@ def rounds(data: str, pairs: int = 5) -> dict[str, float]:
             "options": {"critic_norm": "none"},
             "recipe": PICTURES | {"penalties": penalties(0.1)},
         }
-        chosen = config.build("image", "compact", "builtin:fashion", [settings])
+        chosen = config.build("image", "dcgan-small", "builtin:fashion", [settings])
         plugin, dataset, _ = open_data(chosen)
         games[name] = Game(chosen, plugin, dataset, Runtime("cpu"))
     spent: dict[str, list[float]] = {name: [] for name in games}

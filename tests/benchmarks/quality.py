@@ -3,10 +3,11 @@
     python tests/benchmarks/quality.py [recipe.loss=hinge ...] --data FOLDER [--size 32 --minutes 1 2 4 8 --seeds 0]
         [--preset NAME --racers genkit plain canonical --out quality]
 
-Racers work in alternating slices of some seconds. At each mark every racer draws 5,000 pictures from averaged weights
-where it has some, and the judges of `judges.py` look at them; the first row of a table is one half of the real pictures
-before the other. OUT-N.png shows 8 x 8 samples of each racer beside real pictures at 4x zoom. `racers.py` describes
-the loops.
+Racers work in alternating slices of some seconds, anew for each number of minutes and each seed, since a recipe may
+follow the length of its run. Then each draws 5,000 pictures, from averaged weights where it has some, and the judges of
+`judges.py` look at them; the first row of a table is one half of the real pictures before the other.
+OUT-SEED-MINUTES.png shows 8 x 8 samples of each racer beside real pictures at 4x zoom. `racers.py` describes the
+loops.
 """
 
 from __future__ import annotations
@@ -46,12 +47,13 @@ def main() -> None:
     print(f"{arguments.data}: {len(pixels):,} pictures {list(pixels.shape[1:])}")
     report("real", Panel(real[:half]).figures(real[half:]), "")
     for seed in arguments.seeds:
-        race(arguments, pixels, panel, seed)
+        for minutes in arguments.minutes:
+            race(arguments, pixels, panel, seed, minutes)
 
 
-def race(arguments, pixels: Tensor, panel: Panel, seed: int) -> None:
+def race(arguments, pixels: Tensor, panel: Panel, seed: int, minutes: float) -> None:
     torch.manual_seed(seed)
-    run = {"seed": seed, "minutes": max(arguments.minutes)}
+    run = {"seed": seed, "minutes": minutes}
     layers = [
         {"options": {"size": arguments.size}, "run": run},
         config.parse_overrides(arguments.settings),
@@ -62,15 +64,13 @@ def race(arguments, pixels: Tensor, panel: Panel, seed: int) -> None:
         "canonical": lambda: canonical(pixels),
     }
     racers = {name: makers[name]() for name in arguments.racers}
-    drawn: dict[str, Tensor] = {}
-    for minutes in sorted(arguments.minutes):
-        take_turns(racers, 60 * minutes, SLICE_SECONDS)
-        for name, racer in racers.items():
-            drawn[name] = rounded(racer.draw(SAMPLES))
-            note = f"seed {seed}, {minutes:g} min, {racer.items:,} pictures"
-            report(name, panel.figures(drawn[name]), note)
+    take_turns(racers, 60 * minutes, SLICE_SECONDS)
+    drawn = {name: rounded(racer.draw(SAMPLES)) for name, racer in racers.items()}
+    for name, samples in drawn.items():
+        note = f"seed {seed}, {minutes:g} min, {racers[name].items:,} pictures"
+        report(name, panel.figures(samples), note)
     sheet = torch.cat([panel.real[:64], *(one[:64] for one in drawn.values())])
-    save(sheet, f"{arguments.out}-{seed}.png")
+    save(sheet, f"{arguments.out}-{seed}-{minutes:g}.png")
 
 
 def report(name: str, figures: dict[str, float], note: str) -> None:

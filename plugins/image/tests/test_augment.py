@@ -104,12 +104,6 @@ def test_a_run_on_few_pictures_resumes_bit_for_bit(tmp_path):
     settings = {
         "data": data,
         "options": {"size": 16, "features": 4},
-        "recipe": {
-            "generator": {
-                "learning_rate": 2e-3
-            },  # not the preset's, which follow the length of the run
-            "critic": {"learning_rate": 2e-3},
-        },
         "threads": 1,
         "run": {"plan": "fp32"},
     }

@@ -16,7 +16,7 @@ import genkit
 from genkit.errors import ConfigError, DataError, GenkitError
 from genkit.kit.blocks import Residual
 from genkit.plugin import Facts, Sample
-from genkit_image import compact, dcgan, modality, modern
+from genkit_image import dcgan, modality, modern
 from genkit_image.dcgan import Critic, Generator, halvings
 from genkit_image.options import Controls, Options
 from genkit_image.pictures import to_png
@@ -24,8 +24,6 @@ from genkit_image.plugin import ImagePlugin, to_pixels
 from genkit_image.sources import open_source, read_idx
 
 TINY = {"size": 16, "features": 4}
-CONSTANT = {name: {"learning_rate": 2e-3} for name in ("generator", "critic")}
-"""Rates that do not follow the length of the run, for runs that are lengthened."""
 
 
 def opened(source, **options):
@@ -202,8 +200,6 @@ def test_a_damaged_idx_file_is_refused(tmp_path, content):
         (dcgan, "batch"),
         (dcgan, "spectral"),
         (dcgan, "none"),
-        (compact, "spectral"),
-        (compact, "none"),
         (modern, "spectral"),
         (modern, "none"),
     ],
@@ -275,8 +271,7 @@ RESIDUAL = {**TINY, "architecture": "residual", "latent": 8, "critic_norm": "non
 
 
 def test_options_choose_the_networks():
-    small = {**TINY, "architecture": "compact", "critic_norm": "spectral"}
-    for options, kind in ((TINY, dcgan), (small, compact), (RESIDUAL, modern)):
+    for options, kind in ((TINY, dcgan), (RESIDUAL, modern)):
         networks = plugin_for("builtin:fashion", **options).networks()
         assert type(networks.generator) is kind.Generator
         assert type(networks.critics["critic"]) is kind.Critic
@@ -286,34 +281,7 @@ def test_options_choose_the_networks():
         Options(architecture="residual")
 
 
-def test_noise_modulates_every_layer_of_a_compact_generator():
-    """At first as in any DCGAN, where the noise enters at the base alone; then each layer learns to follow it."""
-    torch.manual_seed(0)
-    generator = compact.Generator(Options(**TINY, latent=8), 3, 0)
-    z = {"z": torch.randn(6, 8)}
-    layers = [norm.affine for norm in generator.norms]
-    assert len(layers) == 2
-    assert not any(layer.weight.any() for layer in layers)
-    generator(z).x.square().mean().backward()
-    assert all(layer.weight.grad.abs().sum(1).all() for layer in layers)
-
-
-def test_a_compact_critic_has_a_convolution_at_each_resolution_but_the_last():
-    critic = compact.Critic(Options(size=64, features=8, critic_norm="spectral"), 3, 0)
-    shapes = [
-        (layer.in_channels, layer.out_channels, layer.stride[0])
-        for layer in critic.body
-        if isinstance(layer, nn.Conv2d)
-    ]
-    assert shapes == [
-        *((3, 8, 2), (8, 8, 1)),
-        *((8, 16, 2), (16, 16, 1)),
-        *((16, 32, 2), (32, 32, 1)),
-        (32, 64, 2),
-    ]
-
-
-@pytest.mark.parametrize("kind", [dcgan, compact, modern])
+@pytest.mark.parametrize("kind", [dcgan, modern])
 def test_the_number_of_maps_doubles_up_to_its_bound(kind):
     options = Options(size=64, features=8, features_max=20, critic_norm="none")
     assert dcgan.layout(options) == ([8, 16, 20, 20], (4, 4))
@@ -507,7 +475,7 @@ def test_the_manifest_is_plain_data_and_its_presets_are_configurations():
 
 def test_pictures_train_resume_and_generate(tmp_path, colours):
     options = {**TINY, "conditional": True}
-    recipe = {"batch_size": 4, **CONSTANT}
+    recipe = {"batch_size": 4}
     whole = genkit.train(
         "image",
         str(colours),

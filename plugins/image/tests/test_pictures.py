@@ -604,13 +604,7 @@ def test_an_augmented_run_resumes_bit_for_bit(tmp_path):
     arrays = np.random.default_rng(0).integers(0, 256, (9, 16, 16, 3), np.uint8)
     arguments = {
         "options": {**TINY, "flip": True, "crop": 2},
-        "recipe": {
-            "batch_size": 4,
-            "generator": {
-                "learning_rate": 2e-3
-            },  # not the preset's, which follow the length of the run
-            "critic": {"learning_rate": 2e-3},
-        },
+        "recipe": {"batch_size": 4},
         "threads": 1,
     }
     whole = genkit.train("image", arrays, out=tmp_path / "a", items=40, **arguments)

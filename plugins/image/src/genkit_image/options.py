@@ -51,9 +51,8 @@ class Options(Sized):
     and a rectangle cut out (Zhao et al. 2020). A small set overfits later with it; auto: on for fewer than 5,000."""
     latent: Annotated[int, Field(ge=1)] = 100
     """Size of the latent vector that a picture is generated from."""
-    architecture: Literal["dcgan", "compact", "residual"] = "dcgan"
-    """Of both networks: DCGAN's (Radford et al. 2015); compact, DCGAN's with self-modulation and a deeper critic; or
-    norm-free residual ones (Huang et al. 2024)."""
+    architecture: Literal["dcgan", "residual"] = "dcgan"
+    """Of both networks: DCGAN's (Radford et al. 2015), or norm-free residual ones (Huang et al. 2024)."""
     generator: Annotated[str | None, Named()] = None
     """Your own generator: `module:attribute` of a class that is called with (options, channels, classes). None: that of
     `architecture`."""
@@ -74,14 +73,13 @@ class Options(Sized):
     slowly at first."""
     critic_norm: Literal["batch", "spectral", "none"] = "batch"
     """Normalisation in the critic: BatchNorm (Radford et al. 2015), spectral norm (Miyato et al. 2018), or none (for
-    recipes with a gradient penalty). Only DCGAN's critic takes batch."""
+    recipes with a gradient penalty). A residual critic takes spectral or none."""
 
     @model_validator(mode="after")
     def _has_a_norm_that_fits(self) -> Options:
-        if self.architecture != "dcgan" and self.critic_norm == "batch":
+        if self.architecture == "residual" and self.critic_norm == "batch":
             raise ValueError(
-                f'critic_norm "batch" is not for {self.architecture} networks: choose "none" (with penalties) or '
-                '"spectral"'
+                'critic_norm "batch" is not for residual networks: choose "none" (with penalties) or "spectral"'
             )
         return self
 
