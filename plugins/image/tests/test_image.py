@@ -16,7 +16,7 @@ import genkit
 from genkit.errors import ConfigError, DataError, GenkitError
 from genkit.kit.blocks import Residual
 from genkit.plugin import Facts, Sample
-from genkit_image import dcgan, modality, modern
+from genkit_image import compact, dcgan, modality, modern
 from genkit_image.dcgan import Critic, Generator, halvings
 from genkit_image.options import Controls, Options
 from genkit_image.pictures import to_png
@@ -200,6 +200,8 @@ def test_a_damaged_idx_file_is_refused(tmp_path, content):
         (dcgan, "batch"),
         (dcgan, "spectral"),
         (dcgan, "none"),
+        (compact, "spectral"),
+        (compact, "none"),
         (modern, "spectral"),
         (modern, "none"),
     ],
@@ -271,7 +273,8 @@ RESIDUAL = {**TINY, "architecture": "residual", "latent": 8, "critic_norm": "non
 
 
 def test_options_choose_the_networks():
-    for options, kind in ((TINY, dcgan), (RESIDUAL, modern)):
+    small = {**TINY, "architecture": "compact", "critic_norm": "spectral"}
+    for options, kind in ((TINY, dcgan), (small, compact), (RESIDUAL, modern)):
         networks = plugin_for("builtin:fashion", **options).networks()
         assert type(networks.generator) is kind.Generator
         assert type(networks.critics["critic"]) is kind.Critic
@@ -281,7 +284,46 @@ def test_options_choose_the_networks():
         Options(architecture="residual")
 
 
-@pytest.mark.parametrize("kind", [dcgan, modern])
+def test_noise_modulates_every_layer_of_a_compact_generator():
+    """At first as in any DCGAN, where the noise enters at the base alone; then each layer learns to follow it."""
+    torch.manual_seed(0)
+    generator = compact.Generator(Options(**TINY, latent=8), 3, 0)
+    z = {"z": torch.randn(6, 8)}
+    layers = [norm.affine for norm in generator.norms]
+    assert len(layers) == 2
+    assert not any(layer.weight.any() for layer in layers)
+    generator(z).x.square().mean().backward()
+    assert all(layer.weight.grad.abs().sum(1).all() for layer in layers)
+
+
+def test_a_compact_critic_has_as_many_convolutions_at_each_resolution_as_asked_for():
+    critic = compact.Critic(Options(size=64, features=8, depth=2, critic_norm="spectral"), 3, 0)
+    shapes = [
+        (layer.in_channels, layer.out_channels, layer.stride[0])
+        for layer in critic.body.modules()
+        if isinstance(layer, nn.Conv2d)
+    ]
+    assert shapes == [
+        *((3, 8, 2), (8, 8, 1)),
+        *((8, 16, 2), (16, 16, 1)),
+        *((16, 32, 2), (32, 32, 1)),
+        (32, 64, 2),
+    ]
+
+
+def test_a_compact_generator_draws_no_checkerboard():
+    """Even areas stay even, to the edges of the picture; an ordinary transposed convolution breaks them up."""
+    generator = compact.Generator(Options(**TINY, latent=8), 3, 0)
+    last, x = generator.stages[-1], torch.ones(1, 4, 8, 8)
+    assert last(x).shape == (1, 3, 16, 16)
+    assert last(x).flatten(2).std(2).max() < 1e-6
+    assert last(x).std() > 0.01
+    inner = generator.stages[0](torch.ones(1, 8, 8, 8))[:, :, 2:-2, 2:-2]
+    assert inner.flatten(2).std(2).max() < 1e-6
+    assert nn.ConvTranspose2d(4, 3, 4, 2, 1)(x).flatten(2).std(2).max() > 0.01
+
+
+@pytest.mark.parametrize("kind", [dcgan, compact, modern])
 def test_the_number_of_maps_doubles_up_to_its_bound(kind):
     options = Options(size=64, features=8, features_max=20, critic_norm="none")
     assert dcgan.layout(options) == ([8, 16, 20, 20], (4, 4))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from genkit import user_objects
 from genkit.errors import DataError, GenkitError
 from genkit.plugin import Facts, ModalityPlugin, Networks, Sample, class_numbers
-from genkit_image import dcgan, modern
+from genkit_image import compact, dcgan, modern
 from genkit_image.augment import augmented
 from genkit_image.options import Options
 from genkit_image.pictures import CheckedPictures, Pictures, grid, to_picture, to_png
@@ -67,7 +67,7 @@ class ImagePlugin(ModalityPlugin):
     def networks(self) -> Networks:
         """The generator and the critic (the field's discriminator) of `options.architecture`, or the user's own."""
         options = self.options
-        module = modern if options.architecture == "residual" else dcgan
+        module = {"dcgan": dcgan, "compact": compact, "residual": modern}[options.architecture]
         arguments = options, self.facts["channels"], len(self.facts["labels"])
         if options.generator is None:
             generator: nn.Module = module.Generator(*arguments)

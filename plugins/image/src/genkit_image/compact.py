@@ -1,0 +1,142 @@
+"""Small convolutional networks that learn fast, for any height and width that DCGAN takes.
+
+DCGAN's (Radford et al. 2015, arXiv:1511.06434) with two changes in the generator: the noise scales and shifts every
+layer (self-modulation, Chen et al. 2019, arXiv:1810.01365), and upsampling draws no checkerboards. In the critic (the
+field's discriminator) `options.depth` - 1 convolutions of 3 x 3 follow each strided one but the last.
+
+Shape letters: B batch, Z latent, C channels, H W pixels, K classes.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import conv_transpose2d, pad
+from torch.nn.utils.parametrizations import spectral_norm
+
+from genkit.kit.blocks import LEAKY_SLOPE
+from genkit.plugin import Critique, Noise, Sample
+from genkit_image.dcgan import code, layout
+from genkit_image.options import Options
+
+
+class Generator(nn.Module):
+    """Normal noise [B, Z] (and a class [B]) -> pictures [B, C, H, W] in [-1, 1].
+
+    A class enters as a one-hot code that is appended to the noise (Mirza and Osindero 2014, arXiv:1411.1784), and so
+    modulates every layer too.
+
+    Args:
+        options: size, latent, features, features_max.
+        channels: C.
+        classes: K; 0: unconditional.
+    """
+
+    def __init__(self, options: Options, channels: int, classes: int) -> None:
+        super().__init__()
+        self.noise = {"z": Noise((options.latent,))}
+        self.classes = classes
+        maps, base = layout(options)
+        inputs = options.latent + classes
+        self.base = nn.ConvTranspose2d(inputs, maps[-1], base, bias=False)
+        self.norms = nn.ModuleList(_Modulated(count, inputs) for count in reversed(maps))
+        self.stages = nn.ModuleList(
+            _Upsampling(count, next_count, continued=place == len(maps))
+            for place, (count, next_count) in enumerate(
+                itertools.pairwise([*reversed(maps), channels]), start=1
+            )
+        )
+
+    def forward(
+        self, noise: Mapping[str, Tensor], condition: Tensor | None = None, controls: Any = None
+    ) -> Sample:
+        z = code(noise, condition, self.classes, controls)
+        x = self.base(z[:, :, None, None])
+        for norm, stage in zip(self.norms, self.stages, strict=True):
+            x = stage(norm(x, z))
+        return Sample(x.tanh(), condition)
+
+
+class _Modulated(nn.Module):
+    """BatchNorm whose scale and shift follow the code [B, Z + K], then ReLU: [B, maps, h, w] -> the same shape."""
+
+    def __init__(self, maps: int, inputs: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(maps, affine=False)
+        self.affine = nn.Linear(inputs, 2 * maps)
+        nn.init.zeros_(self.affine.weight)  # an ordinary BatchNorm at first
+        nn.init.zeros_(self.affine.bias)
+
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+        scale, shift = self.affine(z).to(x.dtype)[:, :, None, None].chunk(2, 1)
+        return torch.addcmul(shift, self.norm(x), 1 + scale).relu_()
+
+
+class _Upsampling(nn.ConvTranspose2d):
+    """A transposed convolution of stride 2 that maps constants to constants: [B, i, h, w] -> [B, o, 2 h, 2 w].
+
+    Each of the 2 x 2 pixels that an input pixel becomes has its own part of the kernel, and parts of unequal sums make
+    a checkerboard of an even area. Here their sums are made equal (the condition of Sugawara et al. 2019,
+    doi:10.1017/ATSIP.2019.2).
+
+    Args:
+        inputs, outputs: feature maps.
+        continued: the input is continued beyond its edges, where zeros would draw a dotted line around the picture.
+    """
+
+    def __init__(self, inputs: int, outputs: int, continued: bool) -> None:
+        super().__init__(inputs, outputs, 4, 2, 1, bias=False)
+        self.margin = 1 if continued else 0
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        shape = self.weight.shape
+        parts = self.weight.view(*shape[:2], 2, 2, 2, 2)  # [i, o, row, part, column, part]
+        sums = parts.sum((2, 4), keepdim=True)
+        even = parts - (sums - sums.mean((3, 5), keepdim=True)) / 4
+        kernel = even.reshape(shape)
+        if self.margin:
+            x = pad(x, (self.margin,) * 4, mode="replicate")
+        return conv_transpose2d(x, kernel, stride=2, padding=1 + 2 * self.margin)
+
+
+class Critic(nn.Module):
+    """Pictures [B, C, H, W] (and a class [B]) -> one logit each, [B]; high means real.
+
+    A class enters by projection (Miyato and Koyama 2018, arXiv:1802.05637).
+
+    Args:
+        options: size, features, features_max, depth, critic_norm.
+        channels: C.
+        classes: K; 0: unconditional.
+    """
+
+    def __init__(self, options: Options, channels: int, classes: int) -> None:
+        super().__init__()
+        maps, (height, width) = layout(options)
+        layers: list[nn.Module] = [nn.Conv2d(channels, maps[0], 4, 2, 1), _activation()]
+        for inputs, outputs in itertools.pairwise(maps):
+            for _ in range(options.depth - 1):
+                layers += [nn.Conv2d(inputs, inputs, 3, 1, 1), _activation()]
+            layers += [nn.Conv2d(inputs, outputs, 4, 2, 1), _activation()]
+        self.body = nn.Sequential(*layers)
+        self.head = nn.Linear(maps[-1] * height * width, 1)
+        self.labels = nn.Embedding(classes, maps[-1]) if classes else None
+        if options.critic_norm == "spectral":
+            for layer in self.modules():
+                if isinstance(layer, nn.Conv2d | nn.Linear | nn.Embedding):
+                    spectral_norm(layer)
+
+    def forward(self, sample: Sample) -> Critique:
+        features = self.body(sample.x)
+        logits = self.head(features.flatten(1)).squeeze(1)
+        if self.labels is not None and sample.condition is not None:
+            logits = logits + (self.labels(sample.condition) * features.sum((2, 3))).sum(1)
+        return Critique((logits,), features=(features,))
+
+
+def _activation() -> nn.Module:
+    return nn.LeakyReLU(LEAKY_SLOPE, inplace=True)
