@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -544,6 +545,24 @@ def whole(tmp_path_factory):
     return out
 
 
+@contextmanager
+def heeded(number, handler=signal.SIG_DFL):
+    """The tests themselves may run under nohup, where SIGHUP is ignored."""
+    previous = signal.getsignal(number)
+    if number != signal.SIGINT:
+        signal.signal(number, handler)
+    yield
+    signal.signal(number, previous)
+
+
+def test_a_run_under_nohup_outlives_its_terminal(train, whole, monkeypatch):
+    monkeypatch.setattr(clock, "LOG_SECONDS", 0.02)
+    with heeded(signal.SIGHUP, signal.SIG_IGN):
+        hang_up = lambda progress: os.kill(os.getpid(), signal.SIGHUP)  # noqa: E731
+        _, out = train(duet, 1920, "outlived", progress=hang_up)
+    assert_same(whole, out)
+
+
 @pytest.mark.parametrize(
     ("number", "code"),
     [
@@ -563,7 +582,7 @@ def test_a_signal_saves_everything_and_the_run_goes_on_bit_for_bit(
         if progress.items and not signals:
             signals.append(os.kill(os.getpid(), number))
 
-    with pytest.raises(Interrupted, match="everything is saved") as error:
+    with heeded(number), pytest.raises(Interrupted, match="everything is saved") as error:
         train(duet, 1920, "parts", progress=stop)
     assert error.value.exit_code == code
     assert 0 < state(tmp_path / "parts")["items"] < 1920

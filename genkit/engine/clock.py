@@ -208,7 +208,8 @@ class Stop:
 def stop_signals() -> Iterator[Stop]:
     """Ctrl-C and the signals of STOPS make the loop save and stop; Ctrl-C after any of them stops at once.
 
-    Outside of the main thread, where Python allows no signal handlers, nothing is installed.
+    A signal that the process ignores already, as SIGHUP under nohup, stays ignored; Ctrl-C does not. Outside of the
+    main thread, where Python allows no signal handlers, nothing is installed.
     """
     stop = Stop()
 
@@ -220,7 +221,11 @@ def stop_signals() -> Iterator[Stop]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    previous = {number: signal.signal(number, handle) for number in STOPS}
+    previous = {
+        number: signal.signal(number, handle)
+        for number in STOPS
+        if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN
+    }
     try:
         yield stop
     finally:
