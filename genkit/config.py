@@ -6,7 +6,6 @@ closest valid one.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from genkit.discovery import registry
 from genkit.errors import SYNONYMS, ConfigError, ModelError, did_you_mean, first_line
 from genkit.plugin import Modality
 from genkit.recipe import LOSSES, PENALTIES, REWARDS, SECTIONS, Recipe, ScoreFunction, Settings
+from genkit.system.files import user_path
 
 
 class RunSettings(Settings):
@@ -178,7 +178,7 @@ def build(
 def _with_home(data: Any) -> Any:
     """The data source; of a path `~` at its start is the home folder, as in a shell."""
     if isinstance(data, str | Path) and str(data).startswith("~"):
-        return type(data)(os.path.expanduser(data))
+        return type(data)(user_path(data))
     return data
 
 

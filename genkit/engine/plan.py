@@ -87,7 +87,7 @@ def forecast(game: Game, seconds: float, peak: int) -> str:
 
 
 def _as_time(seconds: float) -> str:
-    """A time in words, to two digits: 40 s, 3 min, 2 h 10 min, 4 d 7 h."""
+    """A time in words: 40 s, 3 min, 2 h 10 min, 4 d 7 h."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

@@ -16,11 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv_transpose2d, pad
-from torch.nn.utils.parametrizations import spectral_norm
 
 from genkit.kit.blocks import LEAKY_SLOPE
-from genkit.plugin import Critique, Noise, Sample
-from genkit_image.dcgan import code, layout
+from genkit.plugin import Noise, Sample
+from genkit_image.dcgan import ProjectionCritic, code, layout
 from genkit_image.options import Options
 
 
@@ -103,10 +102,8 @@ class _Upsampling(nn.ConvTranspose2d):
         return conv_transpose2d(x, kernel, stride=2, padding=1 + 2 * self.margin)
 
 
-class Critic(nn.Module):
-    """Pictures [B, C, H, W] (and a class [B]) -> one logit each, [B]; high means real.
-
-    A class enters by projection (Miyato and Koyama 2018, arXiv:1802.05637).
+class Critic(ProjectionCritic):
+    """A DCGAN's discriminator with `options.depth` convolutions at each resolution but the last.
 
     Args:
         options: size, features, features_max, depth, critic_norm.
@@ -115,27 +112,15 @@ class Critic(nn.Module):
     """
 
     def __init__(self, options: Options, channels: int, classes: int) -> None:
-        super().__init__()
-        maps, (height, width) = layout(options)
+        maps, base = layout(options)
         layers: list[nn.Module] = [nn.Conv2d(channels, maps[0], 4, 2, 1), _activation()]
         for inputs, outputs in itertools.pairwise(maps):
             for _ in range(options.depth - 1):
                 layers += [nn.Conv2d(inputs, inputs, 3, 1, 1), _activation()]
             layers += [nn.Conv2d(inputs, outputs, 4, 2, 1), _activation()]
-        self.body = nn.Sequential(*layers)
-        self.head = nn.Linear(maps[-1] * height * width, 1)
-        self.labels = nn.Embedding(classes, maps[-1]) if classes else None
+        super().__init__(nn.Sequential(*layers), maps[-1], base, classes)
         if options.critic_norm == "spectral":
-            for layer in self.modules():
-                if isinstance(layer, nn.Conv2d | nn.Linear | nn.Embedding):
-                    spectral_norm(layer)
-
-    def forward(self, sample: Sample) -> Critique:
-        features = self.body(sample.x)
-        logits = self.head(features.flatten(1)).squeeze(1)
-        if self.labels is not None and sample.condition is not None:
-            logits = logits + (self.labels(sample.condition) * features.sum((2, 3))).sum(1)
-        return Critique((logits,), features=(features,))
+            self.normalise()
 
 
 def _activation() -> nn.Module:

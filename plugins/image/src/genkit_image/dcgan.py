@@ -95,10 +95,42 @@ def code(
     return z if condition is None else torch.cat([z, one_hot(condition, classes).to(z.dtype)], 1)
 
 
-class Critic(nn.Module):
+class ProjectionCritic(nn.Module):
     """Pictures [B, C, H, W] (and a class [B]) -> one logit each, [B]; high means real.
 
     A class enters by projection (Miyato and Koyama 2018, arXiv:1802.05637).
+
+    Args:
+        body: pictures -> feature maps [B, maps, *base].
+        maps, base: of the body's output.
+        classes: K; 0: unconditional.
+        has_bias: the head has one.
+    """
+
+    def __init__(
+        self, body: nn.Module, maps: int, base: tuple[int, int], classes: int, has_bias: bool = True
+    ) -> None:
+        super().__init__()
+        self.body = body
+        self.head = nn.Conv2d(maps, 1, base, bias=has_bias)
+        self.labels = nn.Embedding(classes, maps) if classes else None
+
+    def normalise(self) -> None:
+        """Give every layer spectral norm (Miyato et al. 2018, arXiv:1802.05957)."""
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d | nn.Embedding):
+                spectral_norm(layer)
+
+    def forward(self, sample: Sample) -> Critique:
+        features = self.body(sample.x)
+        logits = self.head(features).flatten(1).squeeze(1)
+        if self.labels is not None and sample.condition is not None:
+            logits = logits + (self.labels(sample.condition) * features.sum((2, 3))).sum(1)
+        return Critique((logits,), features=(features,))
+
+
+class Critic(ProjectionCritic):
+    """DCGAN's discriminator.
 
     Args:
         options: size, features, features_max, critic_norm.
@@ -107,7 +139,6 @@ class Critic(nn.Module):
     """
 
     def __init__(self, options: Options, channels: int, classes: int) -> None:
-        super().__init__()
         maps, base = layout(options)
         has_bias = options.critic_norm != "batch"  # BatchNorm has a bias of its own
         layers: list[nn.Module] = [
@@ -118,21 +149,10 @@ class Critic(nn.Module):
             layers += [nn.Conv2d(inputs, outputs, 4, 2, 1, bias=has_bias)]
             layers += [] if has_bias else [nn.BatchNorm2d(outputs)]
             layers += [nn.LeakyReLU(0.2, inplace=True)]
-        self.body = nn.Sequential(*layers)
-        self.head = nn.Conv2d(maps[-1], 1, base, bias=has_bias)
-        self.labels = nn.Embedding(classes, maps[-1]) if classes else None
+        super().__init__(nn.Sequential(*layers), maps[-1], base, classes, has_bias)
         self.apply(initialise)
         if options.critic_norm == "spectral":
-            for layer in self.modules():
-                if isinstance(layer, nn.Conv2d | nn.Embedding):
-                    spectral_norm(layer)
-
-    def forward(self, sample: Sample) -> Critique:
-        features = self.body(sample.x)
-        logits = self.head(features).flatten(1).squeeze(1)
-        if self.labels is not None and sample.condition is not None:
-            logits = logits + (self.labels(sample.condition) * features.sum((2, 3))).sum(1)
-        return Critique((logits,), features=(features,))
+            self.normalise()
 
 
 def initialise(layer: nn.Module) -> None:
