@@ -145,6 +145,13 @@ class Skipped(NamedTuple):
     reason: str
 
 
+class Remark(NamedTuple):
+    """What of a data source is not read, or is used otherwise than it lies there: its name, and a few words."""
+
+    name: str
+    text: str
+
+
 @runtime_checkable
 class Dataset(Protocol):
     """A map-style data set of one modality, as `torch.utils.data.Dataset`; a tensor or array [N, *event] is one too.
@@ -152,8 +159,8 @@ class Dataset(Protocol):
     An item is a `Sample` without batch axis, its `x` alone, or a pair (x, condition). All items have one shape. What is
     random about an item is drawn from the global generators of torch, NumPy or Python, which are seeded for each item.
 
-    It may have an attribute `skipped`, a sequence of `Skipped`: items of the source that cannot be used. Where nothing
-    can be used, it may be empty: the user is told why.
+    It may have the attributes `skipped`, a sequence of `Skipped` (where nothing can be used, it may be empty: the user
+    is told why), `remarks`, a sequence of `Remark`, and `notes`, sentences about what the data decided.
     """
 
     def __len__(self) -> int: ...

@@ -263,8 +263,12 @@ def test_an_empty_data_set_is_refused(empty):
 
 
 def test_items_of_several_shapes_are_refused_with_the_shapes():
-    with pytest.raises(DataError, match=r"one shape; found \[\(2,\), \(3,\)\] for x"):
-        Batches([torch.zeros(2), torch.zeros(3)], 0).take(0, 2)
+    items = [torch.zeros(2), torch.zeros(3), torch.zeros(3)]
+    with pytest.raises(
+        DataError,
+        match=r"2 of 3 items that were tried cannot be used: item 1 \(shape \(3,\); others have \(2,\)\)",
+    ):
+        Batches(items, 0).tried(9)
     with pytest.raises(DataError, match="for mask"):
         collate(
             [Sample(torch.zeros(2), mask=torch.ones(length, dtype=torch.bool)) for length in (2, 3)]
@@ -352,7 +356,7 @@ def test_an_item_that_fails_leaves_the_global_generators_as_they_were():
             raise KeyError(index)
 
     before = states()
-    with pytest.raises(KeyError):
+    with pytest.raises(DataError, match=r"8 items in a row .* item 0 \(damaged: KeyError\(0\)\)"):
         Batches(Failing([1]), 0).take(0, 1)
     assert same(before, states())
 
@@ -451,11 +455,13 @@ def test_what_cannot_be_used_is_named_and_left_out():
     def note(good, bad, **run):
         return open_data(genkit.config.build(holed, data=(good, bad), settings=[{"run": run}]))[2]
 
-    assert note(5, 0) is None
-    assert note(5, 0, strict=True) is None
+    assert note(5, 0) == []
+    assert note(5, 0, strict=True) == []
     far = "it is too far?[2J"
-    assert note(3, 1) == f"1 of 4 items of <tuple> cannot be used and are left out: point 0 ({far})"
-    assert note(1996, 4).endswith(f"point 2 ({far}); and 1 more")
+    assert note(3, 1) == [
+        f"1 of 4 items of <tuple> cannot be used and are left out: point 0 ({far})"
+    ]
+    assert note(1996, 4)[0].endswith(f"point 2 ({far}); and 1 more")
     with pytest.raises(
         DataError, match=r"1 of 4 items of <tuple> cannot be used: point 0.*leave strict out"
     ):
@@ -464,6 +470,81 @@ def test_what_cannot_be_used_is_named_and_left_out():
         note(0, 2)
     with pytest.raises(DataError, match="<tuple> is empty"):
         note(0, 0)
+
+
+BAD = {3: "raises", 5: "nan", 8: "shape", 11: "inf", 12: "text"}
+
+
+class Odd(Items):
+    """Twenty items of which five cannot be used."""
+
+    def __getitem__(self, index):
+        kind = BAD.get(index)
+        if kind == "raises":
+            raise OSError(5, "Input/output error")
+        if kind == "text":
+            return "no tensor"
+        value = {"nan": np.nan, "inf": np.inf}.get(kind, float(index))
+        return torch.full((3 if kind == "shape" else 2,), value)
+
+
+class OddBatches(Odd):
+    """The same, read ahead of time."""
+
+    def random_batch(self, indices, words):
+        return collate([Sample(self[index]) for index in indices])
+
+
+@pytest.mark.parametrize("kind", [Odd, OddBatches])
+def test_items_that_cannot_be_used_are_replaced_always_by_the_same(kind, monkeypatch):
+    def stream(batches, size):
+        return torch.cat([batches.take(start, size).x for start in range(0, 120, size)])
+
+    data = kind(range(20))
+    if kind is OddBatches:
+        for index in (8, 12):  # no batch of it could be made
+            monkeypatch.delitem(BAD, index)
+    whole, tried = Batches(data, 3), Batches(data, 3)
+    assert tried.tried(9).keys() == BAD.keys()
+    values = stream(whole, 24)
+    assert whole.unusable.keys() == BAD.keys()
+    assert torch.isfinite(values).all()
+    assert not set(values[:, 0].tolist()) & BAD.keys()
+    for size in (1, 8):
+        assert torch.equal(stream(Batches(data, 3), size), values)
+    assert torch.equal(stream(tried, 24), values)
+    plain = torch.tensor(numbers(Batches(torch.arange(20), 3), 0, 120))
+    kept = [index for index, value in enumerate(plain.tolist()) if value not in BAD]
+    assert torch.equal(values[kept, 0], plain[kept].float())  # the others stay where they are
+
+
+class Given(Mixture):
+    """Points that the user brings."""
+
+    @classmethod
+    def open(cls, source, options):
+        return source
+
+    @classmethod
+    def inspect(cls, source, options):
+        return Facts()
+
+    def dataset(self, source):
+        return source
+
+
+given_points = Modality(id="given", title="Points", plugin=Given, options=RingOptions)
+
+
+def test_a_run_names_the_items_that_it_cannot_use():
+    x = torch.randn(40, 2)
+    x[7] = torch.nan
+    config = genkit.config.build(given_points, data=x)
+    assert open_data(config)[2] == [
+        "1 of 40 items of <Tensor> cannot be used and are left out: item 7 (values that are not finite)"
+    ]
+    report = genkit.check_data(given_points, x)
+    assert (report.items, report.skipped) == (39, (("item 7", "values that are not finite"),))
 
 
 def test_a_check_tells_what_a_run_would_find_and_opens_once():

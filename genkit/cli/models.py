@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -267,7 +268,7 @@ def generate(
     if n == 1 and not ends and best_of is None and is_long(loaded_model, out):
         paths = [save_long(loaded_model, out, seed, start, label=label, controls=controls)]
     else:
-        paths = samples.save(chunks, out, format=format)
+        paths = samples.save(chunks, out, format=format, count=None if ends else n)
     if as_json:
         import json
 
@@ -365,7 +366,10 @@ def data_check(
         typer.Option(help="A preset: see `genkit plugins show MODALITY` [default: the first]."),
     ] = None,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Exit code 2 if any item cannot be used.")
+        bool,
+        typer.Option(
+            "--strict", help="Exit code 2 if any item cannot be used, or there is any remark."
+        ),
     ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON, with every item that cannot be used.")
@@ -382,7 +386,9 @@ def data_check(
     from genkit.engine.data import check_data
     from genkit.kit.items import check_usable
 
-    report = check_data(modality, source, preset, settings=layers)
+    report = check_data(
+        modality, source, preset, settings=layers, tell=partial(print, file=sys.stderr)
+    )
     if as_json:
         print(json.dumps(report.to_json(), indent=2))
     else:
@@ -396,7 +402,12 @@ def data_check(
         )
         if len(report.skipped) > MAX_LINES:
             print(f"and {len(report.skipped) - MAX_LINES:,} more; --json lists them all")
-    check_usable(report.items, report.skipped, report.source, strict)
+        for note in report.notes:
+            print(note)
+        print_lines((f"remark: {name}", text) for name, text in report.remarks[:MAX_LINES])
+        if len(report.remarks) > MAX_LINES:
+            print(f"and {len(report.remarks) - MAX_LINES:,} more remarks; --json lists them all")
+    check_usable(report.items, report.skipped, report.source, strict, report.remarks)
 
 
 def _only_modality() -> str:

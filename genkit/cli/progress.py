@@ -40,7 +40,7 @@ class reporter:  # noqa: N801  # used as a context manager only
 
     def _on_terminal(self, progress: Progress) -> None:
         if not self.bar.tasks:
-            self.bar.add_task("", total=1, text="")
+            self.bar.add_task("", total=1, text="", done="")
         total = progress.total_items or (progress.seconds + (progress.seconds_left or 0)) or 1
         completed = progress.items if progress.total_items else progress.seconds
         self.bar.update(
@@ -49,6 +49,7 @@ class reporter:  # noqa: N801  # used as a context manager only
             completed=completed,
             description=progress.stage,
             text=_words(progress),
+            done=_done(progress, total),
         )
         if progress.note:
             self.bar.console.print(progress.note, highlight=False, markup=False)
@@ -65,23 +66,34 @@ class reporter:  # noqa: N801  # used as a context manager only
 
 def _bar() -> Any:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+    from rich.progress import BarColumn, TextColumn
     from rich.progress import Progress as Bar
 
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
+        TextColumn("{task.fields[done]}"),
         TextColumn("{task.fields[text]}"),
     )
     return Bar(*columns, console=Console(stderr=True))
 
 
+def _done(progress: Progress, total: float) -> str:
+    """How much of the run is done, in its unit: items, or minutes where it is given in minutes."""
+    if progress.total_items:
+        return f"{progress.items:,}/{progress.total_items:,} items"
+    return f"{_clock(progress.seconds)}/{_clock(total)} min"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}"
+
+
 def _words(progress: Progress) -> str:
     parts = [f"{progress.items_per_second:,.0f} items/s"]
     if progress.seconds_left is not None:
-        minutes, seconds = divmod(round(progress.seconds_left), 60)
-        parts.append(f"{minutes}:{seconds:02d} left")
+        parts.append(f"{_clock(progress.seconds_left)} left")
     losses = {name: value for name, value in progress.statistics.items() if name.endswith(".loss")}
     parts += [f"{name.removesuffix('.loss')} {value:.3f}" for name, value in losses.items()]
     return "  ".join(parts)

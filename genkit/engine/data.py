@@ -8,11 +8,12 @@ the data interfaces of the plugin contract; no modality, no networks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,15 +21,33 @@ import torch
 from genkit import config as configuration
 from genkit.config import RunConfig
 from genkit.discovery import registry
-from genkit.errors import DataError
-from genkit.kit.items import check_usable, count_skipped, name_skipped
-from genkit.plugin import BatchedDataset, Modality, ModalityPlugin, RandomDataset, Sample, Skipped
-from genkit.sampling.batching import as_sample, as_tensor, collate
+from genkit.errors import DataError, GenkitError
+from genkit.kit.files import reason
+from genkit.kit.items import ATTEMPTS, check_usable, count_skipped, name_skipped
+from genkit.plugin import (
+    BatchedDataset,
+    Modality,
+    ModalityPlugin,
+    RandomDataset,
+    Remark,
+    Sample,
+    Skipped,
+)
+from genkit.sampling.batching import as_sample, as_tensor, collate, join
+from genkit.system.runtime import waiting
 from genkit.system.seeding import global_seeds, seed_cpu
 from genkit.system.streams import stream_key, words
 
 FIRST_ITEMS = 8
 """A run recognises its data by so many items."""
+
+TRIAL, LONG_TRIAL = 0.5, 10.0
+"""So many seconds are spent at most on trying items before a run, and in a check of the data."""
+
+ROWS = 64
+"""Items that are tried together."""
+
+NOT_FINITE = "values that are not finite"
 
 
 @dataclass(frozen=True)
@@ -41,6 +60,8 @@ class DataReport:
         skipped: the items that cannot be used, with reasons.
         shape: of one item; None where there are no usable items.
         facts: the values of the modality's facts about the data.
+        remarks: what else of the source is not used, or is used otherwise than it lies there.
+        notes: what was decided by the data, in sentences.
     """
 
     source: str
@@ -48,11 +69,15 @@ class DataReport:
     skipped: tuple[Skipped, ...]
     shape: tuple[int, ...] | None
     facts: Mapping[str, Any]
+    remarks: tuple[Remark, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As JSON data."""
-        skipped = [item._asdict() for item in self.skipped]
-        return {"schema": 1, **asdict(self), "skipped": skipped, "facts": dict(self.facts)}
+        lists = {
+            name: [one._asdict() for one in getattr(self, name)] for name in ("skipped", "remarks")
+        }
+        return {"schema": 1, **asdict(self), **lists, "facts": dict(self.facts)}
 
 
 def check_data(
@@ -62,11 +87,13 @@ def check_data(
     *,
     options: Mapping[str, Any] | None = None,
     settings: Sequence[Mapping[str, Any]] = (),
+    tell: Callable[[str], object] = lambda note: None,
 ) -> DataReport:
     """Read the data as a run would, and report what they contain.
 
     Args:
         modality, data, preset, options, settings: as for `genkit.train`.
+        tell: is told every few seconds that the data are still being read.
 
     Raises:
         UserError: if the data cannot be opened; not because of single items.
@@ -74,30 +101,61 @@ def check_data(
     config = configuration.build(
         modality, preset, data, [*settings, {"options": dict(options or {})}]
     )
-    plugin, dataset, skipped = _open(config)
-    count = len(dataset)
-    with registry.asking(config.modality, "an item"):
-        shape = tuple(Batches(dataset, config.run.seed).take(0, 1).x.shape[1:]) if count else None
-    return DataReport(config.data_name or "the data", count, skipped, shape, plugin.facts.values)
+    with waiting("reading the data", tell):
+        data = _open(config, LONG_TRIAL)
+    shape = None
+    if data.items:
+        with registry.asking(config.modality, "an item"):
+            shape = tuple(Batches(data.dataset, config.run.seed).take(0, 1).x.shape[1:])
+    return DataReport(
+        config.data_name or "the data",
+        data.items,
+        data.skipped,
+        shape,
+        data.plugin.facts.values,
+        data.remarks,
+        data.notes,
+    )
 
 
-def open_data(config: RunConfig) -> tuple[ModalityPlugin, Any, str | None]:
-    """(the plugin with the facts of the data, the data set, a note about skipped items; None: none were skipped).
+def open_data(
+    config: RunConfig, tell: Callable[[str], object] = lambda note: None
+) -> tuple[ModalityPlugin, Any, list[str]]:
+    """(the plugin with the facts of the data, the data set, notes about what they decided and what is not used).
+
+    Args:
+        config: of the run.
+        tell: is told every few seconds that the data are still being read.
 
     Raises:
-        DataError: if no item can be used; with `run.strict`, if any item cannot.
+        DataError: if no item can be used; with `run.strict`, if any item cannot, or anything else is not used.
     """
-    plugin, dataset, skipped = _open(config)
-    source = config.data_name or "the data"
-    check_usable(len(dataset), skipped, source, config.run.strict)
-    if not skipped:
-        return plugin, dataset, None
-    count = count_skipped(len(dataset), skipped, source)
-    return plugin, dataset, f"{count} and are left out: {name_skipped(skipped)}"
+    with waiting("reading the data", tell):
+        data = _open(config, TRIAL)
+    source, skipped, remarks = config.data_name or "the data", data.skipped, data.remarks
+    check_usable(data.items, skipped, source, config.run.strict, remarks)
+    notes = list(data.notes)
+    if skipped:
+        count = count_skipped(data.items, skipped, source)
+        notes.append(f"{count} and are left out: {name_skipped(skipped)}")
+    if remarks:
+        notes.append(f"{source}: {name_skipped(remarks)}")
+    return data.plugin, data.dataset, notes
 
 
-def _open(config: RunConfig) -> tuple[ModalityPlugin, Any, tuple[Skipped, ...]]:
-    """(the plugin with the facts of the data, the data set, what it skipped)."""
+class _Opened(NamedTuple):
+    """The data of a run: the plugin with their facts, the data set, the number of usable items, and what is said."""
+
+    plugin: ModalityPlugin
+    dataset: Any
+    items: int
+    skipped: tuple[Skipped, ...]
+    remarks: tuple[Remark, ...]
+    notes: tuple[str, ...]
+
+
+def _open(config: RunConfig, seconds: float) -> _Opened:
+    """Open the data, and try as many items as can be read in some seconds."""
     modality, cls = config.modality, registry.load(config.modality)
     with registry.asking(modality, "open"):
         source = cls.open(config.data, config.options)
@@ -106,8 +164,13 @@ def _open(config: RunConfig) -> tuple[ModalityPlugin, Any, tuple[Skipped, ...]]:
     with registry.asking(modality, "dataset"):
         plugin = cls(config.options, facts)
         dataset = plugin.dataset(source)
-        skipped = tuple(Skipped(*item) for item in getattr(dataset, "skipped", ()))
-    return plugin, dataset, skipped
+        count = len(dataset)
+        skipped = [Skipped(*item) for item in getattr(dataset, "skipped", ())]
+        remarks = tuple(Remark(*one) for one in getattr(dataset, "remarks", ()))
+        notes = tuple(map(str, getattr(dataset, "notes", ())))
+    unusable = Batches(dataset, config.run.seed).tried(seconds) if count else {}
+    skipped += [Skipped(f"item {index}", fault) for index, fault in unusable.items()]
+    return _Opened(plugin, dataset, count - len(unusable), tuple(skipped), remarks, notes)
 
 
 class Batches:
@@ -117,6 +180,12 @@ class Batches:
         dataset: a `genkit.plugin.Dataset`, a tensor or an array [N, *event]. A `RandomDataset` is read ahead of time,
             in a thread of its own; a `BatchedDataset` by whole batches; any other item by item.
         seed: of the order, and of the items' own randomness.
+
+    An item that raises, whose values are not finite, or whose shape is not that of the first, is replaced by another
+    one, always by the same: the stream does not depend on when the fault was found.
+
+    Attributes:
+        unusable: why an item cannot be used, by its index, of those that were read so far.
 
     Raises:
         DataError: if the data set is empty.
@@ -129,6 +198,8 @@ class Batches:
         self._epoch, self._order = -1, np.empty(0, np.int64)
         self._next_read: tuple[int, int, Future[Sample]] | None = None
         self._last_position = 0
+        self.unusable: dict[int, str] = {}
+        self._shape: torch.Size | None = None
         self._reader = ThreadPoolExecutor(1, "genkit-reader")
 
     def __len__(self) -> int:
@@ -148,7 +219,42 @@ class Batches:
         if isinstance(self.dataset, RandomDataset):
             return self._take_ahead(position, count)
         with global_seeds(self.seed, "items", position):
-            return self._fetch(self._indices(position, count), position)
+            return self._read(position, count)
+
+    def tried(self, seconds: float) -> dict[int, str]:
+        """Why items cannot be used, by their indices, of as many as can be read in some seconds.
+
+        Raises:
+            DataError: if most of them cannot.
+        """
+        deadline, count = time.monotonic() + seconds, 0
+        while count < len(self) and time.monotonic() < deadline:
+            tried = range(count, min(count + ROWS, len(self)))
+            self._try(tried)
+            count = tried.stop
+        unusable = dict(sorted(self.unusable.items()))
+        if 2 * len(unusable) > count:
+            faults = name_skipped(
+                [Skipped(f"item {index}", fault) for index, fault in unusable.items()]
+            )
+            raise DataError(
+                f"{len(unusable):,} of {count:,} items that were tried cannot be used: {faults}"
+            )
+        return unusable
+
+    def _try(self, indices: range) -> None:
+        """Read some items, and note those that cannot be used."""
+        with global_seeds(self.seed, "trial", indices.start):
+            try:
+                self._note(list(indices), self._fetch(list(indices), indices.start))
+            except PASSED_ON:
+                raise
+            except Exception as error:  # of users' data sets and their decoders, of any kind
+                if len(indices) == 1:
+                    self.unusable[indices[0]] = reason(error)
+                    return
+                for index in indices:
+                    self._try(range(index, index + 1))
 
     def _take_ahead(self, position: int, count: int) -> Sample:
         """The requested batch of a `RandomDataset`; if the requests advance evenly, the next one is read meanwhile."""
@@ -163,28 +269,85 @@ class Batches:
         return batch.result()
 
     def _reading(self, position: int, count: int) -> Future[Sample]:
-        random_words = words(stream_key("words", self.seed), position, count)
-        indices = self._indices(position, count)
-        return self._reader.submit(self.dataset.random_batch, indices, random_words)
+        return self._reader.submit(self._read, position, count)
+
+    def _read(self, position: int, count: int) -> Sample:
+        """The batch at some positions, with other items in place of those that cannot be used."""
+        indices = [self._index(place) for place in range(position, position + count)]
+        try:
+            batch = self._fetch(indices, position)
+        except PASSED_ON:
+            raise
+        except Exception as error:  # of users' data sets and their decoders, of any kind
+            if count == 1:
+                self.unusable[indices[0]] = reason(error)
+                return self._read(position, 1)
+            return join([self._read(place, 1) for place in range(position, position + count)])
+        return self._read(position, count) if self._note(indices, batch) else batch
+
+    def _note(self, indices: Sequence[int], batch: Sample) -> bool:
+        """Note the items of a batch whose values are not finite; whether there are any."""
+        if not batch.x.is_floating_point():
+            return False
+        x = batch.x.detach().float().numpy()  # by NumPy: torch's threads are busy with the training
+        if np.isfinite(x.sum()):
+            return False
+        finite = np.isfinite(x).reshape(len(x), -1).all(1)
+        self.unusable.update(
+            (index, NOT_FINITE)
+            for index, is_finite in zip(indices, finite, strict=True)
+            if not is_finite
+        )
+        return not bool(finite.all())
 
     def _fetch(self, indices: list[int], position: int) -> Sample:
+        """The items at some indices, for the positions from `position` on."""
         if isinstance(self.dataset, torch.Tensor | np.ndarray):
             return Sample(as_tensor(self.dataset[indices]))
+        if isinstance(self.dataset, RandomDataset):
+            random_words = words(stream_key("words", self.seed), position, len(indices))
+            return self.dataset.random_batch(indices, random_words)
         if isinstance(self.dataset, BatchedDataset):
             batch = self.dataset.__getitems__(indices)
-            if isinstance(batch, Sample):
-                return batch
-            return collate([as_sample(item) for item in batch])
+            return batch if isinstance(batch, Sample) else collate(list(map(self._sample, batch)))
         items = []
         for place, index in enumerate(indices, start=position):
             seed_cpu(self.seed, "item", place)
-            items.append(as_sample(self.dataset[index]))
+            items.append(self._sample(self.dataset[index]))
         return collate(items)
 
-    def _indices(self, position: int, count: int) -> list[int]:
-        return [self._index(place) for place in range(position, position + count)]
+    def _sample(self, item: Any) -> Sample:
+        """An item as a Sample.
+
+        Raises:
+            ValueError: if it cannot become one, or has another shape than the first item that was read.
+        """
+        try:
+            sample = as_sample(item)
+        except DataError as error:
+            raise ValueError(str(error)) from error
+        self._shape = self._shape or sample.x.shape
+        if sample.x.shape != self._shape:
+            raise ValueError(f"shape {tuple(sample.x.shape)}; others have {tuple(self._shape)}")
+        return sample
 
     def _index(self, place: int) -> int:
+        """The index of the item at a position of the stream; of another one, if that cannot be used.
+
+        Raises:
+            DataError: if `ATTEMPTS` items in a row cannot be used.
+        """
+        index = self._shuffled(place)
+        if index not in self.unusable:
+            return index
+        for word in words(stream_key("instead", self.seed, place), 0, ATTEMPTS).tolist():
+            if word % len(self) not in self.unusable:
+                return int(word % len(self))
+        raise DataError(
+            f"{ATTEMPTS} items in a row cannot be used, the first of them item {index} ({self.unusable[index]})"
+        )
+
+    def _shuffled(self, place: int) -> int:
         """The index of the item at a position of the stream; each epoch is a permutation of all items."""
         epoch, offset = divmod(place, len(self))
         if epoch != self._epoch:
@@ -192,3 +355,7 @@ class Batches:
             self._order = np.argsort(generator.random_raw(len(self)), kind="stable")
             self._epoch = epoch
         return int(self._order[offset])
+
+
+PASSED_ON = (GenkitError, NameError, ImportError, NotImplementedError)
+"""Exceptions that are no fault of an item: the data set's own sentence, or a mistake in its code."""

@@ -23,6 +23,7 @@ from torch import Tensor
 from genkit import config as configuration
 from genkit.config import RunConfig
 from genkit.discovery import registry
+from genkit.discovery.selection import strict
 from genkit.engine.clock import PULSE, Clock, Progress, Stop, stop_signals
 from genkit.engine.data import open_data
 from genkit.engine.diagnosis import saturated
@@ -30,7 +31,7 @@ from genkit.engine.game import LOST_UPDATES, Game, diverged, under
 from genkit.engine.plan import choose
 from genkit.engine.run_folder import RunFolder
 from genkit.engine.views import model_of, preview_conditions
-from genkit.errors import Interrupted, ModelError, RunError, first_line
+from genkit.errors import GenkitError, Interrupted, ModelError, RunError, first_line
 from genkit.plugin import Modality
 from genkit.recipe import PLANS, SECTIONS, differences
 from genkit.sampling.model import Model, open_model
@@ -125,7 +126,12 @@ def train(
         else:
             config = _resumed(manifest, preset, data, layers, earlier)
         with global_seeds("training", config.run.seed):
-            game, notes = _set_up(config, folder, resume=earlier is not None)
+            try:
+                game, notes = _set_up(config, folder, earlier is not None, report)
+            except KeyboardInterrupt as error:
+                raise Interrupted(
+                    f"stopped before the run went on; nothing of {folder.path} was changed"
+                ) from error
             with stop_signals() as stop:
                 play(game, folder, report, stop, notes)
             game.runtime.barrier()  # the others read the model only after the main process has written it
@@ -196,7 +202,9 @@ def _play(game: Game, folder: RunFolder, clock: Clock, stop: Stop) -> None:
 # Setting up ------------------------------------------------------------------------------------------------------
 
 
-def _set_up(config: RunConfig, folder: RunFolder, resume: bool) -> tuple[Game, list[str]]:
+def _set_up(
+    config: RunConfig, folder: RunFolder, resume: bool, report: Callable[[Progress], None]
+) -> tuple[Game, list[str]]:
     """(a game at its start, or restored from the latest checkpoint; notes for the user).
 
     The folder is changed only after data, device and networks are known to work.
@@ -206,10 +214,13 @@ def _set_up(config: RunConfig, folder: RunFolder, resume: bool) -> tuple[Game, l
         config.run.threads,
         PLANS[0] if config.run.plan == "auto" else config.run.plan,
     )
-    plugin, dataset, skipped_note = open_data(config)
+
+    def tell(note: str) -> None:
+        report(Progress(0, config.run.items, 0.0, None, 0.0, "setup", note=note))
+
+    plugin, dataset, notes = open_data(config, tell)
     game = Game(config, plugin, dataset, runtime)
     checkpoint = folder.latest() if resume else None
-    notes = [skipped_note] if skipped_note else []
     if checkpoint is None:
         if config.run.init is None:
             game.initialise()
@@ -381,8 +392,14 @@ def _evaluate(game: Game, folder: RunFolder, clock: Clock) -> None:
         clock.history.clear()
         if "preview" not in game.capabilities or not modality.preview_formats:
             return
-        with registry.asking(modality, "preview"):
-            content = game.plugin.preview(sample, modality.preview_formats[0], game.controls)
+        try:
+            with registry.asking(modality, "preview"):
+                content = game.plugin.preview(sample, modality.preview_formats[0], game.controls)
+        except GenkitError as error:
+            if strict():
+                raise
+            clock.notify(note=f"no preview at {game.items:,} items: {error}")
+            return
     path = folder.path / "samples" / f"{game.items:012d}.{modality.preview_formats[0]}"
     make_folder(path.parent)
     write_whole(path, content, durable=False)

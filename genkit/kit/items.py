@@ -9,10 +9,14 @@ Shape letters: N items, B batch.
 
 from __future__ import annotations
 
+import os
 import random
+import sys
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -22,11 +26,11 @@ from torch import Tensor
 
 from genkit.errors import DataError
 from genkit.kit.files import THREADS, reason
-from genkit.plugin import Sample, Skipped
+from genkit.plugin import Remark, Sample, Skipped
 
 __all__ = [
     "ATTEMPTS", "EXAMPLES", "Classes", "Readers", "Windows", "check_usable", "classes_of", "count_skipped",
-    "name_skipped", "numbers_in", "read_until_damage",
+    "name_skipped", "numbers_in", "read_until_damage", "silenced",
 ]  # fmt: skip
 
 ATTEMPTS = 8
@@ -43,17 +47,24 @@ Window = TypeVar("Window")
 # Unusable items --------------------------------------------------------------------------------------------------
 
 
-def check_usable(items: int, skipped: Sequence[Skipped], source: str, strict: bool) -> None:
+def check_usable(
+    items: int,
+    skipped: Sequence[Skipped],
+    source: str,
+    strict: bool,
+    remarks: Sequence[Remark] = (),
+) -> None:
     """Raise an error if a source cannot be trained on.
 
     Args:
         items: number of usable items.
         skipped: the unusable items.
         source: the name of the source in messages.
-        strict: whether a single unusable item is an error.
+        strict: whether a single unusable item or remark is an error.
+        remarks: what else is not used, or is used otherwise than it lies there.
 
     Raises:
-        DataError: if no item can be used; or if any item cannot and `strict` is set.
+        DataError: if no item can be used; or if any item cannot, or there are remarks, and `strict` is set.
     """
     if skipped and not items:
         raise DataError(
@@ -65,6 +76,10 @@ def check_usable(items: int, skipped: Sequence[Skipped], source: str, strict: bo
         fault = f"{count_skipped(items, skipped, source)}: {name_skipped(skipped)}"
         raise DataError(
             f"{fault}. Repair or remove them, or leave strict out to go on without them"
+        )
+    if remarks and strict:
+        raise DataError(
+            f"{source}: {name_skipped(remarks)}. Change that, or leave strict out to go on as it is"
         )
 
 
@@ -79,12 +94,12 @@ def count_skipped(items: int, skipped: Sequence[Skipped], source: str) -> str:
     return f"{len(skipped):,} of {items + len(skipped):,} items of {source} cannot be used"
 
 
-def name_skipped(skipped: Sequence[Skipped]) -> str:
-    """The names and reasons of the first `EXAMPLES` unusable items, and how many more there are, in one line.
+def name_skipped(skipped: Sequence[Skipped | Remark]) -> str:
+    """The names and reasons of the first `EXAMPLES` unusable items or remarks, and how many more, in one line.
 
     Unprintable characters are replaced by `?`.
     """
-    each = [f"{item.name} ({item.reason})" for item in skipped[:EXAMPLES]]
+    each = [f"{name} ({text})" for name, text in skipped[:EXAMPLES]]
     rest = [f"and {len(skipped) - EXAMPLES:,} more"] if len(skipped) > EXAMPLES else []
     text = "; ".join([*each, *rest])
     return "".join(character if character.isprintable() else "?" for character in text)
@@ -112,9 +127,11 @@ def classes_of(labels: Sequence[str | None]) -> Classes:
         labels: [N], the label of each item, None for an item without one.
 
     Returns:
-        The sorted labels as classes; `Classes()` if any item has no label.
+        The sorted labels as classes, numbers in their order; `Classes()` if any item has no label.
     """
     names = sorted({label for label in labels if label is not None})
+    if all(name.isdecimal() for name in names):
+        names.sort(key=int)
     if not names or any(label is None for label in labels):
         return Classes()
     number_of = {name: number for number, name in enumerate(names)}
@@ -190,6 +207,40 @@ def read_until_damage(read: Callable[[int, int], Any], count: int, block: int) -
         if len(rows) < stop - start:
             return
         start = stop
+
+
+_silence = threading.Lock()
+_silenced_count = 0
+_real_stderr = -1
+
+
+@contextmanager
+def silenced() -> Iterator[None]:
+    """A context in which nothing is written to the process's stderr, also not by compiled libraries.
+
+    Some decoders (libtiff, mpg123) print what they find odd in a file, whatever Python says. Several threads may be in
+    the context at once; keep it as short as the decoder's call.
+    """
+    global _silenced_count, _real_stderr
+    with _silence:
+        if not _silenced_count:
+            try:
+                sys.stderr.flush()
+                _real_stderr = os.dup(2)
+                null = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(null, 2)
+                os.close(null)
+            except (OSError, AttributeError, ValueError):  # there is no stderr
+                _real_stderr = -1
+        _silenced_count += 1
+    try:
+        yield
+    finally:
+        with _silence:
+            _silenced_count -= 1
+            if not _silenced_count and _real_stderr >= 0:
+                os.dup2(_real_stderr, 2)
+                os.close(_real_stderr)
 
 
 class Windows(ABC, Generic[Window]):

@@ -17,9 +17,12 @@ Options, errors, exit codes and `--help` are then those of `genkit`.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -67,8 +70,40 @@ class Commands(_QuickHelp, TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
-            raise Interrupted("stopped") from None
+        except KeyboardInterrupt as error:
+            raise Interrupted("stopped", getattr(error, "exit_code", 130)) from None
+
+
+class _Terminated(KeyboardInterrupt):
+    """A signal other than Ctrl-C asked the process to end."""
+
+    exit_code = 143
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """A context in which SIGTERM and SIGHUP stop a command as Ctrl-C does: files in work are finished or removed.
+
+    A command may set handlers of its own meanwhile; a signal that is ignored already stays ignored.
+    """
+
+    def end(number: int, frame: object) -> None:
+        error = _Terminated()
+        error.exit_code = 128 + number
+        raise error
+
+    numbers = [getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP")]
+    if threading.current_thread() is not threading.main_thread():
+        numbers = []
+    for number in numbers:
+        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            if number is not None and signal.getsignal(number) == end:
+                signal.signal(number, signal.SIG_DFL)
 
 
 def group(help: str) -> typer.Typer:
@@ -101,7 +136,8 @@ def run(app: typer.Typer, name: str, arguments: Sequence[str] | None = None) -> 
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        app(words)
+        with _ended_by_signals():
+            app(words)
     except GenkitError as error:
         if {"-v", "--verbose"} & set(words) or (strict() and isinstance(error, PluginError)):
             import traceback

@@ -115,7 +115,7 @@ class Samples:
 
     def save(self, path: str | Path) -> list[Path]:
         """Write the samples into a folder (one file each, and `samples.json`), or into one joint file; see `save`."""
-        return save([self], path)
+        return save([self], path, count=len(self))
 
     def _repr_png_(self) -> bytes | None:
         if "png" not in self.model.modality.preview_formats:
@@ -124,9 +124,16 @@ class Samples:
 
 
 def save(
-    chunks: Iterable[Samples], path: str | Path, workers: int = WORKERS, format: str | None = None
+    chunks: Iterable[Samples],
+    path: str | Path,
+    workers: int = WORKERS,
+    format: str | None = None,
+    count: int | None = None,
 ) -> list[Path]:
     """Write samples, chunk by chunk as they are drawn.
+
+    A folder keeps the samples of one model with one set of controls. If this is stopped, the files that were written
+    are whole, and `samples.json` lists them.
 
     Args:
         chunks: samples of one model, seed and label.
@@ -136,12 +143,14 @@ def save(
         workers: threads that write a folder's files while the next chunk is drawn; 0: no threads, each chunk is
             written before the next is drawn.
         format: of a folder's files; None: the modality's first.
+        count: of the samples in all chunks; None: unknown.
 
     Returns:
         The files written; for a folder `samples.json` is the last.
 
     Raises:
-        ConfigError: if the modality cannot write such a file.
+        ConfigError: if the modality cannot write such a file, or samples of another model or of other controls would
+            stay beside these in the folder.
     """
     chunks = iter(chunks)
     first = next(chunks)
@@ -169,16 +178,57 @@ def save(
         for chunk in itertools.chain([first], chunks)
         for place in range(0, len(chunk), CHUNK)
     )
-    rows = [row for piece in overlapped(write, pieces, workers) for row in _rows(piece, format)]
     reranking: dict[str, Any] = {}
     if first.best_of > 1:
         reranking = {"best_of": first.best_of, "critics_sha256": model.reranker.sha256}
     controls = {} if first.controls is None else first.controls.model_dump(mode="json")
     header = {"model": describe_model(model), "controls": controls, **reranking}
-    document = {"schema": 1, **header, "samples": rows}
-    document["samples"] = _rows_beside(path / "samples.json", document) + rows
-    write_whole(path / "samples.json", _sidecar(document))
+    document = {"schema": 1, **header, "samples": []}
+    if count is not None:
+        start = first.indices[0]
+        names = {f"{index:06d}.{format}" for index in range(start, start + count)}
+        _refuse_mixture(path, document, names)
+    rows = document["samples"]
+    try:
+        for piece in overlapped(write, pieces, workers):
+            rows += _rows(piece, format)
+    finally:  # the last files may be missing after an exception: rows are of files that exist
+        rows = [row for row in rows if (path / row["file"]).exists()]
+        if rows:
+            document["samples"] = (
+                _rows_beside(path / "samples.json", {**document, "samples": rows}) + rows
+            )
+            write_whole(path / "samples.json", _sidecar(document))
     return [*(path / row["file"] for row in rows), path / "samples.json"]
+
+
+def _refuse_mixture(folder: Path, document: Mapping[str, Any], names: set[str]) -> None:
+    """Raise an error if a folder holds samples of another model or of other controls that will not be replaced.
+
+    Args:
+        folder: that is written into.
+        document: what its samples.json will say.
+        names: of the files that will be written.
+
+    Raises:
+        ConfigError: then.
+    """
+    earlier = _earlier(folder / "samples.json")
+    if earlier is None or _is_of(earlier, document):
+        return
+    others = [row["file"] for row in earlier["samples"] if row["file"] not in names]
+    others = [
+        name for name in others if os.path.basename(name) == name and (folder / name).exists()
+    ]
+    if others:
+        is_same_model = earlier["model"]["sha256"] == document["model"]["sha256"]
+        source = (
+            "other controls" if is_same_model else f"another model ({earlier['model'].get('path')})"
+        )
+        raise ConfigError(
+            f"{folder} holds {len(others):,} samples of {source}, {others[0]} for one, which would lie among the new "
+            "ones: choose another folder with --out, or delete this one"
+        )
 
 
 def _sidecar(document: dict[str, Any]) -> bytes:
@@ -206,19 +256,32 @@ def _rows(chunk: Samples, format: str) -> Iterator[dict[str, Any]]:
         yield entry
 
 
+def _earlier(path: Path) -> dict[str, Any] | None:
+    """The content of an earlier samples.json; None: there is none, or it is not in order."""
+    try:
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        is_sound = "sha256" in earlier["model"] and all(
+            isinstance(row["file"], str) for row in earlier["samples"]
+        )
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return earlier if is_sound else None
+
+
+def _is_of(earlier: Mapping[str, Any], document: Mapping[str, Any]) -> bool:
+    """Whether two samples.json are of the same model, controls and reranking."""
+    keys = ("schema", "controls", "best_of", "critics_sha256")
+    is_alike = all(earlier.get(key) == document.get(key) for key in keys)
+    return is_alike and earlier["model"]["sha256"] == document["model"]["sha256"]
+
+
 def _rows_beside(path: Path, document: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The rows to keep of an earlier samples.json: same model, controls and reranking, and files not rewritten."""
     new_files = {row["file"] for row in document["samples"]}
-    try:
-        earlier = json.loads(path.read_text(encoding="utf-8"))
-        is_same = all(earlier[key] == document[key] for key in ("schema", "controls"))
-        for key in ("best_of", "critics_sha256"):
-            is_same = is_same and earlier.get(key) == document.get(key)
-        if not is_same or earlier["model"]["sha256"] != document["model"]["sha256"]:
-            return []
-        return [row for row in earlier["samples"] if row["file"] not in new_files]
-    except (OSError, ValueError, KeyError, TypeError):
+    earlier = _earlier(path)
+    if earlier is None or not _is_of(earlier, document):
         return []
+    return [row for row in earlier["samples"] if row["file"] not in new_files]
 
 
 def describe_model(model: Source) -> dict[str, Any]:

@@ -11,10 +11,12 @@ import ctypes
 import os
 import platform
 import sys
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +25,9 @@ import torch
 from torch import Tensor, nn
 
 from genkit.errors import ConfigError, did_you_mean
+
+PATIENCE = 2.0
+"""After so many seconds of silence the user is told what takes long."""
 
 Value = TypeVar("Value")
 Item = TypeVar("Item")
@@ -306,3 +311,28 @@ def overlapped(
             future.result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def waiting(work: str, tell: Callable[[str], object]) -> Iterator[None]:
+    """A context for work that may take long: its user is told so after `PATIENCE` seconds, and then ever more seldom.
+
+    Args:
+        work: what is done, in a few words.
+        tell: is called from a thread of its own.
+    """
+    is_over, start = threading.Event(), time.monotonic()
+
+    def watch() -> None:
+        seconds = PATIENCE
+        while not is_over.wait(start + seconds - time.monotonic()):
+            tell(f"{work}: {seconds:,.0f} s so far")
+            seconds *= 2
+
+    watcher = threading.Thread(target=watch, name="genkit-waiting", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        watcher.join()

@@ -34,6 +34,7 @@ class Options(pydantic.BaseModel):
     pad: str = "end"
     cut: str = "random"
     labels: str = "folders"
+    label: str | None = None
     normalize: str = "none"
     augment: float = 1.0
 

@@ -28,6 +28,7 @@ class Cut:
     pad: str = "end"
     cut: str = "random"
     labels: str = "folders"
+    label: str | None = None
     normalize: str = "none"
     augment: float = 0.0
 
@@ -45,7 +46,7 @@ def put(path, values, rate=16000, subtype=None):
 
 
 def reasons(found):
-    return {one.name: one.reason for one in found}
+    return dict(found)
 
 
 WORDS = np.arange(40, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)

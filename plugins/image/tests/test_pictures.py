@@ -101,7 +101,7 @@ HOPELESS = {
     "bomb.gif": b"GIF89a" + struct.pack("<HHBBB", 65_535, 65_535, 0, 0, 0) + b",",
     "bomb.ppm": b"P6 100000 100000 255\n",
     "postscript.png": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\nshowpage\n",
-    "floats.tif": encoded(Image.fromarray(np.full((20, 20), 0.5, np.float32)), "TIFF"),
+    "floats.tif": encoded(Image.fromarray(np.full((20, 20), 1.5, np.float32)), "TIFF"),
 }
 
 
@@ -152,7 +152,7 @@ def test_what_the_file_system_does_not_give_is_named(tmp_path, monkeypatch):
     assert "ordinary" in reasons["pipe.png"]
     assert len(checked.usable) == len(names)
 
-    def refuse(path, onerror):
+    def refuse(path, onerror, followlinks):
         onerror(PermissionError(13, "Permission denied", os.path.join(path, "locked")))
         yield str(path), [], names
 

@@ -82,8 +82,6 @@ def test_what_is_no_line_is_named(tmp_path):
     assert list(source.names) == ["poems.txt, line 1", "poems.txt, line 6", "poems.txt, line 7"]
     assert source.skipped == [
         ("poems.txt, line 2", "not in UTF-8: byte 0xE4 at place 1"),
-        ("poems.txt, line 3", "empty"),
-        ("poems.txt, line 4", "empty"),
         ("poems.txt, line 5", "it holds U+001B, which is no character of a text"),
     ]
 
@@ -103,13 +101,12 @@ def test_jsonl_is_read_by_field_and_its_faults_are_named(tmp_path):
     source = opened(file)
     assert (source.lines, source.prompts) == (["a\nb"], None)
     assert [reason for _, reason in source.skipped] == [
-        "no JSON object",
-        "no JSON object",
+        "no JSON object: list",
+        "no JSON value",
         "no field 'text'; it has: q",
         "field 'text' is no string: int",
-        "empty",
         "it holds U+D800, which is no character of a text",
-        "no JSON object",
+        "no JSON value",
     ]
     source = opened(file, prompt_field="q")
     assert (source.lines, source.prompts) == (["a\nb"], ["why"])
@@ -130,6 +127,10 @@ def test_folder_is_read_in_order_and_names_its_faults(tmp_path):
     assert source.lines == ["first", "second", "third"]
     assert list(source.names) == ["a.txt, line 1", "b/two.jsonl, line 1", "c.TXT.gz, line 1"]
     assert [name for name, _ in source.skipped] == ["d.txt", "e.txt.gz", "f.txt"]
+    assert source.remarks == (
+        (".hidden.txt", "hidden: names that begin with a dot are not read"),
+        ("notes.pdf", "not read: files .pdf are not taken as texts"),
+    )
 
 
 def test_source_without_text_is_one_sentence(tmp_path):
@@ -137,7 +138,6 @@ def test_source_without_text_is_one_sentence(tmp_path):
     (tmp_path / "kinds" / "a.pdf").write_bytes(b"%PDF")
     contents = {
         "binary": b"\0\1",
-        "wide": "text".encode("utf-16"),
         "void": b"",
         "cut.gz": gzip.compress(b"long")[:9],
     }
@@ -146,8 +146,7 @@ def test_source_without_text_is_one_sentence(tmp_path):
     for source, said in {
         tmp_path / "nowhere": "there is no such file or folder",
         tmp_path / "kinds": r"holds no texts .*; found: 1 \.pdf",
-        tmp_path / "binary": "is no text: it holds bytes that are 0; text files in UTF-8",
-        tmp_path / "wide": "is text in UTF-16: save it in UTF-8",
+        tmp_path / "binary": "is no text: it holds bytes that are 0; text in UTF-8",
         tmp_path / "void": "is empty",
         tmp_path / "cut.gz": "cannot be read",
     }.items():
@@ -235,10 +234,19 @@ def test_lines_that_do_not_fit_are_named():
     long = "a" * LENGTH_MAX
     _, sample, skipped = everything([long, "ab", "b"], tokenizer="characters")
     assert sample.x.shape == (2, 3)
-    reason = f"its length is {LENGTH_MAX} symbols; with the end, the model's lines have at most 3"
+    reason = (
+        f"its length is {LENGTH_MAX} symbols; with the end, the model's lines have at most 3: break it into shorter "
+        "lines, or raise options.length"
+    )
     assert skipped == (("item 0", reason),)
     _, sample, skipped = everything(["ab", "aba", "ba"], tokenizer="characters", length=2)
-    assert skipped == (("item 1", "its length is 3 symbols; all of the model's lines have 2"),)
+    assert skipped == (
+        (
+            "item 1",
+            "its length is 3 symbols; all of the model's lines have 2: break it into shorter lines, or raise "
+            "options.length",
+        ),
+    )
     _, sample, skipped = everything(["a a", "b c", "a b", ""], tokenizer="words", vocabulary=1)
     assert skipped == (("item 3", "empty"), ("item 1", "none of its symbols is known"))
     report = check_data(modality, [" ", "x" * 300], options={"tokenizer": "bytes"})

@@ -28,6 +28,7 @@ class Cut:
     fps: float | None = None
     cut: str = "random"
     channels: int | str = "auto"
+    label: str | None = None
 
 
 def counted(frames, height=32, width=32, colour=False):

@@ -34,6 +34,9 @@ class Options(Settings):
     """Learn each class by its label."""
     labels: Literal["folders", "prefix"] = "folders"
     """Where class labels come from: sub-folders, or the beginnings of file names."""
+    label: str | None = None
+    """The column that holds the classes, in a table beside the sounds (`metadata.csv`, say) or of a data set. None: a
+    column called `label`, or else what `labels` says."""
     architecture: Literal["wavegan", "stream", "vocoder"] = "wavegan"
     """The generator. wavegan: a whole window at once (Donahue et al. 2019); stream: endless sounds, by convolutions
     over noise; vocoder: a wave from its log-mel spectrum."""

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from genkit.kit.files import CACHE_BYTES
 from genkit.kit.items import Readers, Windows, classes_of, numbers_in, read_until_damage
-from genkit.plugin import Sample, Skipped
+from genkit.plugin import Remark, Sample, Skipped
 from genkit_audio.sources import Sound, Values, cached, open_sounds, reason
 
 RATE = 16000
@@ -34,6 +34,9 @@ SILENCE = 1e-4
 
 FULL_SCALE = 1 - 2**-15
 """The largest 16-bit value; values from here on count as full scale."""
+
+CANCELLED = 1e-3
+"""Where the mean of the channels has a smaller share of the power of the loudest one, only that is used."""
 
 CLIPPING = 0.01
 """A sound with a larger share of values at full scale gets a remark."""
@@ -63,6 +66,11 @@ class Cut(Protocol):
     @property
     def cut(self) -> str:
         """Where windows begin: `random`, anywhere; `ordered`, one after the other; `start`, only the first."""
+        ...
+
+    @property
+    def label(self) -> str | None:
+        """The column that holds the classes."""
         ...
 
     @property
@@ -101,14 +109,16 @@ class CheckedSounds:
         sounds: the usable ones, which windows are cut from.
         peaks: of each usable sound.
         skipped: the unusable sounds, with reasons: no sound, no length, silence, values that are not finite.
-        remarks: on usable sounds that are clipped, or cut off (of these the intact beginning is used).
+        remarks: on usable sounds that are clipped, or cut off (of these the intact beginning is used), or whose
+            channels cancel each other; and what else of the source is not used.
         rate: of the windows, in Hz.
         classes: of the usable sounds.
         readers: threads that read sounds.
     """
 
     def __init__(self, source: Any, options: Cut) -> None:
-        self.source, self.readers = open_sounds(source, options.labels), Readers("genkit-sounds")
+        self.source = open_sounds(source, options.labels, options.label)
+        self.readers = Readers("genkit-sounds")
         rates = Counter(item.rate for item in self.source.items if item.rate is not None)
         self.rate = int(options.rate or (rates.most_common(1)[0][0] if rates else RATE))
         items = [item if item.rate else replace(item, rate=self.rate) for item in self.source.items]
@@ -122,25 +132,37 @@ class CheckedSounds:
             if isinstance(result, str)
         ]
         self.skipped: tuple[Skipped, ...] = (*self.source.skipped, *faults)
-        self.remarks = tuple(Skipped(scan.sound.name, scan.remark) for scan in scans if scan.remark)
+        self.remarks = (
+            *self.source.remarks,
+            *(Remark(scan.sound.name, scan.remark) for scan in scans if scan.remark),
+        )
         self.classes = classes_of([sound.label for sound in self.sounds])
 
     def _scan(self, sound: Sound) -> _Scan | str:
         """Read a whole sound, and cache it if all sounds fit into memory; or the reason why it cannot be used."""
-        parts, frames, full_scale_count, peak = [], 0, 0, 0.0
+        parts, frames, full_scale_count = [], 0, 0
+        mixed_power, powers = 0.0, np.zeros(sound.channels)
+        peaks = np.zeros(1 + sound.channels, np.float32)  # of the mean of the channels, and of each
         for rows in read_until_damage(sound.part, sound.frames, BLOCK):
             if not np.isfinite(rows).all():
                 return "values that are not finite"
             mono = rows.mean(1, dtype=np.float32)
-            frames, peak = frames + len(rows), max(peak, float(np.abs(mono).max()))
+            frames += len(rows)
+            peaks = np.maximum(peaks, np.abs(np.c_[mono, rows]).max(0))
+            mixed_power += float(np.square(mono).sum())
+            powers += np.square(rows).sum(0)
             full_scale_count += int((np.abs(rows) >= FULL_SCALE).sum())
             if self._fits_memory:
-                parts.append(mono)
+                parts.append(rows)
         if not frames:
             return "damaged at its beginning"
+        remarks, peak = [], float(peaks[0])
+        loudest = int(powers.argmax())
+        if mixed_power < CANCELLED * powers[loudest]:
+            sound, peak = replace(sound, channel=loudest), float(peaks[1 + loudest])
+            remarks.append(f"its channels cancel each other: only channel {loudest + 1} is used")
         if peak < SILENCE:
             return f"silence: never louder than {SILENCE:g} of full scale"
-        remarks = []
         if frames < sound.frames:
             remarks.append(f"cut off after {frames:,} of {sound.frames:,} frames")
             sound = replace(sound, frames=frames)
@@ -148,8 +170,8 @@ class CheckedSounds:
             share = full_scale_count / frames / sound.channels
             remarks.append(f"clipped: {share:.0%} of its values at full scale")
         if self._fits_memory:
-            column = np.concatenate(parts)[:, None]
-            mono_sound = replace(sound, channels=1, part=lambda start, stop: column[start:stop])
+            whole = np.concatenate(parts)
+            mono_sound = replace(sound, part=lambda start, stop: whole[start:stop])
             values = mono_sound.read(0, mono_sound.count(self.rate), self.rate)
             sound = cached(sound, values, self.rate)
         return _Scan(sound, min(peak, 1.0), "; ".join(remarks))
@@ -180,6 +202,7 @@ class SoundWindows(Windows[Values]):
     ) -> None:
         self.checked, self.options, self.condition_of = checked, options, condition_of
         title = checked.source.title
+        self.remarks = checked.remarks
         numbers = numbers_in(checked.classes, labels, title, "sounds")
         capacities = [
             max(1, sound.count(checked.rate) // options.samples) for sound in checked.sounds

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import math
 import re
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache, partial
 from importlib.resources import as_file, files
+from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -28,27 +28,63 @@ from torch import Tensor, nn
 from genkit.errors import ConfigError, DataError, did_you_mean
 from genkit.kit import compat
 from genkit.kit import files as tree
-from genkit.kit.files import Opener, ordinary
+from genkit.kit.files import Opener
 from genkit.kit.items import Readers
-from genkit.plugin import Skipped
+from genkit.kit.sources import Items, items_of_tree, open_items
+from genkit.plugin import Remark, Skipped
+from genkit_audio.compressed import MPEG_PADDING, decoded, mpeg_length, silenced_if
 
 ENDINGS = frozenset(
     {
         ".wav",
+        ".wave",
+        ".rf64",
+        ".bwf",
         ".flac",
         ".ogg",
         ".oga",
         ".opus",
         ".mp3",
+        ".mp2",
+        ".mp1",
         ".aif",
         ".aiff",
+    }
+    | {
         ".aifc",
         ".au",
+        ".snd",
         ".caf",
         ".w64",
+        ".voc",
+        ".sph",
+        ".nist",
+        ".wve",
+        ".svx",
+        ".iff",
+        ".avr",
     }
+    | {
+        ".m4a",
+        ".m4b",
+        ".aac",
+        ".wma",
+        ".mka",
+        ".weba",
+        ".spx",
+        ".ac3",
+        ".eac3",
+        ".amr",
+        ".ape",
+        ".wv",
+        ".tta",
+    }
+    | {".mp4", ".webm", ".mkv", ".mov", ".3gp"}
 )
-"""File endings that are taken as sounds."""
+"""File endings that are taken as sounds. What libsndfile cannot open, FFmpeg decodes; of videos, the sound."""
+
+COLUMNS = ("audio", "sound", "wav", "flac", "mp3", "speech")
+"""Columns that are taken for sounds in rows of a data set."""
 
 BUILTIN = {"drums": "drums.zip"}
 """Built-in sets and the files that hold them."""
@@ -80,6 +116,7 @@ class Sound:
         channels: C.
         part: (start, stop) -> values [stop - start, C]; raises any exception where the sound is damaged.
         label: of its class; None: it has none.
+        channel: the only channel to be used; None: the mean of all.
     """
 
     name: str
@@ -88,6 +125,7 @@ class Sound:
     channels: int
     part: Callable[[int, int], Values]
     label: str | None = None
+    channel: int | None = None
 
     def count(self, rate: Fraction | int | None = None) -> int:
         """Number of values at a rate in Hz; None: at the sound's own rate."""
@@ -125,7 +163,13 @@ class Sound:
         rows = self.part(start, stop)
         if len(rows) != stop - start:
             raise ValueError(f"it ends after {start + len(rows):,} of {self.frames:,} values")
-        return rows[:, 0] if rows.shape[1] == 1 else rows.mean(1, dtype=np.float32)
+        return self.mixed(rows)
+
+    def mixed(self, rows: Values) -> Values:
+        """Values [n] of one channel from those of all [n, C]."""
+        if rows.shape[1] == 1 or self.channel is not None:
+            return rows[:, self.channel or 0]
+        return rows.mean(1, dtype=np.float32)
 
     def _ratio(self, rate: Fraction | int | None) -> Fraction:
         if rate is None or self.rate is None:
@@ -140,7 +184,7 @@ def cached(sound: Sound, values: Values, rate: int) -> Sound:
     def part(start: int, stop: int) -> Values:
         return memory[start:stop, None].astype(np.float32) / np.float32(32768)
 
-    return replace(sound, rate=rate, frames=len(memory), channels=1, part=part)
+    return replace(sound, rate=rate, frames=len(memory), channels=1, part=part, channel=None)
 
 
 def to_int16(values: NDArray[Any]) -> NDArray[np.int16]:
@@ -159,21 +203,26 @@ class Sounds:
         title: of the source, for messages.
         items: the sounds that can be opened.
         skipped: the files that cannot be opened, with reasons.
+        remarks: what else of the source is not used, or is used otherwise than it lies there.
     """
 
     title: str
     items: Sequence[Sound]
     skipped: tuple[Skipped, ...] = ()
+    remarks: tuple[Remark, ...] = ()
 
 
-def open_sounds(source: Any, labels: str = "folders") -> Sounds:
+def open_sounds(source: Any, labels: str = "folders", label: str | None = None) -> Sounds:
     """Sounds from a path, the name of a built-in set, or an array; of each file only the header is read.
 
     Args:
-        source: a sound file (whatever libsndfile reads: wav, flac, ogg, opus, mp3, aiff ...); a folder or a zip file
-            of these; `builtin:drums`, and its parts `builtin:drums/train` and `builtin:drums/held-out`; a list of
-            paths; an array or tensor [N, n] or [N, C, n], floats in [-1, 1] or int16, which has no rate.
+        source: a sound file (whatever libsndfile or FFmpeg reads: wav, flac, ogg, opus, mp3, m4a, aiff ...); whatever
+            else `genkit.kit.sources.open_items` takes: a folder, a zip or tar file of these, a list of paths, Parquet,
+            `hub:NAME`, rows with a column `audio` (an array, or {"array", "sampling_rate"}) ...; `builtin:drums`, and
+            its parts `builtin:drums/train` and `builtin:drums/held-out`; an array or tensor [N, n] or [N, C, n], floats
+            in [-1, 1] or int16, which has no rate.
         labels: one of `LABELS`. Sub-folders are classes unless sounds lie beside them.
+        label: the column that holds the classes, as for `open_items`.
 
     Raises:
         ConfigError: for an unknown built-in set.
@@ -182,25 +231,16 @@ def open_sounds(source: Any, labels: str = "folders") -> Sounds:
     if isinstance(source, np.ndarray | Tensor):
         array = source.detach().cpu().numpy() if isinstance(source, Tensor) else source
         return Sounds("the array", _from_array(array))
-    if isinstance(source, list | tuple):
-        sounds = _from_files(
-            "the list", {str(path): partial(ordinary, Path(path)) for path in source}
-        )
-        return _labelled(sounds, labels) if labels == "prefix" else sounds
-    if not isinstance(source, str | Path):
+    text = str(source) if isinstance(source, str | Path) else ""
+    if text.startswith("builtin:"):
+        return _from_builtin(text, labels)
+    items = open_items(source, ENDINGS, "sounds", COLUMNS, label)
+    if items is None:
         raise DataError(
             f"sounds cannot be read from a {type(source).__name__}: pass a path, a list of paths, "
             f"builtin:{' or builtin:'.join(BUILTIN)}, or an array"
         )
-    text = str(source)
-    if text.startswith("builtin:"):
-        return _labelled(_from_builtin(text), labels)
-    path = Path(source)
-    if not path.exists():
-        raise DataError(f"data = {text!r}: there is no such file or folder")
-    if path.is_dir() or zipfile.is_zipfile(path):
-        return _labelled(_from_tree(path, text), labels)
-    return _labelled(_from_files(text, {path.name: partial(ordinary, path)}), labels)
+    return _from_items(items, labels)
 
 
 def reason(error: BaseException) -> str:
@@ -217,14 +257,15 @@ def reason(error: BaseException) -> str:
 # Files -----------------------------------------------------------------------------------------------------------
 
 
-def _from_builtin(title: str) -> Sounds:
+def _from_builtin(title: str, labels: str) -> Sounds:
     name, _, part = title.removeprefix("builtin:").partition("/")
     if name not in BUILTIN or title.endswith("/") or (part and part not in PARTS):
         names = [*BUILTIN, *(f"{key}/{half}" for key in BUILTIN for half in PARTS)]
         hint = did_you_mean(title.removeprefix("builtin:"), names)
         raise ConfigError(f"data = {title!r}: no such built-in set.{hint}")
     with as_file(files("genkit_audio") / "data" / BUILTIN[name]) as path:
-        source = _from_tree(path.read_bytes(), title)
+        archive = tree.open_tree(path.read_bytes(), ENDINGS, "sounds", title)
+    source = _from_items(items_of_tree(archive, "sounds"), labels)
     items = [
         item
         for number, item in enumerate(source.items)
@@ -233,29 +274,37 @@ def _from_builtin(title: str) -> Sounds:
     return replace(source, items=items)
 
 
-def _from_tree(source: Path | bytes, title: str) -> Sounds:
-    """The sounds of a folder, or of a zip file or its content."""
-    folder = tree.open_tree(source, ENDINGS, "sounds", title)
-    sounds = _from_files(title, folder.files)
-    return replace(sounds, skipped=(*folder.skipped, *sounds.skipped))
+def _from_items(items: Items, labels: str) -> Sounds:
+    """Sounds of files or values. Headers are read in several threads, since that is mostly waiting."""
 
-
-def _from_files(title: str, openers: Mapping[str, Opener]) -> Sounds:
-    """Sounds of files by name. Headers are read in several threads, since that is mostly waiting."""
-
-    def read_header(name: str) -> Sound | Skipped:
+    def opened(place: int) -> Sound | Skipped:
+        name = items.names[place]
         try:
-            return _from_file(name, openers[name])
+            content = items.read(place)
+            if isinstance(content, Path | BytesIO):
+                sound = _from_file(name, partial(items.read, place))
+            else:
+                sound = _from_value(name, content)
         except Exception as error:  # whatever parsers raise at damaged files
             return Skipped(name, reason(error))
+        prefix = re.split(r"[_\-\d]", PurePosixPath(name).stem)[0] or None
+        is_prefix = labels == "prefix" and items.column is None
+        return replace(sound, label=prefix if is_prefix else items.labels[place])
 
-    results = Readers("genkit-headers").each(read_header, openers)
-    items = [result for result in results if isinstance(result, Sound)]
-    return Sounds(title, items, tuple(result for result in results if isinstance(result, Skipped)))
+    places = range(len(items.names))
+    readers = Readers("genkit-headers")
+    results = readers.each(opened, places) if items.is_parallel else list(map(opened, places))
+    faults = tuple(result for result in results if isinstance(result, Skipped))
+    return Sounds(
+        items.title,
+        [result for result in results if isinstance(result, Sound)],
+        (*items.skipped, *faults),
+        items.remarks,
+    )
 
 
 def _from_file(name: str, opener: Opener) -> Sound:
-    """A sound by the header of its file.
+    """A sound by the header of its file; of a compressed one whose header does not tell its length, by all of it.
 
     Raises:
         ValueError: if it has no length.
@@ -263,30 +312,63 @@ def _from_file(name: str, opener: Opener) -> Sound:
     """
 
     def part(start: int, stop: int) -> Values:
-        with soundfile.SoundFile(opener()) as file:
+        with silenced_if(is_mpeg), soundfile.SoundFile(opener()) as file:
             file.seek(start)
             rows: Values = file.read(stop - start, dtype="float32", always_2d=True)
             return rows
 
-    with soundfile.SoundFile(opener()) as file:
-        if not file.frames:
-            raise ValueError("it has no length")
-        return Sound(name, file.samplerate, file.frames, file.channels, part)
+    is_mpeg = True  # until the header says otherwise
+    try:
+        with silenced_if(is_mpeg), soundfile.SoundFile(opener()) as file:
+            sound = Sound(name, file.samplerate, file.frames, file.channels, part)
+            is_mpeg = "MPEG" in file.subtype
+    except soundfile.LibsndfileError as error:
+        if error.code == SYSTEM:
+            raise
+        return _decoded(name, opener, error)
+    if is_mpeg and sound.frames < (length := mpeg_length(opener())) - MPEG_PADDING:
+        return replace(_decoded(name, opener, ValueError(f"{length:,} values")), label=sound.label)
+    if not sound.frames:
+        raise ValueError("it has no length")
+    return sound
 
 
-def _labelled(source: Sounds, labels: str) -> Sounds:
-    """The sounds with class labels from their names, by one of `LABELS`."""
-    if labels == "prefix":
-        classes = [
-            re.split(r"[_\-\d]", PurePosixPath(item.name).stem)[0] or None for item in source.items
-        ]
-    else:
-        classes = tree.labels([item.name for item in source.items])
-    items = [replace(item, label=label) for item, label in zip(source.items, classes, strict=True)]
-    return replace(source, items=items)
+def _decoded(name: str, opener: Opener, error: Exception) -> Sound:
+    """A sound that FFmpeg decodes as a whole; it is kept with 16 bits.
+
+    Raises:
+        Exception: `error`, if FFmpeg cannot decode it either; ValueError, if it is too long.
+    """
+    rows, rate = decoded(opener(), error)
+
+    def part(start: int, stop: int) -> Values:
+        return rows[start:stop].astype(np.float32) / np.float32(32768)
+
+    return Sound(name, rate, len(rows), rows.shape[1], part)
 
 
 # Arrays and resampling -------------------------------------------------------------------------------------------
+
+
+def _from_value(name: str, value: Any) -> Sound:
+    """A sound from a value in a row: an array [n] or [C, n], or {"array": ..., "sampling_rate": ...}.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    rate = None
+    if isinstance(value, Mapping) and {"array", "sampling_rate"} <= set(value):
+        value, rate = value["array"], int(value["sampling_rate"])
+    array = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value)
+    if array.ndim not in (1, 2) or not array.size:
+        raise ValueError(f"a {type(value).__name__} of shape {array.shape} is no sound")
+    if array.dtype == np.float64:
+        array = array.astype(np.float32)
+    try:
+        (sound,) = _from_array(array[None])
+    except DataError as error:
+        raise ValueError(str(error)) from error
+    return replace(sound, name=name, rate=rate)
 
 
 def _from_array(array: NDArray[Any]) -> list[Sound]:

@@ -13,9 +13,9 @@ import struct
 import threading
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar, cast
 
 import numpy as np
 import torch
@@ -28,12 +28,18 @@ from genkit.errors import DataError
 from genkit.kit import compat
 from genkit.kit.files import CACHE_BYTES, THREADS
 from genkit.kit.items import Classes, Readers, numbers_in
-from genkit.plugin import Sample, Skipped
+from genkit.plugin import Remark, Sample, Skipped
 from genkit_image.options import Options
 from genkit_image.sources import Content, Source, reason
 
 BLOCK = 64
 """Number of pictures that one thread decodes at a time."""
+
+DEPTHS = (8, 10, 12, 16)
+"""Bits of a grey value that deep pictures may have: with 16, pictures of 12 bits would be nearly black."""
+
+DEEPEST = 65535
+"""The largest value of a deep picture."""
 
 Pixels = NDArray[np.uint8]
 """Pixels of one picture [C, H, W] or of several [B, C, H, W], 0..255."""
@@ -52,6 +58,8 @@ class CheckedPictures:
     Attributes:
         usable: [N] int64, indices (in the source) of the pictures that can be used.
         skipped: the other pictures, with reasons.
+        remarks: what of the source is not used, or is used otherwise than it lies there.
+        white: the value of deep pictures that is taken for white: the largest of the fewest bits that hold them all.
         channels: `options.channels`; for "auto": 4 if every picture has transparent pixels, 1 if all are grey, else 3.
         classes: of the usable pictures; empty if they have no labels.
     """
@@ -63,11 +71,21 @@ class CheckedPictures:
         self._bands = np.zeros(count, np.uint8)  # of each decoded picture; 0: it cannot be used
         self._grey = np.zeros(count, np.bool_)
         self._labels = np.full(count, -1)
+        self._maxima = np.zeros(count, np.uint16)  # of deep pictures
+        self._notes: dict[int, str] = {}
+        self.white = 0
         self._cache: _Cache | None = _Cache(count, self.shape)
         blocks = [range(start, min(start + BLOCK, count)) for start in range(0, count, BLOCK)]
         faults = self._map(self._check, blocks)
+        if deep := np.flatnonzero(self._maxima).tolist():
+            # All of them have one range: stretched one by one, a dark picture would become a bright one.
+            self.white = white_of(self._maxima[deep].tolist())
+            faults += self._map(
+                self._check, [deep[start : start + BLOCK] for start in range(0, len(deep), BLOCK)]
+            )
         self.skipped = source.skipped + tuple(skipped for block in faults for skipped in block)
         self.usable = np.flatnonzero(self._bands)
+        self.remarks = (*source.remarks, *self._remarks(deep))
         self.channels = self._channel_count() if options.channels == "auto" else options.channels
         if self._cache.planes:
             self._cache.settle(self._bands, self.channels)
@@ -98,14 +116,36 @@ class CheckedPictures:
                 return [do(block) for block in blocks]
             return self._readers.each(do, blocks)
 
-    def _check(self, block: range) -> list[Skipped]:
-        """Decode some pictures, cache those that can be used, and return the others with reasons."""
+    def _remarks(self, deep: Sequence[int]) -> Iterator[Remark]:
+        """What of the pictures is not used, and the range of those at the indices `deep`."""
+        for index, text in sorted(self._notes.items()):
+            yield Remark(self.source.items[index], text)
+        if deep and (self.white < DEEPEST or self._maxima.max() < DEEPEST // 2):
+            first, rest = (
+                self.source.items[deep[0]],
+                f" and {len(deep) - 1:,} more" if deep[1:] else "",
+            )
+            yield Remark(
+                f"{first}{rest}",
+                f"values up to {self._maxima.max():,}, so that {self.white:,} is taken for white",
+            )
+
+    def _check(self, block: Sequence[int]) -> list[Skipped]:
+        """Decode some pictures, cache those that can be used, and return the others with reasons.
+
+        Deep pictures are only measured as long as `white` is not known.
+        """
         skipped = []
         for index in block:
             try:
-                content, label = self.source.read(index)
-                bands = scaled(content, self.shape)
+                content, label, remark = self.source.read(index)
+                if is_deep(content) and not self.white:
+                    self._maxima[index] = max(1, int(content.max()))
+                    continue
+                bands = scaled(content, self.shape, self.white)
                 self._labels[index] = -1 if label is None else label
+                if remark:
+                    self._notes[index] = remark
             except Exception as error:  # parsers and users' data sets raise anything at damage
                 skipped.append(Skipped(self.source.items[index], reason(error)))
                 continue
@@ -126,7 +166,7 @@ class CheckedPictures:
         pictures = []
         for row in rows:
             try:
-                bands = scaled(self.source.read(int(row))[0], self.shape)
+                bands = scaled(self.source.read(int(row)).content, self.shape, self.white)
             except Exception as error:  # unlike at the start, it cannot be left out any more
                 raise DataError(
                     f"{self.source.items[row]} of {self.source.title} could be read at the start and no longer can "
@@ -213,6 +253,7 @@ class Pictures:
 
     Attributes:
         skipped: what cannot be used, with reasons.
+        remarks: whatever else is not used, or is used otherwise than it lies there.
 
     Raises:
         DataError: if a picture is of a class that is not in `labels`, or of none.
@@ -226,7 +267,7 @@ class Pictures:
         labels: Sequence[str] = (),
     ) -> None:
         self.pictures, self.options, self.channels = pictures, options, channels
-        self.skipped = pictures.skipped
+        self.skipped, self.remarks = pictures.skipped, pictures.remarks
         numbers = numbers_in(pictures.classes, labels, pictures.source.title, "pictures")
         self.labels = None if numbers is None else torch.from_numpy(numbers)
 
@@ -256,10 +297,33 @@ class Pictures:
 # Pixels --------------------------------------------------------------------------------------------------------------
 
 
-def scaled(content: Content, shape: tuple[int, int]) -> Pixels:
+def is_deep(content: Content) -> TypeGuard[NDArray[np.uint16]]:
+    """Whether a picture has more than 8 bits."""
+    return isinstance(content, np.ndarray) and content.dtype == np.uint16
+
+
+def white_of(maxima: Iterable[int]) -> int:
+    """The value of deep pictures that is taken for white, by their largest values; 0: there are no deep pictures."""
+    largest = max(maxima, default=0)
+    return next(2**bits - 1 for bits in DEPTHS if largest < 2**bits) if largest else 0
+
+
+def shallow(content: Content, white: int) -> Image.Image | Pixels:
+    """A picture of 8 bits; in a deep one the value `white` becomes 255."""
+    if not is_deep(content):
+        return cast("Image.Image | Pixels", content)
+    return (content.astype(np.uint32) * 255 // max(1, white)).clip(0, 255).astype(np.uint8)
+
+
+def scaled(content: Content, shape: tuple[int, int], white: int = DEEPEST) -> Pixels:
     """[C, H, W]: a picture scaled to cover the shape (height, width), then cropped around the middle.
 
     Bands without information are left out: alpha if every pixel is opaque, two of three colours if all pixels are grey.
+
+    Args:
+        content: the picture.
+        shape: (height, width).
+        white: the value of a deep picture that becomes 255.
 
     Raises:
         ValueError: if the picture has no pixels.
@@ -267,6 +331,7 @@ def scaled(content: Content, shape: tuple[int, int]) -> Pixels:
     size = content.size if isinstance(content, Image.Image) else content.shape[1::-1]
     if 0 in size:
         raise ValueError("it has no pixels")
+    content = shallow(content, white)
     if size != shape[::-1]:
         if not isinstance(content, Image.Image):
             content = Image.fromarray(

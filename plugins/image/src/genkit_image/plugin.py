@@ -37,7 +37,7 @@ class ImagePlugin(ModalityPlugin):
         """The pictures of a source, each decoded once; a source that was opened before is returned as it is."""
         if isinstance(source, CheckedPictures):
             return source
-        return CheckedPictures(open_source(source), options)
+        return CheckedPictures(open_source(source, options.label), options)
 
     @classmethod
     def inspect(cls, source: Any, options: Options) -> Facts:
@@ -51,8 +51,9 @@ class ImagePlugin(ModalityPlugin):
         pictures = cls.open(source, options)
         if options.conditional and len(pictures.classes.names) < 2 and len(pictures.usable):
             raise DataError(
-                f"options.conditional is set, but {pictures.source.title} has no classes: put the pictures into one "
-                "sub-folder per class, or an IDX label file beside them, or pass (picture, label) items"
+                f"options.conditional is set, but {pictures.source.title} has no classes{_why(pictures)}: put the "
+                "pictures into one sub-folder per class, or beside a table with the columns file_name and label (or "
+                "options.label=COLUMN), or pass (picture, label) items"
             )
         is_small = len(pictures.usable) < SMALL_SET
         augment = options.augment == "on" or (options.augment == "auto" and is_small)
@@ -135,6 +136,12 @@ class ImagePlugin(ModalityPlugin):
             )
         grid(pixels, columns).save(buffer, "PNG")
         return buffer.getvalue()
+
+
+def _why(pictures: CheckedPictures) -> str:
+    """In brackets, what was said of its classes when the source was read; empty: nothing."""
+    remarks = [f"{name}: {text}" for name, text in pictures.remarks if "classes" in text]
+    return f" ({'; '.join(remarks)})" if remarks else ""
 
 
 def to_pixels(x: Tensor) -> Tensor:

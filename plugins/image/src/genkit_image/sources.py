@@ -1,4 +1,4 @@
-"""Sources of pictures: folders, zip files, IDX files, torchvision, arrays and map-style data sets.
+"""Sources of pictures: whatever `genkit.kit.sources` opens, IDX files, torchvision, arrays and map-style data sets.
 
 A source lists its items without decoding them; a picture is decoded, and may turn out damaged, when it is read. Scales
 nothing and knows no network.
@@ -11,25 +11,27 @@ from __future__ import annotations
 import gzip
 import logging
 import math
-import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.resources import as_file, files
 from inspect import signature
+from io import BytesIO
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from genkit.errors import ConfigError, DataError, did_you_mean
 from genkit.kit import compat
 from genkit.kit import files as tree
-from genkit.kit.items import classes_of
-from genkit.plugin import Skipped
+from genkit.kit.items import classes_of, silenced
+from genkit.kit.sources import Items, Numbered, open_items
+from genkit.plugin import Remark, Skipped
 
 BUILTIN = {
     "fashion": (
@@ -53,18 +55,57 @@ BUILTIN = {
 fashion: the 10,000 test pictures of Fashion-MNIST (Zalando SE, MIT licence).
 """
 
-ENDINGS = frozenset(
-    {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
-)
-"""Files that are read as pictures in a folder or a zip file."""
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-"""Pillow's names of the formats that are decoded.
+FORMATS = {
+    "PNG": (".png", ".apng"),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo"),
+    "WEBP": (".webp",),
+    "AVIF": (".avif", ".avifs"),
+    "JPEG2000": (".jp2", ".j2k", ".jpc", ".jpf", ".jpx", ".j2c"),
+    "BMP": (".bmp",),
+    "DIB": (".dib",),
+    "GIF": (".gif",),
+    "TIFF": (".tif", ".tiff"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
+    "TGA": (".tga", ".icb", ".vda", ".vst"),
+    "ICO": (".ico",),
+    "ICNS": (".icns",),
+    "DDS": (".dds",),
+    "PCX": (".pcx",),
+    "QOI": (".qoi",),
+    "SGI": (".sgi", ".rgb", ".rgba", ".bw"),
+    "PSD": (".psd",),
+    "XBM": (".xbm",),
+    "SUN": (".ras",),
+}
+"""Pillow's names of the formats that are decoded, and the endings of their files.
 
 Pillow recognises a format by content, whatever the ending, and starts other programs for some formats (EPS).
 """
+ENDINGS = frozenset(ending for endings in FORMATS.values() for ending in endings)
+"""Files that are read as pictures in a folder or an archive."""
+COLUMNS = ("image", "img", "picture", "photo", "jpg", "png", "webp", "pixel_values")
+"""Columns that are taken for pictures in rows of a data set."""
 
-Content = Image.Image | NDArray[np.uint8]
-"""One picture before it is scaled: a Pillow image, or a uint8 array [H, W] or [H, W, C]."""
+Content = Image.Image | NDArray[np.uint8] | NDArray[np.uint16]
+"""One picture before it is scaled: a Pillow image, or an array [H, W] or [H, W, C].
+
+Arrays of uint16 are deep pictures, grey ones of more than 8 bits: their source says what is white.
+"""
+
+
+class Picture(NamedTuple):
+    """One picture of a source.
+
+    Args:
+        content: its pixels.
+        number: of its class; None: it has none.
+        remark: what of the file is not used; empty: all is.
+    """
+
+    content: Content
+    number: int | None
+    remark: str = ""
+
 
 # Pillow logs what it finds odd in a file; without a handler Python would print these lines.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
@@ -77,30 +118,33 @@ class Source:
     Args:
         title: what messages call the source.
         items: names of the pictures, in order.
-        read: the picture at an index and the number of its class (None: it has none). May raise any exception if the
-            picture is damaged.
+        read: the picture at an index. May raise any exception if the picture is damaged.
         names: names of the classes by number; a class beyond their end is called by its number.
         skipped: what could not be listed, with reasons.
+        remarks: what of the source is not used, or is used otherwise than it lies there.
         is_parallel: whether `read` may be called from several threads at once.
     """
 
     title: str
     items: Sequence[str]
-    read: Callable[[int], tuple[Content, int | None]]
+    read: Callable[[int], Picture]
     names: Sequence[str] = ()
     skipped: tuple[Skipped, ...] = ()
+    remarks: tuple[Remark, ...] = ()
     is_parallel: bool = True
 
 
-def open_source(source: Any) -> Source:
+def open_source(source: Any, label: str | None = None) -> Source:
     """The pictures of a path, of a named set or of a Python object.
 
     Args:
-        source: a folder of pictures, or a zip file of one (sub-folders are classes); a folder with IDX files, or an
-            IDX image file, plain or gzipped; `builtin:fashion`; `torchvision:NAME[:ROOT]`; a uint8 array or tensor
+        source: whatever `genkit.kit.sources.open_items` takes: a folder of pictures, a zip or tar file of one
+            (sub-folders are classes), Parquet, `hub:NAME`, rows with a column `image` ...; a folder with IDX files, or
+            an IDX image file, plain or gzipped; `builtin:fashion`; `torchvision:NAME[:ROOT]`; a uint8 array or tensor
             [N, H, W], [N, H, W, C] or [N, C, H, W] with C in 1, 3, 4; a map-style data set of pictures or of pairs
             (picture, label). Where both the first and the last axis could be channels, they are the first of a tensor
             and the last of an array.
+        label: the column that holds the classes, as for `open_items`.
 
     Raises:
         ConfigError: for an unknown built-in or torchvision set.
@@ -108,14 +152,7 @@ def open_source(source: Any) -> Source:
     """
     if isinstance(source, np.ndarray | Tensor):
         return _from_array(source)
-    if not isinstance(source, str | Path):
-        if hasattr(source, "__len__") and hasattr(source, "__getitem__"):
-            return _from_dataset(source, f"the {type(source).__name__}")
-        raise DataError(
-            f"pictures cannot be read from a {type(source).__name__}: pass a path, builtin:fashion, an array or a "
-            "map-style data set"
-        )
-    text = str(source)
+    text = str(source) if isinstance(source, str | Path) else ""
     if text.startswith("torchvision:"):
         return _from_torchvision(text)
     if text.startswith("builtin:"):
@@ -127,45 +164,97 @@ def open_source(source: Any) -> Source:
         file, names = BUILTIN[name]
         with as_file(files("genkit_image") / "data") as folder:
             return _from_idx(folder / file, names, text)
-    path = Path(source)
-    if not path.exists():
-        raise DataError(f"data = {text!r}: there is no such file or folder")
-    if path.is_file() and path.suffix.lower() != ".zip" and not zipfile.is_zipfile(path):
+    path = Path(text)
+    if text and path.is_file() and not _is_common(path):
         return _from_idx(path, (), text)
-    idx_files = sorted(path.glob("*images-idx3-ubyte*"))
+    idx_files = sorted(path.glob("*images-idx3-ubyte*")) if text and path.is_dir() else []
     if idx_files:
         training = [file for file in idx_files if file.name.startswith("train")]
         return _from_idx((training or idx_files)[0], (), text)
-    return of_tree(tree.open_tree(path, ENDINGS, "pictures"))
+    items = open_items(source, ENDINGS, "pictures", COLUMNS, label)
+    if items is not None:
+        return of_items(items)
+    if hasattr(source, "__len__") and hasattr(source, "__getitem__"):
+        return _from_dataset(source, f"the {type(source).__name__}")
+    raise DataError(
+        f"pictures cannot be read from a {type(source).__name__}: pass a path, builtin:fashion, an array or a "
+        "map-style data set"
+    )
+
+
+def _is_common(path: Path) -> bool:
+    """Whether a file is of a form that all modalities read, or a picture."""
+    return tree.is_archive(path) or path.suffix.lower() in {".parquet", *ENDINGS}
 
 
 # Files ---------------------------------------------------------------------------------------------------------------
 
 
-def of_tree(files: tree.Tree) -> Source:
-    """Pictures that are files. The folders of the first level are classes, unless a picture lies beside them."""
-    items = list(files.files)
-    names, numbers = classes_of(tree.labels(items))
+def of_items(items: Items) -> Source:
+    """Pictures that are files or values, with their classes."""
+    names, numbers = classes_of(items.labels)
 
-    def read(index: int) -> tuple[Image.Image, int | None]:
-        content = files.files[items[index]]()
-        with content.open("rb") if isinstance(content, Path) else content as file:
-            return decode(file), None if numbers is None else int(numbers[index])
+    def read(index: int) -> Picture:
+        value, remark = items.read(index), ""
+        if isinstance(value, Path | BytesIO):
+            with value.open("rb") if isinstance(value, Path) else value as file:
+                content, remark = decode(file)
+        else:
+            content = _content(value)
+        return Picture(content, None if numbers is None else int(numbers[index]), remark)
 
-    return Source(files.title, items, read, names, files.skipped)
+    return Source(
+        items.title, items.names, read, names, items.skipped, items.remarks, items.is_parallel
+    )
 
 
-def decode(file: IO[bytes]) -> Image.Image:
-    """The first picture of a file, turned upright as its EXIF data say, in mode L, RGB or RGBA.
+def decode(file: IO[bytes]) -> tuple[Content, str]:
+    """(the first picture of a file, what of the file is not used).
+
+    The picture is turned upright as its EXIF data say, and brought to sRGB where it has another colour profile.
 
     Raises:
         Exception: of nearly any type, from Pillow's parsers, if the file is damaged or no picture.
     """
-    with Image.open(file, formats=FORMATS) as picture:
+    with Image.open(file, formats=tuple(FORMATS)) as picture:
         if 0 in picture.size:
             raise ValueError("it has no pixels")
-        picture.load()
-        return eight_bits(ImageOps.exif_transpose(picture))
+        frames = getattr(picture, "n_frames", 1) if picture.format in _MANY else 1
+        remark = f"only the first of its {frames:,} pictures is read" if frames > 1 else ""
+        with silenced():
+            picture.load()
+        return eight_bits(in_srgb(ImageOps.exif_transpose(picture))), remark
+
+
+_MANY = {"GIF", "TIFF", "WEBP", "PNG", "AVIF"}
+"""Formats whose files may hold several pictures of equal standing."""
+
+
+def in_srgb(picture: Image.Image) -> Image.Image:
+    """A picture in the colours of sRGB; one without a colour profile is taken to be so."""
+    profile = picture.info.get("icc_profile")
+    if not profile or picture.mode not in ("RGB", "RGBA", "CMYK"):
+        return picture
+    try:
+        transform = _to_srgb(profile, picture.mode)
+        return picture if transform is None else cast(Image.Image, transform.apply(picture))
+    except (ImageCms.PyCMSError, OSError, ValueError):  # a damaged profile: as if there were none
+        return picture
+
+
+@lru_cache(maxsize=16)
+def _to_srgb(profile: bytes, mode: str) -> Any:
+    """The transform of a colour profile to sRGB; None: it is sRGB.
+
+    Raises:
+        PyCMSError: if the profile is damaged, or for other modes than the picture's.
+        OSError: the same.
+    """
+    source = ImageCms.getOpenProfile(BytesIO(profile))
+    if "sRGB" in ImageCms.getProfileDescription(source):
+        return None
+    target = "RGB" if mode == "CMYK" else mode
+    return ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, target)
 
 
 def reason(error: BaseException) -> str:
@@ -177,17 +266,22 @@ def reason(error: BaseException) -> str:
     return tree.reason(error)
 
 
-def eight_bits(picture: Image.Image) -> Image.Image:
-    """A picture in mode L, RGB or RGBA, with 8 bits a channel; 16-bit grey is scaled down.
+def eight_bits(picture: Image.Image) -> Content:
+    """A picture in mode L, RGB or RGBA, with 8 bits a channel; a deep one as an array [H, W] of its values, uint16.
 
     Raises:
-        ValueError: for values without a known range (32-bit integers beyond 16 bits, floats).
+        ValueError: for values without a known range (integers beyond 16 bits, floats beyond [0, 1]).
     """
     if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
         values = np.asarray(picture)
+        if picture.mode == "F" and values.min() >= 0 and values.max() <= 1:
+            return (values * 255).round().astype(np.uint8)
         if picture.mode == "F" or values.min() < 0 or values.max() > 65535:
-            raise ValueError(f"its mode {picture.mode} has no known range of values")
-        return Image.fromarray((values.astype(np.uint16) >> 8).astype(np.uint8))
+            raise ValueError(
+                f"its values lie between {values.min():g} and {values.max():g}: integers in 0 to 65,535 or floats in "
+                "[0, 1] can be read"
+            )
+        return values.astype(np.uint16)
     if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
         return picture.convert("RGBA")
     return picture.convert("L" if picture.mode in ("L", "1") else "RGB")
@@ -270,27 +364,10 @@ def _from_rows(
 ) -> Source:
     """Pictures of an array [N, H, W] or [N, H, W, C]."""
 
-    def read(index: int) -> tuple[NDArray[np.uint8], int | None]:
-        return rows[index], labels[index] if labels else None
+    def read(index: int) -> Picture:
+        return Picture(rows[index], labels[index] if labels else None)
 
-    return Source(title, _NumberedNames(len(rows)), read, names)
-
-
-class _NumberedNames(Sequence[str]):
-    """Names for items without names: `item 0`, `item 1` ...
-
-    Args:
-        count: how many items there are.
-    """
-
-    def __init__(self, count: int) -> None:
-        self._count = count
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, index: Any) -> Any:
-        return f"item {index}"
+    return Source(title, Numbered(len(rows)), read, names)
 
 
 def _from_torchvision(text: str) -> Source:
@@ -332,20 +409,20 @@ def _from_torchvision(text: str) -> Source:
 def _from_dataset(dataset: Any, title: str) -> Source:
     """Pictures of a map-style data set of pictures or of pairs (picture, label)."""
 
-    def read(index: int) -> tuple[Content, int | None]:
+    def read(index: int) -> Picture:
         item = dataset[index]
         if not isinstance(item, tuple | list):
-            return _content(item), None
+            return Picture(_content(item), None)
         has_label = (
             len(item) == 2
             and isinstance(item[1], int | np.integer | Tensor)
             and np.ndim(item[1]) == 0
         )
-        return _content(item[0]), int(item[1]) if has_label else None
+        return Picture(_content(item[0]), int(item[1]) if has_label else None)
 
     classes = getattr(dataset, "classes", ())
     names = tuple(map(str, classes)) if isinstance(classes, Iterable) else ()
-    return Source(title, _NumberedNames(len(dataset)), read, names, is_parallel=False)
+    return Source(title, Numbered(len(dataset)), read, names, is_parallel=False)
 
 
 def _content(picture: Any) -> Content:
@@ -355,7 +432,9 @@ def _content(picture: Any) -> Content:
         ValueError: for other objects, shapes or types, and for floats outside of [0, 1].
     """
     if isinstance(picture, Image.Image):
-        return eight_bits(picture)
+        return eight_bits(in_srgb(ImageOps.exif_transpose(picture)))
+    if isinstance(picture, list):
+        picture = _integers(np.asarray(picture))
     if not isinstance(picture, np.ndarray | Tensor):
         raise ValueError(
             f"a {type(picture).__name__} is no picture: Pillow's, an array or a tensor is"
@@ -370,6 +449,14 @@ def _content(picture: Any) -> Content:
         if not (array.min() >= 0 and array.max() <= 1):  # true of NaN as well
             raise ValueError("floats outside of [0, 1]")
         array = (array * 255).round().astype(np.uint8)
+    if array.dtype == np.uint16 and array.ndim == 2:
+        return cast(NDArray[np.uint16], array)
     if array.dtype != np.uint8:
         raise ValueError(f"numbers of type {array.dtype}: pictures are uint8, or floats in [0, 1]")
     return cast(NDArray[np.uint8], np.moveaxis(array, 0, 2) if is_first else array)
+
+
+def _integers(array: NDArray[Any]) -> NDArray[Any]:
+    """Whole numbers of a list as bytes, where they all are."""
+    is_bytes = array.dtype.kind in "iu" and array.size and 0 <= array.min() <= array.max() <= 255
+    return array.astype(np.uint8) if is_bytes else array

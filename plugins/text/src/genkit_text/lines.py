@@ -7,6 +7,7 @@ Shape letters: B batch, N lines, L steps, P symbols of a prompt.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import chain
@@ -26,6 +27,10 @@ from genkit_text.vocabulary import KINDS, Vocabulary, learned, loaded
 
 TOKENIZER = "tokenizer.json"
 """Name of the tokenizer among the files of the facts, and in a folder that holds one."""
+
+
+WORDS = 10_000
+"""With more different words than this, `tokenizer="auto"` learns pieces: a model of so many words is large and slow."""
 
 
 class Rows:
@@ -105,11 +110,8 @@ class Corpus:
         max_length = self.options.length or LENGTH_MAX
         lengths = lines.lengths[lines.known(vocabulary.unknown)]
         usable = lengths[lengths <= max_length]
-        if (
-            vocabulary.end is None
-            and usable.size
-            and usable.min() < (self.options.length or usable.max())
-        ):
+        fits = usable.size and usable.min() == (self.options.length or usable.max())
+        if vocabulary.end is None and lengths.size and not fits:
             vocabulary = vocabulary.with_end()
             lines, prompts = lines.raised(), prompts and prompts.raised()
         end_symbols = int(vocabulary.end is not None)
@@ -118,7 +120,8 @@ class Corpus:
         self._encoding = content, lines, prompts
         values: dict[str, Any] = {
             "symbols": max(vocabulary.size, (vocabulary.end or 0) + 1),
-            "length": self.options.length or int(usable.max(initial=1)) + end_symbols,
+            "length": self.options.length
+            or (int(usable.max()) + end_symbols if usable.size else max_length),
             "end": vocabulary.end,
             "unknown": vocabulary.unknown,
             "prompt_length": 0 if prompts is None else _longest_prompt(prompts, max_length),
@@ -142,6 +145,20 @@ class Corpus:
             self._encoding = content, *self._encode(Vocabulary.read(content, facts["end"]))
         return self._encoding[1:]
 
+    def notes(self, facts: Facts) -> tuple[str, ...]:
+        """How the lines become symbols, where the options left it to them."""
+        if self.options.tokenizer != "auto" or self.options.pretrained is not None:
+            return ()
+        kind = json.loads(facts.files[TOKENIZER])["model"]["type"]
+        symbols, spaces = f"{facts['symbols']:,}", sum(" " in line for line in self.source.lines)
+        if kind == "BPE":
+            return (
+                f"symbols: {symbols} pieces of words (bpe), learned from the lines, which have more than {WORDS:,} "
+                "different words; options.tokenizer and options.vocabulary choose otherwise",
+            )
+        noun = "words" if 2 * spaces >= len(self.source.lines) else "characters"
+        return (f"symbols: {symbols} {noun}; options.tokenizer chooses otherwise",)
+
     def _encode(self, vocabulary: Vocabulary) -> tuple[Rows, Rows | None]:
         prompts = self.source.prompts
         rows = Rows.of(vocabulary.encode_each(self.source.lines))
@@ -158,6 +175,8 @@ class Lines:
     Attributes:
         usable: [N] int64, indices (in the corpus) of the lines that can be used.
         skipped: the other lines, with reasons.
+        remarks: what else of the source is not read, or is read otherwise than it lies there.
+        notes: how lines become symbols, where the options left it to the data.
 
     Raises:
         DataError: if the model answers prompts and the corpus has none.
@@ -178,7 +197,8 @@ class Lines:
             for row, reason in enumerate(reasons)
             if reason
         )
-        self.skipped = (*corpus.source.skipped, *faults)
+        self.skipped, self.remarks = (*corpus.source.skipped, *faults), corpus.source.remarks
+        self.notes = corpus.notes(facts)
 
     def __len__(self) -> int:
         return len(self.usable)
@@ -210,7 +230,14 @@ class Lines:
             else "with the end, the model's lines have at most"
         )
         for row in np.flatnonzero(is_unfit):
-            reasons[row] = f"its length is {lengths[row]:,} symbols; {limit} {self._length:,}"
+            advice = (
+                ": break it into shorter lines, or raise options.length"
+                if lengths[row] > self._length
+                else ""
+            )
+            reasons[row] = (
+                f"its length is {lengths[row]:,} symbols; {limit} {self._length:,}{advice}"
+            )
         for row in np.flatnonzero(~self._lines.known(unknown)):
             reasons[row] = "none of its symbols is known"
         if self._prompts is not None:
@@ -249,6 +276,11 @@ def _vocabulary(options: Options, source: Source) -> tuple[Vocabulary, dict[str,
     if kind == "auto":
         count = sum(" " in line.strip() for line in source.lines)
         kind = "words" if 2 * count >= len(source.lines) else "characters"
+        if kind == "words" and options.vocabulary is None:
+            words = learned(kind, chain(source.lines, source.prompts or ()))
+            if words.size <= WORDS:
+                return words, None
+            kind = "bpe"
     if kind in KINDS:
         return learned(kind, chain(source.lines, source.prompts or ()), options.vocabulary), None
     if Path(kind).is_dir():

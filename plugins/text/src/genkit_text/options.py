@@ -19,7 +19,8 @@ class Options(Settings):
     tokenizer: str = "auto"
     """What a symbol is: characters, words (and punctuation marks), bytes, bpe (pieces learned from the data), or the
     path of a tokenizer.json or of a folder that holds one. auto: the tokenizer of the pretrained model if there is one,
-    else words if at least half of the lines have spaces, else characters."""
+    else words if at least half of the lines have spaces (bpe if there are more than 10,000 different ones), else
+    characters."""
     vocabulary: PositiveInt | None = None
     """Keep this many of the most frequent symbols; the others become one unknown symbol. None: keep all. For bpe: how
     many pieces are learned, 4096 by default."""

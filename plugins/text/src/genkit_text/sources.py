@@ -1,26 +1,30 @@
-"""Sources of lines: text files, JSONL files, folders of both, built-in sets and lists.
+"""Sources of lines: text files, tables (CSV, JSON, Parquet), folders and archives of them, built-in sets and lists.
 
 What cannot be read as a line is named and left out. Encodes nothing, and knows no tokenizer and no network.
 """
 
 from __future__ import annotations
 
+import bz2
 import gzip
-import json
 import lzma
 import re
 import zlib
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
+from io import BytesIO
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from genkit.errors import ConfigError, DataError, did_you_mean
-from genkit.kit.files import open_tree, ordinary, reason
-from genkit.plugin import Skipped
+from genkit.kit.files import Tree, is_archive, open_tree, ordinary, reason, unread
+from genkit.kit.sources import Rows, open_rows
+from genkit.kit.tables import TABLES, Row, content, read_rows
+from genkit.plugin import Remark, Skipped
 from genkit_text.options import Options
 
 BUILTIN = {"kjv": "kjv-clauses.txt.xz", "verses": "quatrains-5x4.txt.xz"}
@@ -34,13 +38,29 @@ PARTS = ("train", "held-out")
 HELD_OUT_EVERY = 20
 """In a built-in set, every line whose number is a multiple of this is in the part held-out; the others are in train."""
 
-ENDINGS = (".txt", ".jsonl", ".txt.gz", ".jsonl.gz")
-"""Files of a folder that are read. A single file that the user names may have any ending."""
+COMPRESSIONS = {
+    ".gz": (b"\x1f\x8b", gzip.decompress),
+    ".bz2": (b"BZh", bz2.decompress),
+    ".xz": (b"\xfd7zXZ", lzma.decompress),
+}
+"""Endings of compressed files: the bytes that they begin with, and the function that unpacks them."""
 
-JSON_ENDINGS = (".jsonl", ".ndjson", ".json")
-"""Endings, .gz left out, of files with one JSON object per line."""
+TEXTS = (".txt", ".text", ".md", ".markdown", ".rst", ".tex", ".log", ".srt")
+"""Endings of files whose rows are lines."""
 
-READABLE = "text files in UTF-8, JSONL files, both also as .gz, and folders of them are read"
+ENDINGS = tuple(
+    f"{ending}{suffix}" for ending in (*TEXTS, *TABLES) for suffix in ("", *COMPRESSIONS)
+)
+"""Files of a folder or an archive that are read. A single file that the user names may have any ending."""
+
+JSON_ENDINGS = tuple(
+    f"{ending}{suffix}"
+    for ending in (".json", ".jsonl", ".ndjson")
+    for suffix in ("", *COMPRESSIONS)
+)
+"""Endings of files whose rows may have different fields."""
+
+READABLE = "text in UTF-8, CSV, TSV, JSON, JSON lines and Parquet, also compressed, and folders of them are read"
 """What can be read, for messages."""
 
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff]")
@@ -57,6 +77,7 @@ class Source:
         prompts: the prompt of each line; None: there are no prompts.
         names: of the lines, by file and line number.
         skipped: what cannot be read as a line, with reasons.
+        remarks: what else of the source is not read, or is read otherwise than it lies there.
     """
 
     title: str
@@ -64,6 +85,7 @@ class Source:
     prompts: list[str] | None
     names: Sequence[str]
     skipped: list[Skipped]
+    remarks: tuple[Remark, ...] = ()
 
 
 class _Entry(NamedTuple):
@@ -88,28 +110,51 @@ def open_source(source: Any, options: Options) -> Source:
     """The lines of a path, of a built-in set or of a Python object.
 
     Args:
-        source: a text file with one line per row; a JSONL file with one object per row; either of them gzipped; a
-            folder of such files; `builtin:kjv` or `builtin:verses`, or a part of them: `builtin:kjv/train`,
-            `builtin:kjv/held-out`; a list (or anything with a length) of strings or of dicts with the fields of JSONL.
-        options: the names of the fields.
+        source: a text file with one line per row, blank rows left out; a table: CSV, TSV, JSON lines, a JSON array,
+            Parquet; either of them compressed; a folder, a zip or tar file of such files; `hub:NAME` and whatever else
+            `genkit.kit.sources.open_rows` takes; `builtin:kjv` or `builtin:verses`, or a part of them:
+            `builtin:kjv/train`, `builtin:kjv/held-out`; a list (or anything with a length) of strings or of dicts.
+        options: the names of the columns. Where a table has no column of the default name but only one that could hold
+            lines, that is taken, with a remark.
 
     Raises:
         ConfigError: for an unknown built-in set.
         DataError: if the source does not exist, is empty, or is of another kind.
     """
-    if not isinstance(source, str | Path):
-        return _collect(f"the {type(source).__name__}", _from_items(source, options), options)
-    title, path = str(source), Path(source)
-    if title.startswith("builtin:"):
-        return _collect(title, _from_builtin(title, options), options)
-    if not path.exists():
-        raise DataError(f"data = {title!r}: there is no such file or folder")
-    if path.is_dir():
-        return _collect(title, _from_folder(path, options), options)
-    try:
-        return _collect(title, _rows(path.name, _content(path), options), options)
-    except ValueError as error:
-        raise DataError(f"{path}: {error}; {READABLE}") from error
+    is_list = isinstance(source, list | tuple)
+    rows = None if is_list or _is_file(source) else open_rows(source)
+    remarks: list[Remark] = []
+    if rows is not None:
+        title, remarks = rows.title, [*rows.remarks]
+        entries = _from_rows(rows, options, remarks)
+    elif not isinstance(source, str | Path):
+        title, entries = f"the {type(source).__name__}", _from_items(source, options)
+    else:
+        title, path = str(source), Path(source)
+        if title.startswith("builtin:"):
+            entries = _from_builtin(title, options)
+        elif not path.exists():
+            raise DataError(f"data = {title!r}: there is no such file or folder")
+        elif path.is_dir() or is_archive(path):
+            tree = open_tree(path, ENDINGS, "texts", title)
+            remarks += [*tree.remarks, *unread(tree.others, "texts")]
+            entries = _from_tree(tree, options, remarks)
+        else:
+            try:
+                entries = _rows(path.name, unpacked(ordinary(path)), options, remarks)
+            except (OSError, ValueError) as error:
+                raise DataError(f"{path}: {reason(error)}; {READABLE}") from error
+    return replace(_collect(title, entries, options), remarks=tuple(remarks))
+
+
+def _is_file(source: Any) -> bool:
+    """Whether a source is the path of a file or a folder of files, which are read one by one, also tables."""
+    if not isinstance(source, str | Path) or str(source).startswith("hub:"):
+        return False
+    return (
+        not (Path(source) / "dataset_info.json").exists()
+        and not (Path(source) / "dataset_dict.json").exists()
+    )
 
 
 def _collect(title: str, entries: Iterable[_Entry], options: Options) -> Source:
@@ -169,59 +214,107 @@ class _Names(Sequence[str]):
 # Files ---------------------------------------------------------------------------------------------------------------
 
 
-def _content(path: Path) -> bytes:
-    """The bytes of a text file, unpacked if it is gzipped.
+def unpacked(file: Path | BytesIO) -> bytes:
+    """The bytes of a text file or table, unpacked if it is compressed, in UTF-8 if it was in UTF-16.
 
     Raises:
-        ValueError: if it cannot be read, is empty or is no text in UTF-8; the message says what it is.
+        OSError: if it cannot be read.
+        ValueError: if it is damaged or empty; the message says what it is.
     """
-    try:
-        raw = path.read_bytes()
-        raw = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
-    except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"it cannot be read ({error})") from error
+    raw = content(file)
+    for start, unpack in COMPRESSIONS.values():
+        if raw.startswith(start):
+            try:
+                raw = unpack(raw)
+            except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+                raise ValueError(f"it cannot be read ({error})") from error
     if not raw:
         raise ValueError("it is empty")
     if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise ValueError("it is text in UTF-16: save it in UTF-8")
-    if b"\0" in raw[:8192]:
-        raise ValueError("it is no text: it holds bytes that are 0")
+        try:
+            return raw.decode("utf-16").encode()
+        except UnicodeError as error:
+            raise ValueError(f"it is damaged text in UTF-16 ({error})") from error
     return raw
 
 
-def _rows(file: str, raw: bytes, options: Options) -> Iterator[_Entry]:
-    """The rows of a file: by its ending, plain lines or JSON objects. Blank rows are entries, too."""
-    is_json = file.lower().removesuffix(".gz").endswith(JSON_ENDINGS)
+def _rows(file: str, raw: bytes, options: Options, remarks: list[Remark]) -> Iterator[_Entry]:
+    """The rows of a file: by its ending, plain lines without the blank ones, or rows of a table.
+
+    Raises:
+        ValueError: if it is no text.
+    """
+    plain = file.lower()
+    for suffix in COMPRESSIONS:
+        plain = plain.removesuffix(suffix)
+    if plain.endswith(TABLES):
+        return _of_table(file, read_rows(plain, raw), options, remarks)
+    if b"\0" in raw[:8192]:
+        raise ValueError("it is no text: it holds bytes that are 0")
+    return _of_text(file, raw, options)
+
+
+def _of_text(file: str, raw: bytes, options: Options) -> Iterator[_Entry]:
     rows = raw.removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    for number, row in enumerate(rows if rows[-1] else rows[:-1], start=1):
+    no_field = f"plain text has no field {options.prompt_field!r}" if options.prompt_field else ""
+    for number, row in enumerate(rows, start=1):
         try:
             text = row.removesuffix(b"\r").decode()
         except UnicodeDecodeError as error:
             fault = f"not in UTF-8: byte 0x{row[error.start]:02X} at place {error.start + 1}"
             yield _Entry(file, number, fault=fault)
             continue
-        if not is_json or not text.strip():
-            has_no_field = options.prompt_field is not None and text.strip()
-            fault = f"plain text has no field {options.prompt_field!r}" if has_no_field else ""
-            yield _Entry(file, number, text, fault=fault)
-            continue
-        try:
-            value = json.loads(text)
-        except (ValueError, RecursionError):
-            value = None
-        if isinstance(value, dict):
-            yield _from_fields(file, number, value, options)
+        if text and not text.isspace():
+            yield _Entry(file, number, text, fault=no_field)
+
+
+def _of_table(
+    file: str, rows: Iterator[Row], options: Options, remarks: list[Remark]
+) -> Iterator[_Entry]:
+    """The entries of a table; its first row decides which column holds the lines."""
+    first = next(rows, None)
+    if first is None:
+        return
+    column = options.field
+    if not first.fault and column not in first.fields:
+        column = _only_text(first.fields, options)
+        if column in first.fields and file:
+            remarks.append(Remark(file, f"its column {column!r} is taken for the lines"))
+        elif not file.lower().endswith(JSON_ENDINGS):  # elsewhere all rows have the same columns
+            yield _from_fields(file, 0, first.fields, options)
+            return
+    for number, fields, fault in chain([first], rows):
+        if fault:
+            yield _Entry(file, number, fault=fault)
         else:
-            yield _Entry(file, number, fault="no JSON object")
+            yield _from_fields(file, number, fields, options, column)
 
 
-def _from_fields(file: str, number: int, fields: Mapping[Any, Any], options: Options) -> _Entry:
-    """The entry of a JSON object or a dict."""
-    names = (
-        [options.field] if options.prompt_field is None else [options.field, options.prompt_field]
-    )
+def _only_text(fields: Mapping[Any, Any], options: Options) -> str:
+    """The only column that holds text, where the user named none; else the name that was asked for."""
+    texts = [
+        name
+        for name, value in fields.items()
+        if isinstance(value, str) and name != options.prompt_field
+    ]
+    is_default = options.field == Options.model_fields["field"].default
+    return texts[0] if is_default and len(texts) == 1 else options.field
+
+
+def _from_fields(
+    file: str, number: int, fields: Mapping[Any, Any], options: Options, column: str | None = None
+) -> _Entry:
+    """The entry of a row of a table, or of a dict.
+
+    Args:
+        column: that holds the line; None: as the options say.
+    """
+    names = [options.field if column is None else column]
+    names += [] if options.prompt_field is None else [options.prompt_field]
     for name in names:
         if name not in fields:
+            if set(fields) == {""}:
+                return _Entry(file, number, fault=f"no JSON object: {type(fields['']).__name__}")
             field_names = ", ".join(map(str, fields)) or "none"
             return _Entry(file, number, fault=f"no field {name!r}; it has: {field_names}")
         if not isinstance(fields[name], str):
@@ -231,16 +324,31 @@ def _from_fields(file: str, number: int, fields: Mapping[Any, Any], options: Opt
     return _Entry(file, number, *(fields[name] for name in names))
 
 
-def _from_folder(folder: Path, options: Options) -> Iterator[_Entry]:
-    """The rows of all files in a folder and its sub-folders; a file that cannot be read is one entry with a fault."""
-    tree = open_tree(folder, ENDINGS, "texts")
+def _from_tree(tree: Tree, options: Options, remarks: list[Remark]) -> Iterator[_Entry]:
+    """The rows of all files of a folder or an archive; a file that cannot be read is one entry with a fault."""
     for name, fault in tree.skipped:
         yield _Entry(name, 0, fault=fault)
-    for name in tree.files:
+    for name, opener in tree.files.items():
         try:
-            yield from _rows(name, _content(ordinary(folder / name)), options)
-        except (OSError, ValueError) as error:
+            yield from _rows(name, unpacked(opener()), options, remarks)
+        except Exception as error:  # of the file system, of archives and of damaged tables
             yield _Entry(name, 0, fault=reason(error))
+
+
+def _from_rows(rows: Rows, options: Options, remarks: list[Remark]) -> Iterator[_Entry]:
+    """The rows of a data set with columns; only those that are asked for are read."""
+    names = [
+        name for name in (options.field, options.prompt_field) if name and name in rows.columns
+    ]
+    if options.field not in rows.columns:
+        return _of_table(
+            "", (Row(place, rows.row(place)) for place in range(rows.count)), options, remarks
+        )
+    values = [rows.values(name) for name in names]
+    return (
+        _from_fields("", number, dict(zip(names, row, strict=True)), options)
+        for number, row in enumerate(zip(*values, strict=True))
+    )
 
 
 def _from_builtin(title: str, options: Options) -> Iterator[_Entry]:
@@ -255,7 +363,7 @@ def _from_builtin(title: str, options: Options) -> Iterator[_Entry]:
         hint = did_you_mean(title.removeprefix("builtin:"), names)
         raise ConfigError(f"data = {title!r}: no such built-in set.{hint}")
     raw = lzma.decompress((files("genkit_text") / "data" / BUILTIN[name]).read_bytes())
-    for entry in _rows(BUILTIN[name].removesuffix(".xz"), raw, options):
+    for entry in _rows(BUILTIN[name].removesuffix(".xz"), raw, options, []):
         is_held_out = entry.number % HELD_OUT_EVERY == 0
         if not part or is_held_out == (part == "held-out"):
             yield entry

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from genkit.kit.files import CACHE_BYTES
 from genkit.kit.items import Readers, Windows, classes_of, numbers_in, read_until_damage
-from genkit.plugin import Sample, Skipped
+from genkit.plugin import Remark, Sample, Skipped
 from genkit_image.pictures import Pixels, quiet, with_channels
 from genkit_video.footage import Footage, open_footage, reason
 
@@ -55,6 +55,11 @@ class Cut(Protocol):
         ...
 
     @property
+    def label(self) -> str | None:
+        """The column that holds the classes."""
+        ...
+
+    @property
     def channels(self) -> Any:
         """Channels of the clips: 1, 3, or "auto"."""
         ...
@@ -73,6 +78,7 @@ class CheckedVideos:
         frames: of a clip, T.
         videos: the usable videos, which clips are cut from.
         skipped: the unusable videos, with reasons.
+        remarks: what else of the source is not used, or is used otherwise than it lies there.
         rate: frames per second of the clips.
         channels: as the options say; for "auto" 1 if all decoded frames are grey, else 3.
         classes: of the usable videos.
@@ -80,7 +86,7 @@ class CheckedVideos:
     """
 
     def __init__(self, source: Any, options: Cut) -> None:
-        self.source = open_footage(source, options.frames, options.shape)
+        self.source = open_footage(source, options.frames, options.shape, options.label)
         self.shape, self.frames = options.shape, options.frames
         self.readers = Readers("genkit-clips")
         items = self.source.items
@@ -101,6 +107,10 @@ class CheckedVideos:
             if isinstance(result, str)
         ]
         self.skipped: tuple[Skipped, ...] = (*self.source.skipped, *faults)
+        self.remarks = (
+            *self.source.remarks,
+            *(Remark(item.name, item.remark) for item in self.videos if item.remark),
+        )
         self._memory = self._cache()
         self.classes = classes_of([item.label for item in self.videos])
 
@@ -160,6 +170,14 @@ class CheckedVideos:
             Skipped(self.videos[place].name, "damaged before the first clip ends")
             for place in short
         )
+        self.remarks += tuple(
+            Remark(
+                item.name,
+                f"damaged after {len(rows):,} of {item.count(self.rate):,} frames, which are used",
+            )
+            for item, rows in zip(self.videos, memory, strict=True)
+            if self.frames <= len(rows) < item.count(self.rate)
+        )
         for place in reversed(short):
             del memory[place], self.videos[place]
         return memory
@@ -203,6 +221,7 @@ class Clips(Windows[Pixels]):
         ]
         counts = np.minimum(capacities, 1) if options.cut == "start" else capacities
         names = [item.name for item in checked.videos]
+        self.remarks = checked.remarks
         super().__init__(counts, names, title, "clips", numbers, checked.skipped, checked.readers)
 
     def random_batch(self, indices: list[int], words: NDArray[np.uint64]) -> Sample:

@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import posixpath
 import re
-import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any, cast
 
 import av
 import numpy as np
 from av.container import InputContainer
+from av.stream import Disposition
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 from PIL import Image
@@ -26,12 +28,22 @@ from torch import Tensor
 
 from genkit.errors import ConfigError, DataError, did_you_mean
 from genkit.kit import files as tree
+from genkit.kit.files import Opener
 from genkit.kit.items import Readers
-from genkit.plugin import Skipped
+from genkit.kit.sources import Items, open_items, select
+from genkit.plugin import Remark, Skipped
 from genkit_image import sources as pictures
-from genkit_image.pictures import Pixels, quiet, scaled, with_channels
+from genkit_image.pictures import (
+    Pixels,
+    is_deep,
+    quiet,
+    scaled,
+    shallow,
+    white_of,
+    with_channels,
+)
 from genkit_image.sources import Content
-from genkit_video.decoding import Decoders
+from genkit_video.decoding import Decoders, playable
 from genkit_video.moving import Moving
 from genkit_video.strokes import Strokes
 
@@ -52,12 +64,34 @@ VIDEOS = frozenset(
         ".m2ts",
         ".3gp",
     }
-    | {".ogv", ".y4m", ".mxf", ".h264", ".hevc"}
+    | {".ogv", ".ogm", ".y4m", ".mxf", ".h264", ".hevc", ".264", ".265", ".ivf", ".obu", ".nut"}
+    | {
+        ".vob",
+        ".f4v",
+        ".asf",
+        ".m2v",
+        ".m1v",
+        ".mpv",
+        ".mpe",
+        ".m2t",
+        ".3g2",
+        ".qt",
+        ".divx",
+        ".rm",
+        ".rmvb",
+    }
+    | {".dv", ".wtv", ".mjpeg", ".mjpg", ".gxf", ".mod", ".tod"}
 )
 """File endings that are taken as videos."""
 
 ANIMATIONS = frozenset({".gif", ".webp", ".apng"})
 """File endings of animations. A GIF or WebP file with a single frame is taken as a frame of its folder."""
+
+ENDINGS = frozenset({*VIDEOS, *ANIMATIONS, *pictures.ENDINGS, ".npy"})
+"""File endings that are read in a folder or an archive."""
+
+COLUMNS = ("video", "clip", "mp4", "webm", "frames")
+"""Columns that are taken for videos in rows of a data set."""
 
 BUILTIN: dict[str, type[Moving] | type[Strokes]] = {"moving": Moving, "strokes": Strokes}
 """Built-in sets by name."""
@@ -82,6 +116,7 @@ class Footage:
         frames: maps ascending places to their frames; raises any exception where the video is damaged.
         probes: places of a few frames that reveal most faults at little cost; empty: it cannot be faulty, and is grey.
         label: of its class; None: it has none.
+        remark: what of the video is not used, or is used otherwise than it says; empty: all is used.
     """
 
     name: str
@@ -92,6 +127,7 @@ class Footage:
     frames: Callable[[Sequence[int]], Iterator[Content]]
     probes: tuple[int, ...] = (0,)
     label: str | None = None
+    remark: str = ""
 
     def count(self, fps: float | None = None) -> int:
         """Number of frames at a rate in frames per second; None: of all frames, as they are."""
@@ -147,6 +183,7 @@ class Footages:
         title: of the source, for messages.
         items: the videos that can be opened, in order.
         skipped: the files and folders that cannot be opened, with reasons.
+        remarks: what else of the source is not used, or is used otherwise than it lies there.
         is_cheap: reading costs next to nothing, so that caching clips in memory would gain nothing.
     """
 
@@ -154,18 +191,23 @@ class Footages:
     items: Sequence[Footage]
     skipped: tuple[Skipped, ...] = ()
     is_cheap: bool = False
+    remarks: tuple[Remark, ...] = ()
 
 
-def open_footage(source: Any, frames: int = 16, shape: tuple[int, int] = (64, 64)) -> Footages:
+def open_footage(
+    source: Any, frames: int = 16, shape: tuple[int, int] = (64, 64), label: str | None = None
+) -> Footages:
     """Videos from a path, the name of a built-in set, or an array; each file is indexed.
 
     Args:
         source: a video file, an animation (GIF, WebP, APNG), a `.npy` file; a folder of these, or of folders of
-            pictures, which are the frames of one video each (sub-folders are classes); a zip file of frames;
-            `builtin:moving`, `builtin:strokes`; a list of paths; a uint8 array or tensor [N, T, H, W],
+            pictures, which are the frames of one video each (sub-folders are classes); whatever else
+            `genkit.kit.sources.open_items` takes: a zip or tar file of these, Parquet, `hub:NAME`, rows with a column
+            `video` ...; `builtin:moving`, `builtin:strokes`; a list of paths; a uint8 array or tensor [N, T, H, W],
             [N, T, H, W, C] or [T, H, W, C] with C in 1, 3, 4, or [T, H, W].
         frames: length of the clips of built-in sets; `builtin:moving` has at least 20.
         shape: (height, width) of the clips of built-in sets.
+        label: the column that holds the classes, as for `open_items`.
 
     Raises:
         ConfigError: for an unknown built-in set.
@@ -174,14 +216,7 @@ def open_footage(source: Any, frames: int = 16, shape: tuple[int, int] = (64, 64
     if isinstance(source, np.ndarray | Tensor):
         array = source.detach().cpu().numpy() if isinstance(source, Tensor) else source
         return Footages("the array", _from_array(array, "clip"), is_cheap=True)
-    if isinstance(source, list | tuple):
-        return _from_files("the list", {str(path): Path(path) for path in source})
-    if not isinstance(source, str | Path):
-        raise DataError(
-            f"videos cannot be read from a {type(source).__name__}: pass a path, a list of paths, "
-            f"builtin:{' or builtin:'.join(BUILTIN)}, or an array"
-        )
-    text = str(source)
+    text = str(source) if isinstance(source, str | Path) else ""
     if text.startswith("builtin:"):
         name = text.removeprefix("builtin:")
         if name not in BUILTIN:
@@ -189,63 +224,87 @@ def open_footage(source: Any, frames: int = 16, shape: tuple[int, int] = (64, 64
                 f"data = {text!r}: no such built-in set.{did_you_mean(name, BUILTIN)}"
             )
         return _from_builtin(text, BUILTIN[name](shape, frames))
-    path = Path(source)
-    if not path.exists():
-        raise DataError(f"data = {text!r}: there is no such file or folder")
-    if path.is_dir():
-        return _from_folder(path)
-    if zipfile.is_zipfile(path) and path.suffix.lower() != ".npy":
-        return _from_frames(text, pictures.open_source(path))
-    return _from_files(text, {path.name: path})
+    items = open_items(source, ENDINGS, "videos and no folders of frames", COLUMNS, label)
+    if items is None:
+        raise DataError(
+            f"videos cannot be read from a {type(source).__name__}: pass a path, a list of paths, "
+            f"builtin:{' or builtin:'.join(BUILTIN)}, or an array"
+        )
+    is_folder = bool(text) and (Path(text).is_dir() or tree.is_archive(Path(text)))
+    return _from_items(items, is_folder)
 
 
 # Files -----------------------------------------------------------------------------------------------------------
 
 
-def _from_folder(path: Path) -> Footages:
-    """Videos and folders of frames in a folder; the first level of sub-folders are classes unless videos lie beside."""
-    endings = {*VIDEOS, *ANIMATIONS, *pictures.ENDINGS, ".npy"}
-    folder = tree.open_tree(path, endings, "videos and no folders of frames")
-    films = {name: path / name for name in folder.files if _is_film(path / name)}
-    stills = {name: opener for name, opener in folder.files.items() if name not in films}
-    film_footage = _from_files(str(path), films)
-    still_footage = _from_frames(str(path), pictures.of_tree(replace(folder, files=stills)))
-    items = [*film_footage.items, *still_footage.items]
-    labels = tree.labels([item.name for item in items])
-    items = [replace(item, label=label) for item, label in zip(items, labels, strict=True)]
-    return Footages(str(path), items, (*film_footage.skipped, *still_footage.skipped))
+def _from_items(items: Items, is_folder: bool) -> Footages:
+    """Videos, and folders of frames, which are one video each; their folders are classes if no column says more.
+
+    Args:
+        items: files or values.
+        is_folder: they come from a folder or an archive; elsewhere no picture is a frame of several.
+    """
+    is_film = [
+        not is_folder or _is_film(name, partial(items.read, place))
+        for place, name in enumerate(items.names)
+    ]
+    films = [place for place, is_one in enumerate(is_film) if is_one]
+    stills = [place for place, is_one in enumerate(is_film) if not is_one]
+    film_footage = _from_films(items, films)
+    still_footage = _from_frames(items.title, pictures.of_items(select(items, stills)), stills)
+    results = [*film_footage, *still_footage]
+    names = [one.name for _, one in results if not isinstance(one, Skipped)]
+    labels = dict(zip(names, tree.labels(names), strict=True))
+    footages = [
+        replace(one, label=items.labels[place] if items.column else labels[one.name])
+        for place, one in results
+        if not isinstance(one, Skipped)
+    ]
+    faults = tuple(one for _, one in results if isinstance(one, Skipped))
+    return Footages(items.title, footages, (*items.skipped, *faults), remarks=items.remarks)
 
 
-def _is_film(file: Path) -> bool:
-    """Whether a file is a video, by its ending; for endings of animations, whether it has more than one frame."""
-    ending = file.suffix.lower()
+def _is_film(name: str, opener: Callable[[], Any]) -> bool:
+    """Whether an item is a video, by its ending; for endings of animations, whether it has more than one frame."""
+    ending = Path(name).suffix.lower()
     if ending not in ANIMATIONS:
-        return ending in VIDEOS or ending == ".npy"
+        return ending not in pictures.ENDINGS
     try:
-        with quiet(), Image.open(tree.ordinary(file)) as picture:
+        with quiet(), Image.open(opener()) as picture:
             return ending == ".apng" or getattr(picture, "is_animated", False)
     except Exception:  # a damaged file: reading it later gives the reason
         return True
 
 
-def _from_files(title: str, files: Mapping[str, Path]) -> Footages:
-    """Videos of files by name. Files are indexed in several threads, since that is mostly waiting."""
+def _from_films(items: Items, places: Sequence[int]) -> list[tuple[int, Footage | Skipped]]:
+    """The videos at some places, by their places. They are indexed in several threads, since that is mostly waiting."""
 
-    def index(file: tuple[str, Path]) -> list[Footage] | Skipped:
-        name, path = file
+    def index(place: int) -> list[Footage] | Skipped:
+        name, opener = items.names[place], partial(items.read, place)
         try:
-            if tree.ordinary(path).suffix.lower() == ".npy":
-                return _from_array(np.load(path, mmap_mode="r", allow_pickle=False), name)
-            return [_animation(path, name) if _is_animation(path) else _film(path, name, decoders)]
+            content = opener()
+            if isinstance(content, list):
+                content = np.asarray(content)
+                content = content.astype(np.uint8) if content.dtype.kind in "iu" else content
+            if isinstance(content, Tensor | np.ndarray):
+                return _from_array(np.asarray(content), name)
+            if Path(name).suffix.lower() == ".npy":
+                rows = np.load(content, "r" if isinstance(content, Path) else None)
+                return _from_array(rows, name)
+            film = _animation if _is_animation(content) else partial(_film, decoders=decoders)
+            return [film(opener, name)]
         except Exception as error:  # whatever parsers raise at damaged files
             return Skipped(name, reason(error))
 
     decoders = Decoders()
     with quiet():
-        results = Readers("genkit-index").each(index, files.items())
-    skipped = tuple(result for result in results if isinstance(result, Skipped))
-    items = [item for result in results if not isinstance(result, Skipped) for item in result]
-    return Footages(title, items, skipped)
+        readers = Readers("genkit-index")
+        results = readers.each(index, places) if items.is_parallel else list(map(index, places))
+    return [
+        (place, one)
+        for place, result in zip(places, results, strict=True)
+        for one in ([result] if isinstance(result, Skipped) else result)
+    ]
 
 
 def reason(error: BaseException) -> str:
@@ -259,9 +318,9 @@ def reason(error: BaseException) -> str:
     )
 
 
-def _is_animation(path: Path) -> bool:
+def _is_animation(content: Path | BytesIO) -> bool:
     """Whether a file is GIF, PNG or WebP by its content; Pillow reads these better than FFmpeg does."""
-    with path.open("rb") as file:
+    with content.open("rb") if isinstance(content, Path) else content as file:
         header = file.read(16)
     return (
         header[:4] == b"GIF8"
@@ -270,7 +329,7 @@ def _is_animation(path: Path) -> bool:
     )
 
 
-def _animation(path: Path, name: str) -> Footage:
+def _animation(opener: Opener, name: str) -> Footage:
     """A GIF, APNG or WebP file as a video, up to its first damage.
 
     Raises:
@@ -278,13 +337,14 @@ def _animation(path: Path, name: str) -> Footage:
     """
 
     def frames(places: Sequence[int]) -> Iterator[Content]:
-        with Image.open(path, formats=("GIF", "PNG", "WEBP")) as picture:
+        with Image.open(opener(), formats=("GIF", "PNG", "WEBP")) as picture:
             for place in places:
                 picture.seek(place)
                 yield pictures.eight_bits(picture)
 
     seconds: list[float] = []
-    with Image.open(path, formats=("GIF", "PNG", "WEBP")) as picture:
+    remark = ""
+    with Image.open(opener(), formats=("GIF", "PNG", "WEBP")) as picture:
         try:
             for place in range(getattr(picture, "n_frames", 1)):
                 picture.seek(place)
@@ -293,39 +353,53 @@ def _animation(path: Path, name: str) -> Footage:
         except Exception:  # frames before the damage can be used
             if not seconds:
                 raise
+            remark = f"damaged after {len(seconds):,} frames, which are used"
         shape, tick = (picture.height, picture.width), _TICKS[str(picture.format)]
     starts = np.cumsum([0.0, *seconds]) / tick
     rates = [count for count in [round(len(seconds) / (starts[-1] * tick))] if count]
     times, duration, rate = _timed(starts[:-1], tick, starts[-1] - starts[-2], rates)
-    return Footage(name, times, duration, rate, shape, frames, _three_places(len(seconds)))
+    probes = _three_places(len(seconds))
+    return Footage(name, times, duration, rate, shape, frames, probes, remark=remark)
 
 
 _TICKS = {"GIF": 0.01, "WEBP": 0.001, "PNG": 1e-6}
 """Seconds to which a format rounds the times of frames; APNG has fractions instead."""
 
 
-def _film(path: Path, name: str, decoders: Decoders) -> Footage:
+def _film(opener: Opener, name: str, decoders: Decoders) -> Footage:
     """A video file, indexed by the times of its packets; of its frames only the first is decoded.
 
     Raises:
         ValueError: if it holds no video or no frame, or its frames are too large.
         Exception: whatever FFmpeg raises where its beginning is damaged.
     """
-    with av.open(str(path)) as container:
+    remarks = []
+    with cast(InputContainer, av.open(playable(opener()))) as container:
         if not container.streams.video:
             raise ValueError("it holds no video")
         stream = container.streams.video[0]
         context, tick = stream.codec_context, float(stream.time_base or 0)
-        if context.width * context.height > (Image.MAX_IMAGE_PIXELS or np.inf):
+        width = round(context.width * (stream.sample_aspect_ratio or 1))
+        if max(context.width, width) * context.height > (Image.MAX_IMAGE_PIXELS or np.inf):
             raise ValueError(
-                f"it claims {context.width} x {context.height} pixels a frame (a decompression bomb?)"
+                f"it claims {width} x {context.height} pixels a frame (a decompression bomb?)"
             )
+        streams = [
+            one for one in container.streams.video if not one.disposition & Disposition.attached_pic
+        ]
+        if len(streams) > 1:
+            remarks.append(f"only the first of its {len(streams)} video streams is read")
+        if transfer := HDR.get(int(context.color_trc or 0)):
+            remarks.append(f"its colours are HDR ({transfer}) and are taken as if they were not")
         times: list[int | None] = []
         keys, last = [], 0
-        for packet in _whole_packets(container, stream):
+        is_whole = [True]
+        for packet in _whole_packets(container, stream, is_whole):
             times.append(packet.pts)
             keys += [packet.pts] if packet.is_keyframe else []
             last = packet.duration or 0
+        if not is_whole[0]:
+            remarks.append(f"damaged after {len(times):,} frames, which are used")
         rates = [float(rate) for rate in (stream.average_rate, stream.guessed_rate) if rate]
         # AVI stores no display order, and raw streams no times: their frames are numbered from the beginning.
         is_numbered = None in times or (container.format.name == "avi" and context.has_b_frames)
@@ -339,7 +413,7 @@ def _film(path: Path, name: str, decoders: Decoders) -> Footage:
     def frames(places: Sequence[int]) -> Iterator[Content]:
         frame_stamps = stamps[places].tolist()
         key = key_stamps[max(0, np.searchsorted(key_stamps, frame_stamps[0], "right") - 1)]
-        with decoders.open(path, is_numbered) as decoder:
+        with decoders.open(name, opener, is_numbered) as decoder:
             for frame in decoder.frames(frame_stamps, int(key)):
                 yield frame[: int(crop[2]), : int(crop[1])] if crop else frame
 
@@ -349,9 +423,12 @@ def _film(path: Path, name: str, decoders: Decoders) -> Footage:
     )
     probes = tuple(int(candidates[place]) for place in _three_places(len(candidates)))
     (first,) = frames([0])
-    return Footage(
-        name, seconds, duration, rate, cast(NDArray[np.uint8], first).shape[:2], frames, probes
-    )
+    shape = cast(NDArray[np.uint8], first).shape[:2]
+    return Footage(name, seconds, duration, rate, shape, frames, probes, remark="; ".join(remarks))
+
+
+HDR = {16: "PQ", 18: "HLG"}
+"""Transfer functions of HDR by their numbers in ITU-T H.273."""
 
 
 def _three_places(count: int) -> tuple[int, ...]:
@@ -360,17 +437,18 @@ def _three_places(count: int) -> tuple[int, ...]:
 
 
 def _whole_packets(
-    container: InputContainer, stream: VideoStream
+    container: InputContainer, stream: VideoStream, is_whole: list[bool]
 ) -> Iterator[av.Packet[VideoStream]]:
-    """Packets with frames to be shown, up to the first damage or the end of the file."""
+    """Packets with frames to be shown, up to the end of the file or the first damage, which `is_whole[0]` tells."""
     try:
         for packet in container.demux(stream):
             if packet.is_corrupt:
+                is_whole[0] = False
                 return
             if packet.size and not packet.is_discard:
                 yield packet
     except av.FFmpegError:
-        return
+        is_whole[0] = False
 
 
 def _timed(
@@ -405,29 +483,49 @@ def _timed(
 # Frames and arrays -----------------------------------------------------------------------------------------------
 
 
-def _from_frames(title: str, source: pictures.Source) -> Footages:
-    """One video for each folder of pictures, whose frames are in the order of the numbers in their names."""
+def _from_frames(
+    title: str, source: pictures.Source, places: Sequence[int]
+) -> list[tuple[int, Footage | Skipped]]:
+    """One video for each folder of pictures, whose frames are in the order of the numbers in their names.
+
+    Args:
+        title: of the source.
+        source: the pictures.
+        places: [N], of the pictures within the whole source; each video is returned with that of its first frame.
+    """
     folders: dict[str, list[int]] = {}
     for number in sorted(
         range(len(source.items)), key=lambda number: _natural(source.items[number])
     ):
         folders.setdefault(posixpath.dirname(source.items[number]) or ".", []).append(number)
+    firsts: dict[str, Content | Exception] = {}
+    for folder, numbers in folders.items():
+        try:
+            firsts[folder] = source.read(numbers[0]).content
+        except Exception as error:  # whatever parsers raise at damaged pictures
+            firsts[folder] = error
+    white = white_of(
+        int(first.max())
+        for first in firsts.values()
+        if not isinstance(first, Exception) and is_deep(first)
+    )
 
-    def footage(folder: str, numbers: list[int]) -> Footage:
+    def footage(folder: str, numbers: list[int], first: Content) -> Footage:
         def frames(places: Sequence[int]) -> Iterator[Content]:
-            return (source.read(numbers[place])[0] for place in places)
+            return (shallow(source.read(numbers[place]).content, white) for place in places)
 
-        (first,) = frames([0])
         width, height = first.size if isinstance(first, Image.Image) else first.shape[1::-1]
         return _untimed(folder, len(numbers), (height, width), frames)
 
-    items, skipped = [], [*source.skipped]
-    for folder, numbers in folders.items():
-        try:
-            items.append(footage(folder, numbers))
-        except Exception as error:  # whatever parsers raise at damaged pictures
-            skipped.append(Skipped(folder, f"its first frame: {reason(error)}"))
-    return Footages(title, items, tuple(skipped))
+    return [
+        (
+            places[numbers[0]],
+            Skipped(folder, f"its first frame: {reason(first)}")
+            if isinstance(first := firsts[folder], Exception)
+            else footage(folder, numbers, first),
+        )
+        for folder, numbers in folders.items()
+    ]
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

@@ -26,7 +26,10 @@ class Options(Sized):
     """Where a clip begins. random: anywhere; ordered: where the last one ended, so that none overlap; start: at the
     beginning of each video, one clip per video, and stream gets the age of a clip as an input."""
     conditional: bool = False
-    """Learn each class by its label; sub-folders are classes."""
+    """Learn each class by its label; sub-folders are classes, or the labels of tables and data sets."""
+    label: str | None = None
+    """The column that holds the classes, in a table beside the videos (`metadata.csv`, say) or of a data set. None: a
+    column called `label`, or else the sub-folders."""
     channels: Literal["auto", 1, 3] = "auto"
     """1 grey, 3 colour; auto: 1 if all frames that are checked are grey, else 3."""
     architecture: Literal["stream", "tgan", "mocogan"] = "stream"
