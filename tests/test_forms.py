@@ -114,4 +114,5 @@ def test_the_only_column_of_text_is_taken_and_said(tmp_path):
     (tmp_path / "b.csv").write_text(table(["quote"], [[line] for line in LINES]))
     _, sample, notes = batches("text", tmp_path / "b.csv")
     assert len(sample.x) == COUNT
-    assert notes == [f"{tmp_path}/b.csv: b.csv (its column 'quote' is taken for the lines)"]
+    assert notes[0] == "symbols: 30 words; options.tokenizer chooses otherwise"
+    assert notes[1:] == [f"{tmp_path}/b.csv: b.csv (its column 'quote' is taken for the lines)"]

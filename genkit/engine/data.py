@@ -87,13 +87,13 @@ def check_data(
     *,
     options: Mapping[str, Any] | None = None,
     settings: Sequence[Mapping[str, Any]] = (),
-    tell: Callable[[str], object] = lambda note: None,
+    tell: Callable[[str], object] | None = None,
 ) -> DataReport:
     """Read the data as a run would, and report what they contain.
 
     Args:
         modality, data, preset, options, settings: as for `genkit.train`.
-        tell: is told every few seconds that the data are still being read.
+        tell: is told every few seconds that the data are still being read; None: nobody is.
 
     Raises:
         UserError: if the data cannot be opened; not because of single items.
@@ -119,13 +119,13 @@ def check_data(
 
 
 def open_data(
-    config: RunConfig, tell: Callable[[str], object] = lambda note: None
+    config: RunConfig, tell: Callable[[str], object] | None = None
 ) -> tuple[ModalityPlugin, Any, list[str]]:
     """(the plugin with the facts of the data, the data set, notes about what they decided and what is not used).
 
     Args:
         config: of the run.
-        tell: is told every few seconds that the data are still being read.
+        tell: is told every few seconds that the data are still being read; None: nobody is.
 
     Raises:
         DataError: if no item can be used; with `run.strict`, if any item cannot, or anything else is not used.

@@ -314,13 +314,16 @@ def overlapped(
 
 
 @contextmanager
-def waiting(work: str, tell: Callable[[str], object]) -> Iterator[None]:
+def waiting(work: str, tell: Callable[[str], object] | None) -> Iterator[None]:
     """A context for work that may take long: its user is told so after `PATIENCE` seconds, and then ever more seldom.
 
     Args:
         work: what is done, in a few words.
-        tell: is called from a thread of its own.
+        tell: is called from a thread of its own; None: nobody is told.
     """
+    if tell is None:
+        yield
+        return
     is_over, start = threading.Event(), time.monotonic()
 
     def watch() -> None:
