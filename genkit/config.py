@@ -22,7 +22,7 @@ from pydantic import (
 
 from genkit import user_objects
 from genkit.discovery import registry
-from genkit.errors import SYNONYMS, ConfigError, ModelError, did_you_mean, first_line
+from genkit.errors import SYNONYMS, ConfigError, ModelError, PluginError, did_you_mean, first_line
 from genkit.plugin import Modality
 from genkit.recipe import LOSSES, PENALTIES, REWARDS, SECTIONS, Recipe, ScoreFunction, Settings
 from genkit.system.files import user_path
@@ -161,16 +161,24 @@ def build(
     options_class = registry.named_class(manifest, "options")
     if options_class is None and tree["options"]:
         raise ConfigError(f"options.{next(iter(tree['options']))}: {manifest.id} has no options")
-    config = RunConfig(
-        modality=manifest,
-        preset=preset,
-        data=manifest.data if data is None else _with_home(data),
-        options=None
-        if options_class is None
-        else validate(options_class, tree["options"], "options"),
-        recipe=validate(Recipe, tree["recipe"], "recipe"),
-        run=validate(RunSettings, tree["run"], "run"),
-    )
+    try:
+        config = RunConfig(
+            modality=manifest,
+            preset=preset,
+            data=manifest.data if data is None else _with_home(data),
+            options=None
+            if options_class is None
+            else validate(options_class, tree["options"], "options"),
+            recipe=validate(Recipe, tree["recipe"], "recipe"),
+            run=validate(RunSettings, tree["run"], "run"),
+        )
+    except ConfigError as error:
+        if settings and any(settings):
+            build(manifest, preset, data)  # is it the user's mistake, or the preset's?
+            raise
+        raise PluginError(
+            registry.origin(manifest), f"its preset {preset!r}", str(error)
+        ) from error
     _admit_names(config)
     return config
 

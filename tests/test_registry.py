@@ -486,7 +486,9 @@ def test_an_unknown_id_is_answered_with_the_nearest(site):
     for wrong, right in (("spektra", "spectra"), ("imgae", "image")):
         with pytest.raises(UnknownModality, match=f"modality '{wrong}'. Did you mean '{right}'"):
             registry.describe(wrong)
-    with pytest.raises(UnknownModality, match=f"Allowed: {', '.join(sorted(['spectra', *OURS]))}"):
+    with pytest.raises(
+        UnknownModality, match=f"Installed: {', '.join(sorted(['spectra', *OURS]))}"
+    ):
         registry.describe("qqqq")
 
 

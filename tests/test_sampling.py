@@ -375,7 +375,14 @@ def test_the_first_error_of_a_thread_stops_the_drawing(models, tmp_path, monkeyp
     ):
         save(chunks(), tmp_path, workers=workers)
     assert len(drawn) <= 2 + workers + 1
-    assert "samples.json" not in tree(tmp_path)
+    assert_listed(tmp_path)
+
+
+def assert_listed(folder):
+    """Whatever was written is listed."""
+    files = tree(folder)
+    listed = json.loads(files.pop("samples.json", b'{"samples": []}'))["samples"]
+    assert {row["file"] for row in listed} == files.keys()
 
 
 def test_a_disk_that_takes_no_more_is_told_from_a_thread(models, tmp_path):
@@ -392,7 +399,9 @@ def test_a_drawing_that_ends_early_leaves_whole_files_only(models, tmp_path, err
 
     with pytest.raises((KeyboardInterrupt, ConfigError)):
         save(chunks(), tmp_path, workers=2)
+    assert_listed(tmp_path)
     files = tree(tmp_path)
+    files.pop("samples.json", None)
     save(models["ring"].stream(5 * CHUNK), tmp_path / "whole")
     whole = tree(tmp_path / "whole")
     assert files.keys() <= whole.keys() - {"samples.json"}

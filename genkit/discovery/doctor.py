@@ -333,11 +333,15 @@ def import_report(id: str, target: str) -> dict[str, Any]:
 
 
 def load_faults(target: str) -> list[str]:
-    """The classes that a manifest names and that cannot be loaded, each with the reason; called in a child process."""
+    """The classes that a manifest names and that cannot be loaded, or a preset that is not valid, each with the reason.
+
+    Called in a child process.
+    """
     manifest, faults = resolve(target), []
     for part in ("plugin", "options", "controls"):
         try:
             registry.load(manifest) if part == "plugin" else registry.named_class(manifest, part)
         except PluginError as error:
             faults.append(f"{error.call}: {error.reason}")
-    return faults
+    preset_fault = "" if faults else registry.preset_fault(manifest)
+    return [*faults, preset_fault] if preset_fault else faults

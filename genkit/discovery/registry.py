@@ -32,6 +32,9 @@ CORE = "genkit-gan"
 PROBE_SECONDS = 20
 """Time limit for importing the manifests of all plugins."""
 
+PRESET_SECONDS = 60
+"""Time limit for checking the presets of all plugins; a plugin that needs longer is not judged by them."""
+
 _GROUP = re.compile(r"genkit\.modality\.v(\d+)")
 _ID = re.compile(r"[a-z][a-z0-9_]{0,31}")
 
@@ -120,7 +123,8 @@ def found(strict: bool | None = None) -> list[Found]:
 def probed() -> list[Found]:
     """All plugins as `found` lists them, after importing each installed manifest in a child process with a time limit.
 
-    A plugin that raises, exits, hangs or crashes when it is imported becomes a broken row.
+    A plugin that raises, exits, hangs or crashes when it is imported becomes a broken row; so does one with an invalid
+    preset, or whose declared requirements are not installed.
 
     Raises:
         PluginError: if GENKIT_STRICT_PLUGINS is set, for the first plugin that is neither ok nor disabled.
@@ -133,9 +137,19 @@ def probed() -> list[Found]:
         for row in rows
         if row.status == "ok" and row.distribution != "local"
     }
+    valid_rows = []
     for row, (status, fault) in ask(questions, PROBE_SECONDS).items():
         changes = status or {"status": "broken", "reason": f"its import {fault}"}
         rows[rows.index(row)] = replace(row, **changes)
+        valid_rows += [row] if changes["status"] == "ok" else []
+    preset_questions = {row: (__name__, "preset_fault_of", row.target) for row in valid_rows}
+    for row, (preset, _) in ask(preset_questions, PRESET_SECONDS).items():
+        missing = missing_requirements(row)
+        reason = (
+            f"it needs {'; '.join(missing)}: pip install {row.distribution}" if missing else preset
+        )
+        if reason:
+            rows[rows.index(row)] = replace(row, status="broken", reason=reason)
     return _all_usable(rows) if selection.strict() else rows
 
 
@@ -155,6 +169,70 @@ def manifest_status(id: str, target: str) -> dict[str, str]:
             else f"{error.call}: {error.reason}",
         }
     return {"status": "ok", "reason": ""}
+
+
+def preset_fault_of(target: str) -> str:
+    """What `preset_fault` says of the manifest that an entry point names; called in a child process."""
+    try:
+        return preset_fault(resolve(target))
+    except PluginError as error:
+        return f"{error.call}: {error.reason}"
+
+
+def preset_fault(manifest: Modality) -> str:
+    """What is wrong with the first preset whose options or recipe are not valid; empty: all are in order.
+
+    Raises:
+        PluginError: if the class of the options cannot be imported.
+    """
+    from pydantic import ValidationError
+
+    from genkit.recipe import Recipe
+
+    options = named_class(manifest, "options")
+    for name, preset in manifest.presets.items():
+        parts = [("recipe", Recipe, preset.recipe)]
+        if options is not None:
+            parts.append(("options", options, preset.options))
+        for part, cls, values in parts:
+            try:
+                cls.model_validate(dict(values))
+            except ValidationError as error:
+                first = error.errors()[0]
+                path = ".".join(map(str, (part, *first["loc"])))
+                return f"its preset {name!r}: {path}: {first['msg']}"
+            except Exception as error:  # of the plugin's own validators
+                return f"its preset {name!r}: {part}: {first_line(error)}"
+    return ""
+
+
+def missing_requirements(row: Found) -> list[str]:
+    """What a plugin's distribution declares to need and is not installed, or in another version; extras left out."""
+    from importlib.metadata import Distribution, PackageNotFoundError, version
+
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    missing = []
+    try:
+        lines = Distribution.at(row.path).requires or []
+    except Exception:  # damaged metadata, which the doctor names
+        return []
+    for line in lines:
+        try:
+            requirement = Requirement(line)
+            if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+                continue
+            installed = version(requirement.name)
+        except InvalidRequirement:
+            continue
+        except PackageNotFoundError:
+            missing.append(f"{requirement.name}{requirement.specifier}, which is not installed")
+            continue
+        if not requirement.specifier.contains(installed, prereleases=True):
+            missing.append(
+                f"{requirement.name}{requirement.specifier}, but {installed} is installed"
+            )
+    return missing
 
 
 def disable(name: str) -> list[str]:
@@ -217,9 +295,10 @@ def provider(name: str) -> Found:
     home = {f"{home}:{id}": home for id, home in homes.items()}.get(name) or homes.get(name)
     if home:
         raise UnknownModality(f"modality {name!r} is not installed: pip install {home}")
-    names = {row.name if is_full else row.id for row in all_rows}
-    hint = did_you_mean(name, names if is_full else names | set(homes))
-    hint = hint or " No plugins are installed."
+    names = sorted({row.name if is_full else row.id for row in all_rows})
+    hint = did_you_mean(name, names if is_full else {*names, *homes})
+    if "Did you mean" not in hint or is_full:  # what is not installed is no choice
+        hint = f" Installed: {', '.join(names)}." if names else " No plugins are installed."
     raise UnknownModality(f"no installed plugin provides the modality {name!r}.{hint}")
 
 

@@ -15,7 +15,7 @@ from genkit.config import RunConfig
 from genkit.discovery import registry
 from genkit.engine.averages import couples_samples
 from genkit.errors import ConfigError, PluginError, did_you_mean
-from genkit.plugin import Critique, ModalityPlugin, Networks, Sample, capabilities_of
+from genkit.plugin import Critique, ModalityPlugin, Networks, Noise, Sample, capabilities_of
 from genkit.recipe import GumbelSoftmax, Recipe, ScoreFunction, StraightThrough
 
 
@@ -33,10 +33,19 @@ def check_networks(config: RunConfig, plugin: ModalityPlugin, networks: Networks
             raise ConfigError(
                 f"{setting} needs the capability {capability!r}, which {origin} lacks"
             )
-    if not isinstance(getattr(networks.generator, "noise", None), Mapping):
+    noise = getattr(networks.generator, "noise", None)
+    if not isinstance(noise, Mapping):
         raise PluginError(
             origin, "networks", "its generator has no `noise` mapping (part -> genkit.plugin.Noise)"
         )
+    for part, spec in noise.items():
+        if not isinstance(spec, Noise) or not isinstance(spec.shape, tuple):
+            raise PluginError(
+                origin,
+                "networks",
+                f"its generator has noise[{part!r}] = {spec!r}; a genkit.plugin.Noise with a tuple as its shape, such "
+                "as Noise((4,)), was expected",
+            )
     if not networks.critics and any(stage.kind != "pretrain" for stage in recipe.stages):
         raise PluginError(
             origin, "networks", "it has no critics, but a stage of the recipe needs at least one"
@@ -120,6 +129,10 @@ def check_generator(
     if not isinstance(fake, Sample):
         raise ConfigError(
             f"the generator returns a {type(fake).__name__}; a genkit.plugin.Sample was expected"
+        )
+    if fake.x.is_floating_point() and not fake.x.isfinite().all():
+        raise ConfigError(
+            "the generator returns values that are not finite before it has learned anything"
         )
     if fake.x.shape != real.x.shape:
         raise ConfigError(

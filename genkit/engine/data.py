@@ -8,6 +8,7 @@ the data interfaces of the plugin contract; no modality, no networks.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,11 +22,12 @@ import torch
 from genkit import config as configuration
 from genkit.config import RunConfig
 from genkit.discovery import registry
-from genkit.errors import DataError, GenkitError
+from genkit.errors import DataError, GenkitError, PluginError, first_line
 from genkit.kit.files import reason
 from genkit.kit.items import ATTEMPTS, check_usable, count_skipped, name_skipped
 from genkit.plugin import (
     BatchedDataset,
+    Facts,
     Modality,
     ModalityPlugin,
     RandomDataset,
@@ -161,9 +163,14 @@ def _open(config: RunConfig, seconds: float) -> _Opened:
         source = cls.open(config.data, config.options)
     with registry.asking(modality, "inspect"):
         facts = cls.inspect(source, config.options)
+    _check_facts(modality, facts)
     with registry.asking(modality, "dataset"):
         plugin = cls(config.options, facts)
         dataset = plugin.dataset(source)
+    if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
+        fault = f"it returned a {type(dataset).__name__}; a map-style data set was expected"
+        raise PluginError(registry.origin(modality), "dataset", fault)
+    with registry.asking(modality, "dataset"):
         count = len(dataset)
         skipped = [Skipped(*item) for item in getattr(dataset, "skipped", ())]
         remarks = tuple(Remark(*one) for one in getattr(dataset, "remarks", ()))
@@ -171,6 +178,26 @@ def _open(config: RunConfig, seconds: float) -> _Opened:
     unusable = Batches(dataset, config.run.seed).tried(seconds) if count else {}
     skipped += [Skipped(f"item {index}", fault) for index, fault in unusable.items()]
     return _Opened(plugin, dataset, count - len(unusable), tuple(skipped), remarks, notes)
+
+
+def _check_facts(modality: Modality, facts: Any) -> None:
+    """Raise PluginError unless facts are what a model folder can hold: plain JSON data, and bytes by file name."""
+    origin = registry.origin(modality)
+    if not isinstance(facts, Facts):
+        kind = type(facts).__name__
+        raise PluginError(
+            origin, "inspect", f"it returned a {kind}; a genkit.plugin.Facts was expected"
+        )
+    for name, value in facts.values.items():
+        try:
+            json.dumps({name: value}, allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
+            text = f"facts.values[{name!r}] = {value!r}: plain JSON data were expected ({first_line(error)})"
+            raise PluginError(origin, "inspect", text) from error
+    for name, content in facts.files.items():
+        if not isinstance(content, bytes):
+            text = f"facts.files[{name!r}] is a {type(content).__name__}; bytes were expected"
+            raise PluginError(origin, "inspect", text)
 
 
 class Batches:

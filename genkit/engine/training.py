@@ -36,6 +36,7 @@ from genkit.plugin import Modality
 from genkit.recipe import PLANS, SECTIONS, differences
 from genkit.sampling.model import Model, open_model
 from genkit.sampling.model_folder import find_model, read_model, read_model_config
+from genkit.sampling.samples import check_content, check_finite
 from genkit.system.files import make_folder, read_json, write_whole
 from genkit.system.runtime import Runtime, is_main_process, open_trackers
 from genkit.system.seeding import global_seeds
@@ -386,6 +387,7 @@ def _evaluate(game: Game, folder: RunFolder, clock: Clock) -> None:
             controls=game.controls,
             conditions=partial(preview_conditions, game),
         )
+        check_finite(sample)
         clock.findings, notes = game.reference.findings(sample)
         for note in [*notes, *saturated(clock.history)]:
             clock.notify(note=note)
@@ -395,6 +397,7 @@ def _evaluate(game: Game, folder: RunFolder, clock: Clock) -> None:
         try:
             with registry.asking(modality, "preview"):
                 content = game.plugin.preview(sample, modality.preview_formats[0], game.controls)
+            check_content(modality, "preview", content)
         except GenkitError as error:
             if strict():
                 raise

@@ -15,7 +15,7 @@ from genkit.engine.averages import recalibrated
 from genkit.engine.game import RECALIBRATION_ROWS, Game
 from genkit.plugin import Sample
 from genkit.sampling.drawing import CHUNK, draw_batch
-from genkit.sampling.model import Model
+from genkit.sampling.model import Model, condition_of
 from genkit.system.seeding import global_seeds
 
 
@@ -49,7 +49,9 @@ def critic_weights(game: Game) -> dict[str, Tensor]:
 
 def preview_conditions(game: Game, indices: Sequence[int]) -> Tensor | None:
     """[B, ...]: the plugin's default conditions of these sample indices, else conditions of reals; None: neither."""
-    default = game.plugin.condition(None, indices) if "condition" in game.capabilities else None
+    default = None
+    if "condition" in game.capabilities:
+        default = condition_of(game.config.modality, game.plugin, None, indices)
     return _repeated(game.data_conditions, indices) if default is None else default
 
 

@@ -281,8 +281,9 @@ class Model:
             raise ConfigError(f"label {label!r}: this model is unconditional")
 
         def conditions(indices: Sequence[int]) -> Tensor | None:
-            with registry.asking(self.modality, "condition"):
-                condition = self.plugin.condition(label, indices) if has_condition else None
+            condition = (
+                condition_of(self.modality, self.plugin, label, indices) if has_condition else None
+            )
             if condition is None and self.info.get("conditional"):
                 raise ConfigError(
                     "this model is conditional and has no default condition: choose one with --label or --condition"
@@ -290,6 +291,30 @@ class Model:
             return condition
 
         return conditions
+
+
+def condition_of(
+    modality: Modality, plugin: ModalityPlugin, label: str | None, indices: Sequence[int]
+) -> Tensor | None:
+    """What a plugin with the capability `condition` answers, [B, ...] or None.
+
+    Raises:
+        PluginError: if it answers anything else.
+        UserError: for a label that the plugin cannot use.
+    """
+    with registry.asking(modality, "condition"):
+        condition = plugin.condition(label, indices)
+    if condition is not None and not (
+        isinstance(condition, Tensor) and len(condition) == len(indices)
+    ):
+        kind = (
+            f"{list(condition.shape)}"
+            if isinstance(condition, Tensor)
+            else type(condition).__name__
+        )
+        fault = f"it returned {kind} for {len(indices)} indices; a tensor [{len(indices)}, ...] was expected"
+        raise PluginError(registry.origin(modality), "condition", fault)
+    return condition
 
 
 def open_model(
@@ -356,7 +381,7 @@ def _manifest_for(info: Mapping[str, Any], folder: Path) -> Modality:
         return registry.describe(f"{maker.get('distribution')}:{info['modality']}")
     except UnknownModality as error:
         maker_name = f"{maker.get('distribution')} {maker.get('version')} ({info['modality']})"
-        cure = str(error)
+        cure = f"pip install {maker.get('distribution')}"
         if maker.get("distribution") == "local":
             cure = "register its modality with genkit.register, or pass it as modality="
         raise ModelError(

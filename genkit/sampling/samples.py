@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from genkit.discovery import registry
-from genkit.errors import ConfigError, did_you_mean
+from genkit.errors import ConfigError, GenkitError, PluginError, did_you_mean
 from genkit.plugin import Modality, ModalityPlugin, Sample
 from genkit.sampling.batching import join
 from genkit.sampling.drawing import CHUNK, LatentPoint
@@ -110,8 +110,13 @@ class Samples:
     def encode(self, format: str | None = None) -> list[bytes]:
         """Each sample as the bytes of an ordinary file, in one of the modality's formats; None: its first."""
         format = format or self.model.modality.formats[0]
+        check_finite(self.sample)
         with registry.asking(self.model.modality, "encode"):
-            return self.model.plugin.encode_each(self.sample, format, self.controls)
+            contents = self.model.plugin.encode_each(self.sample, format, self.controls)
+        is_list = isinstance(contents, list | tuple) and len(contents) == len(self)
+        for content in contents if is_list else [contents]:
+            check_content(self.model.modality, "encode", content)
+        return list(contents)
 
     def save(self, path: str | Path) -> list[Path]:
         """Write the samples into a folder (one file each, and `samples.json`), or into one joint file; see `save`."""
@@ -164,8 +169,10 @@ def save(
         if len(whole) == 1 and ending in modality.formats:
             (content,) = first.encode(ending)
         else:
+            check_finite(whole)
             with registry.asking(modality, "preview"):
                 content = model.plugin.preview(whole, ending, first.controls, first.columns)
+            check_content(modality, "preview", content)
         write_whole(path, content)
         return [path]
     format = format_of(modality, format)
@@ -228,6 +235,21 @@ def _refuse_mixture(folder: Path, document: Mapping[str, Any], names: set[str]) 
         raise ConfigError(
             f"{folder} holds {len(others):,} samples of {source}, {others[0]} for one, which would lie among the new "
             "ones: choose another folder with --out, or delete this one"
+        )
+
+
+def check_finite(sample: Sample) -> None:
+    """Raise GenkitError if a sample has values that are not finite: no file is written of a broken model."""
+    if sample.x.is_floating_point() and not bool(sample.x.isfinite().all()):
+        raise GenkitError("the model made values that are not finite; no file is written of them")
+
+
+def check_content(modality: Modality, call: str, content: Any) -> None:
+    """Raise PluginError unless what a plugin returned is the content of a file."""
+    if not isinstance(content, bytes):
+        kind = "None" if content is None else f"a {type(content).__name__}"
+        raise PluginError(
+            registry.origin(modality), call, f"it returned {kind}; bytes were expected"
         )
 
 
