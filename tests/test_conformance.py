@@ -229,6 +229,101 @@ class WritesNoPng(toys.Mixture):
         return super().encode(sample, "npy", controls)
 
 
+class Turned(toys.DuetControls):
+    temperature: float = 1.0
+
+
+class IgnoresItsCondition(toys.DuetGenerator):
+    def forward(self, noise, condition=None, controls=None):
+        x = super().forward(noise, torch.zeros_like(condition), controls).x
+        return Sample(x, condition)
+
+
+class Deaf(toys.Duet):
+    def networks(self):
+        return Networks(IgnoresItsCondition(self.options), super().networks().critics)
+
+
+class ScoresTwice(toys.LanguageGenerator):
+    def log_prob(self, sample):
+        return 2 * super().log_prob(sample)
+
+
+class ScoresTheNextStep(toys.LanguageGenerator):
+    def log_prob(self, sample):
+        return super().log_prob(sample).roll(-1, 1)
+
+
+class GoesOnAsItLikes(toys.LanguageGenerator):
+    def complete(self, sample, length, noise):
+        fixed = {part: torch.full_like(value, 0.5) for part, value in noise.items()}
+        return super().complete(sample, length, fixed)
+
+
+class NeverEnds(toys.LanguageGenerator):
+    def forward(self, noise, condition=None, controls=None):
+        sample = super().forward(noise, condition, controls)
+        return Sample(sample.x, mask=torch.ones_like(sample.mask))
+
+
+class HoleInTheMask(toys.LanguageGenerator):
+    def forward(self, noise, condition=None, controls=None):
+        sample = super().forward(noise, condition, controls)
+        mask = sample.mask.clone()
+        mask[:, 0] = False
+        return Sample(sample.x, mask=mask)
+
+
+class MaskOfItsOwn(toys.PointGenerator):
+    def forward(self, noise, condition=None, controls=None):
+        x = super().forward(noise).x
+        return Sample(x, mask=torch.ones(x.shape, dtype=torch.bool))
+
+
+class WritesIntoItsInput(toys.PointCritic):
+    def forward(self, sample):
+        with torch.no_grad():
+            sample.x.mul_(0.5)
+        return super().forward(sample)
+
+
+class WritesIntoItsNoise(toys.PointGenerator):
+    def forward(self, noise, condition=None, controls=None):
+        x = super().forward(noise).x
+        if not self.training:
+            noise["z"].zero_()
+        return Sample(x)
+
+
+class OneNanAmongTheData(toys.Mixture):
+    def dataset(self, source):
+        x = torch.as_tensor(super().dataset(source)).clone()
+        x[77] = torch.nan
+        return x
+
+
+class AlwaysClassZero(toys.Duet):
+    def condition(self, value, indices):
+        return torch.zeros(len(indices), dtype=torch.long)
+
+
+class DefaultIsClassZero(toys.Duet):
+    def condition(self, value, indices):
+        if value is None:
+            return torch.zeros(len(indices), dtype=torch.long)
+        return super().condition(value, indices)
+
+
+class _OneClass(toys._Pairs):
+    def __getitem__(self, index):
+        return Sample(super().__getitem__(index).x, torch.tensor(0))
+
+
+class DataOfOneClass(toys.Duet):
+    def dataset(self, source):
+        return _OneClass(self.options)
+
+
 MISSPELT = Preset(recipe={"loss": "hinje"})
 RELAXED = {**ring.presets["default"].recipe, "estimator": {"kind": "straight_through"}}
 NO_SUCH_TERM = {**duet.presets["default"].recipe, "terms": {"spred": 0.1}}
@@ -247,6 +342,10 @@ MUTANTS = {
     ),
     "options_round_trip": (like(ring, options=Loose), "take an unknown key"),
     "controls_round_trip": (like(duet, controls=LooseControls), "take an unknown key"),
+    "controls_have_effect": (
+        like(duet, controls=Turned),
+        "the control 'temperature' changes nothing",
+    ),
     "data_are_samples": (like(ring, plugin=OtherDataEachTime), "other items"),
     "facts_round_trip": (like(ring, plugin=TupleInFacts), "not the same after JSON"),
     "networks_follow_from_facts": (
@@ -264,6 +363,7 @@ MUTANTS = {
     "drawing_changes_nothing": (like(duet, plugin=RemembersLooks), "drew samples in every round"),
     "same_identity_same_sample": (points(ShakyHand), "drawn again"),
     "rows_stand_alone": (points(CentredOnItsBatch), "rows of their batch"),
+    "conditions_matter": (like(duet, plugin=Deaf), "different conditions give the same samples"),
     "saved_is_loaded": (points(ShiftIsNoBuffer), "draws other samples"),
     "files_are_what_they_say": (
         like(ring, plugin=WritesNoPng, formats=("png",), media_type="image/png"),
@@ -287,6 +387,7 @@ MUTANTS = {
     "preview_writes_each_ending": (like(duet, plugin=NumberedSheets), "different .txt previews"),
     "pretrain_loss_learns": (speaker(FlatLoss), "no gradient of pretrain_loss"),
     "log_prob_is_one": (speaker(PositiveLogProb), "at most 0"),
+    "first_steps_follow_log_prob": (speaker(ScoresTwice), "score the distribution that is drawn"),
     "complete_keeps_prefixes": (speaker(StartsAnew), "that it must keep"),
     "relaxed_agrees": (speaker(ScoresAnotherPolicy), "score with the same policy"),
     "unroll_is_one_sample": (like(curves, plugin=StartsEachBlockAnew), "drawn 1 at a time differ"),
@@ -299,6 +400,33 @@ MUTANTS = {
 def test_each_check_catches_its_mutant(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     mutant, says = MUTANTS[name]
+    (result,) = check_modality(mutant, only=[name]).results
+    assert result.status == "failed", name
+    assert re.search(says, result.reason), result.reason
+
+
+MORE = [
+    (
+        "data_are_samples",
+        like(ring, plugin=OneNanAmongTheData),
+        r"item 77 \(values that are not finite",
+    ),
+    ("data_are_samples", like(duet, plugin=DataOfOneClass), "3 labels, but the first 500 items"),
+    ("fakes_are_like_reals", speaker(NeverEnds), "valid steps behind the symbol 0"),
+    ("fakes_are_like_reals", speaker(HoleInTheMask), "valid steps come first"),
+    ("fakes_are_like_reals", points(MaskOfItsOwn), "have a mask, real ones none"),
+    ("fakes_are_like_reals", points(WritesIntoItsNoise), r"wrote into its noise \(z\)"),
+    ("critics_judge_each_row", points(critic=WritesIntoItsInput), r"wrote into its input \(x\)"),
+    ("first_steps_follow_log_prob", speaker(ScoresTheNextStep), "log_prob gives"),
+    ("complete_keeps_prefixes", speaker(GoesOnAsItLikes), "the same samples from other noise"),
+    ("condition_answers", like(duet, plugin=AlwaysClassZero), "'class0' and 'class1' alike"),
+    ("condition_answers", like(duet, plugin=DefaultIsClassZero), "64 indices the same default"),
+]
+
+
+@pytest.mark.parametrize(("name", "mutant", "says"), MORE)
+def test_each_check_catches_its_other_mutants(name, mutant, says, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (result,) = check_modality(mutant, only=[name]).results
     assert result.status == "failed", name
     assert re.search(says, result.reason), result.reason

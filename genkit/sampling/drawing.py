@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from genkit.errors import ConfigError
 from genkit.plugin import Generator, Noise, Sample, Unrolling
 from genkit.sampling.batching import join
 from genkit.sampling.noise import draw as draw_noise
@@ -160,7 +161,17 @@ def noise_for(
     Args:
         controls: a control `<part>_seed` that is not None replaces the seed of that part and of parts `<part>.<more>`.
         windows: the steps to draw, for parts that have steps; None: the first ones, as many as in training.
+
+    Raises:
+        ConfigError: for such a control if the generator has no noise of that name.
     """
+    parts = sorted({part.partition(".")[0] for part in noise_of(generator)})
+    for name in getattr(type(controls), "model_fields", ()):
+        part = name.removesuffix("_seed")
+        if part != name and part not in parts and getattr(controls, name) is not None:
+            raise ConfigError(
+                f"{name}: this model has no noise {part!r}; it has {', '.join(parts) or 'none'}"
+            )
     return {
         part: torch.from_numpy(_draw(spec, part, seed, indices, controls, windows or {})).to(device)
         for part, spec in noise_of(generator).items()

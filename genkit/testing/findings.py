@@ -20,6 +20,8 @@ from genkit.sampling.samples import TEXT_FORMATS
 
 CHILD_SECONDS = 120
 """Time limit of a child process."""
+FIRM = 0.4
+"""Deviation of weights with which discrete samples, too, answer to noise and conditions."""
 SIGNATURES = {
     "png": rb"\x89PNG\r\n\x1a\n",
     "gif": rb"GIF8[79]a",
@@ -125,16 +127,19 @@ def parts_of(sample: Sample) -> dict[str, Tensor]:
     return {name: part for name in PARTS if (part := getattr(sample, name)) is not None}
 
 
-def perturbed(module: nn.Module) -> nn.Module:
+def perturbed(module: nn.Module, deviation: float = 0.02) -> nn.Module:
     """A copy of a module whose parameters are moved at random, so that none is zero; in the same mode.
 
     The random numbers come from torch's global generator.
+
+    Args:
+        deviation: standard deviation of the random numbers.
     """
     moved_copy = copy.deepcopy(module)
     with torch.no_grad():
         for parameter in moved_copy.parameters():
             if parameter.is_floating_point():
-                parameter.add_(0.02 * torch.randn_like(parameter))
+                parameter.add_(deviation * torch.randn_like(parameter))
     return moved_copy
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
+import math
+from collections import Counter
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -17,6 +19,7 @@ from genkit.plugin import Sample
 from genkit.sampling.drawing import cut, noise_for
 from genkit.system.seeding import global_seeds
 from genkit.testing.findings import (
+    FIRM,
     all_weights,
     check_signature,
     critique_of,
@@ -35,7 +38,7 @@ from genkit.testing.subject import Subject
 
 
 def condition_answers(subject: Subject) -> None:
-    """`condition` gives each index its own condition, like those of the data, and rejects labels that it cannot use."""
+    """`condition` gives each index its own condition, like those of the data, and each label another one."""
     plugin, indices = subject.model.plugin, [0, 1, 2, 65]
     with contextlib.suppress(UserError):
         plugin.condition("no such value", indices)
@@ -50,6 +53,19 @@ def condition_answers(subject: Subject) -> None:
         single = plugin.condition(None, [index])
         is_same = single is not None and torch.equal(single[0], row)
         expect(is_same, f"the condition of index {index} depends on the indices of the same call")
+    labels = plugin.facts.values.get("labels")
+    if isinstance(labels, list) and len(labels) > 1:
+        one, other = (plugin.condition(label, [0]) for label in labels[:2])
+        is_one = one is not None and other is not None and torch.equal(one, other)
+        expect(
+            not is_one,
+            f"condition answers {labels[0]!r} and {labels[1]!r} alike: give each label its own",
+        )
+        many = plugin.condition(None, list(range(64)))
+        expect(
+            many is None or len(torch.unique(many, dim=0)) > 1,
+            "condition gives 64 indices the same default, but there are several labels: let it depend on the index",
+        )
     if real is None:
         raise AssertionError(
             "condition has a default, but the data have no conditions: return None for data without labels"
@@ -178,8 +194,51 @@ def log_prob_is_one(subject: Subject) -> None:
     expect(has_gradient(generator, valid.sum()), "no gradient of log_prob reaches the generator")
 
 
+def first_steps_follow_log_prob(subject: Subject) -> None:
+    """First symbols are as frequent as `log_prob` says, and their probabilities sum to at most 1."""
+    if subject.fake().x.is_floating_point():
+        return
+    generator: Any = perturbed(subject.generator, FIRM)
+    condition = subject.real_batch.condition
+    rows = len(subject.real_batch)
+    condition = None if condition is None else condition[:1].expand_as(condition).contiguous()
+    probability: dict[int, float] = {}
+    counts: Counter[int] = Counter()
+    for seed in range(math.ceil(DRAWS / rows)):
+        with torch.no_grad():
+            fake = generator(subject.noise(seed), condition, subject.controls)
+            first = generator.log_prob(fake)[:, 0].double().exp()
+        for symbol, value in zip(fake.x[:, 0].tolist(), first.tolist(), strict=True):
+            counts[symbol] += 1
+            same = math.isclose(
+                probability.setdefault(symbol, value), value, rel_tol=1e-3, abs_tol=1e-6
+            )
+            expect(
+                same,
+                f"log_prob gives the first symbol {symbol} the probability {probability[symbol]:.4f} in one row and "
+                f"{value:.4f} in another under the same condition",
+            )
+    total, draws = sum(probability.values()), counts.total()
+    expect(
+        total <= 1 + 1e-3,
+        f"the probabilities of the first symbols, by log_prob, sum to {total:.3f}; at most 1 was expected",
+    )
+    for symbol, count in counts.most_common(5):
+        p, share = probability[symbol], count / draws
+        margin = 6 * math.sqrt(max(share * (1 - share), 1 / draws) / draws)
+        expect(
+            abs(p - share) <= margin,
+            f"of {draws} samples {share:.3f} begin with the symbol {symbol}, but log_prob gives it {p:.3f}: score the "
+            "distribution that is drawn from, each step at its own place",
+        )
+
+
+DRAWS = 1500
+"""Samples that are drawn to compare frequencies."""
+
+
 def complete_keeps_prefixes(subject: Subject) -> None:
-    """`complete` keeps the first `length` steps of each row; for the whole length it returns the sample unchanged."""
+    """`complete` keeps the first `length` steps of each row, and draws the others from its noise."""
     generator: Any = subject.generator
     fake, steps = subject.fake(), subject.fake().x.shape[1]
     for length in (torch.arange(len(fake.x)) % (steps + 1), torch.full((len(fake.x),), steps)):
@@ -196,6 +255,19 @@ def complete_keeps_prefixes(subject: Subject) -> None:
             torch.equal(completion.x[keep], fake.x[keep]),
             "complete changed steps of the prefix that it must keep",
         )
+    start, moved = torch.zeros(len(fake.x), dtype=torch.long), perturbed(generator, FIRM)
+    with torch.no_grad():
+        one, again, other = (
+            cast(Any, moved).complete(fake, start, subject.noise(seed=seed)) for seed in (1, 1, 2)
+        )
+    expect(
+        not differing(parts_of(one), parts_of(again)),
+        "complete gives other samples from the same noise: take all randomness from the noise",
+    )
+    expect(
+        not torch.equal(one.x, other.x),
+        "complete gives the same samples from other noise: draw the steps behind the prefix from its noise",
+    )
 
 
 def relaxed_agrees(subject: Subject) -> None:

@@ -6,6 +6,7 @@ modality.
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -167,6 +168,12 @@ class Subject:
             handle.remove()
         return Played(game, weights_before, frozenset(gradients))
 
+    @property
+    def learners(self) -> list[str]:
+        """The players that learn: all, or the generator alone where the recipe is of pretraining alone."""
+        is_game = any(stage.kind != "pretrain" for stage in self.config.recipe.stages)
+        return list(self.played.game.players) if is_game else ["generator"]
+
     @cached_property
     def capabilities(self) -> frozenset[str]:
         """The optional capabilities of plugin and generator."""
@@ -242,10 +249,13 @@ class Subject:
 
     def fake(self, seed: int = 0) -> Sample:
         """A batch of generated samples under the conditions of the real batch, without gradients."""
+        generator, noise = (
+            self.generator,
+            self.noise(seed),
+        )  # the game is played first, with gradients
+        condition = self.real_batch.condition
         with torch.no_grad():
-            sample: Sample = self.generator(
-                self.noise(seed), self.real_batch.condition, self.controls
-            )
+            sample: Sample = generator(noise, condition, self.controls)
         return sample
 
     def draw(self, indices: Sequence[int], seed: int = 0, model: Model | None = None) -> Samples:
@@ -262,6 +272,8 @@ class Subject:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Record every file that this process opens for writing, and every folder that it makes, in `written`."""
+        # The first optimizer of a process imports this module, which makes a folder of its own.
+        importlib.import_module("torch._dynamo")
         _hook()
         _watchers.append(self.written)
         try:
