@@ -10,10 +10,15 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import yaml
 from PIL import Image
+
+from genkit.cli.progress import _done
+from genkit.engine.clock import Progress
 
 
 @pytest.fixture(scope="module")
@@ -267,6 +272,32 @@ def test_ctrl_c_saves_and_resume_goes_on(tmp_path, command):
     assert f"resumed at {items:,} items" in done.stderr
 
 
+def test_a_generation_that_is_ended_leaves_whole_files(tmp_path, trained):
+    out = tmp_path / "samples"
+    words = [
+        sys.executable,
+        "-m",
+        "genkit",
+        "generate",
+        str(trained),
+        "-n",
+        "1000000",
+        "--out",
+        str(out),
+    ]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and not (out / "000100.png").exists():
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (143, "genkit: stopped\n")
+    files = {path.name: path.stat().st_size for path in out.iterdir()}
+    rows = json.loads((out / "samples.json").read_text())["samples"]
+    assert {row["file"] for row in rows} == files.keys() - {"samples.json"}
+    assert all(files.values())
+
+
 def test_version_and_help(genkit, command):
     assert genkit("--version").stdout.startswith("genkit-gan ")
     for words in (
@@ -328,3 +359,44 @@ def test_a_disk_that_takes_no_more_is_one_sentence_and_loses_nothing(tmp_path, c
     assert done.stderr.count("\n") == 1
     assert sorted(path.name for path in (out / "checkpoints").iterdir()) == before
     assert command("train", "image", "--resume", "--items", 320, "--out", out).returncode == 0
+
+
+def test_no_environment_brings_a_traceback(tmp_path, trained, process):
+    """Without HOME and without an entry for this user, as in some containers."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import pwd\ndef missing(*_): raise KeyError\npwd.getpwuid = pwd.getpwnam = missing\n"
+    )
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(tmp_path)}
+    words = ["plugins", "list"], ["generate", trained, "-n", "1", "--out", tmp_path / "s"]
+    for one in words:
+        command = [sys.executable, "-m", "genkit", *map(str, one)]
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, cwd=tmp_path
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_folder_whose_name_is_no_text_can_be_used(tmp_path):
+    folder = os.fsencode(tmp_path) + b"/caf\xe9"
+    os.makedirs(folder + b"/pictures")
+    for number in range(16):
+        Path(os.fsdecode(folder), "pictures", f"{number}.pgm").write_bytes(PICTURE)
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+
+    def genkit(*words):
+        command = [sys.executable, "-m", "genkit", *words]
+        return subprocess.run(command, capture_output=True, env=environment)
+
+    out, small = folder + b"/run", SMALL
+    words = ["train", "image", "--data", folder + b"/pictures", "--items", "64", "--out", out]
+    done = genkit(*words, *small)
+    assert (done.returncode, done.stdout) == (0, out + b"/model\n"), done.stderr
+    done = genkit("train", "image", "--resume", "--items", "96", "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert genkit("generate", out, "-n", "1", "--out", folder + b"/s").returncode == 0
+
+
+def test_progress_says_its_unit():
+    progress = Progress(1200, 4000, 65.0, 100.0, 18.0, "game")
+    assert _done(progress, 4000) == "1,200/4,000 items"
+    assert _done(replace(progress, total_items=None), 165.0) == "1:05/2:45 min"

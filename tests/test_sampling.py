@@ -14,7 +14,7 @@ import torch
 from toys import duet, language, ring, step_language
 
 import genkit
-from genkit.errors import ConfigError, ModelError, PluginError, StorageError, UserError
+from genkit.errors import ConfigError, GenkitError, ModelError, PluginError, StorageError, UserError
 from genkit.sampling.drawing import CHUNK, LatentPoint, draw_chunk
 from genkit.sampling.samples import save
 from genkit.system.runtime import overlapped
@@ -406,6 +406,48 @@ def test_a_drawing_that_ends_early_leaves_whole_files_only(models, tmp_path, err
     whole = tree(tmp_path / "whole")
     assert files.keys() <= whole.keys() - {"samples.json"}
     assert all(whole[name] == content for name, content in files.items())
+
+
+def test_samples_of_two_models_are_not_mixed(models, tmp_path):
+    ring_model, other = models["ring"], models["duet"]
+    twin = genkit.train(ring, out=tmp_path / "run", items=256, threads=1, seed=5)
+    ring_model.generate(5).save(tmp_path / "s")
+    with pytest.raises(ConfigError, match=r"holds 2 samples of another model \(.*\), 000003\.npy"):
+        twin.generate(3).save(tmp_path / "s")
+    assert len(tree(tmp_path / "s")) == 6  # nothing was changed
+    twin.generate(5).save(tmp_path / "s")  # all are replaced
+    assert len(json.loads(tree(tmp_path / "s")["samples.json"])["samples"]) == 5
+    twin.generate(2, start=5).save(tmp_path / "s")  # of the same model
+    assert len(json.loads(tree(tmp_path / "s")["samples.json"])["samples"]) == 7
+    other.generate(4).save(tmp_path / "t")
+    with pytest.raises(ConfigError, match=r"holds 3 samples of other controls"):
+        other.generate(1, controls={"scale": 0.5}).save(tmp_path / "t")
+
+
+def test_samples_that_are_not_finite_are_not_written(models, tmp_path):
+    samples = models["ring"].generate(3)
+    samples.x[1] = torch.nan
+    with pytest.raises(GenkitError, match="values that are not finite; no file is written"):
+        samples.save(tmp_path)
+    assert not tree(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["text", None])
+def test_a_plugin_that_writes_no_bytes_is_named(models, tmp_path, monkeypatch, content):
+    model = models["duet"]
+    monkeypatch.setattr(model.plugin, "encode", lambda *_: content)
+    with pytest.raises(PluginError, match=r"failed at encode: it returned (a str|None); bytes"):
+        model.generate(2).save(tmp_path)
+    monkeypatch.setattr(model.plugin, "preview", lambda *_: content)
+    with pytest.raises(PluginError, match=r"failed at preview: it returned (a str|None); bytes"):
+        model.generate(2).save(tmp_path / "a.txt")
+
+
+def test_a_condition_of_another_length_is_named(models, monkeypatch):
+    model = models["duet"]
+    monkeypatch.setattr(model.plugin, "condition", lambda *_: torch.zeros(3, dtype=torch.long))
+    with pytest.raises(PluginError, match=r"failed at condition: it returned \[3\] for 64 indices"):
+        model.generate(1)
 
 
 def test_no_more_waits_than_there_are_threads():

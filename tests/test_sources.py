@@ -156,7 +156,9 @@ def test_names_that_are_no_text_can_be_stored(tmp_path):
     items = opened(tmp_path)
     assert items.labels == ["café"]
     assert contents(items) == [b"1"]
-    assert items.remarks == (("café/1.dat", "its name is not in UTF-8 and was read as Latin-1"),)
+    assert items.remarks == (
+        ("café/1.dat", "their names are not in UTF-8 and were read as Latin-1"),
+    )
 
 
 def test_a_damaged_archive_is_one_sentence(tmp_path):

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -17,11 +18,13 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import nn
 from toys import (
+    Duet,
     Language,
     LanguageCritic,
     LanguageGenerator,
     Mixture,
     PointGenerator,
+    RingOptions,
     duet,
     grid,
     language,
@@ -38,15 +41,25 @@ from genkit.engine.optimizers import impose, make_optimizer, pack, unpack
 from genkit.errors import (
     ConfigError,
     DataError,
+    GenkitError,
     Interrupted,
     ModelError,
     PluginError,
     RunError,
     TrainingError,
 )
-from genkit.plugin import Critique, Modality, ModalityPlugin, Networks, Noise, Preset, Sample
+from genkit.plugin import (
+    Critique,
+    Facts,
+    Modality,
+    ModalityPlugin,
+    Networks,
+    Noise,
+    Preset,
+    Sample,
+)
 from genkit.recipe import Constraint, Player
-from genkit.system.runtime import Runtime
+from genkit.system.runtime import Runtime, waiting
 
 
 def weights(out):
@@ -878,6 +891,96 @@ class Feverish(Points):
                 )
 
         return replace(super().networks(), critics={"critic": Critic()})
+
+
+def test_a_preview_that_fails_is_told_and_stops_nothing(train, monkeypatch):
+    notes = []
+    monkeypatch.delenv("GENKIT_STRICT_PLUGINS", raising=False)
+    monkeypatch.setattr(Duet, "preview", lambda *_: "text")
+    _, out = train(duet, 320, progress=lambda p: notes.append(p.note))
+    assert any("no preview at" in note and "it returned a str" in note for note in notes if note)
+    assert (out / "model" / "model.safetensors").exists()
+
+
+def test_stopping_while_the_data_are_read_says_that_nothing_was_changed(train, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("genkit.engine.training.open_data", interrupt)
+    with pytest.raises(
+        Interrupted, match=r"stopped before the run went on; nothing of .* was changed"
+    ):
+        train(duet, 320)
+
+
+def test_what_takes_long_is_told(monkeypatch):
+    told = []
+    monkeypatch.setattr("genkit.system.runtime.PATIENCE", 0.05)
+    with waiting("reading the data", told.append):
+        time.sleep(0.4)
+    assert told[:2] == ["reading the data: 0 s so far", "reading the data: 0 s so far"]
+    with waiting("reading the data", None):
+        pass
+
+
+class ReturnsADict(Mixture):
+    @classmethod
+    def inspect(cls, source, options):
+        return {"mean": 0.0}
+
+
+class FactsOfNumPy(Mixture):
+    @classmethod
+    def inspect(cls, source, options):
+        return Facts({"mean": np.float32(0.5)})
+
+
+class FactsOfNan(Mixture):
+    @classmethod
+    def inspect(cls, source, options):
+        return Facts({"mean": float("nan")})
+
+
+class NoDataSet(Mixture):
+    def dataset(self, source):
+        return None
+
+
+class NoiseOfNumbers(Mixture):
+    def networks(self):
+        networks = super().networks()
+        networks.generator.noise = {"z": 4}
+        return networks
+
+
+class NanFromTheStart(Mixture):
+    def networks(self):
+        networks = super().networks()
+        networks.generator.register_forward_hook(lambda _, __, one: one.with_x(one.x * torch.nan))
+        return networks
+
+
+@pytest.mark.parametrize(
+    ("plugin", "says"),
+    [
+        (ReturnsADict, "failed at inspect: it returned a dict; a genkit.plugin.Facts was expected"),
+        (
+            FactsOfNumPy,
+            r"inspect: facts\.values\['mean'\] = .*0\.5.*: plain JSON data were expected",
+        ),
+        (FactsOfNan, r"inspect: facts\.values\['mean'\] = nan: plain JSON data were expected"),
+        (NoDataSet, "dataset: it returned a NoneType; a map-style data set was expected"),
+        (NoiseOfNumbers, r"noise\['z'\] = 4; a genkit\.plugin\.Noise with a tuple"),
+        (NanFromTheStart, "values that are not finite before it has learned anything"),
+    ],
+)
+def test_authors_slips_are_sentences_before_a_run_begins(train, tmp_path, plugin, says):
+    slip = Modality(
+        id="slip", title="Slip", plugin=plugin, options=RingOptions, presets=ring.presets
+    )
+    with pytest.raises(GenkitError, match=says):
+        train(slip, 320)
+    assert not (tmp_path / "run" / "model").exists()
 
 
 @pytest.mark.parametrize("seconds", [1e-6, 1000])

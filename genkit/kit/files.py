@@ -299,6 +299,7 @@ def _of_folder(folder: Path) -> _Listing:
     """All files of a folder and of the archives in it."""
     listing = _Listing()
     places: dict[tuple[int, int], str] = {}
+    odd_paths: list[PurePosixPath] = []
 
     def note(fault: OSError) -> None:
         name = _readable(os.path.relpath(fault.filename, folder))[0]
@@ -321,13 +322,15 @@ def _of_folder(folder: Path) -> _Listing:
             file = Path(place, name)
             path, is_odd = _readable(file.relative_to(folder).as_posix())
             if is_odd:
-                listing.remarks.append(
-                    Remark(path, "its name is not in UTF-8 and was read as Latin-1")
-                )
+                odd_paths.append(PurePosixPath(path))
             if _has(PurePosixPath(name), (*ZIPS, *TARS)) and name[0] != ".":
                 _add_archive(listing, file, path)
             else:
                 listing.openers[PurePosixPath(path)] = partial(ordinary, file)
+    if odd_paths:
+        listing.remarks.append(
+            Remark(_group(odd_paths), "their names are not in UTF-8 and were read as Latin-1")
+        )
     return listing
 
 

@@ -17,7 +17,9 @@ Options, errors, exit codes and `--help` are then those of `genkit`.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
+import io
 import os
 import signal
 import sys
@@ -72,6 +74,24 @@ class Commands(_QuickHelp, TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt as error:
             raise Interrupted("stopped", getattr(error, "exit_code", 130)) from None
+
+
+def _print_anything() -> None:
+    """Let standard output and error take any text: file names that are no text as their bytes, the rest escaped."""
+    codecs.register_error("genkit", _encode_oddities)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="genkit")
+
+
+def _encode_oddities(error: UnicodeError) -> tuple[str | bytes, int]:
+    """An error handler of `codecs`: one character as the byte that it stands for in a file name, or escaped."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    code = ord(error.object[error.start])
+    if 0xDC80 <= code <= 0xDCFF:  # what Python makes of a byte that is no text (PEP 383)
+        return bytes([code - 0xDC00]), error.start + 1
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}", error.start + 1
 
 
 class _Terminated(KeyboardInterrupt):
@@ -135,6 +155,7 @@ def run(app: typer.Typer, name: str, arguments: Sequence[str] | None = None) -> 
         SystemExit: always, with the exit code.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    _print_anything()
     try:
         with _ended_by_signals():
             app(words)

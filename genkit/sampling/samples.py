@@ -195,10 +195,16 @@ def save(
         start = first.indices[0]
         names = {f"{index:06d}.{format}" for index in range(start, start + count)}
         _refuse_mixture(path, document, names)
-    rows = document["samples"]
+    rows: list[dict[str, Any]] = []
+
+    def listed() -> Iterator[Samples]:
+        for piece in pieces:
+            rows.extend(_rows(piece, format))
+            yield piece
+
     try:
-        for piece in overlapped(write, pieces, workers):
-            rows += _rows(piece, format)
+        for _ in overlapped(write, listed(), workers):
+            pass
     finally:  # the last files may be missing after an exception: rows are of files that exist
         rows = [row for row in rows if (path / row["file"]).exists()]
         if rows:

@@ -6,8 +6,9 @@ import contextlib
 import hashlib
 import json
 import os
+import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -114,12 +115,21 @@ def remember(name: str, facts: Mapping[str, Any]) -> None:
 
 def cache_folder() -> Path:
     """This user's cache folder of genkit, for data that can be computed again."""
-    return Path(platformdirs.user_cache_dir("genkit", appauthor=False))
+    return _user_folder(platformdirs.user_cache_dir, "cache")
 
 
 def settings_folder() -> Path:
     """This user's settings folder of genkit."""
-    return Path(platformdirs.user_config_dir("genkit", appauthor=False))
+    return _user_folder(platformdirs.user_config_dir, "settings")
+
+
+def _user_folder(find: Callable[..., str], name: str) -> Path:
+    """A folder by the conventions of the system; where the user has no home folder, one for temporary files."""
+    try:
+        return Path(find("genkit", appauthor=False))
+    except RuntimeError:  # no HOME, and no entry for this user, as in some containers
+        user = os.getuid() if hasattr(os, "getuid") else "user"
+        return Path(tempfile.gettempdir(), f"genkit-{user}", name)
 
 
 def file_hash(path: Path) -> str:

@@ -46,9 +46,20 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         ModelError: if the file is missing, truncated or not a safetensors file.
     """
     try:
+        if not _is_unicode(path):  # the library opens no other paths
+            return safetensors.torch.load(path.read_bytes())
         return safetensors.torch.load_file(path)
     except (OSError, safetensors.SafetensorError, ValueError) as error:
         raise ModelError(f"{path} is no whole safetensors file ({first_line(error)})") from error
+
+
+def _is_unicode(path: Path) -> bool:
+    """Whether the bytes of a path are text in UTF-8."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def load_state(module: Any, tensors: Tensors, path: Path) -> None:

@@ -358,3 +358,60 @@ def test_a_large_entry_of_a_zip_is_not_unpacked(tmp_path, monkeypatch):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("a.wav", buffer.getvalue())
     assert "at most 1,000 are unpacked" in open_sounds(tmp_path / "a.zip").skipped[0].reason
+
+
+# Compressed sounds, and what is said of them -------------------------------------------------------------------------
+
+
+def compressed(path, values, codec, rate=16000):
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate, layout="mono")
+        frame = av.AudioFrame.from_ndarray(values[None].astype(np.float32), "fltp", "mono")
+        frame.sample_rate, frame.pts = rate, 0
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize(("ending", "codec"), [("m4a", "aac"), ("aac", "aac"), ("mka", "aac")])
+def test_what_libsndfile_does_not_open_is_decoded(tmp_path, ending, codec):
+    time = np.arange(32000) / 16000
+    wave = 0.5 * np.sin(2 * np.pi * 440 * time)
+    compressed(tmp_path / f"a.{ending}", wave, codec)
+    checked = CheckedSounds(tmp_path, Cut())
+    (sound,) = checked.sounds
+    assert (sound.rate, checked.skipped) == (16000, ())
+    assert abs(sound.frames - 32000) < 4096
+    values = sound.read(8000, 8000)
+    assert abs(np.abs(np.fft.rfft(values)).argmax() * 2 - 440) <= 2
+
+
+def test_the_length_of_an_mp3_is_that_of_its_sound(tmp_path):
+    time = np.arange(16000 * 8) / 16000
+    quiet = 0.3 * np.sin(2 * np.pi * 300 * time[:64000])
+    loud = np.random.default_rng(0).normal(0, 0.2, 64000)
+    path = tmp_path / "a.mp3"
+    soundfile.write(path, np.r_[quiet, loud], 16000, bitrate_mode="VARIABLE")
+    whole = path.read_bytes()
+    start = whole.index(b"\xff\xf3")  # MPEG 2: the first frame tells the length
+    following = whole.index(b"\xff\xf3", start + 4)
+    (tmp_path / "b.mp3").write_bytes(whole[following:])
+    lengths = {item.name: item.frames for item in open_sounds(tmp_path).items}
+    assert abs(lengths["b.mp3"] - lengths["a.mp3"]) < 3000
+    checked = CheckedSounds(tmp_path, Cut())
+    assert [sound.frames > 120_000 for sound in checked.sounds] == [True, True]
+
+
+def test_channels_that_cancel_are_no_silence(tmp_path):
+    wave = tone(20_000)[0]
+    put(tmp_path / "a.wav", np.stack([wave, -0.99 * wave]))
+    put(tmp_path / "b.wav", np.stack([wave, 0.5 * wave]))
+    checked = CheckedSounds(tmp_path, Cut())
+    assert dict(checked.remarks) == {
+        "a.wav": "its channels cancel each other: only channel 1 is used"
+    }
+    assert np.abs(checked.sounds[0].read(0, 1000) - wave[:1000]).max() < 1e-3
+    data = SoundWindows(checked, Cut())
+    assert data.remarks == checked.remarks

@@ -621,3 +621,87 @@ def test_a_crop_cannot_be_larger_than_the_smallest_picture():
 def test_a_gzipped_picture_is_no_idx_file(tmp_path):
     with pytest.raises(DataError, match="no IDX file"):
         opened(str(put(tmp_path / "a.gz", gzip.compress(b"hello"))))
+
+
+# What a picture is ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("format", "ending"),
+    [
+        *(("JPEG", "jfif"), ("JPEG", "jpe"), ("AVIF", "avif"), ("JPEG2000", "jp2"), ("TGA", "tga")),
+        *(("ICO", "ico"), ("PCX", "pcx"), ("DDS", "dds"), ("SGI", "sgi"), ("DIB", "dib")),
+    ],
+)
+def test_every_ending_of_a_format_is_read(tmp_path, format, ending):
+    put(tmp_path / "a.png", encoded(noise(1, (32, 32)), "PNG"))
+    put(tmp_path / f"b.{ending}", encoded(noise(2, (32, 32)), format))
+    checked = opened(str(tmp_path))
+    assert (len(checked.usable), checked.skipped, checked.remarks) == (2, (), ())
+
+
+def deep(top, size=(16, 16), seed=0):
+    return np.random.default_rng(seed).integers(0, top + 1, size).astype(np.int64)
+
+
+@pytest.mark.parametrize(("top", "white"), [(255, 255), (1000, 1023), (4000, 4095), (60000, 65535)])
+@pytest.mark.parametrize("mode", ["I;16", "I"])
+def test_deep_pictures_have_the_range_of_the_whole_set(tmp_path, top, white, mode):
+    kind = np.uint16 if mode == "I;16" else np.int32
+    rows = [deep(top), deep(top // 20, seed=1)]  # the second one is dark, and stays dark
+    rows[0][0, 0] = top
+    for number, row in enumerate(rows):
+        put(tmp_path / f"{number}.tif", encoded(Image.fromarray(row.astype(kind)), "TIFF"))
+    checked = opened(str(tmp_path))
+    expected = np.stack(rows) * 255 // white
+    assert np.abs(checked.pixels([0, 1], 1)[:, 0].astype(int) - expected).max() <= 1
+    said = [] if white == 65535 else [f"values up to {top:,}, so that {white:,} is taken for white"]
+    assert [text for _, text in checked.remarks] == said
+
+
+def test_what_of_a_file_is_not_used_is_said(tmp_path):
+    frames = [noise(number, (16, 16)) for number in range(3)]
+    content = encoded(frames[0], "TIFF", save_all=True, append_images=frames[1:])
+    put(tmp_path / "pages.tif", content)
+    put(tmp_path / "notes.txt", b"x")
+    checked = opened(str(tmp_path))
+    assert dict(checked.remarks) == {
+        "notes.txt": "not read: files .txt are not taken as pictures",
+        "pages.tif": "only the first of its 3 pictures is read",
+    }
+    data = data_for(str(tmp_path))
+    assert data.remarks == checked.remarks
+
+
+def test_colours_of_another_profile_become_srgb(tmp_path):
+    from PIL import ImageCms
+
+    lab = ImageCms.createProfile("LAB")
+    srgb = ImageCms.createProfile("sRGB")
+    plain = Image.new("RGB", (16, 16), (200, 60, 30))
+    profile = ImageCms.ImageCmsProfile(srgb).tobytes()
+    put(tmp_path / "a.png", encoded(plain, "PNG", icc_profile=profile))
+    put(tmp_path / "b.png", encoded(plain, "PNG", icc_profile=b"damaged"))
+    put(
+        tmp_path / "c.png",
+        encoded(plain, "PNG", icc_profile=ImageCms.ImageCmsProfile(lab).tobytes()),
+    )
+    pixels = opened(str(tmp_path)).pixels([0, 1, 2], 3)
+    assert (pixels == np.array([200, 60, 30])[:, None, None]).all()
+
+
+def test_libraries_below_are_silent(tmp_path, capfd):
+    content = bytearray(encoded(noise(1, (64, 64)), "TIFF", compression="tiff_lzw"))
+    content[200:260] = bytes(60)
+    put(tmp_path / "a.tif", bytes(content))
+    put(tmp_path / "b.png", encoded(noise(2), "PNG"))
+    opened(str(tmp_path))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_conditional_preset_says_why_there_are_no_classes(tmp_path):
+    for name in ("cat/1.png", "dog/2.png", "3.png"):
+        put(tmp_path / name, encoded(noise(1), "PNG"))
+    said = r"has no classes \(3\.png: in no folder, so that the folders are not taken for classes\)"
+    with pytest.raises(DataError, match=said):
+        data_for(str(tmp_path), conditional=True)

@@ -390,3 +390,113 @@ def test_reading_takes_no_more_memory_for_a_longer_file(tmp_path):
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.5 * peaks[0] + 100_000
+
+
+# What a container says of its pictures -------------------------------------------------------------------------------
+
+
+def shaped(path, codec="mpeg4", pix_fmt="yuv420p", size=(64, 32), streams=1, **settings):
+    """A film of one bright corner: red above, green on the left."""
+    width, height = size
+    pixels = np.zeros((height, width, 4), np.uint8)
+    pixels[: height // 4, :, 0] = pixels[:, : width // 8, 1] = 255
+    pixels[..., 3] = 255
+    pixels[height // 2 :, width // 2 :, 3] = 0
+    with av.open(str(path), "w") as container:
+        added = [container.add_stream(codec, rate=10) for _ in range(streams)]
+        for stream in added:
+            stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
+            for name, value in settings.items():
+                setattr(stream.codec_context, name, value)
+        for stream in added:
+            for _ in range(8):
+                frame = av.VideoFrame.from_ndarray(pixels, "rgba")
+                container.mux(stream.encode(frame.reformat(format=pix_fmt)))
+            container.mux(stream.encode(None))
+    return path
+
+
+def corners(footage):
+    """Red and green of the four corners, from the top left in lines."""
+    frame = footage.read(0, 1)[0]
+    return [tuple((frame[y, x, :2] > 128).tolist()) for y in (1, -2) for x in (1, -2)]
+
+
+BOTH, RED, GREEN, NONE = (True, True), (True, False), (False, True), (False, False)
+
+
+def turned(path, *matrix):
+    """The film with another display matrix."""
+    content = bytearray(path.read_bytes())
+    place = content.index(b"tkhd") + 44
+    a, b, c, d = (round(value * 65536) for value in matrix)
+    content[place : place + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("matrix", "expected"),
+    [
+        ((1, 0, 0, 1), [BOTH, RED, GREEN, NONE]),
+        ((0, 1, -1, 0), [GREEN, BOTH, NONE, RED]),
+        ((-1, 0, 0, -1), [NONE, GREEN, RED, BOTH]),
+        ((0, -1, 1, 0), [RED, NONE, BOTH, GREEN]),
+        ((-1, 0, 0, 1), [RED, BOTH, NONE, GREEN]),
+        ((1, 0, 0, -1), [GREEN, NONE, BOTH, RED]),
+        ((0, 1, 1, 0), [BOTH, GREEN, RED, NONE]),
+    ],
+)
+def test_films_are_turned_and_mirrored_as_players_show_them(tmp_path, matrix, expected):
+    (footage,) = open_footage(turned(shaped(tmp_path / "a.mp4"), *matrix)).items
+    assert corners(footage) == expected
+    assert footage.shape == ((64, 32) if matrix[0] == 0 else (32, 64))
+
+
+def test_pixels_become_square(tmp_path):
+    shaped(tmp_path / "a.mp4", sample_aspect_ratio=Fraction(2, 1))
+    shaped(tmp_path / "b.mkv", sample_aspect_ratio=Fraction(1, 2))
+    shapes = [footage.shape for footage in open_footage(tmp_path).items]
+    assert shapes == [(32, 128), (32, 32)]
+
+
+def test_transparency_of_webm_is_seen(tmp_path):
+    if "libvpx-vp9" not in av.codecs_available:
+        pytest.skip("no libvpx")
+    (footage,) = open_footage(shaped(tmp_path / "a.webm", "libvpx-vp9", "yuva420p", (64, 64))).items
+    frame = footage.read(0, 1)[0]
+    assert frame[48, 48].min() > 240  # transparent pixels are laid on white
+    assert frame[48, 20].max() < 40
+
+
+def test_what_of_a_film_is_not_used_is_said(tmp_path):
+    shaped(tmp_path / "two.mkv", streams=2)
+    shaped(tmp_path / "hdr.mkv", color_trc=16)
+    whole = film(tmp_path / "cut.mkv", 200).read_bytes()
+    (tmp_path / "cut.mkv").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "notes.srt").write_text("x")
+    checked = CheckedVideos(tmp_path, Cut())
+    remarks = dict(checked.remarks)
+    assert remarks["two.mkv"] == "only the first of its 2 video streams is read"
+    assert remarks["hdr.mkv"] == "its colours are HDR (PQ) and are taken as if they were not"
+    assert remarks["notes.srt"].startswith("not read")
+    assert Clips(checked, Cut(), 3).remarks == checked.remarks
+
+
+@pytest.mark.parametrize("ending", ["zip", "tar"])
+def test_films_in_an_archive_are_those_of_its_folder(tmp_path, ending):
+    for name in ("a/1.mp4", "b/2.mkv"):
+        film(tmp_path / "set" / name, 40)
+    encode_gif = Image.fromarray(counted(12)[0, ..., 0])
+    rest = [Image.fromarray(row[..., 0]) for row in counted(12)[1:]]
+    encode_gif.save(tmp_path / "set" / "b" / "3.gif", save_all=True, append_images=rest)
+    archive = shutil.make_archive(str(tmp_path / "set"), ending, tmp_path / "set")
+    batches = []
+    for source in (tmp_path / "set", archive):
+        checked = CheckedVideos(source, Cut())
+        assert not checked.skipped
+        assert checked.classes.names == ("a", "b")
+        data = Clips(checked, Cut(), 1, ["a", "b"])
+        batches.append(Batches(data, 0).take(0, 16))
+    assert torch.equal(batches[0].x, batches[1].x)
+    assert torch.equal(batches[0].condition, batches[1].condition)
