@@ -98,12 +98,13 @@ SYNONYMS = {"discriminators": "critics", "discriminator": "critic", "lr": "learn
 """The field's usual word -> the one that genkit's settings use."""
 
 
-def did_you_mean(word: str, allowed: Iterable[str]) -> str:
+def did_you_mean(word: str, allowed: Iterable[str], likeness: float = 0.5) -> str:
     """A hint for an unknown name, to append to a message.
 
     Args:
         word: what the user wrote.
         allowed: the names that exist.
+        likeness: from which on a name is close, 0 to 1.
 
     Returns:
         ` Did you mean 'x'?` if a name is close, or is the name after `SYNONYMS` are replaced; else ` Allowed: a, b.`;
@@ -115,7 +116,7 @@ def did_you_mean(word: str, allowed: Iterable[str]) -> str:
     for synonym, name in SYNONYMS.items():
         if synonym in word and (match := word.replace(synonym, name)) in names:
             return f" Did you mean {match!r}?"
-    matches = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    matches = difflib.get_close_matches(word, names, n=1, cutoff=likeness)
     if matches:
         return f" Did you mean {matches[0]!r}?"
     return f" Allowed: {', '.join(names)}." if names else ""

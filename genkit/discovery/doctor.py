@@ -17,7 +17,7 @@ from importlib.metadata import Distribution, distribution, distributions
 from pathlib import Path
 from typing import Any
 
-from genkit.discovery import registry, selection
+from genkit.discovery import registry, selection, soundness
 from genkit.discovery.probing import ask
 from genkit.discovery.registry import CORE, Found
 from genkit.errors import PluginError, first_line
@@ -343,5 +343,5 @@ def load_faults(target: str) -> list[str]:
             registry.load(manifest) if part == "plugin" else registry.named_class(manifest, part)
         except PluginError as error:
             faults.append(f"{error.call}: {error.reason}")
-    preset_fault = "" if faults else registry.preset_fault(manifest)
+    preset_fault = "" if faults else soundness.preset_fault(manifest)
     return [*faults, preset_fault] if preset_fault else faults

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import Any, cast
 
-from genkit.discovery import selection
+from genkit.discovery import selection, soundness
 from genkit.discovery.selection import canonical, matches
 from genkit.errors import GenkitError, PluginError, UnknownModality, did_you_mean, first_line
 from genkit.plugin import API, Modality, ModalityPlugin
@@ -142,9 +142,11 @@ def probed() -> list[Found]:
         changes = status or {"status": "broken", "reason": f"its import {fault}"}
         rows[rows.index(row)] = replace(row, **changes)
         valid_rows += [row] if changes["status"] == "ok" else []
-    preset_questions = {row: (__name__, "preset_fault_of", row.target) for row in valid_rows}
+    preset_questions = {
+        row: (soundness.__name__, "preset_fault_of", row.target) for row in valid_rows
+    }
     for row, (preset, _) in ask(preset_questions, PRESET_SECONDS).items():
-        missing = missing_requirements(row)
+        missing = soundness.missing_requirements(row.path)
         reason = (
             f"it needs {'; '.join(missing)}: pip install {row.distribution}" if missing else preset
         )
@@ -169,70 +171,6 @@ def manifest_status(id: str, target: str) -> dict[str, str]:
             else f"{error.call}: {error.reason}",
         }
     return {"status": "ok", "reason": ""}
-
-
-def preset_fault_of(target: str) -> str:
-    """What `preset_fault` says of the manifest that an entry point names; called in a child process."""
-    try:
-        return preset_fault(resolve(target))
-    except PluginError as error:
-        return f"{error.call}: {error.reason}"
-
-
-def preset_fault(manifest: Modality) -> str:
-    """What is wrong with the first preset whose options or recipe are not valid; empty: all are in order.
-
-    Raises:
-        PluginError: if the class of the options cannot be imported.
-    """
-    from pydantic import ValidationError
-
-    from genkit.recipe import Recipe
-
-    options = named_class(manifest, "options")
-    for name, preset in manifest.presets.items():
-        parts = [("recipe", Recipe, preset.recipe)]
-        if options is not None:
-            parts.append(("options", options, preset.options))
-        for part, cls, values in parts:
-            try:
-                cls.model_validate(dict(values))
-            except ValidationError as error:
-                first = error.errors()[0]
-                path = ".".join(map(str, (part, *first["loc"])))
-                return f"its preset {name!r}: {path}: {first['msg']}"
-            except Exception as error:  # of the plugin's own validators
-                return f"its preset {name!r}: {part}: {first_line(error)}"
-    return ""
-
-
-def missing_requirements(row: Found) -> list[str]:
-    """What a plugin's distribution declares to need and is not installed, or in another version; extras left out."""
-    from importlib.metadata import Distribution, PackageNotFoundError, version
-
-    from packaging.requirements import InvalidRequirement, Requirement
-
-    missing = []
-    try:
-        lines = Distribution.at(row.path).requires or []
-    except Exception:  # damaged metadata, which the doctor names
-        return []
-    for line in lines:
-        try:
-            requirement = Requirement(line)
-            if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
-                continue
-            installed = version(requirement.name)
-        except InvalidRequirement:
-            continue
-        except PackageNotFoundError:
-            missing.append(f"{requirement.name}{requirement.specifier}, which is not installed")
-            continue
-        if not requirement.specifier.contains(installed, prereleases=True):
-            missing.append(
-                f"{requirement.name}{requirement.specifier}, but {installed} is installed"
-            )
-    return missing
 
 
 def disable(name: str) -> list[str]:
@@ -296,8 +234,8 @@ def provider(name: str) -> Found:
     if home:
         raise UnknownModality(f"modality {name!r} is not installed: pip install {home}")
     names = sorted({row.name if is_full else row.id for row in all_rows})
-    hint = did_you_mean(name, names if is_full else {*names, *homes})
-    if "Did you mean" not in hint or is_full:  # what is not installed is no choice
+    hint = did_you_mean(name, names if is_full else {*names, *homes}, 0.8 if is_full else 0.5)
+    if "Did you mean" not in hint:  # what is not installed is no choice
         hint = f" Installed: {', '.join(names)}." if names else " No plugins are installed."
     raise UnknownModality(f"no installed plugin provides the modality {name!r}.{hint}")
 

@@ -9,15 +9,18 @@ Shape letters: B batch, C channels; `*space` is the shape behind [B, C], of 1, 2
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool1d, avg_pool2d, avg_pool3d, interpolate
 
+from genkit.plugin import Noise
+from genkit.sampling.noise import draw
+
 __all__ = [
-    "LEAKY_SLOPE", "DownStage", "Factors", "Residual", "UpStage", "downsample", "truncated", "upsample",
+    "LEAKY_SLOPE", "DownStage", "Factors", "Residual", "UpStage", "downsample", "towards_mean", "upsample",
     "variance_scaling_",
 ]  # fmt: skip
 
@@ -219,22 +222,33 @@ def _per_axis(x: Tensor, factors: Factors) -> tuple[int, ...]:
     return (factors,) * (x.ndim - 2) if isinstance(factors, int) else factors
 
 
-def truncated(z: Tensor, bound: float | None) -> Tensor:
-    """Map normal noise into [-bound, bound] monotonically, so that its distribution becomes the truncated normal.
+MEAN_ROWS = 256
+"""Noise vectors that the mean of `towards_mean` is computed from, always the same."""
 
-    The truncation trick trades variety for typical samples. BigGAN draws again the numbers outside of the bound; here
-    each number moves towards 0, further for a tighter bound, so that the sample of a noise vector stays recognisable.
 
-    Args:    z: noise N(0, 1), any shape.   bound: > 0; None: `z` is returned.
-    Returns: the shape, dtype and device of `z`; Phi^-1(Phi(-bound) + Phi(z) (Phi(bound) - Phi(-bound))).
-    Source:  Brock et al. 2019, arXiv:1809.11096, section 3.1.
+def towards_mean(
+    start: Callable[[Tensor], Tensor], code: Tensor, latent: int, share: float | None
+) -> Tensor:
+    """Activations of a generator, moved towards their mean over the noise: mean + share (start(code) - mean).
+
+    The truncation trick: the smaller the share, the more typical and the less varied are the samples. It acts on
+    activations behind the first layers, where means of activations still make samples. Noise itself that is pressed
+    into a range leaves the shell on which a generator learned, and its samples become empty.
+
+    Args:    start: code [B, Z + K] -> activations [B, ...], row by row.   code: noise [B, Z], behind it K numbers that
+             are no noise (a class): the mean is over the noise alone.   latent: Z.   share: in (0, 1]; None: 1.
+    Returns: [B, ...]; a row does not depend on the others.
+    Source:  Karras et al. 2019, arXiv:1812.04948, appendix B, where the activations are those of a mapping network.
     """
-    if bound is None:
-        return z
-    # On the CPU, so that the result is the same for all devices; not every device has float64.
-    exact = z.to("cpu", torch.float64)
-    # Phi by erfc, as torch's ndtr is imprecise below -8; of the lower tail, as numbers close to 1 have few digits.
-    bound_tail = 0.5 * math.erfc(bound / math.sqrt(2))
-    tail = 0.5 * torch.erfc(exact.abs() / math.sqrt(2))
-    mapped = torch.special.ndtri(bound_tail + tail * (1 - 2 * bound_tail)).abs().copysign(exact)
-    return mapped.to(z).clamp(-bound, bound)
+    activations = start(code)
+    if share is None or share == 1:
+        return activations
+    z = torch.from_numpy(draw(Noise((latent,)), "mean", 0, range(MEAN_ROWS))).to(code)
+    rest = code[:, latent:]
+    tails, places = rest[:1], torch.zeros(len(code), dtype=torch.long, device=code.device)
+    if rest.shape[1]:
+        tails, places = torch.unique(rest, dim=0, return_inverse=True)
+    means = torch.stack(
+        [start(torch.cat([z, tail.expand(len(z), -1)], 1)).mean(0) for tail in tails]
+    )
+    return torch.lerp(means[places], activations, share)

@@ -381,7 +381,9 @@ def _manifest_for(info: Mapping[str, Any], folder: Path) -> Modality:
         return registry.describe(f"{maker.get('distribution')}:{info['modality']}")
     except UnknownModality as error:
         maker_name = f"{maker.get('distribution')} {maker.get('version')} ({info['modality']})"
-        cure = f"pip install {maker.get('distribution')}"
+        others = [row.name for row in registry.found() if row.id == info["modality"]]
+        hint = f" Did you mean {others[0]!r}?" if others else ""
+        cure = f"pip install {maker.get('distribution')}.{hint}"
         if maker.get("distribution") == "local":
             cure = "register its modality with genkit.register, or pass it as modality="
         raise ModelError(

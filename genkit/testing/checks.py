@@ -13,10 +13,9 @@ import mimetypes
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from pydantic import BaseModel
@@ -28,16 +27,15 @@ from genkit.engine.compatibility import required_capabilities
 from genkit.engine.data import Batches
 from genkit.engine.run_folder import RunFolder
 from genkit.engine.views import model_of, preview_conditions
-from genkit.errors import ConfigError, UserError
-from genkit.plugin import Critique, Facts, Modality, Sample
+from genkit.errors import ConfigError
+from genkit.plugin import Critique, Facts, Modality
 from genkit.sampling.drawing import CHUNK
 from genkit.sampling.model import open_model
-from genkit.sampling.samples import Samples
 from genkit.system.files import cache_folder
 from genkit.system.seeding import global_seeds
 from genkit.system.tensors import read_tensors, write_tensors
+from genkit.testing.answers import masks_end_where_samples_end
 from genkit.testing.findings import (
-    FIRM,
     all_weights,
     check_signature,
     child,
@@ -138,57 +136,6 @@ def options_round_trip(subject: Subject) -> None:
     survives(subject.config.options, "options")
 
 
-def controls_have_effect(subject: Subject) -> None:
-    """Every control changes samples, their files or a preview, at some value."""
-    default = subject.draw(range(5))
-    for name in type(subject.controls).model_fields:
-        values = list(other_values(subject, name))
-        expect(
-            not values or any(changes(subject, default, {name: value}) for value in values),
-            f"the control {name!r} changes nothing, neither samples nor files, at {listed(map(repr, values))}: use it, "
-            "or take it out",
-        )
-
-
-def other_values(subject: Subject, name: str) -> Iterator[Any]:
-    """Values of a control that are valid and not the default, extreme ones among them."""
-    annotation = type(subject.controls).model_fields[name].annotation
-    options = [value for part in (annotation, *get_args(annotation)) for value in get_args(part)]
-    plain = [value for value in options if isinstance(value, str | int | float)]
-    for value in [*plain, *CANDIDATES]:
-        try:
-            controls = configuration.controls(subject.modality, {name: value})
-        except ConfigError:
-            continue
-        if getattr(controls, name) != getattr(subject.controls, name):
-            yield value
-
-
-CANDIDATES = (1, 0.001, 0.1, 0.5, 0.9, 2, 4, 12, 0, True, False)
-"""Values that controls are tried with."""
-
-
-def changes(subject: Subject, default: Samples, settings: dict[str, Any]) -> bool:
-    """Whether controls change the samples of some identities, their files or their previews."""
-    modality, controls = subject.modality, configuration.controls(subject.modality, settings)
-    conditions = partial(preview_conditions, subject.played.game)
-    try:
-        sample = subject.model.draw(range(5), 0, controls=controls, conditions=conditions)
-    except UserError:  # it is not for this model, and says so
-        return True
-    if differing(parts_of(sample), parts_of(default.sample)):
-        return True
-    samples = Samples(sample, 0, tuple(range(5)), None, subject.model, controls)
-    if any(samples.encode(format) != default.encode(format) for format in modality.formats):
-        return True
-    plugin = subject.model.plugin
-    return "preview" in subject.capabilities and any(
-        plugin.preview(sample, ending, controls, None)
-        != plugin.preview(default.sample, ending, default.controls, None)
-        for ending in modality.preview_formats
-    )
-
-
 def controls_round_trip(subject: Subject) -> None:
     """Controls have defaults, are the same after JSON, and reject unknown keys."""
     survives(subject.controls, "controls")
@@ -285,11 +232,11 @@ def networks_follow_from_facts(subject: Subject) -> None:
 def fakes_are_like_reals(subject: Subject) -> None:
     """Generated samples have the parts, shapes and dtypes of real ones, one for each row of noise."""
     real, noise = subject.real_batch, subject.noise()
-    given = {part: value.clone() for part, value in noise.items()}
+    parts = {part: value.clone() for part, value in noise.items()}
     with torch.no_grad():
         fake = subject.generator(noise, real.condition, subject.controls)
-    changed = differing(given, noise)
-    expect(not changed, f"the generator wrote into its noise ({listed(changed)}): work on a copy")
+    names = differing(parts, noise)
+    expect(not names, f"the generator wrote into its noise ({listed(names)}): work on a copy")
     well_formed(fake, len(real), "a generated batch")
     fake_kind, real_kind = (fake.x.shape[1:], fake.x.dtype), (real.x.shape[1:], real.x.dtype)
     expect(
@@ -305,60 +252,21 @@ def fakes_are_like_reals(subject: Subject) -> None:
     masks_end_where_samples_end(subject)
 
 
-def masks_end_where_samples_end(subject: Subject) -> None:
-    """Assert that valid steps come first, and none follows the symbol that ends all shorter real samples."""
-    batches = [subject.real_batch, *(subject.fake(seed) for seed in range(8))]
-    masks = [batch.mask for batch in batches]
-    for mask in masks:
-        if mask is None:
-            return
-        expect(
-            bool((mask[:, 1:] <= mask[:, :-1]).all()),
-            "a mask has valid steps behind others that are not: valid steps come first",
-        )
-    end = end_of(subject.real_batch)
-    for batch in batches[1:]:
-        assert batch.mask is not None
-        if end is not None:
-            is_behind = (batch.x == end).cumsum(1) - (batch.x == end).long() > 0
-            expect(
-                not bool((is_behind & batch.mask).any()),
-                f"a generated mask has valid steps behind the symbol {end}, with which shorter real samples end: mark "
-                "the steps up to and with it",
-            )
-
-
-def end_of(real: Sample) -> int | None:
-    """The symbol with which every real sample that is shorter than the longest ends, and which occurs nowhere else."""
-    assert real.mask is not None
-    if real.x.ndim != 2 or real.x.is_floating_point():
-        return None
-    lengths = real.mask.sum(1)
-    shorter = (lengths < real.x.shape[1]) & (lengths > 0)
-    last = real.x[torch.arange(len(lengths)), (lengths - 1).clamp(min=0)]
-    symbols = torch.unique(last[shorter])
-    if len(symbols) != 1:
-        return None
-    end = int(symbols[0])
-    is_last = torch.arange(real.x.shape[1]) == (lengths - 1)[:, None]
-    return None if bool(((real.x == end) & real.mask & ~is_last).any()) else end
-
-
 def critics_judge_each_row(subject: Subject) -> None:
     """Each critic returns finite logits for every real and every generated sample."""
     for (name, critic), sample in itertools.product(
         subject.critics.items(), (subject.real_batch, subject.fake())
     ):
-        given = {part: value.clone() for part, value in parts_of(sample).items()}
+        parts = {part: value.clone() for part, value in parts_of(sample).items()}
         critique = critique_of(critic, sample)
         expect(
             isinstance(critique, Critique) and critique.logits,
             f"the critic {name!r} returned no Critique with logits",
         )
-        changed = differing(given, parts_of(sample))
+        names = differing(parts, parts_of(sample))
         expect(
-            not changed,
-            f"the critic {name!r} wrote into its input ({listed(changed)}): work on a copy",
+            not names,
+            f"the critic {name!r} wrote into its input ({listed(names)}): work on a copy",
         )
         for logits in critique.logits:
             is_valid = logits.ndim in (1, 2) and len(logits) == len(sample)
@@ -490,23 +398,6 @@ def same_identity_same_sample(subject: Subject) -> None:
     expect(
         not torch.equal(other.x, whole.x),
         "seeds 3 and 4 give the same samples: let the generator use its noise",
-    )
-
-
-def conditions_matter(subject: Subject) -> None:
-    """A sample depends on its condition, where the data have conditions."""
-    condition = subject.real_batch.condition
-    if condition is None or len(torch.unique(condition, dim=0)) < 2:
-        return
-    generator, noise = perturbed(subject.generator, FIRM), subject.noise()
-    with torch.no_grad():
-        first, *others = (
-            generator(noise, one.expand_as(condition).contiguous(), subject.controls).x
-            for one in torch.unique(condition, dim=0)[:4]
-        )
-    expect(
-        any(not torch.equal(first, other) for other in others),
-        "different conditions give the same samples from the same noise: let the generator use its condition",
     )
 
 

@@ -20,7 +20,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from genkit.errors import ConfigError, did_you_mean, first_line
 from genkit.plugin import Modality
-from genkit.testing import checks, optional
+from genkit.testing import answers, checks, optional
 from genkit.testing.findings import expect
 from genkit.testing.subject import NAME, Subject, quiet_machine
 
@@ -56,7 +56,7 @@ CHECKS = (
     Check(checks.capabilities_suffice),
     Check(checks.options_round_trip, "options"),
     Check(checks.controls_round_trip, "controls"),
-    Check(checks.controls_have_effect, "controls"),
+    Check(answers.controls_have_effect, "controls"),
     Check(checks.data_are_samples),
     Check(checks.facts_round_trip),
     Check(checks.networks_follow_from_facts),
@@ -68,7 +68,7 @@ CHECKS = (
     Check(checks.drawing_changes_nothing),
     Check(checks.same_identity_same_sample),
     Check(checks.rows_stand_alone),
-    Check(checks.conditions_matter),
+    Check(answers.conditions_matter),
     Check(checks.saved_is_loaded),
     Check(checks.files_are_what_they_say),
     Check(checks.fresh_process_rebuilds),

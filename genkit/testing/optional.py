@@ -255,13 +255,13 @@ def complete_keeps_prefixes(subject: Subject) -> None:
             torch.equal(completion.x[keep], fake.x[keep]),
             "complete changed steps of the prefix that it must keep",
         )
-    start, moved = torch.zeros(len(fake.x), dtype=torch.long), perturbed(generator, FIRM)
+    start, firm = torch.zeros(len(fake.x), dtype=torch.long), perturbed(generator, FIRM)
     with torch.no_grad():
-        one, again, other = (
-            cast(Any, moved).complete(fake, start, subject.noise(seed=seed)) for seed in (1, 1, 2)
+        one, repeated, other = (
+            cast(Any, firm).complete(fake, start, subject.noise(seed=seed)) for seed in (1, 1, 2)
         )
     expect(
-        not differing(parts_of(one), parts_of(again)),
+        not differing(parts_of(one), parts_of(repeated)),
         "complete gives other samples from the same noise: take all randomness from the noise",
     )
     expect(

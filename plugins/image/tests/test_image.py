@@ -456,19 +456,39 @@ def test_an_animation_shows_the_samples_in_order_and_for_ever():
             assert film.info["duration"] == 50
 
 
-def test_truncation_limits_the_noise_and_keeps_who_is_who(tmp_path):
+@pytest.mark.parametrize("architecture", ["dcgan", "compact", "residual"])
+@pytest.mark.parametrize("conditional", [False, True])
+def test_truncation_keeps_who_is_who_and_brings_them_together(architecture, conditional):
     torch.manual_seed(0)
-    generator = plugin_for("builtin:fashion").networks().generator.eval()
-    z = {"z": torch.randn(4, 100)}
-    whole, loose, tight = (
-        generator(z, None, Controls(truncation=bound)).x for bound in (None, 8.0, 0.1)
-    )
-    assert torch.equal(whole, generator(z, None, None).x)
-    torch.testing.assert_close(loose, whole)
-    assert tight.std(0).mean() < 0.5 * whole.std(0).mean()
+    options = {"conditional": conditional, "features": 8, "size": 32}
+    plugin = plugin_for("builtin:fashion", architecture=architecture, critic_norm="none", **options)
+    generator = plugin.networks().generator
+    for parameter in generator.parameters():
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    noise = {"z": torch.randn(64, generator.noise["z"].shape[0])}
+    condition = torch.arange(64) % 10 if conditional else None
+    with torch.no_grad():
+        generator(noise, condition, None)  # BatchNorm's statistics
+        generator.eval()
+        whole, same, near, half, tight = (
+            generator(noise, condition, Controls(truncation=share)).x
+            for share in (None, 1, 0.8, 0.5, 0.01)
+        )
+        alone = generator(
+            {"z": noise["z"][3:4]}, None if condition is None else condition[3:4],
+            Controls(truncation=0.5),
+        ).x  # fmt: skip
+    assert torch.equal(whole, same)
+    torch.testing.assert_close(alone[0], half[3], rtol=1e-4, atol=1e-5)
+    spreads = [x[::10].std(0).mean() for x in (whole, half, tight)]
+    assert spreads[0] > 1.2 * spreads[1] > 5 * spreads[2]
+    distances = torch.cdist(near.flatten(1), whole.flatten(1))
+    assert (distances.argmin(1) == torch.arange(64)).float().mean() > 0.8, "who is who"
 
 
-@pytest.mark.parametrize("values", [{"truncation": 0}, {"truncation": -1}, {"fps": 0}, {"fps": 61}])
+@pytest.mark.parametrize(
+    "values", [{"truncation": 0}, {"truncation": 1.5}, {"fps": 0}, {"fps": 61}]
+)
 def test_controls_that_do_not_work_are_refused(values):
     with pytest.raises(ValidationError):
         Controls(**values)

@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv_transpose2d, pad
 
-from genkit.kit.blocks import LEAKY_SLOPE
+from genkit.kit.blocks import LEAKY_SLOPE, towards_mean
 from genkit.plugin import Noise, Sample
-from genkit_image.dcgan import ProjectionCritic, code, layout
+from genkit_image.dcgan import ProjectionCritic, code, layout, truncation_of
 from genkit_image.options import Options
 
 
@@ -53,11 +53,21 @@ class Generator(nn.Module):
     def forward(
         self, noise: Mapping[str, Tensor], condition: Tensor | None = None, controls: Any = None
     ) -> Sample:
-        z = code(noise, condition, self.classes, controls)
-        x = self.base(z[:, :, None, None])
-        for norm, stage in zip(self.norms, self.stages, strict=True):
+        z, latent, share = (
+            code(noise, condition, self.classes),
+            self.noise["z"].shape[0],
+            truncation_of(controls),
+        )
+        x = self.stages[0](towards_mean(self._start, z, latent, share))
+        if share is not None:  # the mean scale and shift are those of zero noise
+            z = torch.cat([share * z[:, :latent], z[:, latent:]], 1)
+        for norm, stage in zip(self.norms[1:], self.stages[1:], strict=True):
             x = stage(norm(x, z))
         return Sample(x.tanh(), condition)
+
+    def _start(self, z: Tensor) -> Tensor:
+        """[B, Z + K] -> the activations of the first layer."""
+        return cast(Tensor, self.norms[0](self.base(z[:, :, None, None]), z))
 
 
 class _Modulated(nn.Module):

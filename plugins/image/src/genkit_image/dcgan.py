@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 from torch.nn.utils.parametrizations import spectral_norm
 
-from genkit.kit.blocks import truncated
+from genkit.kit.blocks import towards_mean
 from genkit.plugin import Critique, Noise, Sample
 from genkit_image.options import Options
 
@@ -80,18 +80,26 @@ class Generator(nn.Module):
     def forward(
         self, noise: Mapping[str, Tensor], condition: Tensor | None = None, controls: Any = None
     ) -> Sample:
-        z = code(noise, condition, self.classes, controls)
-        x = self.body(z[:, :, None, None])
+        z = code(noise, condition, self.classes)
+        x = towards_mean(self._start, z, self.noise["z"].shape[0], truncation_of(controls))
+        x = self.body[3:](x)
         if self.gain != 1 and not self.training:
             x = (self.gain * x).clamp(-1, 1)
         return Sample(x, condition)
 
+    def _start(self, z: Tensor) -> Tensor:
+        """[B, Z + K] -> the activations of the first layer."""
+        return cast(Tensor, self.body[:3](z[:, :, None, None]))
 
-def code(
-    noise: Mapping[str, Tensor], condition: Tensor | None, classes: int, controls: Any
-) -> Tensor:
-    """[B, Z + K]: the noise, truncated as the controls say, followed by the class [B] as a one-hot code."""
-    z = truncated(noise["z"], None if controls is None else controls.truncation)
+
+def truncation_of(controls: Any) -> float | None:
+    """The share of activations' distance to their mean that is kept; None: all of it."""
+    return None if controls is None else controls.truncation
+
+
+def code(noise: Mapping[str, Tensor], condition: Tensor | None, classes: int) -> Tensor:
+    """[B, Z + K]: the noise, followed by the class [B] as a one-hot code."""
+    z = noise["z"]
     return z if condition is None else torch.cat([z, one_hot(condition, classes).to(z.dtype)], 1)
 
 

@@ -12,15 +12,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from genkit.kit.blocks import DownStage, Residual, UpStage, variance_scaling_
+from genkit.kit.blocks import DownStage, Residual, UpStage, towards_mean, variance_scaling_
 from genkit.plugin import Critique, Noise, Sample
-from genkit_image.dcgan import code, layout
+from genkit_image.dcgan import code, layout, truncation_of
 from genkit_image.options import Options
 
 
@@ -40,7 +40,7 @@ class Generator(nn.Module):
     def __init__(self, options: Options, channels: int, classes: int) -> None:
         super().__init__()
         self.noise = {"z": Noise((options.latent,))}
-        self.classes = classes
+        self.classes, self.depth = classes, options.depth
         maps, base = layout(options)
         self.project = variance_scaling_(nn.Linear(options.latent + classes, maps[-1], bias=False))
         self.basis = nn.Parameter(torch.randn(maps[-1], *base))
@@ -56,8 +56,13 @@ class Generator(nn.Module):
     def forward(
         self, noise: Mapping[str, Tensor], condition: Tensor | None = None, controls: Any = None
     ) -> Sample:
-        z = code(noise, condition, self.classes, controls)
-        return Sample(self.body(self.project(z)[:, :, None, None] * self.basis), condition)
+        z = code(noise, condition, self.classes)
+        x = towards_mean(self._start, z, self.noise["z"].shape[0], truncation_of(controls))
+        return Sample(self.body[self.depth :](x), condition)
+
+    def _start(self, z: Tensor) -> Tensor:
+        """[B, Z + K] -> the activations of the blocks at the lowest resolution."""
+        return cast(Tensor, self.body[: self.depth](self.project(z)[:, :, None, None] * self.basis))
 
 
 class Critic(nn.Module):

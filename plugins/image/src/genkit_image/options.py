@@ -93,8 +93,8 @@ class Options(Sized):
 class Controls(Settings):
     """Settings of one call of `generate`; they change nothing of the model."""
 
-    truncation: Annotated[float, Field(gt=0)] | None = None
-    """Noise is mapped into [-truncation, truncation]: the smaller, the more typical and the less varied the pictures
-    (Brock et al. 2019, section 3.1). None: noise is not truncated."""
+    truncation: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Move the generator's first activations towards their mean, and keep this share of the distance: the smaller, the
+    more typical and the less varied the pictures (Karras et al. 2019, appendix B). None or 1: they stay."""
     fps: Annotated[float, Field(gt=0, le=60)] = 12
     """Pictures per second of an animation (.webp)."""
