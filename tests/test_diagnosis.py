@@ -5,8 +5,11 @@ import torch
 from toys import ring
 
 import genkit
-from genkit.engine.diagnosis import Reference, saturated
+from genkit.engine.diagnosis import Reference, remedies, saturated
 from genkit.plugin import Sample
+from genkit.recipe import Recipe
+
+RECIPE = Recipe()
 
 
 def cloud(count, size=48, seed=0):
@@ -28,48 +31,62 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_samples_are_judged_in_plain_words(case):
     points, expected = CASES[case]
-    numbers, said = REALS.findings(Sample(points))
+    numbers, said = REALS.findings(Sample(points), RECIPE)
     assert set(numbers) == {"spread", "near_duplicates", "copies"}
     assert [expected in one for one in said] == ([True] if expected else [])
 
 
 def test_distances_are_the_same_whatever_the_shape():
     shaped = Reference(Sample(cloud(500).view(500, 3, 4, 4))).findings(
-        Sample(cloud(64, seed=1).view(64, 3, 4, 4))
+        Sample(cloud(64, seed=1).view(64, 3, 4, 4)), RECIPE
     )
-    assert shaped == REALS.findings(Sample(cloud(64, seed=1)))
+    assert shaped == REALS.findings(Sample(cloud(64, seed=1)), RECIPE)
 
 
 def test_discrete_samples_are_compared_by_the_steps_that_differ():
     generator = torch.Generator().manual_seed(0)
     reals = torch.randint(50, (400, 20), generator=generator)
     reference = Reference(Sample(reals))
-    assert reference.findings(Sample(torch.randint(50, (64, 20), generator=generator)))[1] == []
-    assert "memorises" in reference.findings(Sample(reals[:64]))[1][0]
-    assert "mode collapse" in reference.findings(Sample(reals[:1].expand(64, -1)))[1][0]
+    assert (
+        reference.findings(Sample(torch.randint(50, (64, 20), generator=generator)), RECIPE)[1]
+        == []
+    )
+    assert "memorises" in reference.findings(Sample(reals[:64]), RECIPE)[1][0]
+    assert "mode collapse" in reference.findings(Sample(reals[:1].expand(64, -1)), RECIPE)[1][0]
 
 
 def test_a_small_language_that_has_few_sentences_is_not_memorised():
     generator = torch.Generator().manual_seed(0)
     reals = torch.randint(2, (1000, 4), generator=generator)
-    assert Reference(Sample(reals)).findings(Sample(reals[:64]))[1] == []
+    assert Reference(Sample(reals)).findings(Sample(reals[:64]), RECIPE)[1] == []
 
 
 def test_too_few_to_judge_says_nothing():
-    assert Reference(Sample(cloud(5))).findings(Sample(cloud(64))) == ({}, [])
+    assert Reference(Sample(cloud(5))).findings(Sample(cloud(64)), RECIPE) == ({}, [])
 
 
 def test_a_critic_that_has_won_is_named_when_it_has_for_a_while():
     won, even = {"critic.separation": 1.0}, {"critic.separation": 0.7}
-    assert "is saturated" in saturated([won] * 3)[0]
+    assert "is saturated" in saturated([won] * 3, RECIPE)[0]
     assert (
-        saturated([won])
-        == saturated([even] * 5)
-        == saturated([])
-        == saturated([won, even, won])
+        saturated([won], RECIPE)
+        == saturated([even] * 5, RECIPE)
+        == saturated([], RECIPE)
+        == saturated([won, even, won], RECIPE)
         == []
     )
-    assert "no gradient" in saturated([{"generator.gradient_norm": 0.0}])[0]
+    assert "no gradient" in saturated([{"generator.gradient_norm": 0.0}], RECIPE)[0]
+
+
+def test_advice_is_what_the_recipe_does_not_do_already():
+    assert remedies(RECIPE) == (
+        "a penalty (recipe.penalties.r1.weight=0.05), recipe.loss=relativistic, or lower learning rates"
+    )
+    strict = Recipe(loss="relativistic", penalties={"r1": {"weight": 0.1}})
+    assert remedies(strict) == "lower learning rates"
+    assert remedies(strict, of_critic=True) == (
+        "a lower recipe.critic.learning_rate, or augmentation"
+    )
 
 
 def test_a_run_says_what_is_wrong_with_it_and_logs_the_numbers(train):

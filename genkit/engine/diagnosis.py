@@ -14,7 +14,10 @@ import torch
 from torch import Tensor
 
 from genkit.plugin import Sample
+from genkit.recipe import Recipe
 
+EARLY = 50
+"""Before so many updates of the generator nothing is said of a game: untrained networks look like collapsed ones."""
 REALS = 4096
 """Samples are compared with at most this many real ones (a quarter of it for discrete data)."""
 COORDINATES = 2048
@@ -47,7 +50,7 @@ class Reference:
             return 0.0
         return _copies(self.points[:half], self.points[half:], _nearest_other(self.points[half:]))
 
-    def findings(self, samples: Sample) -> tuple[dict[str, float], list[str]]:
+    def findings(self, samples: Sample, recipe: Recipe) -> tuple[dict[str, float], list[str]]:
         """(the numbers `spread`, `near_duplicates` and `copies`; warnings with advice, empty if nothing is wrong).
 
         `spread` is the samples' mean distance over that of the reals; the others are shares of the samples. Fewer
@@ -55,6 +58,7 @@ class Reference:
 
         Args:
             samples: generated ones, of fixed identities.
+            recipe: of the game.
         """
         points = _points(samples.x)
         count = min(len(points), len(self.points))
@@ -69,8 +73,7 @@ class Reference:
         if spread < 0.2 or near_duplicates > 0.5:
             notes.append(
                 f"mode collapse: {near_duplicates:.0%} of the samples are near-duplicates of another one, and the mean "
-                f"distance between samples is {spread:.0%} of that between real ones. Try a penalty "
-                "(recipe.penalties.r1.weight=0.05), recipe.loss=relativistic, or lower learning rates"
+                f"distance between samples is {spread:.0%} of that between real ones. Try {remedies(recipe)}"
             )
         elif copies > self.copies + 0.25:
             notes.append(
@@ -80,11 +83,21 @@ class Reference:
         return {"spread": spread, "near_duplicates": near_duplicates, "copies": copies}, notes
 
 
-def saturated(history: Sequence[Mapping[str, float]]) -> list[str]:
+def remedies(recipe: Recipe, of_critic: bool = False) -> str:
+    """Advice against collapse, or against a critic that is too strong: what a recipe does not do already."""
+    advice = [] if recipe.penalties else ["a penalty (recipe.penalties.r1.weight=0.05)"]
+    if of_critic:
+        return ", ".join(["a lower recipe.critic.learning_rate", *advice, "or augmentation"])
+    advice += [] if recipe.loss == "relativistic" else ["recipe.loss=relativistic"]
+    return ", ".join([*advice, "or lower learning rates" if advice else "lower learning rates"])
+
+
+def saturated(history: Sequence[Mapping[str, float]], recipe: Recipe) -> list[str]:
     """Warnings about critics that separate all fakes from reals, and about a generator that gets no gradient.
 
     Args:
         history: the statistics since the last evaluation, rows of `player.name` -> mean.
+        recipe: of the game.
     """
     notes = []
     means = {
@@ -97,8 +110,7 @@ def saturated(history: Sequence[Mapping[str, float]]) -> list[str]:
         if statistic == "separation" and value > 0.995 and len(history) >= 3:
             notes.append(
                 f"the critic {critic!r} is saturated: it scores the real sample higher in {value:.1%} of pairs, so the "
-                "generator learns little. Try a lower recipe.critic.learning_rate, a penalty "
-                "(recipe.penalties.r1.weight=0.05), or augmentation"
+                f"generator learns little. Try {remedies(recipe, of_critic=True)}"
             )
     if means.get("generator.gradient_norm", 1.0) < 1e-9:
         notes.append(

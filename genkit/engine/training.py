@@ -26,7 +26,7 @@ from genkit.discovery import registry
 from genkit.discovery.selection import strict
 from genkit.engine.clock import PULSE, Clock, Progress, Stop, stop_signals
 from genkit.engine.data import open_data
-from genkit.engine.diagnosis import saturated
+from genkit.engine.diagnosis import EARLY, saturated
 from genkit.engine.game import LOST_UPDATES, Game, diverged, under
 from genkit.engine.plan import choose
 from genkit.engine.run_folder import RunFolder
@@ -388,9 +388,10 @@ def _evaluate(game: Game, folder: RunFolder, clock: Clock) -> None:
             conditions=partial(preview_conditions, game),
         )
         check_finite(sample)
-        clock.findings, notes = game.reference.findings(sample)
-        for note in [*notes, *saturated(clock.history)]:
-            clock.notify(note=note)
+        clock.findings, notes = game.reference.findings(sample, game.config.recipe)
+        if game.updates["generator"] >= EARLY:
+            for note in [*notes, *saturated(clock.history, game.config.recipe)]:
+                clock.notify(note=note)
         clock.history.clear()
         if "preview" not in game.capabilities or not modality.preview_formats:
             return

@@ -2,12 +2,13 @@
 
     python tests/benchmarks/quality.py [recipe.loss=hinge ...] --data FOLDER [--size 32 --minutes 1 2 4 8 --seeds 0]
         [--preset NAME --racers genkit plain canonical --out quality]
+    python tests/benchmarks/quality.py --data builtin:fashion --models runs/demo
 
-Racers work in alternating slices of some seconds, anew for each number of minutes and each seed, since a recipe may
-follow the length of its run. Then each draws 5,000 pictures, from averaged weights where it has some, and the judges of
-`judges.py` look at them; the first row of a table is one half of the real pictures before the other.
-OUT-SEED-MINUTES.png shows 8 x 8 samples of each racer beside real pictures at 4x zoom. `racers.py` describes the
-loops.
+With `--models`, models that exist are judged. Otherwise racers work in alternating slices of some seconds, anew for
+each number of minutes and each seed, since a recipe may follow the length of its run. Then each draws 5,000 pictures, from
+averaged weights where it has some, and the judges of `judges.py` look at them; the first row of a table is one half of
+the real pictures before the other. OUT-SEED-MINUTES.png shows 8 x 8 samples of each racer beside real pictures at 4x
+zoom. `racers.py` describes the loops.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from PIL import Image
 from racers import canonical, normalised, ours, plain, take_turns
 from torch import Tensor
 
+import genkit
 from genkit import config
 from genkit_image.options import Options
 from genkit_image.pictures import CheckedPictures
@@ -37,6 +39,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--preset")
     parser.add_argument("--racers", nargs="+", default=["genkit", "plain", "canonical"])
+    parser.add_argument("--models", nargs="+", default=[], help="models to judge instead of a race")
     parser.add_argument("--out", default="quality")
     arguments = parser.parse_args()
     checked = CheckedPictures(open_source(arguments.data), Options(size=arguments.size))
@@ -46,6 +49,11 @@ def main() -> None:
     panel, half = Panel(real), len(real) // 2
     print(f"{arguments.data}: {len(pixels):,} pictures {list(pixels.shape[1:])}")
     report("real", Panel(real[:half]).figures(real[half:]), "")
+    for path in arguments.models:
+        samples = rounded(genkit.load(path).draw(range(SAMPLES), 7).x.clamp(-1, 1))
+        report("model", panel.figures(samples), path)
+    if arguments.models:
+        return
     for seed in arguments.seeds:
         for minutes in arguments.minutes:
             race(arguments, pixels, panel, seed, minutes)
