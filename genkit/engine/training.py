@@ -470,6 +470,7 @@ def _restore(game: Game, folder: RunFolder, checkpoint: Path) -> list[str]:
         ModelError: if the checkpoint is damaged, or of other networks.
     """
     state = read_json(checkpoint / "state.json")
+    _check_state(state, game, checkpoint / "state.json")
     old, data = dict(state.get("data", {})), _about_data(game)
     means = old.pop("means", data["means"]), data.pop("means")
     changes = differences(old, data)
@@ -503,6 +504,27 @@ def _restore(game: Game, folder: RunFolder, checkpoint: Path) -> list[str]:
     if game.over():
         notes.append("the run has reached its full length: train on with more --items or --minutes")
     return notes
+
+
+def _check_state(state: Any, game: Game, path: Path) -> None:
+    """Raise ModelError unless the plain part of a checkpoint has counts where counts belong."""
+    counters, _ = game.state()
+    updates = counters.pop("updates")
+    is_tree = isinstance(state, dict) and all(
+        isinstance(state.get(name, {}), dict) for name in ("updates", "machine", "data")
+    )
+    if not is_tree:
+        raise ModelError(f"{path} is no state of a run: an object with objects in it was expected")
+    values = {
+        **{name: state.get(name, 0) for name in counters},
+        **{f"updates.{name}": state.get("updates", {}).get(name) for name in updates},
+        "log_bytes": state.get("log_bytes"),
+    }
+    for name, value in values.items():
+        kinds = (int, float) if name == "seconds" else (int,)
+        is_count = isinstance(value, kinds) and not isinstance(value, bool)
+        if not is_count or not 0 <= value < 2**53 or (name == "retry" and value > RETRIES):
+            raise ModelError(f"{path}: {name} = {value!r} is no count of a run")
 
 
 def _about_machine(game: Game) -> dict[str, Any]:

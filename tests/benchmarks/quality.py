@@ -5,10 +5,10 @@
     python tests/benchmarks/quality.py --data builtin:fashion --models runs/demo
 
 With `--models`, models that exist are judged. Otherwise racers work in alternating slices of some seconds, anew for
-each number of minutes and each seed, since a recipe may follow the length of its run. Then each draws 5,000 pictures, from
-averaged weights where it has some, and the judges of `judges.py` look at them; the first row of a table is one half of
-the real pictures before the other. OUT-SEED-MINUTES.png shows 8 x 8 samples of each racer beside real pictures at 4x
-zoom. `racers.py` describes the loops.
+each number of minutes and each seed, since a recipe may follow the length of its run. Then each draws 5,000 pictures,
+from averaged weights where it has some, and the judges of `judges.py` look at them; the first row of a table is one
+half of the real pictures before the other. OUT-SEED-MINUTES.png shows 8 x 8 samples of each racer beside real
+pictures at 4x zoom. `racers.py` describes the loops.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Those who race in `quality.py` and `race.py`: a preset of genkit, and two loops of a DCGAN written by hand.
+"""Those who race in `quality.py`: a preset of genkit, and two loops of a DCGAN written by hand.
 
 `plain` is what a practitioner writes in forty lines: width 32 with a linear start, spectral norm in the critic, hinge
 loss, Adam 2e-3 (0, 0.99), averaged weights of half-life 10,000 pictures with a ramp-up of 5 %, bf16, channels-last.
