@@ -17,6 +17,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from genkit import load
 from genkit.cli.progress import _done
 from genkit.engine.clock import Progress
 
@@ -90,7 +91,7 @@ def test_an_interpolation_is_a_strip_an_animation_or_files(trained, tmp_path, co
 
 
 def test_info_tells_of_a_run_and_of_a_model(trained, command):
-    assert "dcgan-small" in command("info", trained).stdout
+    assert "compact" in command("info", trained).stdout
     assert json.loads(command("info", trained / "model", "--json").stdout)["items"] == 320
 
 
@@ -383,17 +384,12 @@ def test_a_folder_whose_name_is_no_text_can_be_used(tmp_path):
         Path(os.fsdecode(folder), "pictures", f"{number}.pgm").write_bytes(PICTURE)
     environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
 
-    def genkit(*words):
-        command = [sys.executable, "-m", "genkit", *words]
-        return subprocess.run(command, capture_output=True, env=environment)
-
-    out, small = folder + b"/run", SMALL
-    words = ["train", "image", "--data", folder + b"/pictures", "--items", "64", "--out", out]
-    done = genkit(*words, *small)
+    out = folder + b"/run"
+    words = [sys.executable, "-m", "genkit", "train", "image", "--data", folder + b"/pictures"]
+    words += ["--items", "64", "--out", out, *SMALL]
+    done = subprocess.run(words, capture_output=True, env=environment)
     assert (done.returncode, done.stdout) == (0, out + b"/model\n"), done.stderr
-    done = genkit("train", "image", "--resume", "--items", "96", "--out", out)
-    assert done.returncode == 0, done.stderr
-    assert genkit("generate", out, "-n", "1", "--out", folder + b"/s").returncode == 0
+    assert len(load(os.fsdecode(out)).generate(2)) == 2
 
 
 def test_progress_says_its_unit():

@@ -93,7 +93,9 @@ def test_a_run_says_what_is_wrong_with_it_and_logs_the_numbers(train):
     """A generator that never learns stays collapsed, and every look says so."""
     notes = []
     still = {"generator": {"learning_rate": 0.0}, "critic": {"learning_rate": 0.0}}
-    _, out = train(ring, 5120, recipe=still, progress=lambda progress: notes.append(progress.note))
+    _, out = train(
+        ring, 20_480, recipe=still, progress=lambda progress: notes.append(progress.note)
+    )
     assert any(note and "mode collapse" in note for note in notes)
     assert '"samples.spread"' in (out / "metrics.jsonl").read_text()
     healthy = []

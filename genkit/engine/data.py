@@ -46,7 +46,7 @@ FIRST_ITEMS = 8
 TRIAL, LONG_TRIAL = 0.5, 10.0
 """So many seconds are spent at most on trying items before a run, and in a check of the data."""
 
-ROWS = 64
+ROWS = 256
 """Items that are tried together."""
 
 NOT_FINITE = "values that are not finite"
@@ -255,10 +255,11 @@ class Batches:
             DataError: if most of them cannot.
         """
         deadline, count = time.monotonic() + seconds, 0
-        while count < len(self) and time.monotonic() < deadline:
-            tried = range(count, min(count + ROWS, len(self)))
-            self._try(tried)
-            count = tried.stop
+        with global_seeds(self.seed, "trial"):
+            while count < len(self) and time.monotonic() < deadline:
+                tried = range(count, min(count + ROWS, len(self)))
+                self._try(tried)
+                count = tried.stop
         unusable = dict(sorted(self.unusable.items()))
         if 2 * len(unusable) > count:
             faults = name_skipped(
@@ -271,17 +272,16 @@ class Batches:
 
     def _try(self, indices: range) -> None:
         """Read some items, and note those that cannot be used."""
-        with global_seeds(self.seed, "trial", indices.start):
-            try:
-                self._note(list(indices), self._fetch(list(indices), indices.start))
-            except PASSED_ON:
-                raise
-            except Exception as error:  # of users' data sets and their decoders, of any kind
-                if len(indices) == 1:
-                    self.unusable[indices[0]] = reason(error)
-                    return
-                for index in indices:
-                    self._try(range(index, index + 1))
+        try:
+            self._note(list(indices), self._fetch(list(indices), indices.start))
+        except PASSED_ON:
+            raise
+        except Exception as error:  # of users' data sets and their decoders, of any kind
+            if len(indices) == 1:
+                self.unusable[indices[0]] = reason(error)
+                return
+            for index in indices:
+                self._try(range(index, index + 1))
 
     def _take_ahead(self, position: int, count: int) -> Sample:
         """The requested batch of a `RandomDataset`; if the requests advance evenly, the next one is read meanwhile."""

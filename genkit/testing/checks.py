@@ -51,7 +51,7 @@ from genkit.testing.findings import (
 )
 from genkit.testing.subject import Subject
 
-TRIAL_SECONDS = 5.0
+TRIAL_SECONDS = 2.0
 """Items of the data are tried for so long."""
 
 LABELLED = 1024

@@ -99,6 +99,10 @@ def test_many_pictures_are_left_alone():
     )
 
 
+CONSTANT = {player: {"learning_rate": 2e-3} for player in ("generator", "critic")}
+"""Rates that do not follow the length of a run."""
+
+
 def test_a_run_on_few_pictures_resumes_bit_for_bit(tmp_path):
     data = (torch.rand(40, 16, 16) * 255).to(torch.uint8)
     settings = {
@@ -106,6 +110,7 @@ def test_a_run_on_few_pictures_resumes_bit_for_bit(tmp_path):
         "options": {"size": 16, "features": 4},
         "threads": 1,
         "run": {"plan": "fp32"},
+        "recipe": CONSTANT,
     }
     whole = genkit.train("image", out=tmp_path / "whole", items=640, **settings)
     genkit.train("image", out=tmp_path / "parts", items=320, **settings)

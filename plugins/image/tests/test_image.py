@@ -537,7 +537,8 @@ def test_the_manifest_is_plain_data_and_its_presets_are_configurations():
 
 def test_pictures_train_resume_and_generate(tmp_path, colours):
     options = {**TINY, "conditional": True}
-    recipe = {"batch_size": 4}
+    rates = {player: {"learning_rate": 1e-3} for player in ("generator", "critic")}
+    recipe = {"batch_size": 4, **rates}
     whole = genkit.train(
         "image",
         str(colours),

@@ -604,7 +604,11 @@ def test_an_augmented_run_resumes_bit_for_bit(tmp_path):
     arrays = np.random.default_rng(0).integers(0, 256, (9, 16, 16, 3), np.uint8)
     arguments = {
         "options": {**TINY, "flip": True, "crop": 2},
-        "recipe": {"batch_size": 4},
+        "recipe": {
+            "batch_size": 4,
+            "generator": {"learning_rate": 1e-3},
+            "critic": {"learning_rate": 1e-3},
+        },
         "threads": 1,
     }
     whole = genkit.train("image", arrays, out=tmp_path / "a", items=40, **arguments)

@@ -37,7 +37,7 @@ modality = Modality(
     data="builtin:fashion",
     presets={
         "compact": Preset(
-            summary="Small networks without checkerboards, spectral norm, hinge loss, averaged weights: minutes on a CPU.",
+            summary="Small networks without checkerboards, spectral norm, hinge loss: minutes on a CPU.",
             options={
                 "size": 32,
                 "architecture": "compact",
