@@ -235,10 +235,16 @@ def towards_mean(
     activations behind the first layers, where means of activations still make samples. Noise itself that is pressed
     into a range leaves the shell on which a generator learned, and its samples become empty.
 
-    Args:    start: code [B, Z + K] -> activations [B, ...], row by row.   code: noise [B, Z], behind it K numbers that
-             are no noise (a class): the mean is over the noise alone.   latent: Z.   share: in (0, 1]; None: 1.
-    Returns: [B, ...]; a row does not depend on the others.
-    Source:  Karras et al. 2019, arXiv:1812.04948, appendix B, where the activations are those of a mapping network.
+    Args:
+        start: code [B, Z + K] -> activations [B, ...], row by row.
+        code: noise [B, Z], behind it K numbers that are no noise (a class): the mean is over the noise alone.
+        latent: Z.
+        share: in (0, 1]; None: 1.
+
+    Returns:
+        [B, ...]; a row does not depend on the others.
+
+    Source: Karras et al. 2019, arXiv:1812.04948, appendix B, where the activations are those of a mapping network.
     """
     activations = start(code)
     if share is None or share == 1:
