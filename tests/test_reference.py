@@ -9,9 +9,10 @@ from typer.testing import CliRunner
 
 from genkit.cli import app
 from genkit.discovery import registry
-from genkit.discovery.reference import markdown
+from genkit.discovery.reference import explained, markdown
+from genkit.errors import ConfigError
 from genkit.plugin import Modality, Preset
-from genkit.recipe import Settings
+from genkit.recipe import Recipe, Settings
 from genkit.user_objects import Named
 
 IDS = sorted(registry.project_distributions())
@@ -66,3 +67,29 @@ def test_the_command_prints_the_page(id):
     assert CliRunner().invoke(app, ["plugins", "show", id, "--markdown"]).output == markdown(
         registry.describe(id)
     )
+
+
+def test_settings_are_explained_from_their_docstrings():
+    roots = {"recipe": Recipe}
+    lines = list(explained(roots, "recipe.penalties.r1.interval"))
+    assert lines[0] == "recipe.penalties.r1.interval: int [default: 1]"
+    assert "lazy regularisation" in lines[1]
+    text = "\n".join(explained(roots, "recipe.estimator"))
+    assert "ScoreFunction: REINFORCE (Williams 1992)" in text
+    assert "  rollouts: int [default: 16]" in text
+    assert "recipe.critics.wide.weight: " in next(explained(roots, "recipe.critics.wide.weight"))
+    for path, hint in {
+        "recipe.estimater": "Did you mean 'estimator'",
+        "recipe.loss.x": "recipe.loss.x: no such setting",
+        "recipes": "Did you mean 'recipe'",
+        "recipe.penalties.r1.x.y": "no such setting",
+    }.items():
+        with pytest.raises(ConfigError, match=hint):
+            list(explained(roots, path))
+
+
+def test_the_command_explains_options_of_a_modality(command):
+    done = command("explain", "options.size", "--modality", "image")
+    assert done.returncode == 0
+    assert "multiples of 4" in done.stdout
+    assert "Did you mean 'size'" in command("explain", "options.siz", "--modality", "image").stderr

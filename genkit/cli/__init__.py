@@ -1,6 +1,6 @@
 """The command line `genkit`. Together with `genkit.kit.program` the only code that prints or exits.
 
-    models      train, generate, info, data check
+    models      train, generate, info, explain, data check
     plugins     plugins list, show, doctor, disable, enable, new, check
     progress    the progress of a training in the terminal
 
@@ -22,7 +22,7 @@ from genkit.kit.program import Command, group, run
 __all__ = ["app", "main"]
 
 app = group("Train and sample adversarial generators of any medium.")
-for command in (models.train, models.generate, models.info):
+for command in (models.train, models.generate, models.info, models.explain):
     app.command(cls=Command)(command)
 app.add_typer(plugins.app, name="plugins")
 app.add_typer(models.data_app, name="data")

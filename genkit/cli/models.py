@@ -314,6 +314,35 @@ def _interpolation(interpolate: str | None, steps: int | None, *others: int | No
         ) from None
 
 
+def explain(
+    path: Annotated[
+        str,
+        typer.Argument(
+            help="A setting, such as recipe.estimator or options.size; or all of recipe, run, options, controls."
+        ),
+    ],
+    modality: Annotated[
+        str | None,
+        typer.Option(
+            help="The modality of options and controls [default: the installed one, if there is only one]."
+        ),
+    ] = None,
+) -> None:
+    """Say what a setting means, and what settings it holds."""
+    from genkit.config import RunSettings
+    from genkit.discovery import registry
+    from genkit.discovery.reference import explained
+    from genkit.recipe import Recipe
+
+    roots: dict[str, Any] = {"recipe": Recipe, "run": RunSettings}
+    if modality or path.partition(".")[0] in ("options", "controls"):
+        manifest = registry.describe(modality or _only_modality())
+        classes = {part: registry.named_class(manifest, part) for part in ("options", "controls")}
+        roots |= {part: cls for part, cls in classes.items() if cls is not None}
+    for line in explained(roots, path):
+        print(line)
+
+
 def info(
     model: Annotated[Path, typer.Argument(help="A run folder or a model folder.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

@@ -10,10 +10,11 @@ from __future__ import annotations
 import itertools
 import json
 import types
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from genkit.discovery import registry
+from genkit.errors import ConfigError, did_you_mean
 from genkit.plugin import Modality, Preset
 from genkit.recipe import SECTIONS, differences
 from genkit.user_objects import Named
@@ -53,6 +54,65 @@ def markdown(modality: Modality) -> str:
     for name, preset in modality.presets.items():
         blocks += _preset(name, preset)
     return "\n\n".join(filter(None, blocks)) + "\n"
+
+
+def explained(roots: Mapping[str, Any], path: str) -> Iterator[str]:
+    """Lines that say what a setting means, and what settings it holds.
+
+    Args:
+        roots: settings classes by the first word of a path: `recipe`, `options` ...
+        path: of the setting, such as `recipe.estimator`; a number or a name stands for an element of a list or a
+            mapping. A single root explains all of its settings.
+
+    Raises:
+        ConfigError: if there is no such setting.
+    """
+    root, *words = path.split(".")
+    if root not in roots:
+        raise ConfigError(f"{path}: no such setting.{did_you_mean(root, roots)}")
+    classes, field, at = [roots[root]], None, root
+    is_element = False
+    for word in words:
+        fields = {name: one for cls in classes for name, one in cls.model_fields.items()}
+        if word in fields:
+            field, is_element = fields[word], False
+        elif field is None or is_element or not _holds_many(field.annotation):
+            raise ConfigError(f"{at}.{word}: no such setting.{did_you_mean(word, fields)}")
+        else:
+            is_element = True
+        at = f"{at}.{word}"
+        classes = list(dict.fromkeys(_settings_in(field.annotation)))
+    if field is not None:
+        yield f"{at}: {spell_type(field.annotation, field.metadata)} [default: {default(field)}]"
+        yield from _paragraph(field, "    ")
+    for cls in classes:
+        yield f"\n{cls.__name__}: {' '.join((cls.__doc__ or '').split())}"
+        for name, one in cls.model_fields.items():
+            kind = spell_type(one.annotation, one.metadata)
+            yield f"  {name}: {kind} [default: {default(one)}]"
+            yield from _paragraph(one, "      ")
+
+
+def _paragraph(field: Any, margin: str) -> Iterator[str]:
+    """The meaning and the bounds of a setting in one line, if anything is said of it."""
+    text = f"{meaning(field)} {bounds(field)}".strip()
+    if text:
+        yield f"{margin}{text}"
+
+
+def _settings_in(annotation: Any) -> Iterator[Any]:
+    """The settings classes within an annotation."""
+    if hasattr(annotation, "model_fields"):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _settings_in(inner)
+
+
+def _holds_many(annotation: Any) -> bool:
+    """Whether a value of a type is a mapping or a list, whose elements paths can name."""
+    origin = get_origin(annotation)
+    is_one = isinstance(origin, type) and issubclass(origin, Mapping | Sequence)
+    return is_one or any(_holds_many(inner) for inner in get_args(annotation))
 
 
 def meaning(field: Any) -> str:
