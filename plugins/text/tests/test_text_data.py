@@ -7,6 +7,7 @@ import types
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from tokenizers import Tokenizer
 
 from genkit.engine.data import check_data
@@ -81,9 +82,23 @@ def test_what_is_no_line_is_named(tmp_path):
     assert source.lines == ["good", "also good", "x\u200by"]
     assert list(source.names) == ["poems.txt, line 1", "poems.txt, line 6", "poems.txt, line 7"]
     assert source.skipped == [
-        ("poems.txt, line 2", "not in UTF-8: byte 0xE4 at place 1"),
+        (
+            "poems.txt, line 2",
+            "not in UTF-8: byte 0xE4 at place 1 (options.encoding names another encoding)",
+        ),
         ("poems.txt, line 5", "it holds U+001B, which is no character of a text"),
     ]
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "gbk", "cp1251", "utf-16"])
+def test_texts_in_other_encodings_are_read(tmp_path, encoding):
+    line = {"latin-1": "Größe", "gbk": "床前明月光", "cp1251": "привет", "utf-16": "ä一п"}[encoding]
+    (tmp_path / "a.txt").write_bytes(f"{line}\nmore".encode(encoding))
+    (tmp_path / "b.csv").write_bytes(f"text\n{line}!".encode(encoding))
+    name = "utf-8" if encoding == "utf-16" else encoding
+    assert opened(tmp_path, encoding=name).lines == [line, "more", f"{line}!"]
+    with pytest.raises(ValidationError, match="no encoding that Python knows"):
+        Options(encoding="latin1000")
 
 
 def test_jsonl_is_read_by_field_and_its_faults_are_named(tmp_path):

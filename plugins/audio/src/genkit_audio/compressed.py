@@ -49,7 +49,7 @@ def decoded(content: Path | BytesIO, error: Exception) -> tuple[NDArray[np.int16
                     size += parts[-1].nbytes
                 if size > CACHE_BYTES:
                     break
-    except (av.FFmpegError, IndexError, ValueError, MemoryError):
+    except Exception:  # of FFmpeg, or of streams whose codec it does not know
         if not parts:
             raise error from None
     if not parts:
@@ -69,7 +69,7 @@ def mpeg_length(content: Path | BytesIO) -> int:
             stream = container.streams.audio[0]
             ticks = sum(packet.duration or 0 for packet in container.demux(stream))
             return round(ticks * float(stream.time_base or 0) * stream.rate)
-    except (av.FFmpegError, IndexError, ValueError):
+    except Exception:  # of FFmpeg, or of streams whose codec it does not know
         return 0
 
 

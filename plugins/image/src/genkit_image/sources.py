@@ -75,7 +75,18 @@ FORMATS = {
     "SGI": (".sgi", ".rgb", ".rgba", ".bw"),
     "PSD": (".psd",),
     "XBM": (".xbm",),
+    "XPM": (".xpm",),
     "SUN": (".ras",),
+    "CUR": (".cur",),
+    "DCX": (".dcx",),
+    "FLI": (".fli", ".flc"),
+    "BLP": (".blp",),
+    "FTEX": (".ftc", ".ftu"),
+    "IM": (".im",),
+    "MSP": (".msp",),
+    "PCD": (".pcd",),
+    "PIXAR": (".pxr",),
+    "SPIDER": (".spider",),
 }
 """Pillow's names of the formats that are decoded, and the endings of their files.
 
@@ -226,7 +237,7 @@ def decode(file: IO[bytes]) -> tuple[Content, str]:
         return eight_bits(in_srgb(ImageOps.exif_transpose(picture))), remark
 
 
-_MANY = {"GIF", "TIFF", "WEBP", "PNG", "AVIF"}
+_MANY = {"GIF", "TIFF", "WEBP", "PNG", "AVIF", "FLI", "DCX", "IM", "SPIDER"}
 """Formats whose files may hold several pictures of equal standing."""
 
 

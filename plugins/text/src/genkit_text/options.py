@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 from typing import Annotated
 
-from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveInt, field_validator, model_validator
 
 from genkit.recipe import Settings, Share
 from genkit.user_objects import Named
@@ -30,6 +31,9 @@ class Options(Settings):
     """The field of a JSONL object that holds the line."""
     prompt_field: str | None = None
     """The field of a JSONL object that holds the prompt which the line answers. None: there are no prompts."""
+    encoding: str = "utf-8"
+    """Encoding of text files and tables: a name that Python knows, such as latin-1, cp1251 or gbk. UTF-16 with a mark
+    at its beginning is recognised."""
     generator: Annotated[str, Named("recurrent", "decoder")] = "recurrent"
     """recurrent, an LSTM; decoder, a causal transformer; or your own, `module:attribute` of a class that is called with
     (options, facts): a subclass of `genkit_text.generators.Autoregressive` can do all that the presets ask for."""
@@ -59,6 +63,16 @@ class Options(Settings):
     """Dropout of a convolutional or recurrent critic."""
     critic_decay: NonNegativeFloat = 0.0
     """Weight decay of the critic's last layer: its loss gets half the squared norm times this (SeqGAN: 0.2)."""
+
+    @field_validator("encoding")
+    @classmethod
+    def _is_known(cls, encoding: str) -> str:
+        try:
+            return codecs.lookup(encoding).name
+        except LookupError:
+            raise ValueError(
+                f"{encoding!r} is no encoding that Python knows, such as latin-1"
+            ) from None
 
     @model_validator(mode="after")
     def _fits(self) -> Options:

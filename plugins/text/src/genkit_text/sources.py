@@ -141,7 +141,9 @@ def open_source(source: Any, options: Options) -> Source:
             entries = _from_tree(tree, options, remarks)
         else:
             try:
-                entries = _rows(path.name, unpacked(ordinary(path)), options, remarks)
+                entries = _rows(
+                    path.name, unpacked(ordinary(path), options.encoding), options, remarks
+                )
             except (OSError, ValueError) as error:
                 raise DataError(f"{path}: {reason(error)}; {READABLE}") from error
     return replace(_collect(title, entries, options), remarks=tuple(remarks))
@@ -214,8 +216,8 @@ class _Names(Sequence[str]):
 # Files ---------------------------------------------------------------------------------------------------------------
 
 
-def unpacked(file: Path | BytesIO) -> bytes:
-    """The bytes of a text file or table, unpacked if it is compressed, in UTF-8 if it was in UTF-16.
+def unpacked(file: Path | BytesIO, encoding: str) -> bytes:
+    """The bytes of a text file or table, unpacked if it is compressed, in UTF-8 if it was in another encoding.
 
     Raises:
         OSError: if it cannot be read.
@@ -235,6 +237,11 @@ def unpacked(file: Path | BytesIO) -> bytes:
             return raw.decode("utf-16").encode()
         except UnicodeError as error:
             raise ValueError(f"it is damaged text in UTF-16 ({error})") from error
+    if encoding != "utf-8" and raw[:4] != b"PAR1":
+        try:
+            return raw.decode(encoding).encode()
+        except UnicodeError as error:
+            raise ValueError(f"it is no text in {encoding} ({error})") from error
     return raw
 
 
@@ -261,7 +268,8 @@ def _of_text(file: str, raw: bytes, options: Options) -> Iterator[_Entry]:
         try:
             text = row.removesuffix(b"\r").decode()
         except UnicodeDecodeError as error:
-            fault = f"not in UTF-8: byte 0x{row[error.start]:02X} at place {error.start + 1}"
+            place = f"byte 0x{row[error.start]:02X} at place {error.start + 1}"
+            fault = f"not in UTF-8: {place} (options.encoding names another encoding)"
             yield _Entry(file, number, fault=fault)
             continue
         if text and not text.isspace():
@@ -330,7 +338,7 @@ def _from_tree(tree: Tree, options: Options, remarks: list[Remark]) -> Iterator[
         yield _Entry(name, 0, fault=fault)
     for name, opener in tree.files.items():
         try:
-            yield from _rows(name, unpacked(opener()), options, remarks)
+            yield from _rows(name, unpacked(opener(), options.encoding), options, remarks)
         except Exception as error:  # of the file system, of archives and of damaged tables
             yield _Entry(name, 0, fault=reason(error))
 
