@@ -1,5 +1,6 @@
 """The sampler through the face: a seed is a sample, and a model folder is all it takes."""
 
+import base64
 import hashlib
 import json
 import pickle
@@ -8,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -441,6 +443,27 @@ def test_a_plugin_that_writes_no_bytes_is_named(models, tmp_path, monkeypatch, c
     monkeypatch.setattr(model.plugin, "preview", lambda *_: content)
     with pytest.raises(PluginError, match=r"failed at preview: it returned (a str|None); bytes"):
         model.generate(2).save(tmp_path / "a.txt")
+
+
+def test_notebooks_show_what_they_can(models, monkeypatch):
+    assert models["ring"].generate(3)._repr_mimebundle_().keys() == {"text/plain"}
+    lines = models["language"].generate(20)
+    lines = replace(lines, model=replace(lines.model, modality=replace(language, formats=("txt",))))
+    monkeypatch.setattr(lines.model.plugin, "encode", lambda one, *_: b"line\n%d" % one.x[0].item())
+    shown = lines._repr_mimebundle_()["text/plain"].splitlines()
+    assert shown[1:] == [f"line {row[0]}" for row in lines.x[:8].tolist()]
+    samples = models["duet"].generate(10)
+    playable = replace(duet, media_type="sound/x", preview_formats=("png",), formats=("npy",))
+    samples = replace(samples, model=replace(samples.model, modality=playable))
+    bundle = samples._repr_mimebundle_()
+    first = base64.b64encode(samples[0].encode()[0]).decode()
+    assert bundle["text/html"].startswith(
+        f'<sound controls src="data:sound/x;base64,{first}"></sound> <'
+    )
+    assert bundle["text/html"].count("<sound") == 8
+    assert base64.b64decode(bundle["image/png"]) == samples.model.plugin.preview(
+        samples.sample, "png", samples.controls, None
+    )
 
 
 def test_a_condition_of_another_length_is_named(models, monkeypatch):

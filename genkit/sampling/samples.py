@@ -5,8 +5,10 @@ Knows the plugin that encodes samples, and the names and formats of files; draws
 
 from __future__ import annotations
 
+import base64
 import itertools
 import json
+import mimetypes
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -122,10 +124,33 @@ class Samples:
         """Write the samples into a folder (one file each, and `samples.json`), or into one joint file; see `save`."""
         return save([self], path, count=len(self))
 
-    def _repr_png_(self) -> bytes | None:
-        if "png" not in self.model.modality.preview_formats:
-            return None
-        return self.model.plugin.preview(self.sample, "png", self.controls, self.columns)
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        """What a notebook shows: texts as lines, a preview, players where a sample is no still picture."""
+        modality, bundle = self.model.modality, {"text/plain": repr(self)}
+        kind = modality.media_type.partition("/")[0]
+        few = self[:NOTEBOOK_SAMPLES]
+        if modality.formats[0] in TEXT_FORMATS:
+            lines = (b" ".join(content.splitlines()).decode() for content in few.encode())
+            bundle["text/plain"] = "\n".join([repr(self), *lines])
+            return bundle
+        if "png" in modality.preview_formats:
+            content = self.model.plugin.preview(self.sample, "png", self.controls, self.columns)
+            bundle[PREVIEW_TYPE] = base64.b64encode(content).decode()
+            if kind not in (PREVIEW_TYPE.partition("/")[0], "application"):
+                bundle["text/html"] = " ".join(map(self._player, few.encode()))
+        return bundle
+
+    def _player(self, content: bytes) -> str:
+        """The element of HTML that plays a file: elements that play a medium have the name of its type."""
+        media_type = self.model.modality.media_type
+        kind, data = media_type.partition("/")[0], base64.b64encode(content).decode()
+        return f'<{kind} controls src="data:{media_type};base64,{data}"></{kind}>'
+
+
+PREVIEW_TYPE = mimetypes.types_map[".png"]
+
+NOTEBOOK_SAMPLES = 8
+"""So many samples of a batch are shown in a notebook, where each is shown by itself."""
 
 
 def save(
