@@ -119,9 +119,12 @@ class CommandsDirective(SphinxDirective):
 
 
 class TemplateDirective(SphinxDirective):
-    """A file of the package that `plugins new` writes: from the line that begins with `from`, up to that with `to`."""
+    """A file of the package that `plugins new` writes: from the line that begins with `from`, up to that with `to`.
 
-    required_arguments = 1
+    The content of the directive is that text, for those who read the page as Markdown; any other is an error.
+    """
+
+    required_arguments, has_content = 1, True
     option_spec: ClassVar = {"from": directives.unchanged, "to": directives.unchanged}
 
     def run(self) -> list[nodes.Node]:
@@ -138,6 +141,9 @@ class TemplateDirective(SphinxDirective):
         start = text.index("\n" + self._mark("from")) if "from" in self.options else 0
         end = text.index("\n" + self._mark("to"), start + 1) if "to" in self.options else None
         code = text[start:end].strip("\n")
+        shown = "\n".join(self.content).strip("\n")
+        if shown and shown != code:
+            raise self.error(f"the page shows another {path} than the one that is written:\n{code}")
         return [
             nodes.literal_block(code, code, language="toml" if path.endswith(".toml") else "python")
         ]
