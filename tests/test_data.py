@@ -536,13 +536,24 @@ class Given(Mixture):
 given_points = Modality(id="given", title="Points", plugin=Given, options=RingOptions)
 
 
-def test_a_run_names_the_items_that_it_cannot_use():
+def test_a_run_names_the_items_that_it_cannot_use(tmp_path):
     x = torch.randn(40, 2)
     x[7] = torch.nan
     config = genkit.config.build(given_points, data=x)
     assert open_data(config)[2] == [
         "1 of 40 items of <Tensor> cannot be used and are left out: item 7 (values that are not finite)"
     ]
+    notes = []
+    genkit.train(
+        given_points,
+        data=x,
+        out=tmp_path,
+        items=1280,
+        threads=1,
+        progress=lambda p: notes.append(p.note),
+    )
+    said = "of the data, 1 items could not be read so far and were replaced: item 7 (values that are not finite)"
+    assert notes.count(said) == 1
     report = genkit.check_data(given_points, x)
     assert (report.items, report.skipped) == (39, (("item 7", "values that are not finite"),))
 

@@ -227,6 +227,7 @@ class Batches:
         self._last_position = 0
         self.unusable: dict[int, str] = {}
         self._shape: torch.Size | None = None
+        self._told_count = 0
         self._reader = ThreadPoolExecutor(1, "genkit-reader")
 
     def __len__(self) -> int:
@@ -247,6 +248,18 @@ class Batches:
             return self._take_ahead(position, count)
         with global_seeds(self.seed, "items", position):
             return self._read(position, count)
+
+    def news(self) -> list[str]:
+        """A sentence about items that were replaced, if there were more since the last call; else nothing."""
+        count = len(self.unusable) + int(getattr(self.dataset, "damaged", 0))
+        if count <= self._told_count:
+            return []
+        self._told_count = count
+        faults = [Skipped(f"item {index}", fault) for index, fault in self.unusable.items()]
+        examples = f": {name_skipped(faults)}" if faults else ""
+        return [
+            f"of the data, {count:,} items could not be read so far and were replaced{examples}"
+        ]
 
     def tried(self, seconds: float) -> dict[int, str]:
         """Why items cannot be used, by their indices, of as many as can be read in some seconds.

@@ -184,6 +184,8 @@ def _play(game: Game, folder: RunFolder, clock: Clock, stop: Stop) -> None:
         due = clock.due(stop)
         if due.evaluate:
             _evaluate(game, folder, clock)
+            for note in game.batches.news():
+                clock.notify(note=note)
         if due.log or due.stop:
             clock.log(folder)
         if due.save or due.stop:

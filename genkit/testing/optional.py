@@ -233,7 +233,7 @@ def first_steps_follow_log_prob(subject: Subject) -> None:
         )
 
 
-DRAWS = 1500
+DRAWS = 1000
 """Samples that are drawn to compare frequencies."""
 
 
