@@ -142,10 +142,7 @@ def probed() -> list[Found]:
         changes = status or {"status": "broken", "reason": f"its import {fault}"}
         rows[rows.index(row)] = replace(row, **changes)
         valid_rows += [row] if changes["status"] == "ok" else []
-    preset_questions = {
-        row: (soundness.__name__, "preset_fault_of", row.target) for row in valid_rows
-    }
-    for row, (preset, _) in ask(preset_questions, PRESET_SECONDS).items():
+    for row, preset in _preset_faults(valid_rows).items():
         missing = soundness.missing_requirements(row.path)
         reason = (
             f"it needs {'; '.join(missing)}: pip install {row.distribution}" if missing else preset
@@ -153,6 +150,22 @@ def probed() -> list[Found]:
         if reason:
             rows[rows.index(row)] = replace(row, status="broken", reason=reason)
     return _all_usable(rows) if selection.strict() else rows
+
+
+def _preset_faults(rows: Sequence[Found]) -> dict[Found, str]:
+    """What is wrong with the presets of plugins: asked in one child process, of each in its own if that fails."""
+    from genkit.discovery.probing import ask
+
+    def question(*targets: str) -> tuple[str, ...]:
+        return soundness.__name__, "preset_faults_of", *targets
+
+    if not rows:
+        return {}
+    faults = ask({"all": question(*(row.target for row in rows))}, PRESET_SECONDS)["all"].value
+    if faults is not None:
+        return dict(zip(rows, faults, strict=True))
+    answers = ask({row: question(row.target) for row in rows}, PRESET_SECONDS)
+    return {row: answer.value[0] if answer.value else "" for row, answer in answers.items()}
 
 
 def manifest_status(id: str, target: str) -> dict[str, str]:

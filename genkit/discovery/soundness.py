@@ -7,9 +7,9 @@ from genkit.plugin import Modality
 from genkit.user_objects import resolve
 
 
-def preset_fault_of(target: str) -> str:
-    """What `preset_fault` says of the manifest `module:attribute`; called in a child process."""
-    return preset_fault(resolve(target))
+def preset_faults_of(*targets: str) -> list[str]:
+    """What `preset_fault` says of each manifest `module:attribute`; called in a child process."""
+    return [preset_fault(resolve(target)) for target in targets]
 
 
 def preset_fault(manifest: Modality) -> str:

@@ -40,7 +40,7 @@ def main() -> None:
         plugin, dataset, _ = open_data(chosen)
         game = Game(chosen, plugin, dataset, Runtime("cpu"))
         print(
-            f"{len(dataset):,} pictures opened: {peak():.0f} MiB; kept in memory: {dataset.checked._cache is not None}"
+            f"{len(dataset):,} pictures opened: {peak():.0f} MiB; kept in memory: {dataset.pictures._cache is not None}"
         )
         for tenth in range(10):
             for _ in range(arguments.steps // 10):

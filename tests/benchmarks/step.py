@@ -54,7 +54,7 @@ def main() -> None:
     )
     if arguments.plan == "auto":
         print(plan.choose(game))
-    pixels = torch.from_numpy(dataset.checked.pixels(range(len(dataset)), 1))
+    pixels = torch.from_numpy(dataset.pictures.pixels(range(len(dataset)), 1))
     by_hand = hand_written(plugin, chosen.recipe, pixels)
 
     def engine() -> None:
