@@ -252,17 +252,23 @@ def test_data_check_takes_any_modality_and_asks_which_if_there_are_several(comma
         unregister("ring")
 
 
-def test_ctrl_c_saves_and_resume_goes_on(tmp_path, command):
-    out = tmp_path / "run"
-    words = ["train", "image", "--items", "1000000", "--out", str(out), *SMALL]
+def interrupted(words, file, number):
+    """(exit code, standard error) of a command that gets a signal as soon as it has written a file."""
     running = [sys.executable, "-m", "genkit", *words]
     with subprocess.Popen(running, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and not (out / "metrics.jsonl").exists():
-            time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
+        while time.monotonic() < deadline and not file.exists():
+            time.sleep(0.02)
+        process.send_signal(number)
         _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
+    return process.returncode, errors
+
+
+def test_ctrl_c_saves_and_resume_goes_on(tmp_path, command):
+    out = tmp_path / "run"
+    words = ["train", "image", "--items", "1000000", "--out", str(out), *SMALL]
+    status, errors = interrupted(words, out / "metrics.jsonl", signal.SIGINT)
+    assert status == 130
     assert "everything is saved" in errors
     assert "Traceback" not in errors
     done = command("info", out, "--json")
@@ -275,24 +281,8 @@ def test_ctrl_c_saves_and_resume_goes_on(tmp_path, command):
 
 def test_a_generation_that_is_ended_leaves_whole_files(tmp_path, trained):
     out = tmp_path / "samples"
-    words = [
-        sys.executable,
-        "-m",
-        "genkit",
-        "generate",
-        str(trained),
-        "-n",
-        "1000000",
-        "--out",
-        str(out),
-    ]
-    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and not (out / "000100.png").exists():
-            time.sleep(0.02)
-        process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=60)
-    assert (process.returncode, errors) == (143, "genkit: stopped\n")
+    words = ["generate", str(trained), "-n", "1000000", "--out", str(out)]
+    assert interrupted(words, out / "000100.png", signal.SIGTERM) == (143, "genkit: stopped\n")
     files = {path.name: path.stat().st_size for path in out.iterdir()}
     rows = json.loads((out / "samples.json").read_text())["samples"]
     assert {row["file"] for row in rows} == files.keys() - {"samples.json"}

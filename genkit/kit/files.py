@@ -35,8 +35,8 @@ from genkit.plugin import Remark, Skipped
 from genkit.system.files import make_folder, write_whole, writing
 
 __all__ = [
-    "CACHE_BYTES", "ENTRY_BYTES", "SPLITS", "THREADS", "Opener", "Tree", "is_archive", "labels", "make_folder",
-    "open_tree", "ordinary", "reason", "unread", "write_whole", "writing",
+    "CACHE_BYTES", "ENTRY_BYTES", "SPLITS", "THREADS", "Opener", "Tree", "group", "is_archive", "labels",
+    "make_folder", "open_tree", "ordinary", "reason", "unread", "write_whole", "writing",
 ]  # fmt: skip
 
 THREADS = min(4, os.cpu_count() or 1)
@@ -133,7 +133,7 @@ def open_tree(source: Path | bytes, endings: Collection[str], kind: str, title: 
     visible = {
         path: opener
         for path, opener in sorted(listing.openers.items())
-        if path.parts and not any(_LITTER.fullmatch(part) for part in path.parts)
+        if path.parts and not _is_litter(path)
     }
     files = {path: opener for path, opener in visible.items() if _has(path, endings)}
     hidden = [path for path in files if any(part[0] == "." for part in path.parts)]
@@ -155,7 +155,10 @@ def open_tree(source: Path | bytes, endings: Collection[str], kind: str, title: 
     remarks = listing.remarks
     if hidden:
         remarks.append(
-            Remark(_group(hidden, depth), "hidden: names that begin with a dot are not read")
+            Remark(
+                group(["/".join(path.parts[depth:]) for path in hidden]),
+                "hidden: names that begin with a dot are not read",
+            )
         )
     everything = files
     files, inner, parts_left = training_part(files, depth)
@@ -191,7 +194,7 @@ def unread(others: Iterable[str], kind: str) -> tuple[Remark, ...]:
         groups.setdefault(PurePosixPath(name).suffix.lower(), []).append(name)
     return tuple(
         Remark(
-            _group([PurePosixPath(name) for name in names]),
+            group(names),
             f"not read: {f'files {ending}' if ending else 'files without an ending'} are not taken as {kind}",
         )
         for ending, names in sorted(groups.items())
@@ -241,14 +244,22 @@ def reason(error: BaseException) -> str:
     return (text if is_clear else f"damaged: {error!r}")[:120]
 
 
+def group(names: Sequence[str], kind: str = "files") -> str:
+    """What a `Remark` calls some files or other items: the only one, or how many there are and the first one.
+
+    Args:
+        names: at least one.
+        kind: what they are, in the plural.
+    """
+    return names[0] if len(names) == 1 else f"{len(names):,} {kind} ({names[0]} ...)"
+
+
 def _has(path: PurePosixPath, endings: Collection[str]) -> bool:
     return path.name.lower().endswith(tuple(endings))
 
 
-def _group(paths: Sequence[PurePosixPath], depth: int = 0) -> str:
-    """What messages call some files: the only one, or how many there are and the first one."""
-    first = "/".join(paths[0].parts[depth:])
-    return first if len(paths) == 1 else f"{len(paths):,} files ({first} ...)"
+def _is_litter(path: PurePosixPath) -> bool:
+    return any(_LITTER.fullmatch(part) for part in path.parts)
 
 
 def _common_depth(paths: Collection[PurePosixPath]) -> int:
@@ -299,7 +310,7 @@ def _of_folder(folder: Path) -> _Listing:
     """All files of a folder and of the archives in it."""
     listing = _Listing()
     places: dict[tuple[int, int], str] = {}
-    odd_paths: list[PurePosixPath] = []
+    odd_paths: list[str] = []
 
     def note(fault: OSError) -> None:
         name = _readable(os.path.relpath(fault.filename, folder))[0]
@@ -322,14 +333,14 @@ def _of_folder(folder: Path) -> _Listing:
             file = Path(place, name)
             path, is_odd = _readable(file.relative_to(folder).as_posix())
             if is_odd:
-                odd_paths.append(PurePosixPath(path))
+                odd_paths.append(path)
             if _has(PurePosixPath(name), (*ZIPS, *TARS)) and name[0] != ".":
                 _add_archive(listing, file, path)
             else:
                 listing.openers[PurePosixPath(path)] = partial(ordinary, file)
     if odd_paths:
         listing.remarks.append(
-            Remark(_group(odd_paths), "their names are not in UTF-8 and were read as Latin-1")
+            Remark(group(odd_paths), "their names are not in UTF-8 and were read as Latin-1")
         )
     return listing
 
@@ -341,11 +352,7 @@ def _add_archive(listing: _Listing, file: Path, path: str) -> None:
     except (DataError, OSError, ValueError) as error:
         listing.skipped.append(Skipped(path, reason(error)))
         return
-    paths = [
-        inner
-        for inner in archive.openers
-        if inner.parts and not any(_LITTER.fullmatch(part) for part in inner.parts)
-    ]
+    paths = [inner for inner in archive.openers if inner.parts and not _is_litter(inner)]
     depth = _common_depth(paths) if paths else 0
     for inner in paths:
         listing.openers[PurePosixPath(path, *inner.parts[depth:])] = archive.openers[inner]
@@ -367,17 +374,15 @@ def _archive(file: Path | bytes, title: str) -> _Listing:
     Raises:
         DataError: if it is none, or damaged.
     """
-    is_tar = (
-        isinstance(file, Path)
-        and not zipfile.is_zipfile(file)
-        and (_has(PurePosixPath(file.name), TARS))
-    )
+    tar = None
+    if isinstance(file, Path) and _has(PurePosixPath(file.name), TARS):
+        tar = None if zipfile.is_zipfile(file) else file
     try:
-        return _of_tar(file) if is_tar and isinstance(file, Path) else _of_zip(file, title)
+        return _of_zip(file, title) if tar is None else _of_tar(tar)
     except DataError:
         raise
     except Exception as error:  # both raise many kinds of exceptions for a malformed archive
-        kind = "tar" if is_tar else "zip"
+        kind = "zip" if tar is None else "tar"
         raise DataError(f"{title} cannot be read as a {kind} file ({reason(error)})") from error
 
 
@@ -459,9 +464,7 @@ def _of_tar(file: Path) -> _Listing:
     """All files of a tar file by their paths. Entries are read in place; a compressed file is unpacked at once."""
     listing = _Listing()
     with tarfile.open(file) as archive:
-        is_plain = (
-            file.name.lower().endswith(".tar") and archive.fileobj is not None and _is_tar(file)
-        )
+        is_plain = _is_tar(file)
         total, links = 0, []
         for info in _whole_entries(archive, listing):
             path = PurePosixPath(_readable(info.name)[0].lstrip("/"))
@@ -482,7 +485,7 @@ def _of_tar(file: Path) -> _Listing:
                 )
             entry = archive.extractfile(info)
             listing.openers[path] = partial(BytesIO, entry.read() if entry else b"")
-    for path, info in links:  # a link inside of the archive is the file that it first_bytes to
+    for path, info in links:  # a link inside of the archive is the file that it points to
         start = "" if info.islnk() else str(path.parent)
         target = PurePosixPath(posixpath.normpath(posixpath.join(start, info.linkname)))
         if target in listing.openers:

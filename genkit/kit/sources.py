@@ -30,7 +30,16 @@ from genkit.kit.files import CACHE_BYTES, Tree, is_archive, open_tree, ordinary,
 from genkit.kit.tables import columns_beside, parquet
 from genkit.plugin import Remark, Skipped
 
-__all__ = ["Items", "Numbered", "Rows", "items_of_tree", "open_items", "open_rows", "select"]
+__all__ = [
+    "Items",
+    "Numbered",
+    "Rows",
+    "is_saved",
+    "items_of_tree",
+    "open_items",
+    "open_rows",
+    "select",
+]
 
 HUB = "hub:"
 """Prefix of the name of a data set on the Hugging Face Hub: `hub:NAME[:CONFIGURATION]`."""
@@ -166,8 +175,12 @@ def items_of_tree(tree: Tree, kind: str, label: str | None = None) -> Items:
     labels = tree_files.labels(names)
     loose = [name for name in names if "/" not in name]
     if loose and len(loose) < len(names):
-        first = loose[0] if len(loose) == 1 else f"{len(loose):,} files ({loose[0]} ...)"
-        remarks.append(Remark(first, "in no folder, so that the folders are not taken for classes"))
+        remarks.append(
+            Remark(
+                tree_files.group(loose),
+                "in no folder, so that the folders are not taken for classes",
+            )
+        )
     return replace(items, labels=labels, remarks=tuple(remarks))
 
 
@@ -194,11 +207,9 @@ def _labelled(
     if not is_asked:
         missing = [name for name, label in zip(items.names, labels, strict=True) if label is None]
         if missing:
-            first = (
-                missing[0] if len(missing) == 1 else f"{len(missing):,} items ({missing[0]} ...)"
-            )
             remark = Remark(
-                first, f"no value in the column {column!r}, so that it is not taken for classes"
+                tree_files.group(missing, "items"),
+                f"no value in the column {column!r}, so that it is not taken for classes",
             )
             return replace(items, remarks=(*items.remarks, remark))
         return replace(items, labels=labels, column=column)
@@ -240,9 +251,7 @@ def open_rows(source: Any) -> Rows | None:
         text, path = str(source), Path(source)
         if text.startswith(HUB):
             return _of_datasets(_from_hub(text), text)
-        if path.is_dir() and (
-            (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file()
-        ):
+        if is_saved(path):
             return _of_datasets(_loaded(lambda module: module.load_from_disk(text), text), text)
         shards = [path] if path.is_file() and path.suffix.lower() == ".parquet" else _shards(path)
         return _of_parquet(shards, text) if shards else None
@@ -261,6 +270,11 @@ def open_rows(source: Any) -> Rows | None:
     except Exception:  # a damaged item: whoever reads the items one by one names it
         return None
     return _of_dicts(source) if is_dict else None
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether a folder is one that the package `datasets` saved."""
+    return any((folder / name).is_file() for name in ("dataset_info.json", "dataset_dict.json"))
 
 
 def _of_dicts(source: Any) -> Rows:
@@ -433,15 +447,14 @@ class Numbered(Sequence[str]):
 
 def _shards(folder: Path) -> list[Path]:
     """The Parquet files of a folder that holds no other files but descriptions; of the part train, if it has parts."""
-    if not folder.is_dir():
-        return []
-    shards = sorted(folder.rglob("*.parquet"))
     usual = {".parquet", ".md", ".json", ".gitattributes", ""}
-    if not shards or not all(
-        path.suffix.lower() in usual for path in folder.rglob("*") if path.is_file()
-    ):
-        return []
-    return shards
+    shards = []
+    for path in folder.rglob("*") if folder.is_dir() else ():
+        if path.name.endswith(".parquet"):
+            shards.append(path)
+        elif path.suffix.lower() not in usual and path.is_file():
+            return []
+    return sorted(shards)
 
 
 def _of_parquet(paths: Sequence[Path], title: str) -> Rows:

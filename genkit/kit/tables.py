@@ -15,10 +15,19 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from genkit.errors import DataError
-from genkit.kit.files import ENTRY_BYTES, Opener, Tree, reason
+from genkit.kit.files import ENTRY_BYTES, Opener, Tree, group, reason
 from genkit.plugin import Remark, Skipped
 
-__all__ = ["TABLES", "Columns", "Row", "columns_beside", "content", "parquet", "read_rows"]
+__all__ = [
+    "TABLES",
+    "Columns",
+    "Row",
+    "columns_beside",
+    "content",
+    "lines_of",
+    "parquet",
+    "read_rows",
+]
 
 TABLES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet")
 """Endings of tables."""
@@ -87,8 +96,8 @@ def parquet() -> Any:
     return module
 
 
-def _lines(raw: bytes) -> Iterator[tuple[int, str, str]]:
-    """(number from 1, line, fault) of each line of a text file."""
+def lines_of(raw: bytes) -> Iterator[tuple[int, str, str]]:
+    """(number from 1, line, fault) of each line of a text file in UTF-8; a line that is not has only a fault."""
     rows = raw.removeprefix(b"\xef\xbb\xbf").split(b"\n")
     for number, row in enumerate(rows if rows[-1] else rows[:-1], start=1):
         try:
@@ -135,7 +144,7 @@ def _is_unicode(text: str) -> bool:
 
 
 def _json_lines(raw: bytes) -> Iterator[Row]:
-    for number, line, fault in _lines(raw):
+    for number, line, fault in lines_of(raw):
         if fault or not line.strip():
             if fault:
                 yield Row(number, {}, fault)
@@ -261,10 +270,7 @@ def columns_beside(tree: Tree) -> Columns:
             if file not in table.rows and _is_within(tree.paths[file], path)
         ]
         if unnamed:
-            first = (
-                unnamed[0] if len(unnamed) == 1 else f"{len(unnamed):,} files ({unnamed[0]} ...)"
-            )
-            remarks.append(Remark(first, f"not named in {path}"))
+            remarks.append(Remark(group(unnamed), f"not named in {path}"))
     for ending in SIDECARS:
         example = next(
             (path for paths in described_by.values() for path in paths if _ending(path) == ending),

@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 
 from genkit.errors import ConfigError, DataError, did_you_mean
 from genkit.kit.files import Tree, is_archive, open_tree, ordinary, reason, unread
-from genkit.kit.sources import Rows, open_rows
-from genkit.kit.tables import TABLES, Row, content, read_rows
+from genkit.kit.sources import Rows, is_saved, open_rows
+from genkit.kit.tables import TABLES, Row, content, lines_of, read_rows
 from genkit.plugin import Remark, Skipped
 from genkit_text.options import Options
 
@@ -153,10 +153,7 @@ def _is_file(source: Any) -> bool:
     """Whether a source is the path of a file or a folder of files, which are read one by one, also tables."""
     if not isinstance(source, str | Path) or str(source).startswith("hub:"):
         return False
-    return (
-        not (Path(source) / "dataset_info.json").exists()
-        and not (Path(source) / "dataset_dict.json").exists()
-    )
+    return not is_saved(Path(source))
 
 
 def _collect(title: str, entries: Iterable[_Entry], options: Options) -> Source:
@@ -262,17 +259,11 @@ def _rows(file: str, raw: bytes, options: Options, remarks: list[Remark]) -> Ite
 
 
 def _of_text(file: str, raw: bytes, options: Options) -> Iterator[_Entry]:
-    rows = raw.removeprefix(b"\xef\xbb\xbf").split(b"\n")
     no_field = f"plain text has no field {options.prompt_field!r}" if options.prompt_field else ""
-    for number, row in enumerate(rows, start=1):
-        try:
-            text = row.removesuffix(b"\r").decode()
-        except UnicodeDecodeError as error:
-            place = f"byte 0x{row[error.start]:02X} at place {error.start + 1}"
-            fault = f"not in UTF-8: {place} (options.encoding names another encoding)"
-            yield _Entry(file, number, fault=fault)
-            continue
-        if text and not text.isspace():
+    for number, text, fault in lines_of(raw):
+        if fault:
+            yield _Entry(file, number, fault=f"{fault} (options.encoding names another encoding)")
+        elif text and not text.isspace():
             yield _Entry(file, number, text, fault=no_field)
 
 
