@@ -1,16 +1,23 @@
 """The same items in any form: folders, archives, tables beside files, Parquet, data sets and dicts."""
 
+import datetime
+import gzip
 import os
+import tarfile
+import unicodedata
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
-from forms import Forms, packed, put
+import torch
+from forms import Forms, packed, parquet, put
 
 from genkit.errors import ConfigError, DataError
 from genkit.kit.files import open_tree
+from genkit.kit.items import check_classes, classes_of
 from genkit.kit.sources import open_items, open_rows
-from genkit.kit.tables import read_rows
+from genkit.kit.tables import lines_of, read_rows
 
 ENDINGS, COLUMNS = {".dat"}, ("blob",)
 COUNT = 30
@@ -171,6 +178,19 @@ def test_a_damaged_archive_is_one_sentence(tmp_path):
         opened(tmp_path / "none.tar")
 
 
+@pytest.mark.parametrize("ending", ["gz", "xz"])
+def test_a_compressed_archive_that_is_cut_is_read_up_to_there(ending, tmp_path):
+    noise = np.random.default_rng(0).bytes
+    packed_file = tmp_path / f"a.tar.{ending}"
+    put(tmp_path / "x", {f"{number}.dat": noise(50_000) for number in range(4)})
+    with tarfile.open(packed_file, f"w:{ending}") as archive:
+        archive.add(tmp_path / "x", ".")
+    packed_file.write_bytes(packed_file.read_bytes()[:125_000])
+    items = opened(packed_file)
+    assert 1 <= len(items.names) <= 2
+    assert [name.partition(".")[2] for name, _ in items.skipped] == ["dat", f"tar.{ending}"]
+
+
 def test_links_in_a_tar_file_are_what_they_lead_to(tmp_path):
     put(tmp_path / "x", {"a/1.dat": b"1"})
     (tmp_path / "x" / "b").mkdir()
@@ -192,6 +212,41 @@ def test_links_in_a_tar_file_are_what_they_lead_to(tmp_path):
         ("b.json", b'{"a": [1, 2], "b": [3, 4]}', [(1, {"a": 1, "b": 3}), (2, {"a": 2, "b": 4})]),
         ("c.json", b'{"version": 1, "data": [{"a": 1}]}', [(1, {"a": 1})]),
         ("d.json", b'{"a": 1}\n{"a": 2}\n', [(1, {"a": 1}), (2, {"a": 2})]),
+        ("e.json", b'[{"a": 1, "a": 2}, {"a": 3}, {"b": {"a": 1, "a": 1}}]', [1, (2, {"a": 3}), 3]),
+        ("g.json", b'[\n{"a": 1},\n{"a": 2},\n{"a', [1]),
+        ("h.json", b'oops\n{"a": 1}\n', [1, (2, {"a": 1})]),
+        ("f.json", b'{"a": [1], "a": [2], "b": [3]}', [1]),
+        ("b.jsonl", b'{"a": 1, "a": 2}\r{"a": 3}\r\n{"a": 4}', [1, (2, {"a": 3}), (3, {"a": 4})]),
+        ("b.csv", b"a, b\rx, y\r\nz,w \n", [(2, {"a": "x", "b": "y"}), (3, {"a": "z", "b": "w "})]),
+        (
+            "c.csv",
+            b"a;b, c, d\n1;2\n3;4,5\n",
+            [(2, {"a": "1", "b, c, d": "2"}), (3, {"a": "3", "b, c, d": "4,5"})],
+        ),
+        ("d.csv", b"sep=;\na;b\n1,0;2\n", [(3, {"a": "1,0", "b": "2"})]),
+        ("e.csv", b"# of me\n# 2,0,2,6\na,b\n#1,2\n", [(4, {"a": "#1", "b": "2"})]),
+        ("f.csv", b"#a,b\n1,2\n", [(2, {"#a": "1", "b": "2"})]),
+        ("g.csv", b"a,b,a\n1,2,3\n", [(2, {"a": "1", "b": "2", "a (2)": "3"}), 1]),
+        (
+            "h.csv",
+            b'a,b\n"open,1\n2,3\n4,"5\n6"\n7,"8"9\n',
+            [
+                2,
+                (3, {"a": "2", "b": "3"}),
+                (4, {"a": "4", "b": "5\n6"}),
+                (6, {"a": "7", "b": "89"}),
+            ],
+        ),
+        ("i.csv", b'a\n"x\ny\n', [2, (3, {"a": "y"})]),
+        ("j.csv", b'"a,b\n1,2\n', [1]),
+        (
+            "b.tsv",
+            b'a\tb\n5" disk\t1\n"open\t2\n3\t4\n',
+            [(2, {"a": '5" disk', "b": "1"}), 3, (4, {"a": "3", "b": "4"})],
+        ),
+        ("k.csv", "a,b\n1,\u00e9\n".encode("utf-16"), [(2, {"a": "1", "b": "\u00e9"})]),
+        ("l.csv.gz", gzip.compress(b"a,b\n1,2\n"), [(2, {"a": "1", "b": "2"})]),
+        ("m.csv", b"", []),
     ],
 )
 def test_rows_of_tables(name, raw, found):
@@ -199,6 +254,15 @@ def test_rows_of_tables(name, raw, found):
         row.number if row.fault else (row.number, dict(row.fields)) for row in read_rows(name, raw)
     ]
     assert got == found
+
+
+def test_a_line_ends_in_any_usual_way():
+    raw = "a\nb\r\nc\rd\r\r\ne\x85\u2028\x0bf\n\n".encode()
+    said = [(number, line) for number, line, _ in lines_of(b"\xef\xbb\xbf" + raw)]
+    texts = ["a", "b", "c", "d", "", "e\x85\u2028\x0bf", ""]
+    assert said == list(enumerate(texts, start=1))
+    assert [line for _, line, _ in lines_of(b"a\rb")] == ["a", "b"]
+    assert list(lines_of(b"")) == []
 
 
 def test_numbers_of_classes_in_parquet_are_named():
@@ -226,3 +290,252 @@ def test_columns_that_could_all_be_the_item_are_named():
 def test_a_tree_alone_says_what_lies_beside(tmp_path):
     put(tmp_path, {"1.dat": b"1", "metadata.csv": "file_name,label\n1.dat,x\n"})
     assert list(open_tree(tmp_path, ENDINGS, "blobs").others) == ["metadata.csv"]
+
+
+# Tables that name files ----------------------------------------------------------------------------------------------
+
+PAIR = {"0.dat": b"0", "1.dat": b"1"}
+E_COMPOSED, E_APART = unicodedata.normalize("NFC", "\u00e9"), unicodedata.normalize("NFD", "\u00e9")
+
+
+@pytest.mark.parametrize(
+    ("files", "first", "second"),
+    [
+        (PAIR, "0.dat", " 1.DAT "),
+        (PAIR, "images/0.dat", "old\\\\images\\\\1.dat"),
+        (PAIR, "/elsewhere/0.dat", "https://somewhere/images/1.dat"),
+        ({"images/0.dat": b"0", "images/1.dat": b"1"}, "0.dat", "1"),
+        ({"x/A/0.dat": b"0", "x/A/1.dat": b"1", "x/B/1.dat": b"2"}, "a/0.dat", "x/a/1.dat"),
+        (
+            {f"{E_APART}0.dat": b"0", f"{E_APART}1.dat": b"1"},
+            f"{E_COMPOSED}0.dat",
+            f"{E_COMPOSED}1",
+        ),
+    ],
+)
+def test_names_in_tables_are_found_however_they_are_spelt(files, first, second, tmp_path):
+    table = f"file_name,Label,x\n{first},a,1\n{second},b,2\n"
+    put(tmp_path, {**files, "metadata.csv": table.replace("\\\\", "\\")})
+    items = opened(tmp_path, "Label")
+    assert (contents(items), items.labels) == ([b"0", b"1"], ["a", "b"])
+    assert items.skipped[1:] == ()  # the third file, if there is one, has no label
+
+
+def test_what_would_have_to_be_guessed_is_named(tmp_path):
+    files = {"a/00.dat": b"0", "a/1.dat": b"1", "b/1.dat": b"2", "c/2.dat": b"3", "c/2.d.dat": b"4"}
+    table = "file_name,cls\n0,x\n1.dat,x\nq/1.dat,x\n../../2.dat,x\n,x\nc/2,y\n"
+    items = opened(put(tmp_path, {**files, "t.csv": table}), "cls")
+    said = dict(items.skipped)
+    assert list(items.names) == ["c/2.dat"]
+    assert [text for name, text in said.items() if name.startswith("t.csv")] == [
+        "there is no file 0",
+        "several files could be 1.dat",
+        "there is no file q/1.dat",
+        "it names no file",
+    ]
+    assert ("t.csv", "other values of 'cls' for c/2.dat than before; these count") in items.remarks
+
+
+@pytest.mark.parametrize(
+    ("tables", "said"),
+    [
+        ({"a.csv": "file,label\n0.dat,x\n1.dat,y\n0.dat,z\n"}, "a.csv"),
+        (
+            {"a.csv": "file,label\n0.dat,x\n1.dat,y\n", "b.csv": "file,label\n0.dat,z\n1.dat,y\n"},
+            "b.csv",
+        ),
+    ],
+)
+def test_tables_that_differ_are_named_and_the_last_counts(tables, said, tmp_path):
+    items = opened(put(tmp_path, {**PAIR, **tables}))
+    assert items.labels == ["z", "y"]
+    assert items.remarks == ((said, "other values of 'label' for 0.dat than before; these count"),)
+
+
+def test_a_table_that_repeats_itself_is_no_conflict(tmp_path):
+    table = "file,label\n0.dat,x\n1.dat,y\n0.dat,x\n"
+    assert opened(put(tmp_path, {**PAIR, "a.csv": table})).remarks == ()
+
+
+@pytest.mark.parametrize("first", ["0.dat,x\n", "gone.dat,x\n0.dat,x\n"])
+def test_a_table_without_a_header_loses_no_row(first, tmp_path):
+    items = opened(put(tmp_path, {**PAIR, "a.csv": f"{first}1.dat,y\n"}))
+    assert items.labels == ["x", "y"]
+    missing = (("a.csv, row 1", "there is no file gone.dat"),)
+    assert items.skipped == (missing if "gone" in first else ())
+
+
+def test_the_column_that_tells_files_apart_names_them(tmp_path):
+    items = opened(put(tmp_path, {**PAIR, "a.csv": "label,file\n1,0\n1,1\n"}))
+    assert items.labels == ["1", "1"]
+
+
+def test_pairs_of_dataset_json_that_are_none_are_named(tmp_path):
+    table = '{"labels": [["0.dat", 3], ["1.dat", 4], ["1.dat"], "x"]}'
+    items = opened(put(tmp_path, {**PAIR, "dataset.json": table}))
+    assert items.labels == ["3", "4"]
+    assert [name for name, _ in items.skipped] == ["dataset.json, row 3", "dataset.json, row 4"]
+
+
+def test_a_sidecar_describes_all_files_of_its_name(tmp_path):
+    files = {"a.left.dat": b"0", "a.right.dat": b"1", "b.c.dat": b"2"}
+    items = opened(put(tmp_path, {**files, "a.cls": "x", "b.c.cls": "y", "b.cls": "z"}))
+    assert items.labels == ["x", "x", "y"]
+
+
+def test_sidecars_that_cannot_be_read_are_named(tmp_path):
+    sidecars = {"0.txt": b"\xff", "1.txt": "cat", "0.json": "{", "1.json": '{"label": "a"}'}
+    put(tmp_path, {**PAIR, **sidecars})
+    for label, left_out in (("txt", "0.txt"), (None, "0.json")):
+        items = opened(tmp_path, label)
+        assert [name for name, _ in items.remarks] == ["0.txt", "0.json"]
+        assert list(items.names) == ["1.dat"]
+        ((name, why),) = items.skipped
+        assert name == "0.dat"
+        assert why.startswith(f"{left_out} cannot be read: ")
+
+
+# Rows and labels -----------------------------------------------------------------------------------------------------
+
+
+class Plain:
+    """An object without a text of its own."""
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        (b"cat", "cat"),
+        (" cat ", "cat"),
+        (datetime.date(2026, 1, 2), "2026-01-02"),
+        (datetime.datetime(2026, 1, 2, 3), "2026-01-02 03:00:00"),
+        ({"b", "a"}, '["a", "b"]'),
+        ([1, b"x"], '[1, "x"]'),
+        (np.int64(3), "3"),
+        (2.0, "2"),
+        (torch.tensor([1, 2]), "[1, 2]"),
+    ],
+    ids=repr,
+)
+def test_any_value_that_has_a_text_names_a_class(value, name):
+    assert opened([{"blob": b"1", "label": value}] * 2).labels == [name, name]
+
+
+@pytest.mark.parametrize("value", [None, "", " ", float("nan"), Plain(), {"a": Plain()}, {(1,): 2}])
+def test_a_value_that_names_no_class_is_said(value):
+    rows = [{"blob": b"1", "label": value}, {"blob": b"2", "label": "a"}]
+    items = opened(rows)
+    assert items.labels == [None, None]
+    assert items.remarks[0].name == "item 0"
+    assert items.remarks[0].text.endswith(
+        "in the column 'label', so that it is not taken for classes"
+    )
+    assert opened(rows, "label").labels == ["a"]
+    with pytest.raises(DataError, match="none of the items of the list can be used"):
+        opened(rows[:1], "label")
+
+
+class Rows:
+    """A data set of dicts, of which some cannot be read."""
+
+    def __init__(self, *rows):
+        self.rows = rows
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        if isinstance(self.rows[index], Exception):
+            raise self.rows[index]
+        return self.rows[index]
+
+
+def test_rows_that_cannot_be_read_are_left_out():
+    good = [{"blob": bytes([number]), "label": str(number)} for number in range(3)]
+    source = Rows(OSError("gone"), good[0], None, {"label": "x"}, good[1], 5, good[2])
+    items = opened(source)
+    assert items.skipped == (
+        ("item 0", "gone"),
+        ("item 2", "it is a NoneType; the others are dicts"),
+        ("item 5", "it is a int; the others are dicts"),
+    )
+    assert list(items.names) == ["item 1", "item 3", "item 4", "item 6"]
+    assert items.labels == ["0", "x", "1", "2"]
+    with pytest.raises(ValueError, match="it has no 'blob'"):
+        items.read(1)
+    assert items.read(3).read() == b"\2"
+    with pytest.raises(ValueError, match="it is a NoneType"):
+        opened([None, {"blob": b"1"}]).read(0)
+
+
+def test_a_mistake_in_the_code_of_a_data_set_is_no_fault_of_a_row():
+    with pytest.raises(NameError):
+        opened(Rows({"blob": b"1", "label": "a"}, NameError("x")))
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        (list, "data = list is a class"),
+        ("hub:", "'hub:' names no data set"),
+        ("hub::x", "'hub::x' names no data set"),
+        ("", "names nothing"),
+        ("x" * 5000, "File name too long"),
+        ("/dev/zero", "is a pipe or a device"),
+    ],
+    ids=["class", "hub", "hub with a configuration", "empty", "long", "device"],
+)
+def test_a_source_that_is_none_is_one_sentence(source, said):
+    with pytest.raises(DataError, match=said):
+        opened(source)
+
+
+def test_a_row_that_names_a_pipe_is_no_item(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", str(tmp_path / "pipe")):
+        with pytest.raises(ValueError, match="no ordinary file"):
+            opened([{"blob": path}]).read(0)
+
+
+def test_shards_are_trained_on_by_their_folders_and_the_rest_is_named(tmp_path):
+    shard = parquet({"blob": [b"1", b"2"]})
+    put(tmp_path, {"train/0.parquet": shard, "test/0.parquet": shard, "README.md": "x"})
+    put(tmp_path, {".x.parquet": shard, "info.json": "{}"})
+    items = opened(tmp_path)
+    assert contents_of(items) == [b"1", b"2"]
+    assert dict(items.remarks) == {
+        ".x.parquet": "hidden: names that begin with a dot are not read",
+        "test": "held out: 1 Parquet files, not trained on",
+        "README.md": "not read: files .md are not taken as Parquet files",
+        "info.json": "not read: files .json are not taken as Parquet files",
+    }
+    (tmp_path / "train" / "0.parquet").unlink()
+    os.mkfifo(tmp_path / "train" / "0.parquet")
+    with pytest.raises(DataError, match=r"cannot be read as Parquet \(it is no ordinary file\)"):
+        opened(tmp_path)
+
+
+def contents_of(items):
+    return [items.read(index).read() for index in range(len(items.names))]
+
+
+def test_parts_of_a_data_set_are_chosen_by_name():
+    datasets = pytest.importorskip("datasets")
+    data = datasets.Dataset.from_dict({"blob": [b"1"]})
+    items = opened(datasets.DatasetDict({"a_test": data, "my_train": data}))
+    assert items.remarks == (("a_test", "held out: 1 items, not trained on"),)
+    items = opened(datasets.DatasetDict({"test": data}))
+    assert items.remarks == (("test", "trained on, since no part is called train"),)
+    with pytest.raises(DataError, match="the DatasetDict is empty"):
+        opened(datasets.DatasetDict({}))
+
+
+def test_too_few_classes_are_counted():
+    check_classes(classes_of(["a", "b"]), "x", "blobs")
+    with pytest.raises(DataError, match="x has a single class, 'a': put the blobs into"):
+        check_classes(classes_of(["a", "a"]), "x", "blobs")
+    remarks = opened([{"blob": b"1", "label": None}]).remarks
+    with pytest.raises(
+        DataError, match=r"x has no classes \(item 0: no value in the column 'label'"
+    ):
+        check_classes(classes_of([None]), "x", "blobs", remarks)

@@ -14,6 +14,7 @@ and folders that cannot be listed are reported.
 
 from __future__ import annotations
 
+import lzma
 import os
 import posixpath
 import re
@@ -28,14 +29,15 @@ from dataclasses import dataclass, field
 from functools import partial
 from io import BytesIO
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
 
-from genkit.errors import DataError
+from genkit.errors import DataError, GenkitError
+from genkit.kit.entry_names import zip_names
+from genkit.kit.parts import SPLITS, group, lies_in, training_part
 from genkit.plugin import Remark, Skipped
 from genkit.system.files import make_folder, write_whole, writing
 
 __all__ = [
-    "CACHE_BYTES", "ENTRY_BYTES", "SPLITS", "THREADS", "Opener", "Tree", "group", "is_archive", "labels",
+    "CACHE_BYTES", "ENTRY_BYTES", "SPLITS", "THREADS", "Opener", "Tree", "group", "is_archive", "labels", "located",
     "make_folder", "open_tree", "ordinary", "reason", "unread", "write_whole", "writing",
 ]  # fmt: skip
 
@@ -48,24 +50,15 @@ CACHE_BYTES = 512 * 2**20
 ENTRY_BYTES = 512 * 2**20
 """Largest size of an entry of a zip file, and of all entries of a compressed tar file; more is not unpacked."""
 
-SPLITS = {
-    "train": ("train", "training"),
-    "validation": ("val", "valid", "validation", "dev"),
-    "test": ("test", "testing", "eval", "evaluation"),
-}
-"""Parts of a data set, and the names of folders and files that hold them (as on the Hugging Face Hub)."""
-
-ZIPS, TARS = (".zip",), (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+ZIPS, TARS = (".zip",), (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 """Endings of archives."""
 
 _LITTER = re.compile(
     r"__macosx|@eadir|#recycle|\$recycle\.bin|system volume information|lost\+found|(eh)?thumbs\.db|desktop\.ini"
-    r"|\._.*|\.ds_store|\.git|\.ipynb_checkpoints|\.thumbnails|\.trash.*|\.apdisk|\.nomedia",
+    r"|\._.*|\.ds_store|\.git\w*|\.ipynb_checkpoints|\.thumbnails|\.trash.*|\.apdisk|\.nomedia",
     re.IGNORECASE,
 )
 """What systems and programs leave in folders by themselves; no user's data."""
-
-Value = TypeVar("Value")
 
 Opener = Callable[[], Path | BytesIO]
 """A function that gives what a parser can open: the path of a file, or the content of an entry of an archive.
@@ -86,7 +79,7 @@ class Tree:
         remarks: on what was used otherwise than it lies there: parts held out, hidden files, names in old encodings.
         others: functions that open the other visible files, by their path from the top. `unread` makes remarks of them.
         paths: the path of each file from the top of the source, by its name in `files`, which may be shorter.
-        held_out: paths from the top of files in parts that are held out.
+        held_out: paths from the top of files that are not read, since they are in no part for training.
     """
 
     title: str
@@ -100,11 +93,34 @@ class Tree:
 
 @dataclass
 class _Listing:
-    """All files by their paths, and what was noticed on the way."""
+    """All files by their paths, and what was noticed on the way.
+
+    Args:
+        repeated: paths that several files have; the last of these files is listed.
+        empty: paths of folders that hold nothing.
+    """
 
     openers: dict[PurePosixPath, Opener] = field(default_factory=dict)
     skipped: list[Skipped] = field(default_factory=list)
     remarks: list[Remark] = field(default_factory=list)
+    repeated: list[PurePosixPath] = field(default_factory=list)
+    empty: list[PurePosixPath] = field(default_factory=list)
+
+    def add(self, path: PurePosixPath, opener: Opener) -> None:
+        """Add a file; one of the same path is replaced, and noted."""
+        if path in self.openers:
+            self.repeated.append(path)
+        self.openers[path] = opener
+
+    def add_folders(self, folders: Sequence[PurePosixPath]) -> None:
+        """Note which of the folders of an archive, whose files were added, are empty."""
+        parents: set[str] = set()
+        for path in (*self.openers, *folders):
+            parent = posixpath.dirname(str(path))
+            while parent not in parents:
+                parents.add(parent)
+                parent = posixpath.dirname(parent)
+        self.empty += [path for path in folders if path.parts and str(path) not in parents]
 
 
 def open_tree(source: Path | bytes, endings: Collection[str], kind: str, title: str = "") -> Tree:
@@ -113,8 +129,8 @@ def open_tree(source: Path | bytes, endings: Collection[str], kind: str, title: 
     Subfolders are included, also those behind links, and archives in a folder are read as if they were folders. What
     systems leave behind (`__MACOSX`, `@eaDir`, `Thumbs.db` ...) is no part of a source. Paths in an archive are
     relative to the deepest folder that all these files have in common, so that it reads like the folder that was
-    packed. Where all files are in parts named like those of `SPLITS`, only the part train is read, and a remark names
-    the others.
+    packed. In a folder where most names are those of `SPLITS`, a part for training and another one among them, only
+    the part for training is read, and remarks name what else lies there.
 
     Args:
         source: a folder, a zip or tar file, or the content of a zip file.
@@ -135,15 +151,12 @@ def open_tree(source: Path | bytes, endings: Collection[str], kind: str, title: 
         for path, opener in sorted(listing.openers.items())
         if path.parts and not _is_litter(path)
     }
-    files = {path: opener for path, opener in visible.items() if _has(path, endings)}
-    hidden = [path for path in files if any(part[0] == "." for part in path.parts)]
-    for path in hidden:
-        del files[path]
-    others = {
-        path: opener
-        for path, opener in visible.items()
-        if path not in files and not any(part[0] == "." for part in path.parts)
-    }
+    hidden = [path for path in visible if _is_hidden(path)]
+    files: dict[PurePosixPath, Opener] = {}
+    others: dict[PurePosixPath, Opener] = {}
+    for path, opener in visible.items():
+        if not _is_hidden(path):
+            (files if _has(path, endings) else others)[path] = opener
     if not files:
         common = Counter(path.suffix.lower() for path in others).most_common(4)
         counts = (
@@ -151,34 +164,27 @@ def open_tree(source: Path | bytes, endings: Collection[str], kind: str, title: 
             or "nothing"
         )
         raise DataError(f"{title} holds no {kind} ({' '.join(sorted(endings))}); found: {counts}")
-    depth = 0 if is_folder else _common_depth(files)
-    remarks = listing.remarks
-    if hidden:
-        remarks.append(
-            Remark(
-                group(["/".join(path.parts[depth:]) for path in hidden]),
-                "hidden: names that begin with a dot are not read",
-            )
-        )
-    everything = files
-    files, inner, parts_left = training_part(files, depth)
-    remarks += [
-        Remark(part, f"held out: {count:,} {kind}, not trained on")
-        for part, count in parts_left.items()
+    parts = training_part(files, 0 if is_folder else _common_depth(files), kind)
+    repeated = [path for path in listing.repeated if not _is_litter(path)]
+    empty = [path for path in listing.empty if not _is_litter(path) and not _is_hidden(path)]
+    notes = (
+        (hidden, "files", "hidden: names that begin with a dot are not read"),
+        (repeated, "files", "several files have this path: the last one is read"),
+        (empty, "folders", "nothing lies there"),
+    )
+    remarks = [
+        *listing.remarks,
+        *(Remark(group(list(map(str, paths)), noun), text) for paths, noun, text in notes if paths),
+        *parts.remarks,
     ]
-    names = {"/".join(path.parts[depth + (path.parts[depth] in inner) :]): path for path in files}
     return Tree(
         title,
-        {name: files[path] for name, path in names.items()},
+        {name: files[path] for name, path in parts.names.items()},
         tuple(listing.skipped),
         tuple(remarks),
-        {
-            str(path): opener
-            for path, opener in others.items()
-            if not any(part in parts_left for part in path.parts[depth : depth + 1])
-        },
-        {name: str(path) for name, path in names.items()},
-        frozenset(map(str, everything.keys() - files.keys())),
+        {str(path): opener for path, opener in others.items() if not lies_in(path, parts.excluded)},
+        {name: str(path) for name, path in parts.names.items()},
+        frozenset(str(path) for path in files if lies_in(path, parts.excluded)),
     )
 
 
@@ -203,7 +209,35 @@ def unread(others: Iterable[str], kind: str) -> tuple[Remark, ...]:
 
 def is_archive(path: Path) -> bool:
     """Whether a file is a zip or tar file: a zip file by its content, a tar file by its ending."""
+    if not os.path.isfile(path):  # a pipe would be waited for
+        return False
     return _has(PurePosixPath(path.name), (*ZIPS, *TARS)) or zipfile.is_zipfile(path)
+
+
+def located(source: str | Path) -> Path:
+    """The path of a folder or an ordinary file that a user named as the data.
+
+    Raises:
+        DataError: if the name is empty; if there is no such file or folder, or it may not be accessed; if it is a pipe
+            or a device, which may never end.
+    """
+    text = str(source)
+    name = repr(text if len(text) <= 200 else f"{text[:200]}...")
+    if not text.strip():
+        raise DataError(
+            f"data = {name} names nothing: name a file or folder (. is the current one)"
+        )
+    try:
+        mode = os.stat(source).st_mode
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DataError(f"data = {name}: there is no such file or folder") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"data = {name} cannot be opened ({reason(error)})") from error
+    if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
+        raise DataError(
+            f"data = {name} is a pipe or a device: write what it gives to a file, and name that"
+        )
+    return Path(source)
 
 
 def ordinary(path: Path) -> Path:
@@ -239,19 +273,9 @@ def reason(error: BaseException) -> str:
         return error.strerror
     text = str(error).strip().partition("\n")[0]
     is_clear = text and isinstance(
-        error, OSError | ValueError | RuntimeError | SyntaxError | Warning
+        error, GenkitError | OSError | ValueError | RuntimeError | SyntaxError | Warning
     )
     return (text if is_clear else f"damaged: {error!r}")[:120]
-
-
-def group(names: Sequence[str], kind: str = "files") -> str:
-    """What a `Remark` calls some files or other items: the only one, or how many there are and the first one.
-
-    Args:
-        names: at least one.
-        kind: what they are, in the plural.
-    """
-    return names[0] if len(names) == 1 else f"{len(names):,} {kind} ({names[0]} ...)"
 
 
 def _has(path: PurePosixPath, endings: Collection[str]) -> bool:
@@ -262,45 +286,13 @@ def _is_litter(path: PurePosixPath) -> bool:
     return any(_LITTER.fullmatch(part) for part in path.parts)
 
 
+def _is_hidden(path: PurePosixPath) -> bool:
+    return any(part[0] == "." for part in path.parts)
+
+
 def _common_depth(paths: Collection[PurePosixPath]) -> int:
     """How many folders all paths have in common."""
     return len(PurePosixPath(posixpath.commonpath([path.parent for path in paths])).parts)
-
-
-# Parts of a data set -------------------------------------------------------------------------------------------------
-
-
-def training_part(
-    files: dict[PurePosixPath, Value], depth: int
-) -> tuple[dict[PurePosixPath, Value], set[str], dict[str, int]]:
-    """(the files to train on, the folder that is no part of their names, the number of files of each other part).
-
-    Args:
-        files: all of them.
-        depth: of the folder that is the root.
-    """
-    parts = Counter(path.parts[depth] for path in files)
-    splits = {part: _split_of(part) for part in parts}
-    if None in splits.values():
-        return files, set(), {}
-    # A single part is the whole; of several without one for training, none is better than the others.
-    has_training = "train" in splits.values()
-    others = {
-        part: count for part, count in parts.items() if has_training and splits[part] != "train"
-    }
-    training = {path: opener for path, opener in files.items() if path.parts[depth] not in others}
-    names = parts.keys() - others.keys()
-    is_folder = len(names) == 1 and all(len(path.parts) > depth + 1 for path in training)
-    return training, names if is_folder else set(), others
-
-
-def _split_of(name: str) -> str | None:
-    """The part of a data set that a folder or file holds by its name; None: it names none."""
-    word = re.match(r"[^\W\d_]+", name)
-    rest = name[word.end() :] if word else ""
-    if not word or not re.fullmatch(r"([-_.].*)?", rest):
-        return None
-    return next((split for split, words in SPLITS.items() if word[0].lower() in words), None)
 
 
 # Folders and archives ------------------------------------------------------------------------------------------------
@@ -329,6 +321,8 @@ def _of_folder(folder: Path) -> _Listing:
             )
             folders.clear()
             continue
+        if not folders and not names:
+            listing.empty.append(PurePosixPath(_readable(relative)[0]))
         for name in names:
             file = Path(place, name)
             path, is_odd = _readable(file.relative_to(folder).as_posix())
@@ -337,7 +331,7 @@ def _of_folder(folder: Path) -> _Listing:
             if _has(PurePosixPath(name), (*ZIPS, *TARS)) and name[0] != ".":
                 _add_archive(listing, file, path)
             else:
-                listing.openers[PurePosixPath(path)] = partial(ordinary, file)
+                listing.add(PurePosixPath(path), partial(ordinary, file))
     if odd_paths:
         listing.remarks.append(
             Remark(group(odd_paths), "their names are not in UTF-8 and were read as Latin-1")
@@ -348,8 +342,8 @@ def _of_folder(folder: Path) -> _Listing:
 def _add_archive(listing: _Listing, file: Path, path: str) -> None:
     """Add the files of an archive in a folder, as if it were a folder of its own."""
     try:
-        archive = _archive(ordinary(file), path)
-    except (DataError, OSError, ValueError) as error:
+        archive = _archive(file, path)
+    except DataError as error:
         listing.skipped.append(Skipped(path, reason(error)))
         return
     paths = [inner for inner in archive.openers if inner.parts and not _is_litter(inner)]
@@ -357,6 +351,12 @@ def _add_archive(listing: _Listing, file: Path, path: str) -> None:
     for inner in paths:
         listing.openers[PurePosixPath(path, *inner.parts[depth:])] = archive.openers[inner]
     listing.remarks += archive.remarks
+    listing.repeated += [PurePosixPath(path, inner) for inner in archive.repeated]
+    listing.empty += [PurePosixPath(path, inner) for inner in archive.empty]
+    listing.skipped += [
+        Skipped(path if name == file.name else f"{path}/{name}", text)
+        for name, text in archive.skipped
+    ]
 
 
 def _readable(path: str) -> tuple[str, bool]:
@@ -374,22 +374,23 @@ def _archive(file: Path | bytes, title: str) -> _Listing:
     Raises:
         DataError: if it is none, or damaged.
     """
-    tar = None
-    if isinstance(file, Path) and _has(PurePosixPath(file.name), TARS):
-        tar = None if zipfile.is_zipfile(file) else file
+    kind = "zip"
     try:
-        return _of_zip(file, title) if tar is None else _of_tar(tar)
+        if isinstance(file, Path) and _has(PurePosixPath(ordinary(file).name), TARS):
+            kind = "zip" if zipfile.is_zipfile(file) else "tar"
+            if kind == "tar":
+                return _of_tar(file)
+        return _of_zip(file, title)
     except DataError:
         raise
     except Exception as error:  # both raise many kinds of exceptions for a malformed archive
-        kind = "zip" if tar is None else "tar"
         raise DataError(f"{title} cannot be read as a {kind} file ({reason(error)})") from error
 
 
 def _of_zip(file: Path | bytes, title: str) -> _Listing:
     """All files of a zip file by their paths."""
     archive = zipfile.ZipFile(BytesIO(file) if isinstance(file, bytes) else file)
-    infos = [info for info in archive.infolist() if not info.is_dir()]
+    infos = archive.infolist()
     lock = threading.Lock()  # zipfile's count of open entries is not thread-safe
 
     def unpack(info: zipfile.ZipInfo) -> BytesIO:
@@ -403,13 +404,18 @@ def _of_zip(file: Path | bytes, title: str) -> _Listing:
             # No more than the checked size is unpacked, even if the entry holds more.
             return BytesIO(entry.read(info.file_size))
 
-    names, encoding = _zip_names(infos)
-    listing = _Listing(
-        {
-            PurePosixPath(name.lstrip("/")): partial(unpack, info)
-            for name, info in zip(names, infos, strict=True)
-        }
-    )
+    names, encoding = zip_names(infos)
+    names = [
+        name.replace("\\", "/") if info.create_system == 0 else name  # of old packers for Windows
+        for name, info in zip(names, infos, strict=True)
+    ]
+    listing, folders = _Listing(), []
+    for name, info in zip(names, infos, strict=True):
+        if info.is_dir():
+            folders.append(_inside(name))
+        else:
+            listing.add(_inside(name), partial(unpack, info))
+    listing.add_folders(folders)
     if encoding:
         listing.remarks.append(
             Remark(title, f"its names are not in UTF-8 and were read as {encoding}")
@@ -417,47 +423,9 @@ def _of_zip(file: Path | bytes, title: str) -> _Listing:
     return listing
 
 
-def _zip_names(infos: Sequence[zipfile.ZipInfo]) -> tuple[list[str], str]:
-    """(names of entries, the old encoding that they were read in; empty: none).
-
-    A name without the flag of UTF-8 (APPNOTE.TXT, 4.4.4) is in whatever encoding the packing system used. All such
-    names of a file are read in the first of `_OLD_ENCODINGS` that gives letters of an alphabet.
-    """
-    raw = [None if info.flag_bits & 0x800 else info.orig_filename.encode("cp437") for info in infos]
-    odd = b"\n".join(name for name in raw if name is not None and not name.isascii())
-    if not odd:
-        return [info.filename for info in infos], ""
-    encoding = next((each for each in _OLD_ENCODINGS if _is_likely(odd, each)), "cp437")
-    names = [
-        info.filename if name is None else name.decode(encoding, "replace").replace("\\", "/")
-        for info, name in zip(infos, raw, strict=True)
-    ]
-    return names, "" if encoding == "utf-8" else encoding
-
-
-_OLD_ENCODINGS = ("utf-8", "cp437", "cp866", "euc-kr", "gbk", "cp932", "big5", "cp1252")
-"""Encodings of names in zip files, in the order in which they are tried."""
-
-_COMMON = {
-    "gbk": (0xB0, 0xD7), "euc-kr": (0xB0, 0xC8), "big5": (0xA4, 0xC6), "cp932": (0x82, 0x97),
-}  # fmt: skip
-"""Lead bytes of the characters that are frequent in an encoding of two bytes: the first level of its table."""
-
-
-def _is_likely(raw: bytes, encoding: str) -> bool:
-    """Whether bytes are text in an encoding: they decode, and to letters that are in use."""
-    try:
-        text = raw.decode(encoding)
-    except UnicodeDecodeError:
-        return False
-    odd = [character for character in text if not character.isascii()]
-    if encoding == "utf-8":
-        return True
-    if encoding in _COMMON:
-        first, last = _COMMON[encoding]
-        first_bytes = [character.encode(encoding)[0] for character in odd]
-        return sum(first <= lead <= last for lead in first_bytes) > 0.7 * len(first_bytes)
-    return all(character.isalpha() for character in odd)
+def _inside(name: str) -> PurePosixPath:
+    """The name of an entry of an archive as a path that leads nowhere outside of it."""
+    return PurePosixPath(posixpath.normpath(f"/{name}").lstrip("/"))
 
 
 def _of_tar(file: Path) -> _Listing:
@@ -465,35 +433,50 @@ def _of_tar(file: Path) -> _Listing:
     listing = _Listing()
     with tarfile.open(file) as archive:
         is_plain = _is_tar(file)
-        total, links = 0, []
+        total, folders = 0, []
+        links: dict[PurePosixPath, PurePosixPath] = {}
         for info in _whole_entries(archive, listing):
-            path = PurePosixPath(_readable(info.name)[0].lstrip("/"))
-            if info.issym() or info.islnk():
-                links.append((path, info))
-            if not info.isreg():
+            path = _inside(_readable(info.name)[0])
+            if info.isdir():
+                folders.append(path)
                 continue
-            if info.issparse():
-                listing.skipped.append(Skipped(str(path), "it is stored with gaps (a sparse file)"))
+            if info.issym() or info.islnk():
+                start = "" if info.islnk() else str(path.parent)
+                if path in links:
+                    listing.repeated.append(path)
+                links[path] = PurePosixPath(
+                    posixpath.normpath(posixpath.join(start, info.linkname))
+                )
+                continue
+            if not info.isreg() or info.issparse():
+                fault = "stored with gaps (a sparse file)" if info.isreg() else "no ordinary file"
+                listing.skipped.append(Skipped(str(path), f"it is {fault}"))
                 continue
             if is_plain:
-                listing.openers[path] = partial(_stretch, file, info.offset_data, info.size)
+                listing.add(path, partial(_stretch, file, info.offset_data, info.size))
                 continue
             total += info.size
             if total > ENTRY_BYTES:
                 raise DataError(
                     f"{file} holds more than {ENTRY_BYTES:,} bytes compressed: unpack it, or pack it as .tar"
                 )
-            entry = archive.extractfile(info)
-            listing.openers[path] = partial(BytesIO, entry.read() if entry else b"")
-    for path, info in links:  # a link inside of the archive is the file that it points to
-        start = "" if info.islnk() else str(path.parent)
-        target = PurePosixPath(posixpath.normpath(posixpath.join(start, info.linkname)))
+            try:
+                entry = archive.extractfile(info)
+                listing.add(path, partial(BytesIO, entry.read() if entry else b""))
+            except (EOFError, OSError, zlib.error, lzma.LZMAError):  # the file ends, or is damaged
+                listing.skipped.append(Skipped(str(path), "the archive is damaged within it"))
+    for path, first in links.items():  # a link inside of the archive is the file that it leads to
+        target, passed = first, {path}
+        while target in links and target not in passed:
+            passed.add(target)
+            target = links[target]
         if target in listing.openers:
-            listing.openers[path] = listing.openers[target]
+            listing.add(path, listing.openers[target])
         else:
             listing.skipped.append(
                 Skipped(str(path), f"a link to {target}, which is no file of the archive")
             )
+    listing.add_folders(folders)
     return listing
 
 
@@ -508,7 +491,7 @@ def _whole_entries(archive: tarfile.TarFile, listing: _Listing) -> Iterator[tarf
         for info in archive:
             yield info
             count += 1
-    except (tarfile.TarError, EOFError, OSError, zlib.error):
+    except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError):
         if not count:
             raise
         listing.skipped.append(

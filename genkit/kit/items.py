@@ -17,6 +17,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from io import BytesIO
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -29,8 +30,8 @@ from genkit.kit.files import THREADS, reason
 from genkit.plugin import Remark, Sample, Skipped
 
 __all__ = [
-    "ATTEMPTS", "EXAMPLES", "Classes", "Readers", "Windows", "check_usable", "classes_of", "count_skipped",
-    "name_skipped", "numbers_in", "read_until_damage", "silenced",
+    "ATTEMPTS", "EXAMPLES", "Classes", "Readers", "Windows", "as_array", "as_stream", "check_classes", "check_usable",
+    "classes_of", "count_skipped", "name_skipped", "numbers_in", "read_until_damage", "silenced",
 ]  # fmt: skip
 
 ATTEMPTS = 8
@@ -136,6 +137,33 @@ def classes_of(labels: Sequence[str | None]) -> Classes:
         return Classes()
     number_of = {name: number for number, name in enumerate(names)}
     return Classes(tuple(names), np.array([number_of[str(label)] for label in labels]))
+
+
+def check_classes(
+    classes: Classes, source: str, noun: str, remarks: Sequence[Remark] = (), otherwise: str = ""
+) -> None:
+    """Raise an error unless items have two classes or more.
+
+    Args:
+        classes: of the items.
+        source: the name of the source in messages.
+        noun: what the items are, in the plural.
+        remarks: on the source; those that speak of classes are repeated.
+        otherwise: a further way to give classes, as the last words of the message.
+
+    Raises:
+        DataError: says how many classes there are, and how to give them.
+    """
+    if len(classes.names) > 1:
+        return
+    classes_text = f"a single class, {classes.names[0]!r}" if classes.names else "no classes"
+    reasons = "; ".join(f"{name}: {text}" for name, text in remarks if "classes" in text)
+    cause = f" ({reasons})" if reasons else ""
+    raise DataError(
+        f"options.conditional is set, but {source} has {classes_text}{cause}: put the {noun} into one "
+        "sub-folder per class, or beside a table with the columns file_name and label (or options.label=COLUMN)"
+        + (f", or {otherwise}" if otherwise else "")
+    )
 
 
 def numbers_in(
@@ -358,3 +386,28 @@ class Windows(ABC, Generic[Window]):
             f"{ATTEMPTS} {self.noun} in a row of {self.title} could not be read, the last of {name} "
             f"({self.explain(fault)}): bring the files back, and go on with --resume"
         )
+
+
+def as_array(values: Any) -> NDArray[Any]:
+    """Values as a NumPy array; those of bfloat16, which NumPy does not have, as float32.
+
+    Raises:
+        DataError: for a tensor whose values do not lie in memory as they are: on the device meta, or quantised.
+    """
+    if not isinstance(values, Tensor):
+        return np.asarray(values)
+    try:
+        dense = values.detach().to_dense()
+        return (dense.float() if dense.dtype == torch.bfloat16 else dense).numpy(force=True)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise DataError(
+            f"a tensor of type {values.dtype} on the device {values.device} cannot be read: pass one with its values "
+            "in memory, of uint8, int16 or float32"
+        ) from error
+
+
+def as_stream(value: Any) -> Any:
+    """The content of a file, given as bytes, as what a parser can open; other values as they are."""
+    if isinstance(value, bytes | bytearray | memoryview):
+        return BytesIO(value)
+    return BytesIO(value.getvalue()) if isinstance(value, BytesIO) else value

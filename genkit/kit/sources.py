@@ -11,23 +11,29 @@ Shape letters: N items.
 
 from __future__ import annotations
 
-import json
-import threading
-from bisect import bisect_right
-from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping, Sequence
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from io import BytesIO
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from genkit.errors import ConfigError, DataError, did_you_mean
 from genkit.kit import files as tree_files
-from genkit.kit.files import CACHE_BYTES, Tree, is_archive, open_tree, ordinary, reason, unread
-from genkit.kit.tables import columns_beside, parquet
+from genkit.kit.columns import called, class_name
+from genkit.kit.files import (
+    Tree,
+    is_archive,
+    located,
+    open_tree,
+    ordinary,
+    reason,
+    unread,
+)
+from genkit.kit.parts import split_of
+from genkit.kit.shards import open_shards
+from genkit.kit.tables import columns_beside
 from genkit.plugin import Remark, Skipped
 
 __all__ = [
@@ -36,6 +42,7 @@ __all__ = [
     "Rows",
     "is_saved",
     "items_of_tree",
+    "items_of_values",
     "open_items",
     "open_rows",
     "select",
@@ -45,7 +52,10 @@ HUB = "hub:"
 """Prefix of the name of a data set on the Hugging Face Hub: `hub:NAME[:CONFIGURATION]`."""
 
 LABEL_COLUMNS = ("label", "labels", "class", "cls")
-"""Columns that are taken for the labels of items if the user names none."""
+"""Columns that are taken for the labels of items if the user names none; capitals make no difference."""
+
+FIRST_ROWS = 8
+"""So many rows tell what columns there are."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +92,7 @@ class Rows:
         count: N.
         columns: their names.
         row: the values of the row at an index by column; files are {"bytes": ..., "path": ...}.
-        values: [N] values of a column.
+        values: [N] values of a column; an exception stands for the value of a row that cannot be read.
         folder: that relative paths in rows begin at.
         remarks: on what of the source is not read.
         is_parallel: whether `row` may be called from several threads at once.
@@ -121,6 +131,8 @@ def open_items(
         ConfigError: if there is no column `label`.
         DataError: if the source does not exist, or holds no items.
     """
+    is_path = isinstance(source, str | Path) and not str(source).startswith(HUB)
+    path = located(source) if is_path else Path()
     rows = open_rows(source)
     if rows is not None:
         return _of_rows(rows, kind, columns, label)
@@ -136,11 +148,8 @@ def open_items(
             lambda index: ordinary(paths[index]),
             [None] * len(paths),
         )
-    if not isinstance(source, str | Path):
+    if not is_path:
         return None
-    path = Path(source)
-    if not path.exists():
-        raise DataError(f"data = {str(source)!r}: there is no such file or folder")
     if path.is_dir() or is_archive(path):
         return items_of_tree(open_tree(path, endings, kind, str(source)), kind, label)
     return items_of_tree(Tree(str(source), {path.name: partial(ordinary, path)}), kind, label)
@@ -165,13 +174,12 @@ def items_of_tree(tree: Tree, kind: str, label: str | None = None) -> Items:
         lambda index: openers[index](),
         [None] * len(names),
         (*tree.skipped, *columns.skipped),
+        tuple(remarks),
     )
-    column = label or next((name for name in LABEL_COLUMNS if name in columns.names), None)
+    column = label or called(columns.names, LABEL_COLUMNS)
     if column is not None:
         values = columns.values(column)
-        return _labelled(
-            replace(items, remarks=tuple(remarks)), column, values, columns.names, label is not None
-        )
+        return _labelled(items, column, values, columns.names, label is not None)
     labels = tree_files.labels(names)
     loose = [name for name in names if "/" not in name]
     if loose and len(loose) < len(names):
@@ -197,44 +205,63 @@ def select(items: Items, indices: Sequence[int]) -> Items:
 def _labelled(
     items: Items, column: str, values: Sequence[Any], names: Collection[str], is_asked: bool
 ) -> Items:
-    """Items with the values of a column as labels; those without a value are left out if the user asked for it."""
-    labels = [_label(value) for value in values]
-    if not any(label is not None for label in labels):
-        if not is_asked:
-            return items
-        hint = did_you_mean(column, list(names))
-        raise ConfigError(f"options.label = {column!r}: {items.title} has no such column.{hint}")
-    if not is_asked:
-        missing = [name for name, label in zip(items.names, labels, strict=True) if label is None]
-        if missing:
-            remark = Remark(
-                tree_files.group(missing, "items"),
-                f"no value in the column {column!r}, so that it is not taken for classes",
+    """Items with the values of a column as labels.
+
+    Those whose value cannot be read are left out, and if the user asked for the column, those without a value as well.
+    """
+    pairs = [class_name(value) for value in values]
+    missing = {name: fault for name, (_, fault) in zip(items.names, pairs, strict=True) if fault}
+    unread_names = {
+        name
+        for name, value in zip(items.names, values, strict=True)
+        if isinstance(value, Exception)
+    }
+    if is_asked and len(missing) == len(pairs):
+        if column not in names:
+            hint = did_you_mean(column, list(map(str, names)))
+            raise ConfigError(
+                f"options.label = {column!r}: {items.title} has no such column.{hint}"
             )
-            return replace(items, remarks=(*items.remarks, remark))
-        return replace(items, labels=labels, column=column)
-    places = [index for index, label in enumerate(labels) if label is not None]
+        fault = next(iter(missing.values()), "no value")
+        raise DataError(
+            f"options.label = {column!r}: none of the items of {items.title} can be used ({fault})"
+        )
+    left_out = missing.keys() if is_asked else unread_names
     skipped = tuple(
-        Skipped(name, f"no value in the column {column!r}")
-        for name, label in zip(items.names, labels, strict=True)
-        if label is None
+        Skipped(name, fault if name in unread_names else f"{fault} in the column {column!r}")
+        for name, fault in missing.items()
+        if name in left_out
     )
-    labelled = select(replace(items, labels=labels, column=column), places)
-    return replace(labelled, skipped=(*items.skipped, *skipped))
-
-
-def _label(value: Any) -> str | None:
-    """A value of a column as the name of a class; None: it is none."""
-    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
-        value = value.item()
-    if value is None or value == "" or value != value:
-        return None
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return str(value) if isinstance(value, str | int | float) else json.dumps(value)
+    labels = [label for label, _ in pairs]
+    unlabelled = [name for name in missing if name not in left_out]
+    if unlabelled:
+        remark = Remark(
+            tree_files.group(unlabelled, "items"),
+            f"{missing[unlabelled[0]]} in the column {column!r}, so that it is not taken for classes",
+        )
+        items = replace(items, remarks=(*items.remarks, remark))
+    else:
+        items = replace(items, labels=labels, column=column)
+    if not left_out:
+        return items
+    items = replace(items, skipped=(*items.skipped, *skipped))
+    return select(items, [place for place, name in enumerate(items.names) if name not in left_out])
 
 
 # Rows ----------------------------------------------------------------------------------------------------------------
+
+
+def items_of_values(source: Any) -> Items | None:
+    """The items of a list or a map-style data set, whatever they are; None: it is neither, or empty."""
+    if isinstance(source, Mapping | str | bytes | bytearray) or not len(source):
+        return None
+    return Items(
+        f"the {type(source).__name__}",
+        Numbered(len(source)),
+        lambda index: source[index],
+        [None] * len(source),
+        is_parallel=False,
+    )
 
 
 def open_rows(source: Any) -> Rows | None:
@@ -247,51 +274,82 @@ def open_rows(source: Any) -> Rows | None:
     Raises:
         DataError: if it cannot be opened, or a package that is needed is not installed.
     """
+    if isinstance(source, type):
+        raise DataError(f"data = {source.__name__} is a class: pass an object of it")
     if isinstance(source, str | Path):
         text, path = str(source), Path(source)
         if text.startswith(HUB):
             return _of_datasets(_from_hub(text), text)
         if is_saved(path):
             return _of_datasets(_loaded(lambda module: module.load_from_disk(text), text), text)
-        shards = [path] if path.is_file() and path.suffix.lower() == ".parquet" else _shards(path)
-        return _of_parquet(shards, text) if shards else None
+        if os.path.isfile(path) and path.suffix.lower() == ".parquet":
+            return _of_parquet(Tree(text, {path.name: partial(ordinary, path)}))
+        shards = _shards(path)
+        return None if shards is None else _of_parquet(shards)
     if hasattr(source, "column_names") and (hasattr(source, "features") or hasattr(source, "keys")):
         return _of_datasets(source, f"the {type(source).__name__}")
-    if (
-        not hasattr(source, "__len__")
-        or not hasattr(source, "__getitem__")
-        or isinstance(source, Mapping)
-    ):
+    if not hasattr(source, "__len__") or not hasattr(source, "__getitem__"):
         return None
-    if isinstance(source, str | bytes) or hasattr(source, "dtype") or not len(source):
+    if isinstance(source, Mapping | bytes) or hasattr(source, "dtype"):
         return None
     try:
-        is_dict = isinstance(source[0], Mapping)
-    except Exception:  # a damaged item: whoever reads the items one by one names it
-        return None
-    return _of_dicts(source) if is_dict else None
+        count = len(source)
+    except Exception as error:  # of data sets of any kind
+        title = f"the {type(source).__name__}"
+        raise DataError(f"{title} has no length that can be used ({reason(error)})") from error
+    first_rows = _first_rows(source.__getitem__, count)
+    first = next(first_rows, None)
+    return _of_dicts(source, [first, *first_rows]) if isinstance(first, Mapping) else None
 
 
 def is_saved(folder: Path) -> bool:
     """Whether a folder is one that the package `datasets` saved."""
-    return any((folder / name).is_file() for name in ("dataset_info.json", "dataset_dict.json"))
+    names = ("dataset_info.json", "dataset_dict.json")
+    return any(os.path.isfile(folder / name) for name in names)
 
 
-def _of_dicts(source: Any) -> Rows:
-    """A list or map-style data set of dicts."""
-    first = source[0]
-    names = list(map(str, first))
+def _first_rows(read: Callable[[int], Any], count: int) -> Iterator[Any]:
+    """Those of the first `FIRST_ROWS` items that can be read."""
+    for index in range(min(count, FIRST_ROWS)):
+        try:
+            value = read(index)
+        except Exception:  # a damaged item: whoever reads the items one by one names it
+            continue
+        if value is not None:
+            yield value
+
+
+def _of_dicts(source: Any, first: Sequence[Any]) -> Rows:
+    """A list or map-style data set of dicts, whose first ones tell the columns."""
+
+    def row(index: int) -> Mapping[str, Any]:
+        value = source[index]
+        if not isinstance(value, Mapping):
+            raise ValueError(f"it is a {type(value).__name__}; the others are dicts")
+        return value
+
+    def value(index: int, column: str) -> Any:
+        try:
+            return row(index).get(column)
+        except (NameError, ImportError):  # a mistake in the user's code, not in the data
+            raise
+        except Exception as error:  # of data sets of any kind
+            return error
 
     def values(column: str) -> list[Any]:
-        return [source[index].get(column) for index in range(len(source))]
+        return [value(index, column) for index in range(len(source))]
 
     title = f"the {type(source).__name__}"
-    return Rows(title, len(source), names, lambda index: source[index], values, is_parallel=False)
+    dicts = [one for one in first if isinstance(one, Mapping)]
+    names = list(dict.fromkeys(str(name) for one in dicts for name in one))
+    return Rows(title, len(source), names, row, values, is_parallel=False)
 
 
 def _from_hub(text: str) -> Any:
     """The data set of a name on the Hugging Face Hub, or of a local folder, with the package `datasets`."""
     name, _, configuration = text.removeprefix(HUB).partition(":")
+    if not name:
+        raise DataError(f"data = {text!r} names no data set: hub:NAME or hub:NAME:CONFIGURATION")
     return _loaded(lambda module: module.load_dataset(name, configuration or None), text)
 
 
@@ -319,20 +377,21 @@ def _loaded(load: Callable[[Any], Any], title: str) -> Any:
 
 def _of_datasets(source: Any, title: str) -> Rows:
     """A data set of the package `datasets`, whose files are not decoded."""
-    remarks: tuple[Remark, ...] = ()
-    if hasattr(source, "keys"):  # a dictionary of parts
-        parts = list(source)
-        part = "train" if "train" in parts else parts[0]
-        remarks = tuple(
-            Remark(other, f"held out: {len(source[other]):,} items, not trained on")
-            for other in parts
-            if other != part
-        )
-        source = source[part]
+    parts: dict[str, Any] = dict(source.items()) if hasattr(source, "keys") else {"": source}
+    if not parts:
+        raise DataError(f"{title} is empty")
+    part = next((name for name in parts if split_of(name) == "train"), next(iter(parts)))
+    source = parts.pop(part)
     if not hasattr(source, "__len__"):
         raise DataError(
             f"{title} is a stream, whose order cannot be resumed: load it without streaming=True"
         )
+    remarks = [
+        Remark(other, f"held out: {len(data):,} items, not trained on")
+        for other, data in parts.items()
+    ]
+    if part and split_of(part) != "train":
+        remarks.append(Remark(part, "trained on, since no part is called train"))
     features = source.features or {}
     undecoded = source.with_format(None)
     for name, feature in features.items():
@@ -353,7 +412,7 @@ def _of_datasets(source: Any, title: str) -> Rows:
         list(undecoded.column_names),
         lambda index: undecoded[index],
         values,
-        remarks=remarks,
+        remarks=tuple(remarks),
     )
 
 
@@ -369,7 +428,10 @@ def _of_rows(rows: Rows, kind: str, columns: Sequence[str], label: str | None) -
     item_column = _item_column(rows, kind, columns)
 
     def read(index: int) -> Any:
-        return _content(rows.row(index)[item_column], rows.folder)
+        row = rows.row(index)
+        if item_column not in row:
+            raise ValueError(f"it has no {item_column!r}")
+        return _content(row[item_column], rows.folder)
 
     items = Items(
         rows.title,
@@ -380,9 +442,8 @@ def _of_rows(rows: Rows, kind: str, columns: Sequence[str], label: str | None) -
         rows.remarks,
         rows.is_parallel,
     )
-    column = label or next(
-        (name for name in LABEL_COLUMNS if name in rows.columns and name != item_column), None
-    )
+    others = [name for name in rows.columns if name != item_column]
+    column = label or called(others, LABEL_COLUMNS)
     if column is None:
         return items
     values = rows.values(column) if column in rows.columns else [None] * rows.count
@@ -395,9 +456,11 @@ def _item_column(rows: Rows, kind: str, columns: Sequence[str]) -> str:
     Raises:
         DataError: if there is none, or several.
     """
-    usual = [name for name in columns if name in rows.columns]
-    first = rows.row(0)
-    candidates = usual[:1] or [
+    usual = called(rows.columns, columns)
+    if usual is not None:
+        return usual
+    first: Mapping[str, Any] = next(_first_rows(rows.row, rows.count), {})
+    candidates = [
         name
         for name, value in first.items()
         if not isinstance(value, str | int | float | bool | None)
@@ -420,7 +483,7 @@ def _content(value: Any, folder: Path) -> Any:
         return BytesIO(value)
     if value is None:
         raise ValueError("it is missing")
-    return ordinary(folder / value) if isinstance(value, str) else value
+    return ordinary(folder / value) if isinstance(value, str | Path) else value
 
 
 class Numbered(Sequence[str]):
@@ -445,82 +508,32 @@ class Numbered(Sequence[str]):
 # Parquet -------------------------------------------------------------------------------------------------------------
 
 
-def _shards(folder: Path) -> list[Path]:
-    """The Parquet files of a folder that holds no other files but descriptions; of the part train, if it has parts."""
-    usual = {".parquet", ".md", ".json", ".gitattributes", ""}
-    shards = []
-    for path in folder.rglob("*") if folder.is_dir() else ():
-        if path.name.endswith(".parquet"):
-            shards.append(path)
-        elif path.suffix.lower() not in usual and path.is_file():
-            return []
-    return sorted(shards)
+def _shards(folder: Path) -> Tree | None:
+    """The Parquet files of a folder that holds no other files but descriptions; None: it holds others, or none."""
+    usual_endings = {".parquet", ".md", ".json", ".gitattributes", ""}
+    for path in folder.rglob("*") if os.path.isdir(folder) else ():
+        if path.suffix.lower() not in usual_endings and path.is_file():
+            return None
+    try:
+        tree = open_tree(folder, {".parquet"}, "Parquet files", str(folder))
+    except DataError:  # there are none
+        return None
+    return tree if all(Path(name).suffix.lower() in usual_endings for name in tree.others) else None
 
 
-def _of_parquet(paths: Sequence[Path], title: str) -> Rows:
-    """Parquet files; a row is read by its group, of which the last ones stay in memory.
+def _of_parquet(tree: Tree) -> Rows:
+    """The rows of Parquet files.
 
     Raises:
         DataError: if pyarrow is missing, or a file is damaged or has other columns than the first.
     """
-    module = parquet()
-    tree = {PurePosixPath(path.name): None for path in paths}
-    training, _, others = tree_files.training_part(tree, 0)
-    paths = [path for path in paths if PurePosixPath(path.name) in training]
     try:
-        shards = [module.ParquetFile(path, memory_map=True) for path in paths]
-    except Exception as error:  # pyarrow raises several kinds of exceptions for a damaged file
-        raise DataError(f"{title} cannot be read as Parquet ({reason(error)})") from error
-    columns = list(shards[0].schema_arrow.names)
-    for path, shard in zip(paths, shards, strict=True):
-        if list(shard.schema_arrow.names) != columns:
-            raise DataError(
-                f"{path} has the columns {', '.join(shard.schema_arrow.names)}; {paths[0]} has {', '.join(columns)}"
-            )
-    groups = [
-        (shard, number, shard.metadata.row_group(number).num_rows)
-        for shard in shards
-        for number in range(shard.num_row_groups)
-    ]
-    ends = np.cumsum([rows for _, _, rows in groups]).tolist()
-    cache: OrderedDict[int, Any] = OrderedDict()
-    lock = threading.Lock()
-
-    def row(index: int) -> Mapping[str, Any]:
-        place = bisect_right(ends, index)
-        with lock:
-            if place not in cache:
-                shard, number, _ = groups[place]
-                cache[place] = shard.read_row_group(number)
-                while (
-                    len(cache) > 1 and sum(table.nbytes for table in cache.values()) > CACHE_BYTES
-                ):
-                    cache.popitem(last=False)
-            cache.move_to_end(place)
-            table = cache[place]
-        fields: dict[str, Any] = table.slice(
-            index - (ends[place - 1] if place else 0), 1
-        ).to_pylist()[0]
-        return fields
-
-    def values(column: str) -> list[Any]:
-        plain = [one for shard in shards for one in shard.read([column]).column(0).to_pylist()]
-        names = _class_names(shards[0].schema_arrow.metadata, column)
-        return (
-            [names[one] if one is not None and 0 <= one < len(names) else None for one in plain]
-            if names
-            else plain
-        )
-
-    remarks = tuple(Remark(name, "held out: not trained on") for name in others)
+        paths = [Path(str(opener())) for opener in tree.files.values()]
+    except (OSError, ValueError) as error:
+        raise DataError(f"{tree.title} cannot be read as Parquet ({reason(error)})") from error
+    shards = open_shards(paths, tree.title)
+    remarks = (*tree.remarks, *unread(tree.others, "Parquet files"))
     folder = paths[0].parent
-    return Rows(title, ends[-1] if ends else 0, columns, row, values, folder, remarks)
-
-
-def _class_names(metadata: Mapping[bytes, bytes] | None, column: str) -> list[str]:
-    """Names of the classes whose numbers a column holds, as the package `datasets` writes them; none: no such."""
-    try:
-        feature = json.loads((metadata or {})[b"huggingface"])["info"]["features"][column]
-        return list(feature["names"]) if feature.get("_type") == "ClassLabel" else []
-    except (KeyError, TypeError, ValueError):
-        return []
+    return Rows(
+        tree.title, shards.count, shards.columns, shards.row, shards.values, folder, remarks
+    )

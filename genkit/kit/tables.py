@@ -5,17 +5,23 @@ Imports no torch. Parquet needs pyarrow (`pip install "genkit-gan[data]"`), whic
 
 from __future__ import annotations
 
+import bz2
 import csv
-import io
+import gzip
 import json
+import lzma
 import posixpath
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from io import BytesIO
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from genkit.errors import DataError
+from genkit.kit.columns import TRIED, Files, called, is_within
 from genkit.kit.files import ENTRY_BYTES, Opener, Tree, group, reason
+from genkit.kit.separated import distinct, opening, records
 from genkit.plugin import Remark, Skipped
 
 __all__ = [
@@ -32,14 +38,14 @@ __all__ = [
 TABLES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet")
 """Endings of tables."""
 
+COMPRESSIONS: Mapping[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+"""Endings that a table may have after its own, with the functions that unpack them."""
+
 SIDECARS = (".txt", ".caption", ".cls", ".json")
 """Endings of files that describe the file of the same name beside them (WebDataset's convention)."""
 
 FILE_COLUMN = "file_name"
 """The column of a table that names files, by the convention of the Hugging Face Hub; others are found by content."""
-
-TRIED = 100
-"""So many rows of a table decide whether it names files."""
 
 
 class Row(NamedTuple):
@@ -59,22 +65,39 @@ class Row(NamedTuple):
 def read_rows(name: str, raw: bytes) -> Iterator[Row]:
     """The rows of a table.
 
-    A CSV or TSV file begins with the names of its columns, and is separated by what its first line has most of: commas,
-    semicolons, tabs or bars. A `.json` file is an array of objects, an object of equally long arrays (columns), one
-    object with a single array of objects, or JSON lines.
+    A CSV or TSV file begins with the names of its columns, after lines of comments (`#`) or Excel's `sep=;`. It is
+    separated by commas, semicolons, tabs or bars, whichever gives most rows as many values as the first one; blanks
+    after them do not count. Of two columns with one name, the second is called `NAME (2)`, and a last row with a fault
+    says so. A `.json` file is an array of objects, an object of equally long arrays (columns), one object with a single
+    array of objects, or JSON lines. Text may be in UTF-8 or UTF-16.
 
     Args:
-        name: of the file; its ending, one of `TABLES`, decides how it is read.
+        name: of the file; its ending decides how it is read: one of `TABLES`, compressed or not.
         raw: its content.
 
     Raises:
-        DataError: if a Parquet file is damaged, or pyarrow is missing.
+        DataError: if a Parquet or compressed file is damaged, or pyarrow is missing.
     """
-    ending = PurePosixPath(name.lower()).suffix
+    return _rows(name, raw, has_header=True)
+
+
+def _rows(name: str, raw: bytes, has_header: bool) -> Iterator[Row]:
+    """The rows of a table; without a header, the columns of a CSV file are called `column 1`, `column 2` ..."""
+    unpack = COMPRESSIONS.get(PurePosixPath(name.lower()).suffix)
+    try:
+        if unpack:
+            raw = unpack(BytesIO(raw)).read(ENTRY_BYTES + 1)
+        if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            raw = raw.decode("utf-16").encode()
+    except Exception as error:  # of several kinds, by the compression
+        raise DataError(f"{name} is damaged ({reason(error)})") from error
+    if len(raw) > ENTRY_BYTES:
+        raise DataError(f"{name} holds more than {ENTRY_BYTES:,} bytes: unpack it")
+    ending = _table_ending(name)
     if ending == ".parquet":
         return _parquet_rows(name, raw)
     if ending in (".csv", ".tsv"):
-        return _csv_rows(raw, "\t" if ending == ".tsv" else None)
+        return _csv_rows(raw, "\t" if ending == ".tsv" else None, has_header)
     return _json_rows(raw) if ending == ".json" else _json_lines(raw)
 
 
@@ -97,46 +120,51 @@ def parquet() -> Any:
 
 
 def lines_of(raw: bytes) -> Iterator[tuple[int, str, str]]:
-    """(number from 1, line, fault) of each line of a text file in UTF-8; a line that is not has only a fault."""
-    rows = raw.removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    for number, row in enumerate(rows if rows[-1] else rows[:-1], start=1):
+    r"""(number from 1, line, fault) of each line of a text file in UTF-8; a line that is not has only a fault.
+
+    A line ends with `\n`, `\r\n` or `\r`, also in one file; other characters that break lines (U+0085, U+2028, a
+    vertical tab) are within it.
+    """
+    for number, match in enumerate(_LINE.finditer(raw.removeprefix(b"\xef\xbb\xbf")), start=1):
+        row = match[0].rstrip(b"\r\n")
         try:
-            yield number, row.removesuffix(b"\r").decode(), ""
+            yield number, row.decode(), ""
         except UnicodeDecodeError as error:
-            yield (
-                number,
-                "",
-                f"not in UTF-8: byte 0x{row[error.start]:02X} at place {error.start + 1}",
-            )
+            place = error.start
+            yield number, "", f"not in UTF-8: byte 0x{row[place]:02X} at place {place + 1}"
 
 
-def _csv_rows(raw: bytes, separator: str | None) -> Iterator[Row]:
+_LINE = re.compile(rb"[^\r\n]*+(?:\r\n?|\n)|[^\r\n]++")
+
+
+def _csv_rows(raw: bytes, separator: str | None, has_header: bool) -> Iterator[Row]:
     text = raw.decode("utf-8-sig", "surrogateescape")
-    first = text.partition("\n")[0]
-    separator = separator or max(",;\t|", key=first.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    first, separator = opening(text, separator)
+    header: list[str] = []
+    repeated: list[str] = []
     limit = csv.field_size_limit(ENTRY_BYTES)
     try:
-        header = [name.strip() for name in next(reader, [])]
-        while True:
-            start = reader.line_num + 1
-            try:
-                values = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                yield Row(start, {}, f"no row of a CSV file ({error})")
+        for number, values, fault in records(text, separator, first):
+            if fault:
+                yield Row(number, {}, fault)
                 continue
-            if not values:
+            if not header and has_header:
+                header, repeated = distinct(values)
                 continue
+            header = header or [f"column {place + 1}" for place in range(len(values))]
             if not all(value.isascii() or _is_unicode(value) for value in values):
-                yield Row(start, {}, "not in UTF-8")
+                yield Row(number, {}, "not in UTF-8")
             elif len(values) != len(header):
-                yield Row(start, {}, f"{len(values)} values; the header has {len(header)} columns")
+                fault = f"{len(values)} values; the header has {len(header)} columns"
+                yield Row(number, {}, fault)
             else:
-                yield Row(start, dict(zip(header, values, strict=True)))
+                yield Row(number, dict(zip(header, values, strict=True)))
     finally:
         csv.field_size_limit(limit)
+    for name in repeated:
+        yield Row(
+            first + 1, {}, f"several columns are called {name!r}, the second {name + ' (2)'!r} here"
+        )
 
 
 def _is_unicode(text: str) -> bool:
@@ -150,7 +178,7 @@ def _json_lines(raw: bytes) -> Iterator[Row]:
                 yield Row(number, {}, fault)
             continue
         try:
-            value = json.loads(line)
+            value = json.loads(line, object_pairs_hook=_object)
         except (ValueError, RecursionError):
             yield Row(number, {}, "no JSON value")
             continue
@@ -159,11 +187,16 @@ def _json_lines(raw: bytes) -> Iterator[Row]:
 
 def _json_rows(raw: bytes) -> Iterator[Row]:
     try:
-        value = json.loads(raw.decode("utf-8-sig"))
-    except (ValueError, RecursionError):
-        yield from _json_lines(raw)
+        value = json.loads(raw.decode("utf-8-sig"), object_pairs_hook=_object)
+    except (ValueError, RecursionError) as error:
+        first = list(islice(_json_lines(raw), 3))
+        is_object = [not row.fault and "" not in row.fields for row in first]
+        if any(is_object) or (first and not first[0].fault):
+            yield from _json_lines(raw)
+        else:
+            yield Row(1, {}, f"no JSON ({reason(error)})")
         return
-    if isinstance(value, dict):
+    if isinstance(value, dict) and not isinstance(value, _Repeated):
         arrays = {name: array for name, array in value.items() if isinstance(array, list)}
         if (
             arrays
@@ -180,7 +213,21 @@ def _json_rows(raw: bytes) -> Iterator[Row]:
 
 
 def _row(number: int, value: Any) -> Row:
+    if isinstance(value, _Repeated):
+        return Row(number, {}, "a key stands twice in one JSON object")
     return Row(number, value if isinstance(value, dict) else {"": value})
+
+
+class _Repeated(dict[str, Any]):
+    """A JSON object in which, or in an object in which, a key stands twice."""
+
+
+def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    is_repeated = len(fields) < len(pairs) or any(
+        isinstance(value, _Repeated) for value in fields.values()
+    )
+    return _Repeated(fields) if is_repeated else fields
 
 
 def _parquet_rows(name: str, raw: bytes) -> Iterator[Row]:
@@ -202,7 +249,8 @@ class Columns(NamedTuple):
 
     Args:
         names: of the columns.
-        values: maps the name of a column to its values [N]; None where a file has none.
+        values: maps the name of a column to its values [N]; None where a file has none, an exception where what
+            describes it cannot be read.
         unread: paths of the files that are neither.
         skipped: rows that cannot be read, and files that a table names and that are not there.
         remarks: on files that a table does not name.
@@ -220,33 +268,27 @@ def columns_beside(tree: Tree) -> Columns:
 
     A table is read if one of its columns names files: `file_name` (`metadata.csv`, `metadata.jsonl`,
     `metadata.parquet` of the Hugging Face Hub), or any other whose values are paths of files, with or without their
-    endings, relative to the folder of the table. NVIDIA's `dataset.json` gives the column `label`. A sidecar has the
-    name of its file and one of `SIDECARS` as its ending: `.json` gives the fields of its object, another ending a
-    column of that name, without the dot.
+    endings, relative to the folder of the table or, if that is clear, to another one (see `Files`). NVIDIA's
+    `dataset.json` gives the column `label`. Where two rows or tables differ, the last one counts, and a remark says so.
+    A sidecar has the name of its file and one of `SIDECARS` as its ending: `.json` gives the fields of its object,
+    another ending a column of that name, without the dot.
     """
+    files = Files(tree)
     rows: dict[str, dict[str, Any]] = {}
     names: dict[str, None] = {}
     skipped: list[Skipped] = []
     remarks: list[Remark] = []
     unread = dict(tree.others)
-    places = {path: name for name, path in tree.paths.items()}
-    stems = {str(PurePosixPath(path).with_suffix("")): name for path, name in places.items()}
-    keys = {_key(path): name for path, name in places.items()}
-    sidecars = {
-        path: stems.get(str(PurePosixPath(path).with_suffix("")), keys.get(_key(path)))
-        for path in unread
-        if _ending(path) in SIDECARS
-    }
     described_by: dict[str, list[str]] = {}
-    for path, owner in sidecars.items():
-        if owner is not None:
+    for path in tree.others:
+        for owner in files.described(path) if _ending(path) in SIDECARS else ():
             described_by.setdefault(owner, []).append(path)
-            unread.pop(path)
+            unread.pop(path, None)
     for path, opener in list(unread.items()):
-        if _ending(path) not in TABLES:
+        if _table_ending(path) not in TABLES:
             continue
         try:
-            table = _naming(path, list(read_rows(path, content(opener()))), places, stems)
+            table = _naming(path, content(opener()), files)
         except Exception as error:  # whatever damaged files and full memories raise
             skipped.append(Skipped(path, reason(error)))
             unread.pop(path)
@@ -254,146 +296,164 @@ def columns_beside(tree: Tree) -> Columns:
         if table is None:
             continue
         unread.pop(path)
-        skipped += [Skipped(f"{path}, row {row.number}", row.fault) for row in table.faults]
-        skipped += [
-            Skipped(f"{path}, row {number}", f"there is no file {file}")
-            for number, file in table.missing
-            if posixpath.normpath(posixpath.join(posixpath.dirname(path), file))
-            not in tree.held_out
-        ]
-        for file, fields in table.rows.items():
-            rows.setdefault(file, {}).update(fields)
-            names.update(dict.fromkeys(fields))
+        skipped += [Skipped(f"{path}, row {number}", fault) for number, fault in table.faults]
+        remarks += _merge(table, path, rows)
+        table_names = {name for name, _ in table.rows}
+        names.update(dict.fromkeys(column for _, fields in table.rows for column in fields))
         unnamed = [
-            file
-            for file in tree.files
-            if file not in table.rows and _is_within(tree.paths[file], path)
+            name
+            for name in tree.files
+            if name not in table_names and is_within(tree.paths[name], posixpath.dirname(path))
         ]
         if unnamed:
             remarks.append(Remark(group(unnamed), f"not named in {path}"))
+    sidecars = dict.fromkeys(path for paths in described_by.values() for path in paths)
     for ending in SIDECARS:
-        example = next(
-            (path for paths in described_by.values() for path in paths if _ending(path) == ending),
-            None,
-        )
-        if example is not None:
-            fields = _described(tree.others[example], ending)
-            names.update(dict.fromkeys(fields))
+        for path in islice((path for path in sidecars if _ending(path) == ending), TRIED):
+            try:
+                names.update(dict.fromkeys(_described(tree.others[path], ending)))
+            except Exception as error:  # whatever damaged files and archives raise
+                remarks.append(Remark(path, f"cannot be read: {reason(error)}"))
+
+    def value(name: str, column: str) -> Any:
+        fields = rows.get(name, {})
+        if column in fields:
+            return fields[column]
+        return _beside(described_by.get(name, ()), column, tree.others)
 
     def values(column: str) -> list[Any]:
-        return [
-            rows.get(name, {}).get(column, _beside(described_by.get(name, ()), column, tree.others))
-            for name in tree.files
-        ]
+        return [value(name, column) for name in tree.files]
 
     return Columns(tuple(names), values, tuple(unread), tuple(skipped), tuple(remarks))
 
 
 class _Table(NamedTuple):
-    """A table that names files: fields by the file's name, rows with faults, (row, file) of files that are missing."""
+    """A table that names files.
 
-    rows: dict[str, dict[str, Any]]
-    faults: list[Row]
-    missing: list[tuple[int, str]]
+    Args:
+        rows: (name of a file, its fields).
+        faults: (number of a row, why it cannot be used).
+    """
+
+    rows: list[tuple[str, dict[str, Any]]]
+    faults: list[tuple[int, str]]
 
 
-def _naming(
-    table: str, rows: Sequence[Row], places: Mapping[str, str], stems: Mapping[str, str]
-) -> _Table | None:
+def _merge(table: _Table, path: str, rows: dict[str, dict[str, Any]]) -> list[Remark]:
+    """Add the fields of a table to those that files have; remarks on fields that they have with other values."""
+    conflicts: dict[str, dict[str, None]] = {}
+    for name, fields in table.rows:
+        fields_before = rows.setdefault(name, {})
+        for column, value in fields.items():
+            if column in fields_before and fields_before[column] != value:
+                conflicts.setdefault(column, {})[name] = None
+        fields_before.update(fields)
+    return [
+        Remark(
+            path, f"other values of {column!r} for {group(list(names))} than before; these count"
+        )
+        for column, names in conflicts.items()
+    ]
+
+
+def _naming(table: str, raw: bytes, files: Files) -> _Table | None:
     """A table as one that names files; None: it names none.
 
     Args:
         table: its path.
-        rows: of it.
-        places: names of files by path.
-        stems: names of files by path without ending.
+        raw: its content.
+        files: that it may name.
     """
+    rows = list(read_rows(table, raw))
     if PurePosixPath(table).name == "dataset.json":
-        pairs = [(row, row.fields.get("")) for row in rows]
-        rows = [
-            Row(row.number, {FILE_COLUMN: pair[0], "label": pair[1]})
-            for row, pair in pairs
-            if isinstance(pair, list) and len(pair) == 2
-        ]
+        rows = _pairs(rows)
     folder = posixpath.dirname(table)
-
-    def name_of(value: Any) -> str | None:
-        path = posixpath.normpath(posixpath.join(folder, str(value)))
-        return places.get(path, stems.get(path))
-
-    def share(column: str) -> float:
-        hits = [name_of(row.fields.get(column)) is not None for row in usable[:TRIED]]
-        return sum(hits) / max(1, len(hits))
-
     usable = [row for row in rows if not row.fault]
-    if usable and any(name_of(column) is not None for column in usable[0].fields):
-        usable = _without_header(usable, name_of)
-    candidates = list(usable[0].fields) if usable else []
-    if FILE_COLUMN not in candidates:
-        candidates = [column for column in candidates if share(column) > 0.5]
-    if not candidates:
+    column = _file_column(usable, folder, files)
+    if column is None:
         return None
-    column = FILE_COLUMN if FILE_COLUMN in candidates else candidates[0]
-    by_file: dict[str, dict[str, Any]] = {}
-    missing = []
+    if _table_ending(table) in (".csv", ".tsv") and files.is_file(
+        column, folder
+    ):  # there is no header
+        rows = list(_rows(table, raw, has_header=False))
+        usable = [row for row in rows if not row.fault]
+        column = _file_column(usable, folder, files)
+        if usable and len(usable[0].fields) == 2:
+            names = {other: other if other == column else "label" for other in usable[0].fields}
+            usable = [
+                row._replace(fields={names[key]: value for key, value in row.fields.items()})
+                for row in usable
+            ]
+    named_rows = []
+    faults = [(row.number, row.fault) for row in rows if row.fault]
     for row in usable:
-        name = name_of(row.fields.get(column))
-        if name is None:
-            missing.append((row.number, str(row.fields.get(column))))
+        path, fault = files.find(row.fields.get(column or ""), folder)
+        if fault:
+            faults.append((row.number, fault))
+        elif (name := files.names[path]) is not None:
+            others = {key: value for key, value in row.fields.items() if key != column}
+            named_rows.append((name, others))
+    return _Table(named_rows, sorted(faults)) if named_rows else None
+
+
+def _pairs(rows: Sequence[Row]) -> list[Row]:
+    """The rows of NVIDIA's `dataset.json`, which are pairs (file, label); rows without any pair as they are."""
+    pairs = []
+    for row in rows:
+        pair = row.fields.get("")
+        if isinstance(pair, list) and len(pair) == 2:
+            pairs.append(Row(row.number, {FILE_COLUMN: pair[0], "label": pair[1]}))
         else:
-            by_file[name] = {key: value for key, value in row.fields.items() if key != column}
-    return _Table(by_file, [row for row in rows if row.fault], missing) if by_file else None
+            pairs.append(Row(row.number, {}, row.fault or "no pair of a file and a label"))
+    return pairs if any(not row.fault for row in pairs) else list(rows)
 
 
-def _without_header(rows: Sequence[Row], name_of: Callable[[Any], str | None]) -> list[Row]:
-    """The rows of a table whose first line was taken for names of columns, and names a file."""
-    header = list(rows[0].fields)
-    others = [column for column in header if name_of(column) is None]
-    names = {
-        column: "label" if [column] == others else f"column {place}"
-        for place, column in enumerate(header, start=1)
-    }
-    first = Row(1, {names[column]: column for column in header})
-    return [
-        first,
-        *(
-            row._replace(fields={names[key]: value for key, value in row.fields.items()})
-            for row in rows
-        ),
-    ]
-
-
-def _is_within(path: str, table: str) -> bool:
-    """Whether a file lies in the folder of a table, or below it."""
-    folder = posixpath.dirname(table)
-    return not folder or path.startswith(f"{folder}/")
-
-
-def _key(path: str) -> str:
-    """What files of one sample have in common: the path up to the first dot of the name (WebDataset's rule)."""
-    folder, name = posixpath.split(path)
-    return posixpath.join(folder, name.partition(".")[0])
+def _file_column(rows: Sequence[Row], folder: str, files: Files) -> str | None:
+    """The column of a table that names files: `FILE_COLUMN`, or the one whose first values name most; None: none."""
+    columns = list(rows[0].fields) if rows else []
+    usual = called(columns, (FILE_COLUMN,))
+    if usual is not None:
+        return usual
+    counts = {}
+    for column in columns:
+        paths = [files.find(row.fields.get(column), folder)[0] for row in rows[:TRIED]]
+        hits = [path for path in paths if path]
+        if 2 * len(hits) > len(paths):
+            counts[column] = len(set(hits))
+    return max(counts, key=lambda column: counts[column]) if counts else None
 
 
 def _ending(path: str) -> str:
     return PurePosixPath(path).suffix.lower()
 
 
+def _table_ending(path: str) -> str:
+    """The ending of the path of a table; of a compressed one, the ending before."""
+    plain = PurePosixPath(path)
+    return _ending(plain.stem if plain.suffix.lower() in COMPRESSIONS else path)
+
+
 def _beside(paths: Iterable[str], column: str, openers: Mapping[str, Opener]) -> Any:
-    """The value of a column in the sidecars of one file; None: they have none."""
+    """The value of a column in the sidecars of one file; None: they have none; an exception: one cannot be read."""
+    fault = None
     for path in paths:
         if _ending(path) in (".json", f".{column}"):
-            fields = _described(openers[path], _ending(path))
+            try:
+                fields = _described(openers[path], _ending(path))
+            except Exception as error:  # whatever damaged files and archives raise
+                fault = ValueError(f"{path} cannot be read: {reason(error)}")
+                continue
             if column in fields:
                 return fields[column]
-    return None
+    return fault
 
 
 def _described(opener: Opener, ending: str) -> dict[str, Any]:
-    """The values in a sidecar by column; none where it cannot be read."""
-    try:
-        text = content(opener()).decode("utf-8-sig").strip()
-        value = json.loads(text) if ending == ".json" else {ending[1:]: text}
-    except (OSError, ValueError, RecursionError):
-        return {}
+    """The values in a sidecar by column.
+
+    Raises:
+        Exception: of many kinds, if it cannot be read.
+    """
+    text = content(opener()).decode("utf-8-sig").strip()
+    value = json.loads(text) if ending == ".json" else {ending[1:]: text}
     return value if isinstance(value, dict) else {}
