@@ -145,7 +145,7 @@ def test_classes_that_are_asked_for_and_not_there_are_the_users_mistake():
             return source
 
     class Checked:
-        sounds, skipped, rate = range(3), (), 22050
+        sounds, skipped, remarks, rate = range(3), (), (), 22050
         classes = types.SimpleNamespace(names=("all",))
 
     assert Opened.inspect(Checked, Options()).values == {"rate": 22050, "labels": []}

@@ -14,7 +14,7 @@ from genkit.errors import ConfigError, DataError
 from genkit.kit import compat
 from genkit_audio import sounds
 from genkit_audio.sounds import CheckedSounds, SoundWindows
-from genkit_audio.sources import open_sounds, to_int16
+from genkit_audio.sources import ENDINGS, open_sounds, to_int16
 
 KINDS = {"wav": "PCM_16", "flac": "PCM_16", "ogg": "VORBIS", "mp3": "MPEG_LAYER_III"}
 
@@ -415,3 +415,149 @@ def test_channels_that_cancel_are_no_silence(tmp_path):
     assert np.abs(checked.sounds[0].read(0, 1000) - wave[:1000]).max() < 1e-3
     data = SoundWindows(checked, Cut())
     assert data.remarks == checked.remarks
+
+
+# What files and objects hold -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "ending", ["wav", "aiff", "au", "w64", "rf64", "voc", "svx", "caf", "flac", "ogg"]
+)
+def test_a_file_that_is_cut_off_is_named(tmp_path, ending):
+    path = tmp_path / f"(99999 (should be 9)) Junk after the last page.{ending}"
+    soundfile.write(path, tone(60_000)[0], 16000)
+    content = path.read_bytes()
+    checked = CheckedSounds(path, Cut())
+    assert (checked.sounds[0].frames, checked.remarks) == (60_000, ())
+    path.write_bytes(content[: len(content) * 7 // 10])
+    checked = CheckedSounds(path, Cut())
+    assert 20_000 < checked.sounds[0].frames < 45_000
+    ((_, text),) = checked.remarks
+    assert text.startswith(("cut off", "damaged: "))
+
+
+@pytest.mark.parametrize("ending", ["mka", "m4a", "flv"])
+def test_a_compressed_file_that_is_cut_off_is_named(tmp_path, ending):
+    path = compressed(tmp_path / f"a.{ending}", tone(160_000)[0], "aac", 44100)
+    assert CheckedSounds(path, Cut()).remarks == ()
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * 7 // 10])
+    checked = CheckedSounds(path, Cut())
+    assert len(checked.skipped) + len(checked.remarks) == 1
+    assert not checked.remarks or checked.remarks[0][1].startswith("damaged: ")
+
+
+@pytest.mark.parametrize("ending", ["wav", "flac", "au", "caf", "ogg"])
+def test_a_second_file_in_a_file_is_named(tmp_path, ending):
+    for name, count in (("a", 20_000), ("b", 30_000)):
+        soundfile.write(tmp_path / f"{name}.{ending}", tone(count)[0], 16000)
+    both = b"".join((tmp_path / f"{name}.{ending}").read_bytes() for name in "ab")
+    for source in (tmp_path / f"ab.{ending}", [both]):
+        (tmp_path / f"ab.{ending}").write_bytes(both)
+        checked = CheckedSounds(source, Cut())
+        assert checked.sounds[0].frames >= 20_000
+        ((_, text),) = checked.remarks
+        assert "follows" in text or "damaged" in text
+
+
+def test_sound_beyond_the_size_in_a_header_is_named(tmp_path):
+    content = bytearray(put(tmp_path / "a.wav", tone(30_000)).read_bytes())
+    for size, remark in ((1000, "what follows byte 1,044 is not read"), (2**32 - 1, "")):
+        content[40:44] = size.to_bytes(4, "little")
+        (tmp_path / "a.wav").write_bytes(content)
+        checked = CheckedSounds(tmp_path, Cut())
+        assert [text for _, text in checked.remarks] == [remark][: bool(remark)]
+
+
+def test_objects_of_python_are_the_same_sounds(tmp_path):
+    wave = tone(5000)[0]
+    content = put(tmp_path / "a.wav", wave[None], 8000, "FLOAT").read_bytes()
+    tensor = torch.from_numpy(wave)
+    rated = [
+        *([content], [{"audio": io.BytesIO(content)}], [{"audio": bytearray(content)}]),
+        *(
+            [(tensor, 8000)],
+            [(tensor[None], 8000, "words")],
+            [{"array": wave, "sampling_rate": 8000}],
+        ),
+        [{"audio": (wave, np.int64(8000))}],
+        [{"speech": wave, "sampling_rate": 8000, "label": "a"}],
+        [{"speech": str(tmp_path / "a.wav"), "sampling_rate": 9}],
+    ]
+    for source in [
+        *rated,
+        [wave],
+        [tensor],
+        [(tensor,)],
+        [tensor[None].to_sparse()],
+        [wave.astype(float)],
+    ]:
+        found = open_sounds(source)
+        assert not found.skipped
+        assert found.items[0].rate == (8000 if any(source is one for one in rated) else None)
+        for _ in range(2):
+            assert (found.items[0].read(0, 5000) == wave).all()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_objects_that_are_no_sounds_are_left_out():
+    wave = tone(5000)[0]
+    faulty = [
+        *[{"array": wave, "sampling_rate": rate} for rate in (0, -8000, 10**12, "x")],
+        *(
+            torch.ones(9, device="meta"),
+            torch.quantize_per_tensor(torch.ones(9), 0.1, 0, torch.qint8),
+        ),
+        *(None, 5, "gone.wav", wave[None, None], wave.astype(complex), (wave, "a")),
+    ]
+    found = open_sounds([{"audio": one} for one in [wave, *faulty]])
+    assert (len(found.items), len(found.skipped)) == (1, len(faulty))
+    assert found.skipped[0].reason == "a rate of 0 Hz: 1 to 10,000,000 can be"
+    assert open_sounds([wave, *faulty[4:]]).items[0].frames == 5000
+    with pytest.raises(DataError, match="cannot be read: pass one with its values in memory"):
+        open_sounds(torch.ones(2, 9, device="meta"))
+
+
+def test_values_that_are_no_wave_are_left_out(tmp_path):
+    put(tmp_path / "good.wav", tone(4000))
+    put(tmp_path / "huge.wav", tone(4000) * np.float32(1e30), subtype="FLOAT")
+    checked = CheckedSounds(tmp_path, Cut())
+    assert reasons(checked.skipped) == {"huge.wav": "values up to 8e+29, where full scale is 1"}
+    found = CheckedSounds([tone(4000)[0], tone(4000)[0].astype(float) * 1e300], Cut())
+    assert reasons(found.skipped) == {"item 1": "values that are not finite"}
+
+
+def test_what_libsndfile_opens_is_known_by_its_ending():
+    names = {name.lower() for name in soundfile.available_formats()} - {"raw"}
+    assert {f".{name}" for name in names} <= ENDINGS
+
+
+def test_every_format_of_libsndfile_is_read(tmp_path):
+    kinds = {"xi": "DPCM_16", "mp3": None, "ogg": None, "flac": "PCM_16"}
+    endings = {
+        "nist": "sph",
+        "ircam": "sf",
+        "mat4": "mat",
+        "mat5": "mat",
+        "mpc2k": "snd",
+        "wavex": "wav",
+    }
+    names = {name.lower() for name in soundfile.available_formats()} - {"raw", "wve"}
+    for name in names:
+        path = tmp_path / name / f"a.{endings.get(name, name)}"
+        path.parent.mkdir()
+        subtype = kinds.get(name, "PCM_16")
+        soundfile.write(path, tone(9000)[0], 44100, subtype, format=name.upper())
+    checked = CheckedSounds(tmp_path, Cut())
+    assert (checked.skipped, checked.remarks) == ((), ())
+    assert {sound.label for sound in checked.sounds} == names
+
+
+@pytest.mark.parametrize("ending", ["avi", "ts", "flv"])
+def test_the_sound_of_a_film_is_read(tmp_path, ending):
+    codec = {"avi": "pcm_s16le"}.get(ending, "aac")
+    path = tmp_path / f"a.{ending}"
+    compressed(path, 0.5 * np.sin(np.arange(44100) / 9), codec, 44100)
+    checked = CheckedSounds(tmp_path, Cut())
+    assert not checked.skipped
+    assert abs(checked.sounds[0].count(44100) - 44100) < 4096

@@ -160,7 +160,7 @@ def test_what_cannot_be_trained_on_is_the_users_mistake(tmp_path, colours):
         (tmp_path / "texts" / "a.txt", "no IDX file"),
         (tmp_path / "gone", "no such file"),
         (None, "NoneType"),
-        (np.zeros((3, 16, 16)), "float64"),
+        (np.full((3, 16, 16), 2.0), "float64"),
     ]:
         with pytest.raises(DataError, match=said):
             plugin_for(source if source is None or isinstance(source, np.ndarray) else str(source))

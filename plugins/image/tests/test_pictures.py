@@ -419,7 +419,14 @@ def objects():
         )
         pillows = [Image.fromarray(row[..., 0] if channels == 1 else row) for row in last]
         yield f"items of {channels}: Pillow's, with labels", [(row, 7) for row in pillows], first
+    files = [encoded(Image.fromarray(row), "PNG") for row in GREY]
+    yield "files in bytes", files, GREY[:, None]
+    yield "files in buffers", [{"image": io.BytesIO(file)} for file in files], GREY[:, None]
+    yield "files in byte arrays", [{"image": bytearray(file)} for file in files], GREY[:, None]
     yield "array without channels", GREY, GREY[:, None]
+    yield "array of floats", GREY / 255, GREY[:, None]
+    yield "tensor of floats", torch.from_numpy(GREY) / 255, GREY[:, None]
+    yield "sparse tensor", torch.from_numpy(GREY).to_sparse(), GREY[:, None]
     yield "tensor without channels", torch.from_numpy(GREY), GREY[:, None]
 
 
@@ -431,6 +438,24 @@ def test_objects_of_python_are_the_same_pictures(source, expected):
     assert checked.skipped == ()
     assert checked.channels == expected.shape[1]
     assert np.array_equal(checked.pixels(range(6), checked.channels), expected)
+
+
+def test_floats_are_said_to_be_scaled():
+    assert [tuple(one) for one in opened(GREY / 255).remarks] == [
+        ("the array", "floats in [0, 1], taken for 0 to 255")
+    ]
+    assert opened(torch.rand(2, 3, 16, 16).bfloat16()).channels == 3
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("kind", ["meta", "quantised"])
+def test_tensors_whose_values_cannot_be_read_are_one_sentence(kind):
+    tensor = torch.empty(4, 3, 16, 16, device="meta" if kind == "meta" else "cpu")
+    if kind == "quantised":
+        tensor = torch.quantize_per_tensor(tensor.zero_(), 0.1, 0, torch.quint8)
+    with pytest.raises(DataError, match="cannot be read: pass one with its values in memory"):
+        opened(tensor)
+    assert "cannot be read" in opened([noise(0), tensor[0]]).skipped[0].reason
 
 
 def test_where_both_ends_could_be_channels_tensors_have_them_first_and_arrays_last():
@@ -692,6 +717,85 @@ def test_colours_of_another_profile_become_srgb(tmp_path):
     )
     pixels = opened(str(tmp_path)).pixels([0, 1, 2], 3)
     assert (pixels == np.array([200, 60, 30])[:, None, None]).all()
+
+
+def profiles():
+    """(a colour profile whose red is sRGB's green, one of grey values that are darker than sRGB's)."""
+    from PIL import ImageCms
+
+    raw = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    raw = raw.replace("sRGB".encode("utf-16-be"), "test".encode("utf-16-be"))
+    swapped = raw.replace(b"rXYZ", b"____").replace(b"gXYZ", b"rXYZ").replace(b"____", b"gXYZ")
+    grey = raw.replace(b"RGB XYZ ", b"GRAYXYZ ").replace(b"rTRC", b"kTRC")
+    gammas = (round(gamma * 65536).to_bytes(4, "big") for gamma in (2.4, 5))
+    return swapped, grey.replace(*gammas)
+
+
+@pytest.mark.parametrize("format", ["PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "PA"])
+def test_a_colour_profile_holds_in_every_mode(tmp_path, format, mode):
+    picture = Image.new("RGBA", (16, 16), (255, 0, 0, 128))
+    if mode in ("RGB", "P"):
+        picture = picture.convert("RGB")
+    if mode in ("P", "PA"):
+        picture = picture.quantize(2)
+    lossless = {"lossless": True} if format == "WEBP" else {}
+    put(tmp_path / "a", encoded(picture, format, icc_profile=profiles()[0], **lossless))
+    (checked,) = opened([(tmp_path / "a").read_bytes()]).pixels([0], 4)
+    red, green, blue, alpha = checked[:, 0, 0].tolist()
+    assert green > 230 > 30 > red
+    assert blue < 60
+    assert alpha == (128 if mode in ("RGBA", "PA") and (format, mode) != ("TIFF", "PA") else 255)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA"])
+def test_a_profile_of_grey_values_holds(tmp_path, mode):
+    put(
+        tmp_path / "a.png",
+        encoded(Image.new(mode, (16, 16), 200), "PNG", icc_profile=profiles()[1]),
+    )
+    checked = opened(str(tmp_path))
+    grey = checked.pixels([0], 4)[0, :3, 0, 0].tolist()
+    assert len(set(grey)) == 1
+    assert 20 < grey[0] < 180
+    assert checked.channels == (4 if mode == "LA" else 1)
+
+
+def test_a_profile_for_other_pictures_is_passed_over(tmp_path):
+    colour = Image.new("RGB", (16, 16), (200, 60, 30))
+    put(tmp_path / "a.png", encoded(colour, "PNG", icc_profile=profiles()[1]))
+    put(tmp_path / "b.tif", encoded(colour.convert("CMYK"), "TIFF", icc_profile=profiles()[0]))
+    pixels = opened(str(tmp_path)).pixels([0, 1], 3)
+    assert np.abs(pixels - np.array([200, 60, 30])[:, None, None]).max() <= 1
+
+
+def test_the_second_picture_of_a_camera_is_named(tmp_path):
+    content = encoded(noise(1, (16, 16)), "MPO", save_all=True, append_images=[noise(2, (16, 16))])
+    put(tmp_path / "a.jpg", content)
+    put(tmp_path / "b.png", encoded(noise(3), "PNG"))
+    assert dict(opened(str(tmp_path)).remarks) == {
+        "a.jpg": "only the first of its 2 pictures is read"
+    }
+
+
+def test_what_lies_beside_an_idx_file_is_named(tmp_path):
+    for name in ("train", "t10k"):
+        write_idx(tmp_path / f"{name}-images-idx3-ubyte", GREY)
+        write_idx(tmp_path / f"{name}-labels-idx1-ubyte", np.arange(6, dtype=np.uint8))
+    for number in range(3):
+        put(tmp_path / "more" / f"{number}.png", encoded(noise(number), "PNG"))
+    checked = opened(str(tmp_path))
+    assert len(checked.usable) == 6
+    ((name, text),) = checked.remarks
+    assert name == "5 files (more/0.png ...)"
+    assert text.startswith("not read: ")
+    assert text.endswith("train-images-idx3-ubyte")
+
+
+def test_a_pipe_named_like_an_idx_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "train-images-idx3-ubyte")
+    with pytest.raises(DataError, match="no ordinary file"):
+        opened(str(tmp_path))
 
 
 def test_libraries_below_are_silent(tmp_path, capfd):

@@ -187,6 +187,115 @@ def test_objects_in_memory_are_read_and_their_faults_named():
     ]
 
 
+def test_a_list_of_paths_is_these_files(tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text("one\ntwo\n")
+    (tmp_path / "b.csv").write_text("text\nthree\n")
+    (tmp_path / "c").write_text("four\n")
+    monkeypatch.chdir(tmp_path)
+    for source in (["a.txt", "b.csv", "c"], [tmp_path / name for name in ("a.txt", "b.csv", "c")]):
+        found = opened(source)
+        assert (found.lines, found.skipped) == (["one", "two", "three", "four"], [])
+        assert found.names[1] == f"{source[0]}, line 2"
+    found = opened(["a.txt", "gone.txt", "b.csv"])
+    assert found.skipped == [("gone.txt", "No such file or directory")]
+    assert opened([tmp_path]).skipped == [(str(tmp_path), "it is no ordinary file")]
+    assert opened(["a.txt is a file", "c"]).lines == ["a.txt is a file", "c"]
+
+
+class Table:
+    """What text needs of a table of pandas."""
+
+    columns = ("words", "stars")
+
+    def __init__(self, *words):
+        self.words = words
+
+    def __len__(self):
+        return len(self.words)
+
+    def __iter__(self):
+        return iter(self.columns)
+
+    def __getitem__(self, name):
+        raise KeyError(name)
+
+    def to_dict(self, orient):
+        assert orient == "records"
+        return [{"words": words, "stars": 5} for words in self.words]
+
+
+def test_tables_in_memory_are_read_by_their_columns():
+    found = opened(Table("a b", "c", None))
+    assert found.lines == ["a b", "c"]
+    assert found.skipped == [("item 2", "field 'words' is no string: NoneType")]
+    assert found.remarks == (("the table", "its column 'words' is taken for the lines"),)
+    assert opened(Table("a b"), field="words").remarks == ()
+    pandas = pytest.importorskip("pandas")
+    assert opened(pandas.DataFrame({"text": ["a", "b"], "n": [1, 2]})).lines == ["a", "b"]
+    assert opened(pandas.Series(["a", "b"], index=[7, 1])).lines == ["a", "b"]
+
+
+class Faulty:
+    """A data set of which one item raises."""
+
+    def __init__(self, item):
+        self.item = item
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        if index == 0:
+            raise ValueError("broken here")
+        return self.item
+
+
+@pytest.mark.parametrize("item", ["a", {"text": "a"}, {"line": "a"}])
+def test_an_item_that_raises_is_named(item):
+    found = opened(Faulty(item))
+    assert (found.lines, found.skipped) == (["a", "a"], [("item 0", "broken here")])
+
+
+def test_the_first_row_that_can_be_read_tells_the_column(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{\n{"body": "one"}\n{"body": "two"}\n')
+    found = opened(tmp_path / "a.jsonl")
+    assert (found.lines, found.skipped) == (["one", "two"], [("a.jsonl, line 1", "no JSON value")])
+    assert found.remarks == (("a.jsonl", "its column 'body' is taken for the lines"),)
+    (tmp_path / "b.json").write_text('["one", "two"]')
+    assert (opened(tmp_path / "b.json").lines, opened(tmp_path / "b.json").remarks) == (
+        ["one", "two"],
+        (),
+    )
+
+
+def test_of_subtitles_the_text_is_read(tmp_path):
+    (tmp_path / "a.srt").write_text(
+        "\ufeff1\r\n00:00:01,000 --> 00:00:02,500\r\n<i>Hello</i>\r\nyou\r\n\r\n"
+        "2\r\n00:00:03,000 --> 00:00:04,000\r\n2 > 1\r\n",
+        newline="",
+    )
+    (tmp_path / "b.vtt").write_text(
+        "WEBVTT\n\nNOTE made by hand\n\none\n00:01.000 --> 00:02.000 align:left\n<v Ann>Yes.\n"
+    )
+    found = opened(tmp_path)
+    assert found.lines == ["Hello", "you", "2 > 1", "Yes."]
+    said = "subtitles: of its cues the text is read, without times and tags"
+    assert found.remarks == (("a.srt", said), ("b.vtt", said))
+
+
+@pytest.mark.parametrize("ending", ["html", "xml.gz", "yaml", "py", "conllu"])
+def test_what_is_no_plain_text_is_read_with_a_remark(tmp_path, ending):
+    content = b"<p>one</p>\n- two\n"
+    file = tmp_path / f"a.{ending}"
+    file.write_bytes(gzip.compress(content) if ending.endswith("gz") else content)
+    found = opened(file)
+    assert found.lines == ["<p>one</p>", "- two"]
+    ((name, text),) = found.remarks
+    assert (name, text.startswith("read as text, each row a line")) == (file.name, True)
+    (tmp_path / "plain").write_bytes(content)
+    assert opened(tmp_path / "plain").remarks == ()
+
+
 # Facts -----------------------------------------------------------------------------------------------------------
 
 

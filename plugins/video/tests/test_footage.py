@@ -5,12 +5,13 @@ import struct
 import tracemalloc
 from dataclasses import dataclass
 from fractions import Fraction
+from io import BytesIO
 
 import av
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
 
 from genkit.engine.data import Batches
 from genkit.errors import ConfigError, DataError
@@ -169,7 +170,53 @@ def test_arrays_are_read_with_and_without_channels(tmp_path):
     with pytest.raises(
         DataError, match=r"type float64 and shape \(3, 12, 20, 24, 3\); videos are uint8"
     ):
-        open_footage(rows / 255)
+        open_footage(rows / 100)
+
+
+CLIPS = np.random.default_rng(0).integers(0, 256, (3, 12, 16, 20, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        CLIPS / np.float32(255),
+        CLIPS.transpose(0, 1, 4, 2, 3),
+        torch.from_numpy(CLIPS).permute(0, 1, 4, 2, 3),
+        torch.from_numpy(CLIPS).to_sparse(),
+        list(CLIPS),
+        [clip.transpose(0, 3, 1, 2) for clip in CLIPS],
+        [{"video": clip / 255} for clip in CLIPS],
+        [{"video": clip.tolist()} for clip in CLIPS],
+    ],
+    ids=["floats", "channels first", "tensor", "sparse", "list", "firsts", "dicts", "numbers"],
+)
+def test_objects_of_python_are_the_same_clips(source):
+    checked = CheckedVideos(source, Cut((16, 20)))
+    assert not checked.skipped
+    assert len(checked.videos) == 3
+    assert (checked.videos[1].read(2, 5) == CLIPS[1, 2:7]).all()
+    said = {text for _, text in checked.remarks}
+    is_float = "float" in repr(source)[:400] or "0." in repr(source)[:400]
+    assert said == ({"floats in [0, 1], taken for 0 to 255"} if is_float else set())
+
+
+def test_numbers_that_are_no_bytes_are_refused():
+    for value in (300, -1, 2.5):
+        found = open_footage([{"video": np.full((20, 8, 8, 3), value).tolist()}] * 2)
+        assert (len(found.items), len(found.skipped)) == (0, 2)
+    found = open_footage([{"video": "gone.mp4"}, None, 5, {}, CLIPS[0]])
+    assert len(found.items) + len(found.skipped) == 5
+    with pytest.raises(DataError, match="cannot be read: pass one with its values in memory"):
+        open_footage(torch.empty(2, 8, 3, 16, 16, device="meta"))
+
+
+def test_films_may_lie_in_memory():
+    content = encode(counted(30), "gif", 25)
+    for source in ([content], [{"video": BytesIO(content)}], [{"video": bytearray(content)}]):
+        found = open_footage(source)
+        assert not found.skipped
+        for _ in range(2):
+            assert numbers(found.items[0].read(3, 4)) == [3, 4, 5, 6]
 
 
 def test_folders_of_frames_are_videos_in_the_order_of_their_numbers(tmp_path):
@@ -230,6 +277,66 @@ def test_a_folder_may_hold_everything(tmp_path):
         assert numbers(checked.read(place, 10, 1)) == list(range(10, 18))
 
 
+def animated(path, format, count=12, **keywords):
+    frames = [Image.fromarray(row) for row in counted(count, colour=True)]
+    frames[0].save(path, format, save_all=True, append_images=frames[1:], **keywords)
+
+
+@pytest.mark.parametrize(
+    ("ending", "format", "settings"),
+    [
+        ("png", "PNG", {"duration": 80}),
+        ("avif", "AVIF", {"duration": 80, "quality": 100, "subsampling": "4:4:4"}),
+        ("webp", "WEBP", {"duration": 80, "lossless": True}),
+        ("tif", "TIFF", {}),
+    ],
+)
+def test_a_picture_file_with_several_frames_is_a_film(tmp_path, ending, format, settings):
+    for name in "ab":
+        animated(tmp_path / f"{name}.{ending}", format, **settings)
+    found = open_footage(tmp_path)
+    assert (found.skipped, found.remarks) == ((), ())
+    assert [item.name for item in found.items] == [f"a.{ending}", f"b.{ending}"]
+    assert found.items[1].rate == (pytest.approx(12.5) if settings else None)
+    assert numbers(found.items[0].read(2, 5)) == [2, 3, 4, 5, 6]
+
+
+def test_deep_pages_of_a_film_have_one_range(tmp_path):
+    pages = [Image.fromarray(np.full((8, 8), number * 80, np.uint16)) for number in range(12)]
+    pages[0].save(tmp_path / "a.tif", "TIFF", save_all=True, append_images=pages[1:])
+    (item,) = open_footage(tmp_path).items
+    assert (item.read(0, 12)[:, 0, 0, 0] == np.arange(12) * 80 * 255 // 1023).all()
+
+
+def test_other_views_in_a_frame_are_named(tmp_path):
+    frames = [Image.fromarray(row) for row in counted(12, colour=True)]
+    for number, frame in enumerate(frames):
+        frame.save(tmp_path / f"{number}.jpg", "MPO", save_all=True, append_images=frames[:1])
+    found = open_footage(tmp_path)
+    assert [len(item.times) for item in found.items] == [12]
+    ((name, text),) = found.remarks
+    assert name.startswith("12 files (")
+    assert text == "only the first of several pictures is a frame"
+
+
+@pytest.mark.parametrize("format", ["WEBP", "PNG"])
+def test_animations_are_upright_and_in_srgb(tmp_path, format):
+    raw = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    raw = raw.replace("sRGB".encode("utf-16-be"), "test".encode("utf-16-be"))
+    swapped = raw.replace(b"rXYZ", b"____").replace(b"gXYZ", b"rXYZ").replace(b"____", b"gXYZ")
+    turned_by = Image.Exif()
+    turned_by[0x0112] = 6
+    frames = [Image.new("RGB", (16, 8), (255, number, 0)) for number in range(4)]
+    file, lossless = tmp_path / "a", {"lossless": True} if format == "WEBP" else {}
+    settings = {"icc_profile": swapped, "exif": turned_by.tobytes(), **lossless}
+    frames[0].save(file, format, save_all=True, append_images=frames[1:], duration=80, **settings)
+    (item,) = open_footage(file).items
+    assert item.shape == (16, 8)
+    for frame in item.read(0, 4):
+        red, green, _ = frame[0, 0].tolist()
+        assert green > 230 > 100 > red
+
+
 # Damage ----------------------------------------------------------------------------------------------------------
 
 
@@ -243,7 +350,7 @@ def test_what_cannot_be_used_is_named_with_its_reason(tmp_path):
     (tmp_path / "one.mkv").write_bytes(encode(counted(1), "webm", 25))
     Image.fromarray(counted(1)[0, ..., 0]).save(tmp_path / "picture.png")
     shutil.move(tmp_path / "picture.png", tmp_path / "picture.mp4")
-    np.save(tmp_path / "floats.npy", np.zeros((12, 8, 8)))
+    np.save(tmp_path / "floats.npy", np.full((12, 8, 8), 2.0))
     (tmp_path / "broken.gif").write_bytes(encode(counted(20), "gif", 25)[:30])
     sound(tmp_path / "sound.mp4")
     checked = CheckedVideos(tmp_path, Cut())
@@ -255,6 +362,21 @@ def test_what_cannot_be_used_is_named_with_its_reason(tmp_path):
     assert said["short.mp4"] == "too short: 5 frames at 25 per second; a clip has 8"
     assert said["one.mkv"].startswith("too short: 1 frame")
     assert said["picture.mp4"].startswith("too short")
+
+
+@pytest.mark.parametrize("format", ["MPO", "TIFF"])
+def test_libraries_below_are_silent(tmp_path, capfd, format):
+    settings = {"compression": "tiff_lzw"} if format == "TIFF" else {}
+    animated(tmp_path / "whole", format, 3, **settings)
+    content = (tmp_path / "whole").read_bytes()
+    (tmp_path / "whole").unlink()
+    for number in range(20):
+        damaged = bytearray(content)
+        start = 8 + number * (len(content) - 50) // 20
+        damaged[start : start + 30] = bytes(30)
+        (tmp_path / f"{number}.{'jpg' if format == 'MPO' else 'tif'}").write_bytes(damaged)
+    CheckedVideos(tmp_path, Cut())
+    assert capfd.readouterr() == ("", "")
 
 
 def test_sizes_that_would_fill_memory_are_refused(tmp_path, monkeypatch):
@@ -283,6 +405,7 @@ def test_of_a_file_that_is_cut_off_the_whole_frames_are_used(tmp_path, ending):
             number % 41 for number in range(count - 8, count)
         ], item
     assert checked.videos or ending == "webp"  # of which Pillow takes all or nothing
+    assert {item.name for item in checked.videos} <= {name for name, _ in checked.remarks}
 
 
 def test_a_file_that_breaks_in_the_middle_is_cut_elsewhere_and_counted(tmp_path, monkeypatch):

@@ -160,7 +160,7 @@ def test_classes_that_are_asked_for_and_not_there_are_the_users_mistake():
             return source
 
     class Checked:
-        videos, skipped, channels, rate = range(3), (), 3, 29.97
+        videos, skipped, remarks, channels, rate = range(3), (), (), 3, 29.97
         classes = types.SimpleNamespace(names=("all",))
 
     assert Opened.inspect(Checked, Options()).values == {"channels": 3, "rate": 29.97, "labels": []}

@@ -24,8 +24,8 @@ MPEG_PADDING = 4 * 1152
 av.logging.set_level(None)
 
 
-def decoded(content: Path | BytesIO, error: Exception) -> tuple[NDArray[np.int16], int]:
-    """(values [n, C], rate in Hz) of the first sound in a file, up to the first damage.
+def decoded(content: Path | BytesIO, error: Exception) -> tuple[NDArray[np.int16], int, bool]:
+    """(values [n, C], rate in Hz, whether that is all) of the first sound in a file, up to the first damage.
 
     Args:
         content: of the file.
@@ -36,7 +36,7 @@ def decoded(content: Path | BytesIO, error: Exception) -> tuple[NDArray[np.int16
         Exception: `error`.
     """
     parts: list[NDArray[np.int16]] = []
-    size, rate = 0, 0
+    size, rate, is_whole = 0, 0, True
     try:
         with _opened(content) as container:
             stream = container.streams.audio[0]
@@ -49,9 +49,17 @@ def decoded(content: Path | BytesIO, error: Exception) -> tuple[NDArray[np.int16
                     size += parts[-1].nbytes
                 if size > CACHE_BYTES:
                     break
+            # FFmpeg says nothing where a Matroska file is cut off; its header tells its length.
+            length = (
+                (container.duration or 0) / av.time_base
+                if "matroska" in container.format.name
+                else 0
+            )
+            is_whole = len(container.streams) > 1 or sum(map(len, parts)) > 0.95 * length * rate
     except Exception:  # of FFmpeg, or of streams whose codec it does not know
         if not parts:
             raise error from None
+        is_whole = False
     if not parts:
         raise error
     if size > CACHE_BYTES:
@@ -59,7 +67,7 @@ def decoded(content: Path | BytesIO, error: Exception) -> tuple[NDArray[np.int16
             f"it holds more than {CACHE_BYTES // 2**20} MB of sound, and can only be decoded as a whole: convert it to "
             "FLAC or WAV"
         )
-    return np.concatenate(parts), rate
+    return np.concatenate(parts), rate, is_whole
 
 
 def mpeg_length(content: Path | BytesIO) -> int:

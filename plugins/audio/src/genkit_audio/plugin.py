@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from genkit.errors import DataError
+from genkit.kit.items import check_classes
 from genkit.plugin import Critique, Facts, ModalityPlugin, Networks, Sample, class_numbers
 from genkit_audio import vocoder
 from genkit_audio.critics import make_critics
@@ -47,11 +47,11 @@ class AudioPlugin(ModalityPlugin):
                 classes.
         """
         checked = cls.open(source, options)
-        if options.conditional and len(checked.classes.names) < 2 and len(checked.sounds):
-            raise DataError(
-                "options.conditional is set, but the data have no classes: put the sounds into one sub-folder per "
-                "class, or begin each file name with its class and set options.labels=prefix"
-            )
+        if options.conditional and len(checked.sounds):
+            check_classes(
+                checked.classes, "the data", "sounds", checked.remarks,
+                "begin each file name with its class and set options.labels=prefix",
+            )  # fmt: skip
         return Facts(
             {
                 "rate": int(checked.rate),

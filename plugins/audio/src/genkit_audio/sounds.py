@@ -7,6 +7,7 @@ Shape letters: B batch, n values of a window.
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -34,6 +35,9 @@ SILENCE = 1e-4
 
 FULL_SCALE = 1 - 2**-15
 """The largest 16-bit value; values from here on count as full scale."""
+
+LOUDEST = 2.0**31
+"""A sound with larger values is left out: they are no wave in any usual unit, and their powers would overflow."""
 
 CANCELLED = 1e-3
 """Where the mean of the channels has a smaller share of the power of the loudest one, only that is used."""
@@ -110,7 +114,7 @@ class CheckedSounds:
         peaks: of each usable sound.
         skipped: the unusable sounds, with reasons: no sound, no length, silence, values that are not finite.
         remarks: on usable sounds that are clipped, or cut off (of these the intact beginning is used), or whose
-            channels cancel each other; and what else of the source is not used.
+            channels cancel each other, or whose files hold more than is read; and what else of the source is not used.
         rate: of the windows, in Hz.
         classes: of the usable sounds.
         readers: threads that read sounds.
@@ -144,8 +148,11 @@ class CheckedSounds:
         mixed_power, powers = 0.0, np.zeros(sound.channels)
         peaks = np.zeros(1 + sound.channels, np.float32)  # of the mean of the channels, and of each
         for rows in read_until_damage(sound.part, sound.frames, BLOCK):
-            if not np.isfinite(rows).all():
+            largest = float(np.abs(rows).max(initial=0))
+            if not math.isfinite(largest):
                 return "values that are not finite"
+            if largest > LOUDEST:
+                return f"values up to {largest:.1g}, where full scale is 1"
             mono = rows.mean(1, dtype=np.float32)
             frames += len(rows)
             peaks = np.maximum(peaks, np.abs(np.c_[mono, rows]).max(0))
@@ -163,6 +170,8 @@ class CheckedSounds:
             remarks.append(f"its channels cancel each other: only channel {loudest + 1} is used")
         if peak < SILENCE:
             return f"silence: never louder than {SILENCE:g} of full scale"
+        if text := sound.remark():
+            remarks.append(text)
         if frames < sound.frames:
             remarks.append(f"cut off after {frames:,} of {sound.frames:,} frames")
             sound = replace(sound, frames=frames)

@@ -9,11 +9,12 @@ Shape letters: N sounds, C channels, n values of one channel.
 from __future__ import annotations
 
 import math
+import mmap
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import lru_cache, partial
+from functools import lru_cache
 from importlib.resources import as_file, files
 from io import BytesIO
 from pathlib import Path, PurePosixPath
@@ -29,58 +30,19 @@ from genkit.errors import ConfigError, DataError, did_you_mean
 from genkit.kit import compat
 from genkit.kit import files as tree
 from genkit.kit.files import Opener
-from genkit.kit.items import Readers
-from genkit.kit.sources import Items, items_of_tree, open_items
+from genkit.kit.items import Readers, as_array, as_stream
+from genkit.kit.sources import Items, items_of_tree, items_of_values, open_items
 from genkit.plugin import Remark, Skipped
 from genkit_audio.compressed import MPEG_PADDING, decoded, mpeg_length, silenced_if
 
-ENDINGS = frozenset(
-    {
-        ".wav",
-        ".wave",
-        ".rf64",
-        ".bwf",
-        ".flac",
-        ".ogg",
-        ".oga",
-        ".opus",
-        ".mp3",
-        ".mp2",
-        ".mp1",
-        ".aif",
-        ".aiff",
-    }
-    | {
-        ".aifc",
-        ".au",
-        ".snd",
-        ".caf",
-        ".w64",
-        ".voc",
-        ".sph",
-        ".nist",
-        ".wve",
-        ".svx",
-        ".iff",
-        ".avr",
-    }
-    | {
-        ".m4a",
-        ".m4b",
-        ".aac",
-        ".wma",
-        ".mka",
-        ".weba",
-        ".spx",
-        ".ac3",
-        ".eac3",
-        ".amr",
-        ".ape",
-        ".wv",
-        ".tta",
-    }
-    | {".mp4", ".webm", ".mkv", ".mov", ".3gp"}
-)
+ENDINGS = frozenset({
+    *(f".{name.lower()}" for name in soundfile.available_formats() if name != "RAW"), ".wave", ".bwf", ".oga", ".opus",
+    ".mp2", ".mp1", ".aif", ".aifc", ".snd", ".sph", ".iff", ".sf", ".mat", ".m4a", ".m4b", ".aac", ".wma", ".mka",
+    ".weba", ".spx", ".ac3", ".eac3", ".amr", ".ape", ".wv", ".tta", ".mp4", ".m4v", ".m4s", ".mov", ".mkv", ".webm",
+    ".3gp", ".3g2", ".avi", ".flv", ".f4v", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".vob", ".ogv", ".wmv", ".asf",
+    ".mxf", ".rm", ".ra", ".m4r", ".awb", ".mpc", ".dts", ".oma", ".aa3", ".gsm", ".dsf", ".dff", ".tak", ".shn",
+    ".qcp", ".mlp", ".thd",
+})  # fmt: skip
 """File endings that are taken as sounds. What libsndfile cannot open, FFmpeg decodes; of videos, the sound."""
 
 COLUMNS = ("audio", "sound", "wav", "flac", "mp3", "speech")
@@ -101,6 +63,12 @@ LABELS = ("folders", "prefix")
 SYSTEM = 2
 """libsndfile's error code for errors of the operating system. Its other messages often misname the damage."""
 
+UNKNOWN = (1, 4)
+"""libsndfile's error codes for formats and encodings that it does not know. Its other errors are of damage."""
+
+RATES = range(1, 10**7 + 1)
+"""Rates, in Hz, that a sound may have."""
+
 Values = NDArray[np.float32]
 """Values of a wave, in [-1, 1] unless a file of floats holds others."""
 
@@ -117,6 +85,7 @@ class Sound:
         part: (start, stop) -> values [stop - start, C]; raises any exception where the sound is damaged.
         label: of its class; None: it has none.
         channel: the only channel to be used; None: the mean of all.
+        remark: gives what of the sound is not used; empty: all is. It may read the whole file.
     """
 
     name: str
@@ -126,6 +95,7 @@ class Sound:
     part: Callable[[int, int], Values]
     label: str | None = None
     channel: int | None = None
+    remark: Callable[[], str] = str
 
     def count(self, rate: Fraction | int | None = None) -> int:
         """Number of values at a rate in Hz; None: at the sound's own rate."""
@@ -218,9 +188,10 @@ def open_sounds(source: Any, labels: str = "folders", label: str | None = None) 
     Args:
         source: a sound file (whatever libsndfile or FFmpeg reads: wav, flac, ogg, opus, mp3, m4a, aiff ...); whatever
             else `genkit.kit.sources.open_items` takes: a folder, a zip or tar file of these, a list of paths, Parquet,
-            `hub:NAME`, rows with a column `audio` (an array, or {"array", "sampling_rate"}) ...; `builtin:drums`, and
-            its parts `builtin:drums/train` and `builtin:drums/held-out`; an array or tensor [N, n] or [N, C, n], floats
-            in [-1, 1] or int16, which has no rate.
+            `hub:NAME`, rows with a column `audio` ...; `builtin:drums`, and its parts `builtin:drums/train` and
+            `builtin:drums/held-out`; an array or tensor [N, n] or [N, C, n], floats in [-1, 1] or int16, which has no
+            rate; a list or map-style data set of sounds: arrays, (array, rate), {"array", "sampling_rate"}, or files in
+            bytes.
         labels: one of `LABELS`. Sub-folders are classes unless sounds lie beside them.
         label: the column that holds the classes, as for `open_items`.
 
@@ -229,18 +200,54 @@ def open_sounds(source: Any, labels: str = "folders", label: str | None = None) 
         DataError: if the source does not exist, holds no sound files, or has another type or shape.
     """
     if isinstance(source, np.ndarray | Tensor):
-        array = source.detach().cpu().numpy() if isinstance(source, Tensor) else source
-        return Sounds("the array", _from_array(array))
+        return Sounds("the array", _from_array(as_array(source)))
     text = str(source) if isinstance(source, str | Path) else ""
     if text.startswith("builtin:"):
         return _from_builtin(text, labels)
-    items = open_items(source, ENDINGS, "sounds", COLUMNS, label)
+    rated = _with_rates(source)
+    items = open_items(rated, ENDINGS, "sounds", COLUMNS, label)
+    if items is not None and rated is not source:
+        items = replace(items, title=f"the {type(source).__name__}")
+    if items is None and hasattr(source, "__getitem__") and hasattr(source, "__len__"):
+        items = items_of_values(source)
     if items is None:
         raise DataError(
             f"sounds cannot be read from a {type(source).__name__}: pass a path, a list of paths, "
             f"builtin:{' or builtin:'.join(BUILTIN)}, or an array"
         )
     return _from_items(items, labels)
+
+
+@dataclass(frozen=True)
+class _Rated:
+    """A list or map-style data set of dicts whose fields with the sound and its rate are one value, called `audio`."""
+
+    source: Any
+    column: str
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Any:
+        row = dict(self.source[index])
+        rate = row.pop("sampling_rate", None)
+        return {**row, "audio": {"array": row.pop(self.column), "sampling_rate": rate}}
+
+
+def _with_rates(source: Any) -> Any:
+    """A source whose rows have sounds, and their rates in a field `sampling_rate`, with both in one; or as it is."""
+    if not hasattr(source, "__getitem__") or hasattr(source, "column_names"):
+        return source
+    try:
+        first = source[0]
+    except Exception:  # a damaged item, or no list: whoever reads the items one by one says so
+        return source
+    if not isinstance(first, Mapping) or "sampling_rate" not in first:
+        return source
+    column = next((name for name in ("array", *COLUMNS) if name in first), "")
+    # A file tells its rate itself.
+    is_array = isinstance(first.get(column), list | np.ndarray | Tensor)
+    return _Rated(source, column) if is_array else source
 
 
 def reason(error: BaseException) -> str:
@@ -279,12 +286,16 @@ def _from_items(items: Items, labels: str) -> Sounds:
 
     def opened(place: int) -> Sound | Skipped:
         name = items.names[place]
+
+        def opener() -> Any:
+            return as_stream(items.read(place))
+
         try:
-            content = items.read(place)
-            if isinstance(content, Path | BytesIO):
-                sound = _from_file(name, partial(items.read, place))
-            else:
-                sound = _from_value(name, content)
+            content = opener()
+            is_file = isinstance(content, Path | BytesIO)
+            sound = _from_file(name, opener) if is_file else _from_value(name, content)
+            if sound.rate is not None and sound.rate not in RATES:
+                raise ValueError(f"a rate of {sound.rate:,} Hz: 1 to {RATES[-1]:,} can be")
         except Exception as error:  # whatever parsers raise at damaged files
             return Skipped(name, reason(error))
         prefix = re.split(r"[_\-\d]", PurePosixPath(name).stem)[0] or None
@@ -313,7 +324,8 @@ def _from_file(name: str, opener: Opener) -> Sound:
 
     def part(start: int, stop: int) -> Values:
         with silenced_if(is_mpeg), soundfile.SoundFile(opener()) as file:
-            file.seek(start)
+            if start:  # some formats (XI) can only be read from the beginning
+                file.seek(start)
             rows: Values = file.read(stop - start, dtype="float32", always_2d=True)
             return rows
 
@@ -321,16 +333,16 @@ def _from_file(name: str, opener: Opener) -> Sound:
     try:
         with silenced_if(is_mpeg), soundfile.SoundFile(opener()) as file:
             sound = Sound(name, file.samplerate, file.frames, file.channels, part)
-            is_mpeg = "MPEG" in file.subtype
+            is_mpeg, log = "MPEG" in file.subtype, file.extra_info
     except soundfile.LibsndfileError as error:
         if error.code == SYSTEM:
             raise
         return _decoded(name, opener, error)
     if is_mpeg and sound.frames < (length := mpeg_length(opener())) - MPEG_PADDING:
-        return replace(_decoded(name, opener, ValueError(f"{length:,} values")), label=sound.label)
+        return _decoded(name, opener, ValueError(f"{length:,} values"))
     if not sound.frames:
         raise ValueError("it has no length")
-    return sound
+    return sound if is_mpeg else replace(sound, remark=lambda: _cut_off(log) or _followed(opener))
 
 
 def _decoded(name: str, opener: Opener, error: Exception) -> Sound:
@@ -339,36 +351,106 @@ def _decoded(name: str, opener: Opener, error: Exception) -> Sound:
     Raises:
         Exception: `error`, if FFmpeg cannot decode it either; ValueError, if it is too long.
     """
-    rows, rate = decoded(opener(), error)
+    rows, rate, is_whole = decoded(opener(), error)
+    is_odd = isinstance(error, soundfile.LibsndfileError) and error.code not in UNKNOWN
 
     def part(start: int, stop: int) -> Values:
         return rows[start:stop].astype(np.float32) / np.float32(32768)
 
-    return Sound(name, rate, len(rows), rows.shape[1], part)
+    def remark() -> str:
+        if is_odd or not is_whole:
+            return (
+                _followed(opener)
+                or f"damaged: {len(rows):,} frames of it can be decoded, which are used"
+            )
+        return ""
+
+    return Sound(name, rate, len(rows), rows.shape[1], part, remark=remark)
+
+
+def _cut_off(log: str) -> str:
+    """What libsndfile's log of an opened file says of its end; empty: nothing.
+
+    Sizes that are unknown when a header is written are given as the largest ones, or as 0.
+    """
+    log = re.sub(r"^File : .*", "", log)  # a name may hold anything
+    for size, true_size in re.findall(r"(\d+) \(should be (\d+)\)", log):
+        if int(true_size) + SLACK < int(size) < STREAMED:
+            return (
+                f"cut off: its header tells of {int(size):,} bytes, and it has {int(true_size):,}"
+            )
+    if "Seems to be a truncated file" in log or "Junk after the last page" in log:
+        return "cut off, or something follows its last whole part"
+    if match := re.search(r"(?:Unknown chunk|0) marker .*at position (\d+)", log):
+        return f"what follows byte {int(match[1]):,} is not read"
+    return ""
+
+
+SLACK, STREAMED = 64, 2**31 - 2**16
+"""Bytes by which writers misstate a size that is right, and the least size that stands for an unknown one."""
+
+
+SIGNATURES = (
+    b"RIFF",
+    b"RF64",
+    b"FORM",
+    b"fLaC",
+    b"OggS",
+    b".snd",
+    b"caff",
+    b"riff",
+    b"Creative",
+    b"NIST_1A",
+)
+"""Beginnings of files in which another beginning can only be that of another file."""
+
+
+def _followed(opener: Opener) -> str:
+    """Whether the beginning of a file occurs in it once more, in words; empty: it does not, or is gone."""
+    try:
+        content = opener()
+        with content.open("rb") if isinstance(content, Path) else content as file:
+            head = file.read(16)
+            if not head.startswith(SIGNATURES):
+                return ""
+            # In headers of these formats the size of the file comes first, and may differ.
+            signature = head[8:] if head[:4] in (b"RIFF", b"RF64", b"FORM") else head[:8]
+            if isinstance(file, BytesIO):
+                place = file.getvalue().find(signature, 16)
+            else:
+                with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
+                    place = whole.find(signature, 16)
+    except (OSError, ValueError):
+        return ""
+    return f"another file follows at byte {place:,}, which is not read" if place > 0 else ""
 
 
 # Arrays and resampling -------------------------------------------------------------------------------------------
 
 
 def _from_value(name: str, value: Any) -> Sound:
-    """A sound from a value in a row: an array [n] or [C, n], or {"array": ..., "sampling_rate": ...}.
+    """A sound from a value.
+
+    Args:
+        value: an array [n] or [C, n]; (array, rate, ...), as the data sets of torchaudio give it; {"array": ...,
+            "sampling_rate": ...}.
 
     Raises:
         ValueError: for anything else.
     """
     rate = None
     if isinstance(value, Mapping) and {"array", "sampling_rate"} <= set(value):
-        value, rate = value["array"], int(value["sampling_rate"])
-    array = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value)
+        value, rate = value["array"], value["sampling_rate"]
+    elif isinstance(value, tuple) and len(value) > 1 and isinstance(value[1], int | np.integer):
+        value, rate = value[:2]
+    array = as_array(value)
     if array.ndim not in (1, 2) or not array.size:
         raise ValueError(f"a {type(value).__name__} of shape {array.shape} is no sound")
-    if array.dtype == np.float64:
-        array = array.astype(np.float32)
     try:
         (sound,) = _from_array(array[None])
     except DataError as error:
         raise ValueError(str(error)) from error
-    return replace(sound, name=name, rate=rate)
+    return replace(sound, name=name, rate=None if rate is None else int(rate))
 
 
 def _from_array(array: NDArray[Any]) -> list[Sound]:
@@ -384,7 +466,8 @@ def _from_array(array: NDArray[Any]) -> list[Sound]:
         rows = array[number].reshape(-1, array.shape[-1])
 
         def part(start: int, stop: int) -> Values:
-            values = rows[:, start:stop].T.astype(np.float32)
+            with np.errstate(over="ignore"):  # checked with the others
+                values = rows[:, start:stop].T.astype(np.float32)
             return values / np.float32(32768) if array.dtype == np.int16 else values
 
         return Sound(f"item {number}", None, rows.shape[1], rows.shape[0], part)

@@ -11,9 +11,11 @@ from __future__ import annotations
 import gzip
 import logging
 import math
+import os
 import zlib
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.resources import as_file, files
 from inspect import signature
@@ -29,7 +31,7 @@ from torch import Tensor
 from genkit.errors import ConfigError, DataError, did_you_mean
 from genkit.kit import compat
 from genkit.kit import files as tree
-from genkit.kit.items import classes_of, silenced
+from genkit.kit.items import as_array, as_stream, classes_of, silenced
 from genkit.kit.sources import Items, Numbered, open_items
 from genkit.plugin import Remark, Skipped
 
@@ -176,16 +178,17 @@ def open_source(source: Any, label: str | None = None) -> Source:
         with as_file(files("genkit_image") / "data") as folder:
             return _from_idx(folder / file, names, text)
     path = Path(text)
-    if text and path.is_file() and not _is_common(path):
+    if text and os.path.isfile(path) and not _is_common(path):
         return _from_idx(path, (), text)
-    idx_files = sorted(path.glob("*images-idx3-ubyte*")) if text and path.is_dir() else []
+    is_folder = text and os.path.isdir(path)
+    idx_files = sorted(path.glob("*images-idx3-ubyte*")) if is_folder else []
     if idx_files:
-        training = [file for file in idx_files if file.name.startswith("train")]
-        return _from_idx((training or idx_files)[0], (), text)
+        return _from_idx_folder(path, idx_files, text)
     items = open_items(source, ENDINGS, "pictures", COLUMNS, label)
     if items is not None:
         return of_items(items)
-    if hasattr(source, "__len__") and hasattr(source, "__getitem__"):
+    is_indexed = hasattr(source, "__len__") and hasattr(source, "__getitem__")
+    if is_indexed and not isinstance(source, Mapping | bytes | bytearray):
         return _from_dataset(source, f"the {type(source).__name__}")
     raise DataError(
         f"pictures cannot be read from a {type(source).__name__}: pass a path, builtin:fashion, an array or a "
@@ -206,12 +209,7 @@ def of_items(items: Items) -> Source:
     names, numbers = classes_of(items.labels)
 
     def read(index: int) -> Picture:
-        value, remark = items.read(index), ""
-        if isinstance(value, Path | BytesIO):
-            with value.open("rb") if isinstance(value, Path) else value as file:
-                content, remark = decode(file)
-        else:
-            content = _content(value)
+        content, remark = _content(items.read(index))
         return Picture(content, None if numbers is None else int(numbers[index]), remark)
 
     return Source(
@@ -222,50 +220,79 @@ def of_items(items: Items) -> Source:
 def decode(file: IO[bytes]) -> tuple[Content, str]:
     """(the first picture of a file, what of the file is not used).
 
-    The picture is turned upright as its EXIF data say, and brought to sRGB where it has another colour profile.
-
     Raises:
         Exception: of nearly any type, from Pillow's parsers, if the file is damaged or no picture.
     """
     with Image.open(file, formats=tuple(FORMATS)) as picture:
         if 0 in picture.size:
             raise ValueError("it has no pixels")
-        frames = getattr(picture, "n_frames", 1) if picture.format in _MANY else 1
+        frames = count_frames(picture)
         remark = f"only the first of its {frames:,} pictures is read" if frames > 1 else ""
         with silenced():
             picture.load()
-        return eight_bits(in_srgb(ImageOps.exif_transpose(picture))), remark
+        return shown(picture), remark
 
 
-_MANY = {"GIF", "TIFF", "WEBP", "PNG", "AVIF", "FLI", "DCX", "IM", "SPIDER"}
-"""Formats whose files may hold several pictures of equal standing."""
+def count_frames(picture: Image.Image) -> int:
+    """Number of pictures in an open file; the layers of a PSD file are parts of one."""
+    return 1 if picture.format == "PSD" else getattr(picture, "n_frames", 1)
 
 
-def in_srgb(picture: Image.Image) -> Image.Image:
-    """A picture in the colours of sRGB; one without a colour profile is taken to be so."""
+def shown(picture: Image.Image) -> Content:
+    """A picture as it is shown: upright as its EXIF data say, in sRGB where it has another colour profile.
+
+    Raises:
+        ValueError: as `eight_bits`.
+    """
+    picture = ImageOps.exif_transpose(picture)
     profile = picture.info.get("icc_profile")
-    if not profile or picture.mode not in ("RGB", "RGBA", "CMYK"):
+    content = picture if picture.mode in ("CMYK", "LAB") else eight_bits(picture)
+    if profile and isinstance(content, Image.Image):
+        # A damaged profile: as if there were none.
+        with suppress(ImageCms.PyCMSError, OSError, ValueError):
+            content = _in_srgb(content, profile, picture.mode)
+    return eight_bits(content) if isinstance(content, Image.Image) else content
+
+
+def _in_srgb(picture: Image.Image, profile: bytes, mode: str) -> Image.Image:
+    """A picture in the colours of sRGB; as it is, if its colour profile is for other pictures.
+
+    Args:
+        mode: in which it was stored.
+
+    Raises:
+        PyCMSError: if its colour profile is damaged.
+        OSError: the same.
+    """
+    space, transform = _to_srgb(profile)
+    kinds = {"L": ("L", "LA"), "CMYK": ("CMYK",), "LAB": ("LAB",)}
+    fits = mode not in ("CMYK", "LAB") if space == "RGB" else mode in kinds.get(space, ())
+    if transform is None or not fits:
         return picture
-    try:
-        transform = _to_srgb(profile, picture.mode)
-        return picture if transform is None else cast(Image.Image, transform.apply(picture))
-    except (ImageCms.PyCMSError, OSError, ValueError):  # a damaged profile: as if there were none
-        return picture
+    srgb = cast(Image.Image, transform.apply(picture.convert(space)))
+    if picture.mode == "RGBA":
+        srgb.putalpha(picture.getchannel("A"))
+    return srgb.convert("L") if picture.mode == "L" else srgb
 
 
 @lru_cache(maxsize=16)
-def _to_srgb(profile: bytes, mode: str) -> Any:
-    """The transform of a colour profile to sRGB; None: it is sRGB.
+def _to_srgb(profile: bytes) -> tuple[str, Any]:
+    """(mode of the pictures that a colour profile is for, its transform to sRGB; None: it is sRGB).
 
     Raises:
-        PyCMSError: if the profile is damaged, or for other modes than the picture's.
+        PyCMSError: if the profile is damaged, or for pictures of modes that Pillow does not have.
         OSError: the same.
     """
     source = ImageCms.getOpenProfile(BytesIO(profile))
+    mode = _SPACES.get(source.profile.xcolor_space, "")
     if "sRGB" in ImageCms.getProfileDescription(source):
-        return None
-    target = "RGB" if mode == "CMYK" else mode
-    return ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, target)
+        return mode, None
+    target = ImageCms.createProfile("sRGB")
+    return mode, ImageCms.buildTransform(source, target, mode, "RGB")
+
+
+_SPACES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab ": "LAB"}
+"""Colour spaces of profiles (ICC.1:2022, 7.2.6), and Pillow's modes of the pictures they are for."""
 
 
 def reason(error: BaseException) -> str:
@@ -298,6 +325,23 @@ def eight_bits(picture: Image.Image) -> Content:
     return picture.convert("L" if picture.mode in ("L", "1") else "RGB")
 
 
+def _from_idx_folder(folder: Path, idx_files: Sequence[Path], title: str) -> Source:
+    """The pictures of one IDX file of a folder, preferably of that for training; remarks name what else lies there."""
+    training = [file for file in idx_files if file.name.startswith("train")]
+    file = (training or idx_files)[0]
+    source = _from_idx(file, (), title)
+    listing = tree.open_tree(folder, ("",), "files", title)
+    rest = [name for name in listing.files if name not in (file.name, _labels_of(file).name)]
+    remark = f"not read: of a folder with IDX files (MNIST's format) one is, here {file.name}"
+    remarks = (Remark(tree.group(rest), remark),) if rest else ()
+    return replace(source, skipped=listing.skipped, remarks=(*listing.remarks, *remarks))
+
+
+def _labels_of(path: Path) -> Path:
+    """The file with the labels of an IDX file of pictures."""
+    return path.with_name(path.name.replace("images-idx3", "labels-idx1"))
+
+
 def _from_idx(path: Path, names: tuple[str, ...], title: str) -> Source:
     """Pictures of an IDX file, with labels from the `labels-idx1` file of the same name beside it, if there is one."""
     arrays = read_idx(path)
@@ -305,7 +349,7 @@ def _from_idx(path: Path, names: tuple[str, ...], title: str) -> Source:
         raise DataError(
             f"{path} holds an IDX array of {arrays.ndim} axes; pictures have 3: number, height, width"
         )
-    label_path = path.with_name(path.name.replace("images-idx3", "labels-idx1"))
+    label_path = _labels_of(path)
     if label_path == path or not label_path.exists():
         return _from_rows(arrays, title)
     labels = read_idx(label_path)
@@ -321,9 +365,9 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
         DataError: if the file is no such file, or its size is not what its header says.
     """
     try:
-        raw = path.read_bytes()
+        raw = tree.ordinary(path).read_bytes()
         data = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
-    except (OSError, EOFError, zlib.error) as error:
+    except (OSError, ValueError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read ({error})") from error
     axes = data[3] if len(data) >= 4 else 0
     if data[:3] != b"\0\0\x08" or not 1 <= axes <= 4 or len(data) < 4 + 4 * axes:
@@ -348,18 +392,33 @@ def _from_array(array: NDArray[Any] | Tensor) -> Source:
     Raises:
         DataError: for another type or shape.
     """
-    kind = "a tensor" if isinstance(array, Tensor) else "an array"
-    rows = array.detach().cpu().numpy() if isinstance(array, Tensor) else array
-    is_first = _channels_first(array) if array.ndim == 4 else False
-    if rows.dtype != np.uint8 or array.ndim not in (3, 4) or is_first is None:
+    kind = "tensor" if isinstance(array, Tensor) else "array"
+    rows, remark = as_bytes(as_array(array))
+    is_first = channels_first(array) if rows.ndim == 4 else False
+    if rows.dtype != np.uint8 or rows.ndim not in (3, 4) or is_first is None:
         raise DataError(
-            f"{kind} of type {array.dtype} and shape {tuple(array.shape)}: pictures are uint8 [N, H, W], [N, H, W, C] "
-            "or [N, C, H, W] with C = 1, 3 or 4"
+            f"a{'n' * (kind == 'array')} {kind} of type {array.dtype} and shape {tuple(array.shape)}: pictures are "
+            "uint8, or floats in [0, 1], [N, H, W], [N, H, W, C] or [N, C, H, W] with C = 1, 3 or 4"
         )
-    return _from_rows(np.moveaxis(rows, 1, 3) if is_first else rows, f"the {kind.split()[1]}")
+    title = f"the {kind}"
+    source = _from_rows(np.moveaxis(rows, 1, 3) if is_first else rows, title)
+    return replace(source, remarks=(Remark(title, remark),) if remark else ())
 
 
-def _channels_first(array: NDArray[Any] | Tensor) -> bool | None:
+def as_bytes(values: NDArray[Any]) -> tuple[NDArray[Any], str]:
+    """(pixels as bytes if they are floats in [0, 1], else as they are; what was changed, empty: nothing)."""
+    if values.dtype.kind != "f" or not values.size:
+        return values, ""
+    if not (values.min() >= 0 and values.max() <= 1):  # true of NaN as well
+        return values, ""
+    return (values * 255).round().astype(np.uint8), UNIT
+
+
+UNIT = "floats in [0, 1], taken for 0 to 255"
+"""Remark on pixels that were given so."""
+
+
+def channels_first(array: NDArray[Any] | Tensor) -> bool | None:
     """Whether the channels come first, [..., C, H, W], or last, [..., H, W, C].
 
     Where both could be, they are the first axis of a tensor and the last of an array. None: neither axis can be.
@@ -423,51 +482,57 @@ def _from_dataset(dataset: Any, title: str) -> Source:
     def read(index: int) -> Picture:
         item = dataset[index]
         if not isinstance(item, tuple | list):
-            return Picture(_content(item), None)
+            content, remark = _content(item)
+            return Picture(content, None, remark)
         has_label = (
             len(item) == 2
             and isinstance(item[1], int | np.integer | Tensor)
             and np.ndim(item[1]) == 0
         )
-        return Picture(_content(item[0]), int(item[1]) if has_label else None)
+        content, remark = _content(item[0])
+        return Picture(content, int(item[1]) if has_label else None, remark)
 
     classes = getattr(dataset, "classes", ())
     names = tuple(map(str, classes)) if isinstance(classes, Iterable) else ()
     return Source(title, Numbered(len(dataset)), read, names, is_parallel=False)
 
 
-def _content(picture: Any) -> Content:
-    """A picture of a data set as a Pillow image, or as a uint8 array [H, W] or [H, W, C].
+def _content(picture: Any) -> tuple[Content, str]:
+    """(a picture of a data set: a file, Pillow's, or pixels [H, W], [H, W, C] or [C, H, W]; what of it is not used).
 
     Raises:
         ValueError: for other objects, shapes or types, and for floats outside of [0, 1].
+        Exception: what `decode` raises.
     """
+    picture = as_stream(picture)
+    if isinstance(picture, Path | BytesIO):
+        with picture.open("rb") if isinstance(picture, Path) else picture as file:
+            return decode(file)
     if isinstance(picture, Image.Image):
-        return eight_bits(in_srgb(ImageOps.exif_transpose(picture)))
+        return shown(picture), ""
     if isinstance(picture, list):
-        picture = _integers(np.asarray(picture))
+        picture = of_list(picture)
     if not isinstance(picture, np.ndarray | Tensor):
         raise ValueError(
             f"a {type(picture).__name__} is no picture: Pillow's, an array or a tensor is"
         )
-    is_first = _channels_first(picture) if picture.ndim == 3 else False
+    is_first = channels_first(picture) if picture.ndim == 3 else False
     if picture.ndim not in (2, 3) or is_first is None:
         raise ValueError(
             f"shape {tuple(picture.shape)}: pictures are [H, W], [C, H, W] or [H, W, C], C = 1, 3 or 4"
         )
-    array = picture.detach().cpu().numpy() if isinstance(picture, Tensor) else picture
+    array, _ = as_bytes(as_array(picture))
     if array.dtype.kind == "f":
-        if not (array.min() >= 0 and array.max() <= 1):  # true of NaN as well
-            raise ValueError("floats outside of [0, 1]")
-        array = (array * 255).round().astype(np.uint8)
+        raise ValueError("floats outside of [0, 1]")
     if array.dtype == np.uint16 and array.ndim == 2:
-        return cast(NDArray[np.uint16], array)
+        return cast(NDArray[np.uint16], array), ""
     if array.dtype != np.uint8:
         raise ValueError(f"numbers of type {array.dtype}: pictures are uint8, or floats in [0, 1]")
-    return cast(NDArray[np.uint8], np.moveaxis(array, 0, 2) if is_first else array)
+    return cast(NDArray[np.uint8], np.moveaxis(array, 0, 2) if is_first else array), ""
 
 
-def _integers(array: NDArray[Any]) -> NDArray[Any]:
-    """Whole numbers of a list as bytes, where they all are."""
+def of_list(numbers: list[Any]) -> NDArray[Any]:
+    """Numbers of a list as an array: as bytes, where they all are whole numbers of 0 to 255."""
+    array = np.asarray(numbers)
     is_bytes = array.dtype.kind in "iu" and array.size and 0 <= array.min() <= array.max() <= 255
     return array.astype(np.uint8) if is_bytes else array

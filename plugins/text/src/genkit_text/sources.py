@@ -8,20 +8,22 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
+import os
 import re
 import zlib
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.resources import files
 from io import BytesIO
-from itertools import chain
-from pathlib import Path
+from itertools import chain, islice
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from genkit.errors import ConfigError, DataError, did_you_mean
-from genkit.kit.files import Tree, is_archive, open_tree, ordinary, reason, unread
+from genkit.kit.files import Tree, is_archive, located, open_tree, ordinary, reason, unread
 from genkit.kit.sources import Rows, is_saved, open_rows
 from genkit.kit.tables import TABLES, Row, content, lines_of, read_rows
 from genkit.plugin import Remark, Skipped
@@ -45,8 +47,8 @@ COMPRESSIONS = {
 }
 """Endings of compressed files: the bytes that they begin with, and the function that unpacks them."""
 
-TEXTS = (".txt", ".text", ".md", ".markdown", ".rst", ".tex", ".log", ".srt")
-"""Endings of files whose rows are lines."""
+TEXTS = (".txt", ".text", ".md", ".markdown", ".rst", ".tex", ".log", ".srt", ".vtt")
+"""Endings of files whose rows are lines; of subtitles, the rows of their cues."""
 
 ENDINGS = tuple(
     f"{ending}{suffix}" for ending in (*TEXTS, *TABLES) for suffix in ("", *COMPRESSIONS)
@@ -62,6 +64,12 @@ JSON_ENDINGS = tuple(
 
 READABLE = "text in UTF-8, CSV, TSV, JSON, JSON lines and Parquet, also compressed, and folders of them are read"
 """What can be read, for messages."""
+
+_TIMES = re.compile(r"\s*(\d+:)?\d+:\d+[,.]\d+\s*-->")
+"""The times of a cue in SRT and WebVTT files, which its text follows."""
+
+_TAG = re.compile(r"</?\w[^<>]*>")
+"""A tag of markup."""
 
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff]")
 """What no line may hold: control characters other than white space, and halves of surrogate pairs."""
@@ -113,7 +121,8 @@ def open_source(source: Any, options: Options) -> Source:
         source: a text file with one line per row, blank rows left out; a table: CSV, TSV, JSON lines, a JSON array,
             Parquet; either of them compressed; a folder, a zip or tar file of such files; `hub:NAME` and whatever else
             `genkit.kit.sources.open_rows` takes; `builtin:kjv` or `builtin:verses`, or a part of them:
-            `builtin:kjv/train`, `builtin:kjv/held-out`; a list (or anything with a length) of strings or of dicts.
+            `builtin:kjv/train`, `builtin:kjv/held-out`; a list of paths; a table of pandas, Polars or pyarrow; a list
+            (or anything with a length) of strings or of dicts.
         options: the names of the columns. Where a table has no column of the default name but only one that could hold
             lines, that is taken, with a remark.
 
@@ -124,18 +133,24 @@ def open_source(source: Any, options: Options) -> Source:
     is_list = isinstance(source, list | tuple)
     rows = None if is_list or _is_file(source) else open_rows(source)
     remarks: list[Remark] = []
+    records = _records(source) if rows is None else None
     if rows is not None:
         title, remarks = rows.title, [*rows.remarks]
         entries = _from_rows(rows, options, remarks)
+    elif records is not None:
+        title = f"the {type(source).__name__}"
+        numbered = (Row(place, fields) for place, fields in enumerate(records))
+        entries = _of_table("", numbered, options, remarks)
+    elif is_list and _are_paths(source):
+        paths = {str(path): partial(ordinary, Path(path)) for path in source}
+        title, entries = "the list", _from_tree(Tree("the list", paths), options, remarks)
     elif not isinstance(source, str | Path):
         title, entries = f"the {type(source).__name__}", _from_items(source, options)
     else:
         title, path = str(source), Path(source)
         if title.startswith("builtin:"):
             entries = _from_builtin(title, options)
-        elif not path.exists():
-            raise DataError(f"data = {title!r}: there is no such file or folder")
-        elif path.is_dir() or is_archive(path):
+        elif located(source).is_dir() or is_archive(path):
             tree = open_tree(path, ENDINGS, "texts", title)
             remarks += [*tree.remarks, *unread(tree.others, "texts")]
             entries = _from_tree(tree, options, remarks)
@@ -154,6 +169,24 @@ def _is_file(source: Any) -> bool:
     if not isinstance(source, str | Path) or str(source).startswith("hub:"):
         return False
     return not is_saved(Path(source))
+
+
+def _records(source: Any) -> Iterable[Mapping[str, Any]] | None:
+    """The rows of a table of pandas, Polars or pyarrow; None: it is none."""
+    for name, arguments in (("to_pylist", ()), ("to_dicts", ()), ("to_dict", ("records",))):
+        if hasattr(source, "columns") and hasattr(source, name):
+            rows: list[Mapping[str, Any]] = getattr(source, name)(*arguments)
+            return rows
+    return None
+
+
+def _are_paths(items: Sequence[Any]) -> bool:
+    """Whether the items of a list are paths: of type Path, or all strings the names of files or with their endings."""
+    return bool(items) and all(
+        isinstance(item, Path)
+        or (isinstance(item, str) and (item.lower().endswith(ENDINGS) or os.path.isfile(item)))
+        for item in items
+    )
 
 
 def _collect(title: str, entries: Iterable[_Entry], options: Options) -> Source:
@@ -255,34 +288,70 @@ def _rows(file: str, raw: bytes, options: Options, remarks: list[Remark]) -> Ite
         return _of_table(file, read_rows(plain, raw), options, remarks)
     if b"\0" in raw[:8192]:
         raise ValueError("it is no text: it holds bytes that are 0")
-    return _of_text(file, raw, options)
+    ending = PurePosixPath(plain).suffix
+    if ending and ending not in TEXTS:
+        text = (
+            f"read as text, each row a line with all that {ending} files hold beside it (tags, say)"
+        )
+        remarks.append(
+            Remark(file, f"{text}: save the text alone as .txt, where that is not wanted")
+        )
+    return _of_text(file, raw, options, remarks)
 
 
-def _of_text(file: str, raw: bytes, options: Options) -> Iterator[_Entry]:
+def _of_text(file: str, raw: bytes, options: Options, remarks: list[Remark]) -> Iterator[_Entry]:
+    if any(_TIMES.match(text) for _, text, _ in islice(lines_of(raw), CUE_ROWS)):
+        remarks.append(
+            Remark(file, "subtitles: of its cues the text is read, without times and tags")
+        )
+        rows = _of_cues(lines_of(raw))
+    else:
+        rows = lines_of(raw)
     no_field = f"plain text has no field {options.prompt_field!r}" if options.prompt_field else ""
-    for number, text, fault in lines_of(raw):
+    for number, text, fault in rows:
         if fault:
             yield _Entry(file, number, fault=f"{fault} (options.encoding names another encoding)")
         elif text and not text.isspace():
             yield _Entry(file, number, text, fault=no_field)
 
 
+CUE_ROWS = 64
+"""The first times of subtitles lie in so many rows."""
+
+
+def _of_cues(rows: Iterator[tuple[int, str, str]]) -> Iterator[tuple[int, str, str]]:
+    """The rows of a subtitle file that are text: those from the times of a cue to the next blank row, without tags."""
+    is_text = False
+    for number, text, fault in rows:
+        if _TIMES.match(text):
+            is_text = True
+        elif not fault and not text.strip():
+            is_text = False
+        elif is_text or fault:
+            yield number, _TAG.sub("", text), fault
+
+
 def _of_table(
     file: str, rows: Iterator[Row], options: Options, remarks: list[Remark]
 ) -> Iterator[_Entry]:
-    """The entries of a table; its first row decides which column holds the lines."""
-    first = next(rows, None)
-    if first is None:
+    """The entries of a table; its first row that can be read decides which column holds the lines."""
+    head: list[Row] = []
+    for row in rows:
+        head.append(row)
+        if not row.fault:
+            break
+    if not head:
         return
-    column = options.field
+    first, column = head[-1], options.field
     if not first.fault and column not in first.fields:
         column = _only_text(first.fields, options)
-        if column in first.fields and file:
-            remarks.append(Remark(file, f"its column {column!r} is taken for the lines"))
+        if column in first.fields:
+            remark = f"its column {column!r} is taken for the lines"
+            remarks += [Remark(file or "the table", remark)] if column else []
         elif not file.lower().endswith(JSON_ENDINGS):  # elsewhere all rows have the same columns
             yield _from_fields(file, 0, first.fields, options)
             return
-    for number, fields, fault in chain([first], rows):
+    for number, fields, fault in chain(head, rows):
         if fault:
             yield _Entry(file, number, fault=fault)
         else:
@@ -316,6 +385,8 @@ def _from_fields(
                 return _Entry(file, number, fault=f"no JSON object: {type(fields['']).__name__}")
             field_names = ", ".join(map(str, fields)) or "none"
             return _Entry(file, number, fault=f"no field {name!r}; it has: {field_names}")
+        if isinstance(fields[name], Exception):
+            return _Entry(file, number, fault=reason(fields[name]))
         if not isinstance(fields[name], str):
             return _Entry(
                 file, number, fault=f"field {name!r} is no string: {type(fields[name]).__name__}"
@@ -340,14 +411,22 @@ def _from_rows(rows: Rows, options: Options, remarks: list[Remark]) -> Iterator[
         name for name in (options.field, options.prompt_field) if name and name in rows.columns
     ]
     if options.field not in rows.columns:
-        return _of_table(
-            "", (Row(place, rows.row(place)) for place in range(rows.count)), options, remarks
-        )
+        return _of_table("", (_row(rows, place) for place in range(rows.count)), options, remarks)
     values = [rows.values(name) for name in names]
     return (
         _from_fields("", number, dict(zip(names, row, strict=True)), options)
         for number, row in enumerate(zip(*values, strict=True))
     )
+
+
+def _row(rows: Rows, place: int) -> Row:
+    """A row of a data set; one that cannot be read has a fault."""
+    try:
+        return Row(place, rows.row(place))
+    except (NameError, ImportError):  # a mistake in the user's code, not in the data
+        raise
+    except Exception as error:  # of data sets of any kind
+        return Row(place, {}, reason(error))
 
 
 def _from_builtin(title: str, options: Options) -> Iterator[_Entry]:
@@ -381,10 +460,15 @@ def _from_items(source: Any, options: Options) -> Iterator[_Entry]:
         raise DataError(
             f"lines cannot be read from a {type(source).__name__}: pass a path, builtin:kjv, or a list of strings"
         )
-    items = (
-        source if hasattr(source, "__iter__") else (source[index] for index in range(len(source)))
-    )
-    for number, item in enumerate(items):
+    is_indexed = not hasattr(source, "__iter__")
+    for number, item in enumerate(range(len(source)) if is_indexed else source):
+        try:
+            item = source[number] if is_indexed else item
+        except (NameError, ImportError):  # a mistake in the user's code, not in the data
+            raise
+        except Exception as error:  # of data sets of any kind
+            yield _Entry("", number, fault=reason(error))
+            continue
         if isinstance(item, Mapping):
             yield _from_fields("", number, item, options)
         elif not isinstance(item, str):

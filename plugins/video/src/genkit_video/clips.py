@@ -18,11 +18,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from genkit.kit.files import CACHE_BYTES
+from genkit.kit.files import CACHE_BYTES, group
 from genkit.kit.items import Readers, Windows, classes_of, numbers_in, read_until_damage
 from genkit.plugin import Remark, Sample, Skipped
 from genkit_image.pictures import Pixels, quiet, with_channels
-from genkit_video.footage import Footage, open_footage, reason
+from genkit_video.films import Footage, reason
+from genkit_video.footage import open_footage
 
 FPS = 12.0
 """Frames per second of sources without a rate: folders of frames, arrays, built-in sets."""
@@ -107,9 +108,12 @@ class CheckedVideos:
             if isinstance(result, str)
         ]
         self.skipped: tuple[Skipped, ...] = (*self.source.skipped, *faults)
+        texts: dict[str, list[str]] = {}
+        for item in self.videos:
+            texts.setdefault(item.remark, []).append(item.name)
         self.remarks = (
             *self.source.remarks,
-            *(Remark(item.name, item.remark) for item in self.videos if item.remark),
+            *(Remark(group(names, "videos"), text) for text, names in texts.items() if text),
         )
         self._memory = self._cache()
         self.classes = classes_of([item.label for item in self.videos])
@@ -138,9 +142,7 @@ class CheckedVideos:
         """Whether a video is grey, by a few of its frames; or the reason why it cannot be used."""
         count = item.count(self.rate)
         if count < self.frames:
-            return (
-                f"too short: {count} frames at {self.rate:g} per second; a clip has {self.frames}"
-            )
+            return f"too short: {count} frame{'s' * (count != 1)} at {self.rate:g} per second; a clip has {self.frames}"
         is_grey = True
         for place in item.probes:
             try:

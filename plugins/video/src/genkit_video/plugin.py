@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from genkit.errors import DataError
+from genkit.kit.items import check_classes
 from genkit.plugin import Critique, Facts, ModalityPlugin, Networks, Sample, class_numbers
 from genkit_image.plugin import to_pixels
 from genkit_video.critics import make_critics
@@ -45,10 +45,8 @@ class VideoPlugin(ModalityPlugin):
                 classes.
         """
         checked = cls.open(source, options)
-        if options.conditional and len(checked.classes.names) < 2 and len(checked.videos):
-            raise DataError(
-                "options.conditional is set, but the data have no classes: put the clips into one sub-folder per class"
-            )
+        if options.conditional and len(checked.videos):
+            check_classes(checked.classes, "the data", "clips", checked.remarks)
         labels = list(checked.classes.names) if options.conditional else []
         return Facts({"channels": checked.channels, "rate": float(checked.rate), "labels": labels})
 
