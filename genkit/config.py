@@ -6,26 +6,26 @@ closest valid one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from pydantic import (
-    BaseModel,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    ValidationError,
     model_validator,
 )
 
 from genkit import user_objects
-from genkit.discovery import registry
+from genkit.discovery import registry, soundness
 from genkit.errors import SYNONYMS, ConfigError, ModelError, PluginError, did_you_mean, first_line
 from genkit.plugin import Modality
 from genkit.recipe import LOSSES, PENALTIES, REWARDS, SECTIONS, Recipe, ScoreFunction, Settings
 from genkit.system.files import user_path
+
+validate = soundness.validate
 
 
 class RunSettings(Settings):
@@ -126,14 +126,12 @@ def build(
         ConfigError: for an unknown preset or setting, an invalid value, or a user object that does not work.
         PluginError: if the plugin cannot be used.
     """
-    manifest = registry.describe(modality) if isinstance(modality, str) else modality
-    if not manifest.presets:
-        raise ConfigError(f"{registry.origin(manifest)}: its manifest has no presets")
+    manifest = registry.manifest_of(modality)
     preset = preset or next(iter(manifest.presets))
-    base = manifest.presets.get(preset)
+    base = manifest.presets.get(preset) if isinstance(preset, str) else None
     if base is None:
         raise ConfigError(
-            f"{manifest.id} has no preset {preset!r}.{did_you_mean(preset, manifest.presets)}"
+            f"{manifest.id} has no preset {preset!r}.{did_you_mean(str(preset), manifest.presets)}"
         )
     defaults = Recipe().model_dump()  # so that an override can address a part of a default
     tree: Any = {
@@ -314,82 +312,6 @@ def _has_unit(schedule: Mapping[str, Any], unit: str) -> bool:
     return "start" in schedule and schedule.get(unit) is not None
 
 
-def validate(cls: Any, values: Any, section: str) -> Any:
-    """An instance of a settings class.
-
-    Args:
-        cls: a `genkit.recipe.Settings`.
-        values: its values, as plain data.
-        section: where the settings stand, `recipe` say, for messages; empty: at the top.
-
-    Raises:
-        ConfigError: names each wrong key or value; for an unknown key the closest valid one.
-    """
-    try:
-        return cls.model_validate(values)
-    except ValidationError as error:
-        messages: dict[str, list[str]] = {}  # a union has an error for each of its members
-        for part in error.errors():
-            path, message = _explain(cls, part, values, section)
-            messages.setdefault(path, []).append(message)
-        raise ConfigError(
-            "; ".join(
-                f"{path}: {' or '.join(dict.fromkeys(lines))}" for path, lines in messages.items()
-            )
-        ) from error
-
-
-def _explain(cls: type[BaseModel], error: Any, values: Any, section: str) -> tuple[str, str]:
-    """One of pydantic's errors as (the path and the value there, what is wrong with it).
-
-    The path holds only what the user can have written: pydantic's own also names members of unions.
-    """
-    path = [section] if section else []
-    node = values
-    for part in error["loc"]:
-        if (isinstance(node, Mapping) and part in node) or (
-            isinstance(node, list | tuple) and isinstance(part, int)
-        ):
-            node = node[part]
-            path.append(str(part))
-    name, message = ".".join(path), error["msg"].removeprefix("Value error, ")
-    if error["type"] == "extra_forbidden":
-        return (
-            name,
-            f"no such setting.{did_you_mean(str(error['loc'][-1]), _keys_at(cls, error['loc'][:-1]))}",
-        )
-    if error["type"] == "missing":
-        return f"{name}.{error['loc'][-1]}", "must be given"
-    if error["type"].startswith("model_"):
-        keys = ", ".join(sorted(_keys_at(cls, error["loc"])))
-        return (
-            f"{name} = {node!r}",
-            f"must be settings of its own, written {name}.NAME=value, NAME out of {keys}",
-        )
-    return f"{name} = {node!r}" if error["loc"] else name, message
-
-
-def _keys_at(cls: Any, path: Sequence[Any]) -> set[str]:
-    """The names of the settings at a path within a settings class, a path as in pydantic's errors."""
-    models = set(_models(cls))
-    for part in path:
-        inner: set[Any] = set()
-        for model in models:
-            field = model.model_fields.get(part)
-            # A part that is no field is an index, a name or the tag of a union.
-            inner |= set(_models(field.annotation)) if field else {model}
-        models = inner
-    return {name for model in models for name in model.model_fields}
-
-
-def _models(annotation: Any) -> Iterator[type[BaseModel]]:
-    """All settings classes within a type annotation."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for argument in get_args(annotation):
-        yield from _models(argument)
-
-
 def _hint(key: str, manifest: Modality) -> str:
     """A hint for a key that is no section: the settings of this name in all sections, else the closest section."""
     names = dict.fromkeys((key, SYNONYMS.get(key, key)))
@@ -432,6 +354,15 @@ def options_for(
                 f"import any: if you trust it, give options.{key} yourself, or another"
             )
     return options
+
+
+def own_network(options: Any, module: object) -> str:
+    """The option by which the user named the class of a network, `options.critic = 'a:B'`; empty if none did."""
+    names = {} if options is None else _user_names(type(options), dict(options))
+    for key, name in names.items():
+        if user_objects.is_admitted(name) and type(module) is user_objects.resolve(name):
+            return f"options.{key} = {name!r}"
+    return ""
 
 
 def _user_names(options_class: Any, values: Mapping[str, Any]) -> dict[str, str]:

@@ -11,14 +11,22 @@
     ├─ StorageError                a file or folder that cannot be written
     ├─ NativePartMissing           (in genkit.kit.compat) a function whose compiled library cannot be used here
     ├─ TrainingError               training that cannot continue
-    └─ Interrupted                 stopped by Ctrl-C (exit code 130) or SIGTERM (143); training has saved everything
+    └─ Interrupted                 stopped by Ctrl-C (exit code 130) or another of STOPS; training has saved everything
 
 A message says what was found, what is allowed and what to do. This module imports nothing else of genkit.
 """
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable
+
+STOPS = [
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+    if hasattr(signal, name)
+]
+"""Signals that ask to save and stop: Ctrl-C, `kill`, a closed terminal, a job's time limit; Windows has two."""
 
 
 class GenkitError(Exception):
@@ -86,7 +94,7 @@ class Interrupted(GenkitError):
 
     Args:
         message: what was saved and how to resume.
-        exit_code: 130 after Ctrl-C (SIGINT), 143 after SIGTERM.
+        exit_code: 128 + the number of the signal: 130 after Ctrl-C (SIGINT), 143 after SIGTERM.
     """
 
     def __init__(self, message: str, exit_code: int = 130) -> None:

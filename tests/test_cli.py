@@ -4,6 +4,7 @@ What a process alone can show, such as signals, pipes and terminals, is asked of
 within this process (`command`), which spares each test the imports.
 """
 
+import io
 import json
 import os
 import signal
@@ -16,10 +17,16 @@ from pathlib import Path
 import pytest
 import yaml
 from PIL import Image
+from toys import ring
+from typer.core import TyperGroup
 
 from genkit import load
+from genkit.cli import main
 from genkit.cli.progress import _done
+from genkit.engine import training
 from genkit.engine.clock import Progress
+from genkit.errors import Interrupted
+from genkit.kit.program import Command, _Terminated, group, run
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +45,16 @@ SMALL += ["--plan", "fp32"]  # nothing is measured beforehand
 def trained(tmp_path_factory, command):
     out = tmp_path_factory.mktemp("cli") / "run"
     done = command(
-        "train", "image", "--items", 320, "--out", out, "options.conditional=true", *SMALL
+        "train",
+        "image",
+        "--preset",
+        "compact",
+        "--items",
+        320,
+        "--out",
+        out,
+        "options.conditional=true",
+        *SMALL,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(out / "model")
@@ -233,8 +249,6 @@ def test_strict_is_exit_code_2_after_the_report_and_before_a_run(half_good, comm
 
 
 def test_data_check_takes_any_modality_and_asks_which_if_there_are_several(command):
-    from toys import ring
-
     from genkit import register, unregister
 
     register(ring)
@@ -282,11 +296,102 @@ def test_ctrl_c_saves_and_resume_goes_on(tmp_path, command):
 def test_a_generation_that_is_ended_leaves_whole_files(tmp_path, trained):
     out = tmp_path / "samples"
     words = ["generate", str(trained), "-n", "1000000", "--out", str(out)]
-    assert interrupted(words, out / "000100.png", signal.SIGTERM) == (143, "genkit: stopped\n")
+    status, errors = interrupted(words, out / "000100.png", signal.SIGTERM)
+    assert (status, errors.splitlines()[-1]) == (143, "genkit: stopped")
     files = {path.name: path.stat().st_size for path in out.iterdir()}
     rows = json.loads((out / "samples.json").read_text())["samples"]
     assert {row["file"] for row in rows} == files.keys() - {"samples.json"}
     assert all(files.values())
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="Windows has no such signal")
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138)]
+)
+@pytest.mark.parametrize("place", ["parse_args", "invoke"])
+def test_a_signal_ends_any_command_at_any_time(command, monkeypatch, place, number, code):
+    def end(*_):
+        os.kill(os.getpid(), number)
+        time.sleep(1)
+
+    monkeypatch.setattr(TyperGroup, place, end)
+    done = command("--version")
+    assert (done.returncode, done.stderr, done.stdout) == (code, "genkit: stopped\n", "")
+
+
+def test_a_signal_while_data_are_opened_changes_nothing_and_has_its_exit_code(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(training, "open_data", lambda *_: (_ for _ in ()).throw(_Terminated(10)))
+    with pytest.raises(Interrupted) as caught:
+        training.train(ring, out=tmp_path / "run")
+    assert caught.value.exit_code == 138
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="/dev/full is Linux's")
+@pytest.mark.parametrize(
+    ("words", "code", "errors"),
+    [
+        ("--version >/dev/full", 1, "genkit: cannot write to standard output: No space left on device\n"),
+        ("--version >&-", 0, ""),
+        ("trian 2>/dev/full", 2, ""),
+        ("trian 2>&-", 2, ""),
+    ],
+)  # fmt: skip
+def test_streams_that_are_full_or_closed_bring_no_traceback(words, code, errors):
+    shell = f"{sys.executable} -m genkit {words}"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr, done.stdout) == (code, errors, "")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows keeps the working folder")
+def test_a_working_folder_that_is_gone_is_one_sentence(tmp_path, monkeypatch, capsys):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    for words in (["train", "image"], ["data", "check", "x"], ["plugins", "list"]):
+        with pytest.raises(SystemExit) as end:
+            main(words)
+        assert end.value.code == 2
+        assert capsys.readouterr().err.startswith("genkit: the working folder cannot be used (No ")
+
+
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
+def test_any_text_can_be_printed_in_any_locale(monkeypatch, errors):
+    """In the POSIX locale standard output is ASCII, with surrogateescape."""
+    stream = io.TextIOWrapper(io.BytesIO(), "ascii", errors, write_through=True)
+    monkeypatch.setattr(sys, "stdout", stream)
+    app = group("Print.")
+    app.command("say", cls=Command)(lambda: print("\xe9 \udce9 \U0001f600"))
+    with pytest.raises(SystemExit) as end:
+        run(app, "x", ["say"])
+    assert (end.value.code, stream.buffer.getvalue()) == (0, b"\\u00e9 \xe9 \\U0001f600\n")
+
+
+def test_a_run_goes_on_when_nobody_reads_its_progress(tmp_path):
+    """As in `train ... 2>&1 | head -1`, or after the terminal is gone."""
+    out = tmp_path / "run"
+    words = [sys.executable, "-m", "genkit", "train", "image", "--preset", "dcgan", "--out", out]
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [*words, "--items", "32", *SMALL], stderr=writer, stdout=subprocess.PIPE, text=True
+    )
+    os.close(writer)
+    assert (done.returncode, done.stdout) == (0, f"{out / 'model'}\n")
+
+
+def test_what_takes_long_says_how_far_it_is(trained, tmp_path, command, monkeypatch):
+    monkeypatch.setattr("genkit.system.runtime.PATIENCE", 0.01)
+    done = command("generate", trained, "-n", 300, "--out", tmp_path / "s")
+    assert done.returncode == 0
+    assert " of 300 samples are drawn: 0 s so far\n" in done.stderr
+
+
+def test_more_samples_than_memory_holds_are_refused_for_one_file(trained, tmp_path, command):
+    words = ["generate", trained, "-n", 99999999999, "--out", tmp_path / "x.png"]
+    assert_mistake(command(*words), "99,999,999,999 samples in one file need ")
 
 
 def test_version_and_help(genkit, command):

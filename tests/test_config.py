@@ -690,3 +690,26 @@ def test_configuration_never_imports_torch(python):
         "assert not heavy, heavy\n"
     )
     python(code, "-W", "error")
+
+
+# Values that no one would write ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("preset", [[[]], 5, {"a": 1}])
+def test_a_preset_that_is_no_name_is_refused(preset):
+    with pytest.raises(ConfigError, match="ring has no preset"):
+        config.build(toys.ring, preset)
+
+
+@pytest.mark.parametrize("betas", [[], [{}]])
+def test_a_list_that_is_too_short_is_refused(betas):
+    with pytest.raises(ConfigError, match=r"^recipe\.generator\.betas"):
+        config.build(toys.ring, settings=[{"recipe": {"generator": {"betas": betas}}}])
+
+
+def test_a_number_that_no_float_holds_is_refused():
+    for section, name in (("run", "items"), ("recipe", "batch_size"), ("options", "width")):
+        with pytest.raises(
+            ConfigError, match=rf"{section}\.{name}: must be a number below 2e\+308"
+        ):
+            config.build(toys.ring, settings=[{section: {name: 10**5000}}])

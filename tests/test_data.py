@@ -439,7 +439,7 @@ class Holed(Mixture):
 
     @classmethod
     def inspect(cls, source, options):
-        return Facts({"opened": source})
+        return Facts({"opened": [list(pair) for pair in source]})
 
     def dataset(self, source):
         good, bad = source[0]
@@ -562,7 +562,7 @@ def test_a_check_tells_what_a_run_would_find_and_opens_once():
     ASKED.clear()
     report = genkit.check_data(holed, (5, 2))
     assert ASKED == [(5, 2)]
-    assert (report.items, report.shape, report.facts) == (5, (2,), {"opened": [(5, 2)]})
+    assert (report.items, report.shape, report.facts) == (5, (2,), {"opened": [[5, 2]]})
     assert [one.name for one in report.skipped] == ["point 0", "point 1"]
     assert report.to_json()["skipped"][1]["name"] == "point 1"
     assert genkit.check_data(holed, (0, 2)).shape is None

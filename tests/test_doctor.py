@@ -109,6 +109,16 @@ def test_where_pip_gives_no_answer_requirements_are_a_note(alpha, monkeypatch):
     assert (status, "uv pip check" in message) == ("note", True)
 
 
+def test_what_a_plugin_lacks_is_a_fault_whatever_pip_says(alpha, monkeypatch):
+    """As `plugins list` says it: pip may be missing, or look elsewhere."""
+    require(alpha, "lost>=3", "numpy>=99")
+    for answer in ((), None):
+        monkeypatch.setattr(doctor, "_pip_check", lambda answer=answer: answer)
+        lost, numpy = faults()
+        assert lost == "it needs lost>=3, which is not installed: pip install genkit-alpha"
+        assert numpy.startswith("it needs numpy>=99, but ")
+
+
 @pytest.mark.parametrize(
     ("code", "output", "errors", "complaints"),
     [

@@ -209,7 +209,10 @@ def test_a_network_must_be_the_class_of_one():
 @pytest.mark.parametrize(
     ("critic", "said"),
     [
-        ("Silent", "returns a Tensor; a genkit.plugin.Critique"),
+        (
+            "Silent",
+            "^options.critic = 'my_networks:Silent': it returned a Tensor; a genkit.plugin.Critique",
+        ),
         ("Patches", r"logits \[8, 1, 16, 16\] for 8 samples"),
     ],
 )

@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from genkit.discovery import registry
+from genkit.discovery import registry, soundness
 from genkit.errors import PluginError, UnknownModality
 from genkit.plugin import Modality, ModalityPlugin, Preset
 
@@ -473,6 +473,19 @@ def test_probing_imports_no_plugin_here(site, quick):
     site.plugin("alpha")
     assert rows(registry.probed())["alpha"].status == "ok"
     assert "fake_alpha" not in sys.modules
+
+
+def test_a_preset_is_judged_in_the_words_of_a_configuration():
+    wrong = mine(presets={"a": Preset(recipe={"batchsize": 3})})
+    assert soundness.preset_fault(wrong) == (
+        "its preset 'a': recipe.batchsize: no such setting. Did you mean 'batch_size'?"
+    )
+
+
+def test_an_id_that_is_only_a_little_like_another_is_not_taken_for_it(site):
+    site.plugin("text2")
+    with pytest.raises(UnknownModality, match=r"modality 'tone'\. Installed: "):
+        registry.describe("tone")
 
 
 def test_a_manifest_is_checked_by_all_its_musts():

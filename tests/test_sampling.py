@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import os
 import pickle
 import random
 import shutil
@@ -388,9 +389,13 @@ def assert_listed(folder):
 
 
 def test_a_disk_that_takes_no_more_is_told_from_a_thread(models, tmp_path):
-    (tmp_path / "000070.npy").mkdir()
+    def chunks():
+        yield from models["ring"].stream(CHUNK)
+        (tmp_path / "000070.npy").mkdir()
+        yield from models["ring"].stream(2 * CHUNK, start=CHUNK)
+
     with pytest.raises(StorageError, match=r"cannot write .*000070\.npy"):
-        save(models["ring"].stream(3 * CHUNK), tmp_path)
+        save(chunks(), tmp_path)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ConfigError("no")])
@@ -589,15 +594,50 @@ def test_saving_refuses_a_folder_of_something_else(models, tmp_path):
 
 
 def test_generating_more_into_a_folder_keeps_the_rows_that_are_still_true(models, tmp_path):
-    models["duet"].generate(4, seed=1).save(tmp_path)
-    written = models["duet"].generate(2, seed=2, start=2).save(tmp_path)
+    models["duet"].generate(4, seed=1, label="class0").save(tmp_path)
+    written = models["duet"].generate(2, seed=1, start=2, label="class1").save(tmp_path)
     assert [path.name for path in written] == ["000002.npy", "000003.npy", "samples.json"]
     rows = json.loads((tmp_path / "samples.json").read_text())["samples"]
-    assert {row["file"]: row["seed"] for row in rows} == {
-        "000000.npy": 1, "000001.npy": 1, "000002.npy": 2, "000003.npy": 2,
+    assert {row["file"]: row["label"] for row in rows} == {
+        "000000.npy": "class0", "000001.npy": "class0", "000002.npy": "class1", "000003.npy": "class1",
     }  # fmt: skip
+    with pytest.raises(ConfigError, match=r"holds 2 samples of another seed, 000000\.npy"):
+        models["duet"].generate(2, seed=2, start=2).save(tmp_path)
+    models["duet"].generate(4, seed=2).save(tmp_path)  # all are replaced
+
+
+@pytest.mark.parametrize("list_of_others", [None, "{", '{"samples": []}'])
+def test_generating_replaces_no_file_of_the_users_own(models, tmp_path, list_of_others):
+    (tmp_path / "000070.npy").write_text("mine")
+    (tmp_path / "note.txt").write_text("mine")
+    if list_of_others:
+        (tmp_path / "samples.json").write_text(list_of_others)
+    before = tree(tmp_path)
+    draw = models["ring"].stream
+    for chunks, count in (
+        (draw(CHUNK + 7), CHUNK + 7),
+        (draw(3, start=70), 3),
+        (draw(9, start=69), None),
+    ):
+        with pytest.raises(
+            ConfigError, match=r"holds \d files that the new samples would replace .* --out"
+        ):
+            save(chunks, tmp_path, count=count)
+        assert tree(tmp_path) == before
+    if not list_of_others:
+        save(draw(70), tmp_path, count=70)
+        save(draw(70), tmp_path, count=70)
+        assert (tmp_path / "000070.npy").read_text() == "mine"
 
 
 def test_a_path_that_ends_in_a_slash_is_a_folder(models, tmp_path):
     models["ring"].generate(2).save(f"{tmp_path}/v1.0/")
     assert (tmp_path / "v1.0" / "samples.json").exists()
+
+
+def test_a_file_is_no_folder(models, tmp_path):
+    (tmp_path / "note").write_text("mine")
+    for path in (tmp_path / "note", f"{tmp_path}/note/", os.devnull):
+        with pytest.raises(ConfigError, match="is no folder, and has no ending of a file"):
+            models["ring"].generate(2).save(path)
+    assert (tmp_path / "note").read_text() == "mine"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +13,7 @@ import typer
 
 from genkit.cli.progress import reporter
 from genkit.errors import ConfigError
-from genkit.kit.program import Command, group, print_lines
+from genkit.kit.program import Command, group, print_lines, teller
 
 if TYPE_CHECKING:
     from genkit.sampling.samples import Samples
@@ -243,10 +243,12 @@ def generate(
         )  # errors before the work, not after it
         samples.format_of(loaded_model.modality, format)
     chunks: Iterable[Samples]
+    count = n
     if ends:
-        chunks = [
-            loaded_model.interpolate(ends, seed, 8 if steps is None else steps, label, controls)
-        ]
+        points = loaded_model.interpolate(
+            ends, seed, 8 if steps is None else steps, label, controls
+        )
+        chunks, count = [points], len(points)
     else:
         chunks = loaded_model.stream(
             n,
@@ -268,7 +270,7 @@ def generate(
     if n == 1 and not ends and best_of is None and is_long(loaded_model, out):
         paths = [save_long(loaded_model, out, seed, start, label=label, controls=controls)]
     else:
-        paths = samples.save(chunks, out, format=format, count=None if ends else n)
+        paths = _saved(chunks, out, format, count)
     if as_json:
         import json
 
@@ -283,6 +285,23 @@ def generate(
         )
     else:
         print(paths[0] if len(paths) == 1 else Path(out))
+
+
+def _saved(chunks: Iterable[Samples], out: str, format: str | None, count: int) -> list[Path]:
+    """The files of samples that are written while they are drawn; how far it is, is told from time to time."""
+    from genkit.sampling import samples
+    from genkit.system.runtime import waiting
+
+    drawn_count = 0
+
+    def counted() -> Iterator[Samples]:
+        nonlocal drawn_count
+        for chunk in chunks:
+            drawn_count += len(chunk)
+            yield chunk
+
+    with waiting(lambda: f"{drawn_count:,} of {count:,} samples are drawn", teller(quiet=False)):
+        return samples.save(counted(), out, format=format, count=count)
 
 
 def _interpolation(interpolate: str | None, steps: int | None, *others: int | None) -> list[int]:

@@ -147,6 +147,10 @@ def _requirements(home: Distribution, of_plugin: bool) -> Iterator[Outcome]:
     for line in own_complaints:
         option = "--force-reinstall " if "not supported on this platform" in line else ""
         yield "fault", f"{line.rstrip('.')}: pip install {option}{home.name}"
+    missing = soundness.missing_requirements(home)
+    if not own_complaints:
+        for line in missing:
+            yield "fault", f"it needs {line}: pip install {home.name}"
     if of_plugin and CORE not in names:
         floor = f"{CORE}>={registry.core_version()}"
         yield "note", f"it does not say which {CORE} it needs: add {floor} to its dependencies"
@@ -155,7 +159,7 @@ def _requirements(home: Distribution, of_plugin: bool) -> Iterator[Outcome]:
             "note",
             "not compared with what is installed, as pip does not run here: try uv pip check",
         )
-    elif not own_complaints and (CORE in names or not of_plugin):
+    elif not own_complaints and not missing and (CORE in names or not of_plugin):
         yield "ok", "all installed"
 
 

@@ -15,14 +15,21 @@ import contextlib
 import json
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import Any, cast
 
 from genkit.discovery import selection, soundness
 from genkit.discovery.selection import canonical, matches
-from genkit.errors import GenkitError, PluginError, UnknownModality, did_you_mean, first_line
+from genkit.errors import (
+    ConfigError,
+    GenkitError,
+    PluginError,
+    UnknownModality,
+    did_you_mean,
+    first_line,
+)
 from genkit.plugin import API, Modality, ModalityPlugin
 from genkit.user_objects import resolve
 
@@ -36,7 +43,6 @@ PRESET_SECONDS = 60
 """Time limit for checking the presets of all plugins; a plugin that needs longer is not judged by them."""
 
 _GROUP = re.compile(r"genkit\.modality\.v(\d+)")
-_ID = re.compile(r"[a-z][a-z0-9_]{0,31}")
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,7 @@ class Found:
         return f"{self.distribution} {self.version} ({self.id})"
 
 
+check_manifest = soundness.check_manifest
 _registered: dict[str, Modality] = {}
 
 
@@ -84,8 +91,9 @@ def register(modality: Modality, replace: bool = False) -> Modality:
         The manifest, unchanged.
 
     Raises:
-        PluginError: if the id is in use and `replace` is False.
+        PluginError: if the id is in use and `replace` is False, or the manifest is invalid.
     """
+    manifest_of(modality)
     is_registered = modality.id in _registered and _registered[modality.id] != modality
     is_installed = (
         any(row.id == modality.id and row.status != "disabled" for row in _scan())
@@ -129,6 +137,8 @@ def probed() -> list[Found]:
     Raises:
         PluginError: if GENKIT_STRICT_PLUGINS is set, for the first plugin that is neither ok nor disabled.
     """
+    from importlib.metadata import Distribution
+
     from genkit.discovery.probing import ask
 
     rows = found()
@@ -143,7 +153,7 @@ def probed() -> list[Found]:
         rows[rows.index(row)] = replace(row, **changes)
         valid_rows += [row] if changes["status"] == "ok" else []
     for row, preset in _preset_faults(valid_rows).items():
-        missing = soundness.missing_requirements(row.path)
+        missing = soundness.missing_requirements(Distribution.at(row.path))
         reason = (
             f"it needs {'; '.join(missing)}: pip install {row.distribution}" if missing else preset
         )
@@ -247,7 +257,7 @@ def provider(name: str) -> Found:
     if home:
         raise UnknownModality(f"modality {name!r} is not installed: pip install {home}")
     names = sorted({row.name if is_full else row.id for row in all_rows})
-    hint = did_you_mean(name, names if is_full else {*names, *homes}, 0.8 if is_full else 0.5)
+    hint = did_you_mean(name, names if is_full else {*names, *homes}, 0.8 if is_full else 0.6)
     if "Did you mean" not in hint:  # what is not installed is no choice
         hint = f" Installed: {', '.join(names)}." if names else " No plugins are installed."
     raise UnknownModality(f"no installed plugin provides the modality {name!r}.{hint}")
@@ -303,21 +313,30 @@ def named_class(modality: Modality, part: str) -> Any:
 
 
 @contextlib.contextmanager
-def asking(modality: Modality, call: str) -> Iterator[None]:
+def asking(
+    modality: Modality, call: str, own: str = ""
+) -> Iterator[Callable[[str], PluginError | ConfigError]]:
     """A context for a call of a plugin: an exception in it becomes a `PluginError`; a `GenkitError` passes unchanged.
 
     Args:
         modality: the plugin's manifest.
         call: the method or step, for the message.
+        own: the setting that names a user's own code which is called: then it is a `ConfigError`. Empty: the plugin's.
+
+    Yields: a function that makes this error of a reason, for an answer that breaks the contract.
     """
+
+    def fault(reason: str) -> PluginError | ConfigError:
+        return (
+            ConfigError(f"{own}: {reason}") if own else PluginError(origin(modality), call, reason)
+        )
+
     try:
-        yield
+        yield fault
     except GenkitError:
         raise
-    except Exception as error:
-        raise PluginError(
-            origin(modality), call, f"{first_line(error)} (-v shows where)"
-        ) from error
+    except _FAULTS as error:
+        raise fault(f"{first_line(error)} (-v shows where)") from error
 
 
 def origin(modality: Modality) -> str:
@@ -361,33 +380,21 @@ def core_version() -> str:
         return "unknown"
 
 
-def is_id(id: str) -> bool:
-    """Whether a modality may have this id: a lower-case letter, then lower-case letters, digits, `_`; at most 32."""
-    return _ID.fullmatch(id) is not None
+def manifest_of(modality: object) -> Modality:
+    """The manifest that a user means: of an id or `distribution:id`, or a manifest itself, checked.
 
-
-def check_manifest(id: str, manifest: object) -> str:
-    """What is wrong with the object that an entry point names; empty if it is a valid manifest.
-
-    Args:
-        id: the name of the entry point.
-        manifest: the object.
+    Raises:
+        ConfigError: if it is neither.
+        UnknownModality, PluginError: as `describe`; PluginError too if a manifest is invalid.
     """
-    if not isinstance(manifest, Modality):
-        return f"its entry point names a {type(manifest).__name__}, not a genkit.plugin.Modality"
-    if manifest.id != id:
-        return (
-            f"its manifest calls itself {manifest.id!r}, its entry point {id!r}; they must be equal"
-        )
-    if not is_id(id):
-        return f"the id {id!r} is not lower-case letters, digits and underscores, at most 32"
-    if not manifest.presets:
-        return "its manifest has no presets"
-    try:
-        manifest.to_json()
-    except (TypeError, ValueError, AttributeError) as error:
-        return f"its manifest is not plain data ({error})"
-    return ""
+    if isinstance(modality, str):
+        return describe(modality)
+    if not isinstance(modality, Modality):
+        expectation = "the id of a modality, or a genkit.plugin.Modality, is needed"
+        raise ConfigError(f"modality = a {type(modality).__name__}: {expectation}")
+    if fault := soundness.form_fault(modality):
+        raise PluginError(origin(modality), "description", fault)
+    return modality
 
 
 # Implementation --------------------------------------------------------------------------------------------------
@@ -421,8 +428,13 @@ def _all_usable(rows: list[Found]) -> list[Found]:
 
 
 def _local(modality: Modality) -> Found:
-    target = modality.plugin if isinstance(modality.plugin, str) else modality.plugin.__qualname__
-    return Found(modality.id, target, "local", "0", "")
+    return Found(
+        modality.id,
+        getattr(modality.plugin, "__qualname__", str(modality.plugin)),
+        "local",
+        "0",
+        "",
+    )
 
 
 def _scan() -> Iterator[Found]:
@@ -514,7 +526,11 @@ def _settle(rows: Sequence[Found]) -> list[Found]:
                 status="conflict",
                 reason=f"the id {row.id!r} is also claimed by {others}: {cure}",
             )
-        elif row.status == "ok" and row.distribution != "local" and not _importable(row.target):
+        elif (
+            row.status == "ok"
+            and row.distribution != "local"
+            and not soundness.importable(row.target)
+        ):
             module = row.target.partition(":")[0]
             row = replace(
                 row,
@@ -523,17 +539,6 @@ def _settle(rows: Sequence[Found]) -> list[Found]:
             )
         checked_rows.append(row)
     return checked_rows
-
-
-def _importable(target: str) -> bool:
-    """Whether the top-level package of `module:attribute` can be found; nothing of it is run."""
-    import importlib.util
-
-    package = target.partition(":")[0].partition(".")[0]
-    try:
-        return package in sys.modules or importlib.util.find_spec(package) is not None
-    except (ImportError, ValueError):
-        return False
 
 
 def rows_as_json(rows: Sequence[Found]) -> str:

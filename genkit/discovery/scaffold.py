@@ -13,7 +13,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from string import Template
 
-from genkit.discovery import registry
+from genkit.discovery import registry, soundness
 from genkit.errors import ConfigError, StorageError
 
 TEMPLATES = "genkit", "discovery", "templates", "modality"
@@ -96,7 +96,7 @@ def package_of(id: str) -> str:
 
 
 def _check_id(id: str) -> None:
-    if not registry.is_id(id):
+    if not soundness.is_id(id):
         raise ConfigError(
             f"{id!r} cannot be the id of a modality: a lower-case letter, then lower-case letters, digits and "
             "underscores, at most 32 in all"

@@ -17,15 +17,10 @@ from typing import Any, NamedTuple
 
 from genkit.engine.game import Game
 from genkit.engine.run_folder import RunFolder
+from genkit.errors import STOPS
 
 LOG_SECONDS = 1.0
 """Seconds between two rows of the log, and between two plain progress reports."""
-STOPS = [
-    getattr(signal, name)
-    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
-    if hasattr(signal, name)
-]
-"""Signals that ask a run to save and stop: Ctrl-C, `kill`, a closed terminal, a job's time limit; Windows has two."""
 PULSE = 16
 """Rounds between two checks that have to wait for the device or for other processes."""
 

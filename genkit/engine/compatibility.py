@@ -5,7 +5,8 @@ Knows the recipe, the networks and their outputs; trains nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,9 +15,9 @@ from torch import Tensor, nn
 from genkit.config import RunConfig
 from genkit.discovery import registry
 from genkit.engine.averages import couples_samples
-from genkit.errors import ConfigError, PluginError, did_you_mean
+from genkit.errors import ConfigError, ModelError, PluginError, did_you_mean
 from genkit.plugin import Critique, ModalityPlugin, Networks, Noise, Sample, capabilities_of
-from genkit.recipe import GumbelSoftmax, Recipe, ScoreFunction, StraightThrough
+from genkit.recipe import GumbelSoftmax, Pathwise, Recipe, ScoreFunction, StraightThrough
 
 
 def check_networks(config: RunConfig, plugin: ModalityPlugin, networks: Networks) -> frozenset[str]:
@@ -32,19 +33,6 @@ def check_networks(config: RunConfig, plugin: ModalityPlugin, networks: Networks
         if capability not in capabilities:
             raise ConfigError(
                 f"{setting} needs the capability {capability!r}, which {origin} lacks"
-            )
-    noise = getattr(networks.generator, "noise", None)
-    if not isinstance(noise, Mapping):
-        raise PluginError(
-            origin, "networks", "its generator has no `noise` mapping (part -> genkit.plugin.Noise)"
-        )
-    for part, spec in noise.items():
-        if not isinstance(spec, Noise) or not isinstance(spec.shape, tuple):
-            raise PluginError(
-                origin,
-                "networks",
-                f"its generator has noise[{part!r}] = {spec!r}; a genkit.plugin.Noise with a tuple as its shape, such "
-                "as Noise((4,)), was expected",
             )
     if not networks.critics and any(stage.kind != "pretrain" for stage in recipe.stages):
         raise PluginError(
@@ -67,6 +55,71 @@ def check_networks(config: RunConfig, plugin: ModalityPlugin, networks: Networks
     return capabilities
 
 
+def structure_fault(networks: object) -> str:
+    """What is wrong with what a plugin gives as its networks; empty if they are modules that can be trained.
+
+    Args:
+        networks: what `networks` returned, before anything was done with it.
+    """
+    if not isinstance(networks, Networks):
+        return f"it returned a {type(networks).__name__}; a genkit.plugin.Networks was expected"
+    modules = {"generator": networks.generator}
+    for group in ("critics", "frozen"):
+        members = getattr(networks, group)
+        if not isinstance(members, Mapping):
+            return f"its {group} are a {type(members).__name__}; a mapping of names to modules was expected"
+        for name, module in members.items():
+            if not isinstance(name, str) or not name or "." in name or name in modules:
+                return (
+                    f"the name {name!r} in its {group}: a text without a dot was expected, that is no name of "
+                    f"another network ({', '.join(modules)})"
+                )
+            modules[name] = module
+    owners: dict[int, str] = {}
+    for name, module in modules.items():
+        if not isinstance(module, nn.Module):
+            return f"its {name!r} is a {type(module).__name__}; a torch.nn.Module was expected"
+        for path, parameter in module.named_parameters():
+            if nn.parameter.is_lazy(parameter):
+                return f"its {name!r} has a weight without a shape, {path}: run lazy modules once before"
+            if parameter.requires_grad and owners.setdefault(id(parameter), name) != name:
+                return (
+                    f"its {name!r} has a weight, {path}, that {owners[id(parameter)]!r} has too: each weight is "
+                    "trained by one player; use a copy, or pass a frozen network"
+                )
+    return _noise_fault(getattr(networks.generator, "noise", None))
+
+
+def _noise_fault(noise: object) -> str:
+    """What is wrong with a generator's `noise`; empty if it can be drawn."""
+    if not isinstance(noise, Mapping):
+        return "its generator has no `noise` mapping (part -> genkit.plugin.Noise)"
+    for part, spec in noise.items():
+        is_shape = isinstance(spec, Noise) and isinstance(spec.shape, tuple)
+        if not is_shape or not all(_is_count(size, 0) for size in spec.shape):
+            return (
+                f"its generator has noise[{part!r}] = {spec!r}; a genkit.plugin.Noise with a tuple of sizes as its "
+                "shape, such as Noise((4,)), was expected"
+            )
+        allowed = {
+            "distribution": ("'normal' or 'uniform'", spec.distribution in ("normal", "uniform")),
+            "dtype": ("'float32' or 'float64'", spec.dtype in ("float32", "float64")),
+            "steps": (
+                "None, or a number from 1 on",
+                spec.steps is None or _is_count(spec.steps, 1),
+            ),
+        }
+        for name, (expectation, is_valid) in allowed.items():
+            if not is_valid:
+                value = getattr(spec, name)
+                return f"its generator has noise[{part!r}] with {name} = {value!r}: must be {expectation}"
+    return ""
+
+
+def _is_count(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
 def required_capabilities(recipe: Recipe) -> dict[str, str]:
     """Capability -> the setting of the recipe that needs it."""
     needs = {}
@@ -83,28 +136,69 @@ def required_capabilities(recipe: Recipe) -> dict[str, str]:
     return needs
 
 
-@torch.no_grad()
-def check_critic(name: str, critic: nn.Module, sample: Sample, recipe: Recipe) -> None:
+Fault = Callable[[str], Exception]
+"""Makes the error of a contract that is broken, of a reason: see `genkit.discovery.registry.asking`."""
+
+
+def check_sample(sample: Sample, fault: Fault) -> None:
+    """Raise an error unless a batch of real or generated samples is one that networks can be given."""
+    for name in ("x", "condition", "mask", "relaxed"):
+        part = getattr(sample, name)
+        if not (isinstance(part, Tensor) or (part is None and name != "x")):
+            raise fault(f"its {name} is a {type(part).__name__}; a tensor was expected")
+    mask, shape = sample.mask, sample.x.shape
+    if mask is not None and not (
+        mask.dtype == torch.bool
+        and mask.ndim == 2
+        and len(mask) == shape[0]
+        and mask.shape[1] in shape[1:]
+    ):
+        raise fault(
+            f"its mask is {list(mask.shape)} of {mask.dtype} for samples {list(shape)}; a bool for each step was "
+            "expected, [B, L]"
+        )
+
+
+def check_critic(
+    name: str, critic: nn.Module, sample: Sample, recipe: Recipe, fault: Fault
+) -> None:
     """Run a critic once in eval mode, so that a broken contract is reported before the game begins.
 
+    Args:
+        fault: for whatever it returns but a Critique with finite logits [B] or [B, P] that have a gradient.
+
     Raises:
-        ConfigError: if it returns anything but a Critique with logits [B] or [B, P], or scores no steps where the
-            recipe's credit needs it.
+        ConfigError: if it scores no steps where the recipe's credit needs it.
     """
-    was_training = critic.training
-    critique = critic.eval()(sample)
+    was_training, version = critic.training, sample.x._version
+    with torch.enable_grad():
+        critique = critic.eval()(sample)
     critic.train(was_training)
     if not isinstance(critique, Critique):
-        kind = type(critique).__name__
-        raise ConfigError(
-            f"the critic {name!r} returns a {kind}; a genkit.plugin.Critique was expected"
+        raise fault(
+            f"it returned a {type(critique).__name__}; a genkit.plugin.Critique was expected"
         )
+    if not isinstance(critique.logits, tuple | list) or not len(critique.logits):
+        raise fault(f"it returned logits = {critique.logits!r}; a tuple of tensors was expected")
     for logits in critique.logits:
+        if not isinstance(logits, Tensor) or not logits.is_floating_point():
+            kind = logits.dtype if isinstance(logits, Tensor) else type(logits).__name__
+            raise fault(
+                f"it returned logits of {kind}; tensors of floating-point numbers were expected"
+            )
         if logits.ndim not in (1, 2) or len(logits) != len(sample):
-            raise ConfigError(
-                f"the critic {name!r} returns logits {list(logits.shape)} for {len(sample)} samples; "
+            raise fault(
+                f"it returned logits {list(logits.shape)} for {len(sample)} samples; "
                 f"[{len(sample)}] or [{len(sample)}, P] was expected"
             )
+        if not logits.isfinite().all():
+            raise fault("it returned logits that are not finite before it has learned anything")
+        if not logits.requires_grad:
+            raise fault(
+                "no gradient comes back from its logits: nothing may be detached from its weights"
+            )
+    if sample.x._version != version:
+        raise fault("it wrote into its input (x): work on a copy")
     estimator = recipe.estimator
     wants_steps = isinstance(estimator, ScoreFunction) and estimator.credit == "per_step"
     if wants_steps and not critique.per_step:
@@ -114,30 +208,47 @@ def check_critic(name: str, critic: nn.Module, sample: Sample, recipe: Recipe) -
         )
 
 
-@torch.no_grad()
 def check_generator(
-    generator: nn.Module, noise: Mapping[str, Tensor], controls: Any, real: Sample
+    generator: nn.Module,
+    noise: Mapping[str, Tensor],
+    controls: Any,
+    real: Sample,
+    recipe: Recipe,
+    fault: Fault,
 ) -> None:
     """Run a generator once in eval mode, so that a broken contract is reported before the game begins.
 
-    Raises:
-        ConfigError: if it returns anything but a Sample of the real batch's shape.
+    Args:
+        fault: for whatever it returns but a Sample of the real batch's shape and dtype, finite, and with a gradient
+            where the recipe's estimator needs it.
     """
     was_training = generator.training
-    fake = generator.eval()(noise, real.condition, controls)
+    versions = {part: tensor._version for part, tensor in noise.items()}
+    with torch.enable_grad():
+        fake = generator.eval()(noise, real.condition, controls)
     generator.train(was_training)
     if not isinstance(fake, Sample):
-        raise ConfigError(
-            f"the generator returns a {type(fake).__name__}; a genkit.plugin.Sample was expected"
-        )
+        raise fault(f"it returned a {type(fake).__name__}; a genkit.plugin.Sample was expected")
+    check_sample(fake, fault)
+    for fake_kind, real_kind in (
+        (list(fake.x.shape), list(real.x.shape)),
+        (fake.x.dtype, real.x.dtype),
+    ):
+        if fake_kind != real_kind:
+            raise fault(f"it returned samples {fake_kind}, but the data are {real_kind}")
     if fake.x.is_floating_point() and not fake.x.isfinite().all():
-        raise ConfigError(
-            "the generator returns values that are not finite before it has learned anything"
+        raise fault("it returned values that are not finite before it has learned anything")
+    if (
+        isinstance(recipe.estimator, Pathwise)
+        and fake.x.is_floating_point()
+        and not fake.x.requires_grad
+    ):
+        raise fault(
+            "no gradient comes back from its samples: nothing may be detached from its weights"
         )
-    if fake.x.shape != real.x.shape:
-        raise ConfigError(
-            f"the generator returns samples {list(fake.x.shape)}, but the data are {list(real.x.shape)}"
-        )
+    for part, version in versions.items():
+        if noise[part]._version != version:
+            raise fault(f"it wrote into its noise ({part}): work on a copy")
 
 
 @torch.no_grad()
@@ -158,3 +269,32 @@ def sees_other_rows(critic: nn.Module, sample: Sample) -> bool:
         torch.allclose(one[0], other[0], rtol=1e-3, atol=1e-4)
         for one, other in zip(copies.logits, batch.logits, strict=True)
     )
+
+
+def check_state(state: Any, counters: Mapping[str, Any], retries: int, path: Path) -> None:
+    """Raise ModelError unless the plain part of a checkpoint has counts where counts belong, and means of items.
+
+    Args:
+        state: what the file holds.
+        counters: of a game of the same networks.
+        retries: the most returns to an earlier state that a game makes.
+        path: of the file, for messages.
+    """
+    is_tree = isinstance(state, dict) and all(
+        isinstance(state.get(name, {}), dict) for name in ("updates", "machine", "data")
+    )
+    if not is_tree:
+        raise ModelError(f"{path} is no state of a run: an object with objects in it was expected")
+    values = {
+        **{name: state.get(name, 0) for name in counters if name != "updates"},
+        **{f"updates.{name}": state.get("updates", {}).get(name) for name in counters["updates"]},
+        "log_bytes": state.get("log_bytes"),
+    }
+    for name, value in values.items():
+        kinds = (int, float) if name == "seconds" else (int,)
+        is_count = isinstance(value, kinds) and not isinstance(value, bool)
+        if not is_count or not 0 <= value < 2**53 or (name == "retry" and value > retries):
+            raise ModelError(f"{path}: {name} = {value!r} is no count of a run")
+    means = state.get("data", {}).get("spread_means", [])
+    if not (isinstance(means, list) and all(isinstance(mean, float) for mean in means)):
+        raise ModelError(f"{path}: data.spread_means are no numbers")

@@ -9,9 +9,11 @@ the data interfaces of the plugin contract; no modality, no networks.
 from __future__ import annotations
 
 import json
+import reprlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -22,7 +24,7 @@ import torch
 from genkit import config as configuration
 from genkit.config import RunConfig
 from genkit.discovery import registry
-from genkit.errors import DataError, GenkitError, PluginError, first_line
+from genkit.errors import DataError, GenkitError, ModelError, first_line
 from genkit.kit.files import reason
 from genkit.kit.items import ATTEMPTS, check_usable, count_skipped, name_skipped
 from genkit.plugin import (
@@ -36,11 +38,12 @@ from genkit.plugin import (
     Skipped,
 )
 from genkit.sampling.batching import as_sample, as_tensor, collate, join
+from genkit.system.files import plain_name
 from genkit.system.runtime import waiting
 from genkit.system.seeding import global_seeds, seed_cpu
 from genkit.system.streams import stream_key, words
 
-FIRST_ITEMS = 8
+SEEN_ITEMS = 8
 """A run recognises its data by so many items."""
 
 TRIAL, LONG_TRIAL = 0.5, 10.0
@@ -107,8 +110,8 @@ def check_data(
         data = _open(config, LONG_TRIAL)
     shape = None
     if data.items:
-        with registry.asking(config.modality, "an item"):
-            shape = tuple(Batches(data.dataset, config.run.seed).take(0, 1).x.shape[1:])
+        batches = Batches(data.dataset, config.run.seed, config.modality)
+        shape = tuple(batches.take(0, 1).x.shape[1:])
     return DataReport(
         config.data_name or "the data",
         data.items,
@@ -161,43 +164,72 @@ def _open(config: RunConfig, seconds: float) -> _Opened:
     modality, cls = config.modality, registry.load(config.modality)
     with registry.asking(modality, "open"):
         source = cls.open(config.data, config.options)
-    with registry.asking(modality, "inspect"):
+    with registry.asking(modality, "inspect") as fault:
         facts = cls.inspect(source, config.options)
-    _check_facts(modality, facts)
-    with registry.asking(modality, "dataset"):
+        if reason := facts_fault(facts):
+            raise fault(reason)
+    with registry.asking(modality, "dataset") as fault:
         plugin = cls(config.options, facts)
         dataset = plugin.dataset(source)
-    if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
-        fault = f"it returned a {type(dataset).__name__}; a map-style data set was expected"
-        raise PluginError(registry.origin(modality), "dataset", fault)
-    with registry.asking(modality, "dataset"):
+        if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
+            kind = type(dataset).__name__
+            raise fault(f"it returned a {kind}; a map-style data set was expected")
         count = len(dataset)
+        notes = getattr(dataset, "notes", ())
+        if isinstance(notes, str):
+            raise fault(f"its notes = {notes!r}: a sequence of sentences was expected")
         skipped = [Skipped(*item) for item in getattr(dataset, "skipped", ())]
         remarks = tuple(Remark(*one) for one in getattr(dataset, "remarks", ()))
-        notes = tuple(map(str, getattr(dataset, "notes", ())))
-    unusable = Batches(dataset, config.run.seed).tried(seconds) if count else {}
+    unusable = Batches(dataset, config.run.seed, modality).tried(seconds) if count else {}
     skipped += [Skipped(f"item {index}", fault) for index, fault in unusable.items()]
-    return _Opened(plugin, dataset, count - len(unusable), tuple(skipped), remarks, notes)
+    items, all_notes = count - len(unusable), tuple(map(str, notes))
+    return _Opened(plugin, dataset, items, tuple(skipped), remarks, all_notes)
 
 
-def _check_facts(modality: Modality, facts: Any) -> None:
-    """Raise PluginError unless facts are what a model folder can hold: plain JSON data, and bytes by file name."""
-    origin = registry.origin(modality)
+def facts_fault(facts: object) -> str:
+    """What keeps facts from being what a model folder gives back of them; empty if they are JSON data and files."""
     if not isinstance(facts, Facts):
-        kind = type(facts).__name__
-        raise PluginError(
-            origin, "inspect", f"it returned a {kind}; a genkit.plugin.Facts was expected"
-        )
-    for name, value in facts.values.items():
+        return f"it returned a {type(facts).__name__}; a genkit.plugin.Facts was expected"
+    for name in ("values", "files"):
+        if not isinstance(getattr(facts, name), Mapping):
+            return (
+                f"facts.{name} is a {type(getattr(facts, name)).__name__}; a mapping was expected"
+            )
+    for key, value in facts.values.items():
         try:
-            json.dumps({name: value}, allow_nan=False)
+            is_kept = _is_kept({key: value}, json.loads(json.dumps({key: value}, allow_nan=False)))
+            reason = "not the same after JSON: use lists, not tuples, and texts as keys"
         except (TypeError, ValueError, RecursionError) as error:
-            text = f"facts.values[{name!r}] = {value!r}: plain JSON data were expected ({first_line(error)})"
-            raise PluginError(origin, "inspect", text) from error
+            is_kept, reason = False, first_line(error)
+        if not is_kept:
+            return (
+                f"facts.values[{key!r}] = {_shown(value)}: plain JSON data were expected ({reason})"
+            )
     for name, content in facts.files.items():
+        try:
+            plain_name(name)
+        except (ModelError, TypeError) as error:
+            return f"facts.files[{name!r}]: {error}"
         if not isinstance(content, bytes):
-            text = f"facts.files[{name!r}] is a {type(content).__name__}; bytes were expected"
-            raise PluginError(origin, "inspect", text)
+            return f"facts.files[{name!r}] is a {type(content).__name__}; bytes were expected"
+    return ""
+
+
+def _is_kept(value: Any, copy: Any) -> bool:
+    """Whether a copy of plain data is equal to them, in its types too."""
+    if isinstance(copy, dict) and isinstance(value, dict):
+        return _is_kept([*value], [*copy]) and _is_kept([*value.values()], [*copy.values()])
+    if isinstance(copy, list) and isinstance(value, list):
+        return len(value) == len(copy) and all(map(_is_kept, value, copy))
+    return isinstance(value, type(copy)) and bool(value == copy)
+
+
+def _shown(value: object) -> str:
+    """The beginning of what Python writes of a value."""
+    try:
+        return reprlib.repr(value)
+    except Exception:  # an integer of many digits has no text
+        return f"a {type(value).__name__}"
 
 
 class Batches:
@@ -207,9 +239,10 @@ class Batches:
         dataset: a `genkit.plugin.Dataset`, a tensor or an array [N, *event]. A `RandomDataset` is read ahead of time,
             in a thread of its own; a `BatchedDataset` by whole batches; any other item by item.
         seed: of the order, and of the items' own randomness.
+        modality: whose plugin the data set is of; a mistake in its code is told as the plugin's. None: as it is raised.
 
-    An item that raises, whose values are not finite, or whose shape is not that of the first, is replaced by another
-    one, always by the same: the stream does not depend on when the fault was found.
+    An item that raises, whose values are not finite, or whose shape or dtype is not that of item 0, is replaced by
+    another one, always by the same: the stream does not depend on when the fault was found.
 
     Attributes:
         unusable: why an item cannot be used, by its index, of those that were read so far.
@@ -218,15 +251,15 @@ class Batches:
         DataError: if the data set is empty.
     """
 
-    def __init__(self, dataset: Any, seed: int) -> None:
+    def __init__(self, dataset: Any, seed: int, modality: Modality | None = None) -> None:
         if len(dataset) == 0:
             raise DataError("the data set is empty")
-        self.dataset, self.seed = dataset, seed
+        self.dataset, self.seed, self.modality = dataset, seed, modality
         self._epoch, self._order = -1, np.empty(0, np.int64)
         self._next_read: tuple[int, int, Future[Sample]] | None = None
         self._last_position = 0
         self.unusable: dict[int, str] = {}
-        self._shape: torch.Size | None = None
+        self._kind: tuple[torch.Size, torch.dtype] | None = None
         self._told_count = 0
         self._reader = ThreadPoolExecutor(1, "genkit-reader")
 
@@ -235,19 +268,32 @@ class Batches:
 
     @cached_property
     def means(self) -> list[float]:
-        """The mean of each of the first items of the stream, by which a resumed run recognises its data.
+        """The means of items that are spread evenly over the data set, by which a resumed run recognises its data.
 
-        Another version of a decoder changes a mean by less than other items do.
+        Another version of a decoder changes a mean by less than other items do. What it cannot see: an item between
+        these that was replaced, and changes that keep a mean, such as an order of values.
         """
-        first = self.take(0, min(FIRST_ITEMS, len(self))).x
-        return [float(x.float().nan_to_num().mean()) for x in first]
+        count = min(SEEN_ITEMS, len(self))
+        chosen_indices = {number * (len(self) - 1) // max(count - 1, 1) for number in range(count)}
+        self._shuffled(0)
+        places = np.flatnonzero(np.isin(self._order, [*chosen_indices])).tolist()
+        rows = [self.take(place, 1).x[0] for place in places]
+        return [float(x.float().nan_to_num().mean()) for x in rows]
 
     def take(self, position: int, count: int) -> Sample:
         """The batch [count, ...] of the items at the positions `position` .. `position + count - 1` of the stream."""
-        if isinstance(self.dataset, RandomDataset):
-            return self._take_ahead(position, count)
-        with global_seeds(self.seed, "items", position):
-            return self._read(position, count)
+        with self._asking():
+            if self._kind is None:
+                # What is wrong with item 0 is told when its turn comes.
+                with suppress(Exception), global_seeds(self.seed, "first"):
+                    self._fetch([0], 0)
+            if isinstance(self.dataset, RandomDataset):
+                return self._take_ahead(position, count)
+            with global_seeds(self.seed, "items", position):
+                return self._read(position, count)
+
+    def _asking(self) -> AbstractContextManager[Any]:
+        return nullcontext() if self.modality is None else registry.asking(self.modality, "an item")
 
     def news(self) -> list[str]:
         """A sentence about items that were replaced, if there were more since the last call; else nothing."""
@@ -268,7 +314,7 @@ class Batches:
             DataError: if most of them cannot.
         """
         deadline, count = time.monotonic() + seconds, 0
-        with global_seeds(self.seed, "trial"):
+        with self._asking(), global_seeds(self.seed, "trial"):
             while count < len(self) and time.monotonic() < deadline:
                 tried = range(count, min(count + ROWS, len(self)))
                 self._try(tried)
@@ -341,35 +387,50 @@ class Batches:
         return not bool(finite.all())
 
     def _fetch(self, indices: list[int], position: int) -> Sample:
-        """The items at some indices, for the positions from `position` on."""
+        """The items at some indices, for the positions from `position` on.
+
+        Raises:
+            BrokenContractError: if there are more or fewer of them.
+            ValueError: if one cannot become a Sample, or is of another kind than item 0.
+        """
         if isinstance(self.dataset, torch.Tensor | np.ndarray):
-            return Sample(as_tensor(self.dataset[indices]))
+            return self._checked(Sample(as_tensor(self.dataset[indices])), indices)
         if isinstance(self.dataset, RandomDataset):
             random_words = words(stream_key("words", self.seed), position, len(indices))
-            return self.dataset.random_batch(indices, random_words)
+            return self._checked(self.dataset.random_batch(indices, random_words), indices)
         if isinstance(self.dataset, BatchedDataset):
             batch = self.dataset.__getitems__(indices)
-            return batch if isinstance(batch, Sample) else collate(list(map(self._sample, batch)))
+            if isinstance(batch, Sample):
+                return self._checked(batch, indices)
+            return self._checked(collate(list(map(self._sample, batch))), indices)
         items = []
         for place, index in enumerate(indices, start=position):
             seed_cpu(self.seed, "item", place)
             items.append(self._sample(self.dataset[index]))
         return collate(items)
 
-    def _sample(self, item: Any) -> Sample:
-        """An item as a Sample.
+    def _checked(self, batch: Sample, indices: Sequence[int]) -> Sample:
+        """The batch, unchanged, if it has a row for each index."""
+        if len(batch.x) != len(indices):
+            raise BrokenContractError(f"{len(batch.x)} items were given for {len(indices)} indices")
+        self._check_kind(batch.x.shape[1:], batch.x.dtype)
+        return batch
 
-        Raises:
-            ValueError: if it cannot become one, or has another shape than the first item that was read.
-        """
+    def _sample(self, item: Any) -> Sample:
+        """An item as a Sample."""
         try:
             sample = as_sample(item)
         except DataError as error:
             raise ValueError(str(error)) from error
-        self._shape = self._shape or sample.x.shape
-        if sample.x.shape != self._shape:
-            raise ValueError(f"shape {tuple(sample.x.shape)}; others have {tuple(self._shape)}")
+        self._check_kind(sample.x.shape, sample.x.dtype)
         return sample
+
+    def _check_kind(self, shape: torch.Size, dtype: torch.dtype) -> None:
+        self._kind = self._kind or (shape, dtype)
+        if shape != self._kind[0]:
+            raise ValueError(f"shape {tuple(shape)}; others have {tuple(self._kind[0])}")
+        if dtype != self._kind[1]:
+            raise ValueError(f"values of {dtype}; others have {self._kind[1]}")
 
     def _index(self, place: int) -> int:
         """The index of the item at a position of the stream; of another one, if that cannot be used.
@@ -397,5 +458,9 @@ class Batches:
         return int(self._order[offset])
 
 
-PASSED_ON = (GenkitError, NameError, ImportError, NotImplementedError)
+class BrokenContractError(Exception):
+    """A data set that gives another number of items than was asked for."""
+
+
+PASSED_ON = (GenkitError, NameError, ImportError, NotImplementedError, BrokenContractError)
 """Exceptions that are no fault of an item: the data set's own sentence, or a mistake in its code."""

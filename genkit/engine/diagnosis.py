@@ -13,6 +13,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from genkit.errors import TrainingError
 from genkit.plugin import Sample
 from genkit.recipe import Recipe
 
@@ -149,3 +150,11 @@ def _copies(points: Tensor, reals: Tensor, spacing: Tensor) -> float:
     """The share of points that are copies of a real one (see COPY); `spacing` [M] is that of the reals."""
     nearest, rows = _distances(points, reals).min(1)
     return (nearest < COPY * spacing[rows]).float().mean().item()
+
+
+def diverged(items: int, reason: str) -> TrainingError:
+    """The error that ends a diverged game, with its reason and advice."""
+    return TrainingError(
+        f"training diverged before {items:,} items: {reason}. Lower the learning rates, add a penalty "
+        "(recipe.penalties.r1.weight=1) or clip gradients, and start a new run; the last complete checkpoint is kept"
+    )

@@ -11,6 +11,7 @@ modality.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import Any
 
@@ -22,16 +23,19 @@ from genkit.config import RunConfig
 from genkit.discovery import registry
 from genkit.engine.averages import Average
 from genkit.engine.compatibility import (
+    Fault,
     check_critic,
     check_generator,
     check_networks,
+    check_sample,
     sees_other_rows,
+    structure_fault,
 )
 from genkit.engine.data import Batches
-from genkit.engine.diagnosis import REALS, Reference
-from genkit.engine.optimizers import impose, make_optimizer, pack, step, unpack
+from genkit.engine.diagnosis import REALS, Reference, diverged
+from genkit.engine.optimizers import impose, make_optimizer, pack, step, under, unpack
 from genkit.engine.players import CriticPlayer, GeneratorPlayer, GeneratorUpdate
-from genkit.errors import ConfigError, PluginError, TrainingError
+from genkit.errors import ConfigError, PluginError
 from genkit.plugin import ModalityPlugin, Sample, full_precision
 from genkit.recipe import GumbelSoftmax, Player, Scheduled, Stage, value_at
 from genkit.sampling.batching import join, parts
@@ -72,10 +76,12 @@ class Game:
                 f"in {recipe.gradient_accumulation} parts (recipe.gradient_accumulation) of whole groups of "
                 f"{recipe.group} (recipe.estimator.group): choose a multiple of the product of these three numbers"
             )
-        self.batches = Batches(dataset, config.run.seed)
+        self.batches = Batches(dataset, config.run.seed, config.modality)
         seed_everything("networks", config.run.seed)
-        with registry.asking(config.modality, "networks"):
+        with registry.asking(config.modality, "networks") as fault:
             self.networks = plugin.networks()
+            if reason := structure_fault(self.networks):
+                raise fault(reason)
             self.lay_out()
             for module in self.networks.frozen.values():
                 module.requires_grad_(False).eval()
@@ -96,6 +102,10 @@ class Game:
             name: [buffer for buffer in player.buffers() if buffer.is_floating_point()]
             for name, player in self.players.items()
         }
+        self.own_networks = {
+            name: configuration.own_network(config.options, player.module)
+            for name, player in self.players.items()
+        }
         self.average = Average(self.networks.generator)
         self.controls = configuration.controls(config.modality, {})
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
@@ -107,13 +117,20 @@ class Game:
         self.skipped = {name: torch.zeros((), device=runtime.device) for name in self.players}
         self._stage_of_optimizers = -1
         first = self.batches.take(0, min(8, len(self.batches))).to(runtime.device)
-        noise = noise_for(self.networks.generator, "rows", range(len(first)), runtime.device)
-        with registry.asking(config.modality, "the generator"), global_seeds("rows"):
-            check_generator(self.networks.generator, noise, self.controls, first)
+        with registry.asking(config.modality, "an item") as fault:
+            check_sample(first, fault)
+        with self.asking("generator") as fault, global_seeds("rows"):
+            noise = noise_for(self.networks.generator, "rows", range(len(first)), runtime.device)
+            check_generator(self.networks.generator, noise, self.controls, first, recipe, fault)
         for name, player in self.critics.items():
-            with registry.asking(config.modality, f"the critic {name!r}"), global_seeds("rows"):
-                check_critic(name, player.module, first, recipe)
+            with self.asking(name) as fault, global_seeds("rows"):
+                check_critic(name, player.module, first, recipe, fault)
                 player.joint_pass = len(first) > 1 and not sees_other_rows(player.module, first)
+
+    def asking(self, player: str, step: str = "") -> AbstractContextManager[Fault]:
+        """A context for calls of a player's code: an error in it is told as the plugin's, or of a user's own class."""
+        name = "the generator" if player == "generator" else f"the critic {player!r}"
+        return registry.asking(self.config.modality, f"{step}{name}", self.own_networks[player])
 
     def lay_out(self) -> None:
         """Move all networks to the runtime's device and memory format; the next round makes fresh optimisers."""
@@ -257,11 +274,10 @@ class Game:
         self._seed("fakes", number)
         self._only("generator")
         self.networks.generator.train()
-        with torch.set_grad_enabled(with_graph), self.runtime.computing():
+        with torch.set_grad_enabled(with_graph), self.runtime.computing(), self.asking("generator"):
             rows = self.runtime.share_of(self.config.recipe.batch_size)
             noise = self._noise(self._key("fakes", number), rows)
-            sample: Sample = self.networks.generator(noise, real.condition, self.controls)
-        return full_precision(sample)
+            return full_precision(self.networks.generator(noise, real.condition, self.controls))
 
     # Rounds and updates ------------------------------------------------------------------------------------------
 
@@ -320,11 +336,12 @@ class Game:
         count = recipe.gradient_accumulation
         counts = self._valid_steps(real, fake, player.loss.paired)
         for part_real, part_fake in zip(parts(real, count), parts(fake, count), strict=True):
-            with self.runtime.computing(exactly=bool(penalties)):
-                loss, statistics = player(
-                    part_real, part_fake, penalties, self._term_weights(), self.networks, counts
-                )
-            (loss / count).backward()
+            with self.asking(name, "an update of "):
+                with self.runtime.computing(exactly=bool(penalties)):
+                    loss, statistics = player(
+                        part_real, part_fake, penalties, self._term_weights(), self.networks, counts
+                    )
+                (loss / count).backward()
             self._tally(name, statistics)
         self._end_update(name, settings)
 
@@ -350,9 +367,10 @@ class Game:
                 kind, part, self._noises(number, place, len(part)), self.networks, self.controls, self._term_weights(),
                 self._temperature(), fake,
             )  # fmt: skip
-            with self.runtime.computing():
-                loss, statistics = self.generator(update)
-            (loss / count).backward()
+            with self.asking("generator", "an update of "):
+                with self.runtime.computing():
+                    loss, statistics = self.generator(update)
+                (loss / count).backward()
             self._tally("generator", statistics)
         self._end_update("generator", self.generator_settings)
 
@@ -530,21 +548,3 @@ class Game:
         yield "generator", self.generator
         yield from ((f"critics.{name}", critic) for name, critic in self.critics.items())
         yield from ((f"frozen.{name}", module) for name, module in self.networks.frozen.items())
-
-
-# Helpers -------------------------------------------------------------------------------------------------------------
-
-
-def diverged(items: int, reason: str) -> TrainingError:
-    """The error that ends a diverged game, with its reason and advice."""
-    return TrainingError(
-        f"training diverged before {items:,} items: {reason}. Lower the learning rates, add a penalty "
-        "(recipe.penalties.r1.weight=1) or clip gradients, and start a new run; the last complete checkpoint is kept"
-    )
-
-
-def under(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors whose names begin with `<name>.`, without that prefix."""
-    return {
-        key[len(name) + 1 :]: value for key, value in tensors.items() if key.startswith(f"{name}.")
-    }

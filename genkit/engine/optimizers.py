@@ -112,3 +112,10 @@ def unpack(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> N
     optimizer.load_state_dict(
         {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
     )
+
+
+def under(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with `<name>.`, without that prefix."""
+    return {
+        key[len(name) + 1 :]: value for key, value in tensors.items() if key.startswith(f"{name}.")
+    }

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from genkit.engine.game import Game
+from genkit.errors import GenkitError
 from genkit.recipe import PLANS
 from genkit.system.files import recall, remember
 
@@ -149,8 +150,10 @@ def _time(game: Game, way: Way, restore: Callable[[], None]) -> float:
             seconds_each = runtime.broadcast(time.perf_counter() - start) / rounds
             seconds, rounds = seconds_each, min(10, math.ceil(0.02 / seconds_each))
         is_sound = not any(game.skipped.values())
-    except RuntimeError:  # torch raises it for an operation that half precision lacks
-        if way.plan == "fp32":
+    except (
+        GenkitError
+    ) as error:  # torch raises a RuntimeError for an operation that half precision lacks
+        if way.plan == "fp32" or not isinstance(error.__cause__, RuntimeError):
             raise
         is_sound = False
     return seconds if is_sound else math.inf

@@ -25,20 +25,29 @@ from genkit.config import RunConfig
 from genkit.discovery import registry
 from genkit.discovery.selection import strict
 from genkit.engine.clock import PULSE, Clock, Progress, Stop, stop_signals
+from genkit.engine.compatibility import check_state
 from genkit.engine.data import open_data
-from genkit.engine.diagnosis import EARLY, saturated
-from genkit.engine.game import LOST_UPDATES, Game, diverged, under
+from genkit.engine.diagnosis import EARLY, diverged, saturated
+from genkit.engine.game import LOST_UPDATES, Game
+from genkit.engine.optimizers import under
 from genkit.engine.plan import choose
 from genkit.engine.run_folder import RunFolder
 from genkit.engine.views import model_of, preview_conditions
-from genkit.errors import GenkitError, Interrupted, ModelError, RunError, first_line
+from genkit.errors import (
+    GenkitError,
+    Interrupted,
+    ModelError,
+    RunError,
+    UnknownModality,
+    first_line,
+)
 from genkit.plugin import Modality
 from genkit.recipe import PLANS, SECTIONS, differences
 from genkit.sampling.model import Model, open_model
 from genkit.sampling.model_folder import find_model, read_model, read_model_config
 from genkit.sampling.samples import check_content, check_finite
 from genkit.system.files import make_folder, read_json, write_whole
-from genkit.system.runtime import Runtime, is_main_process, open_trackers
+from genkit.system.runtime import Runtime, is_main_process, open_trackers, waiting
 from genkit.system.seeding import global_seeds
 from genkit.system.tensors import load_state, read_tensors
 
@@ -98,7 +107,7 @@ def train(
         "recipe": {**(recipe or {}), **({} if batch_size is None else {"batch_size": batch_size})},
         "run": {**(run or {}), **{key: value for key, value in short.items() if value is not None}},
     }
-    manifest = registry.describe(modality) if isinstance(modality, str) else modality
+    manifest = _manifest_for(modality, out) if resume else registry.manifest_of(modality)
     report = progress if progress and is_main_process() else lambda _: None
     layers = [*settings, arguments]
     if init is not None and not resume:
@@ -113,12 +122,8 @@ def train(
             preset = origin["preset"]
     if resume and overwrite:
         raise RunError("resume and overwrite exclude each other: continue the run, or replace it")
-    folder = RunFolder(
-        out or Path("runs") / manifest.id,
-        resume=resume,
-        overwrite=overwrite,
-        is_main_process=is_main_process(),
-    )
+    path = out or Path("runs") / manifest.id
+    folder = RunFolder(path, resume, overwrite, is_main_process())
     threads_before = torch.get_num_threads()
     try:
         earlier = folder.config if resume else None
@@ -131,7 +136,8 @@ def train(
                 game, notes = _set_up(config, folder, earlier is not None, report)
             except KeyboardInterrupt as error:
                 raise Interrupted(
-                    f"stopped before the run went on; nothing of {folder.path} was changed"
+                    f"stopped before the run went on; nothing of {folder.path} was changed",
+                    getattr(error, "exit_code", 130),
                 ) from error
             with stop_signals() as stop:
                 play(game, folder, report, stop, notes)
@@ -230,7 +236,8 @@ def _set_up(
         else:
             notes += _take_over(game, config.run.init)
     if config.run.plan == "auto":
-        notes += choose(game)
+        with waiting("measuring which plan is the fastest here", tell):
+            notes += choose(game)
     game.config = config = replace(
         config, run=config.run.model_copy(update={"threads": runtime.threads, "plan": runtime.plan})
     )
@@ -253,6 +260,20 @@ def _set_up(
             folder.config = _located(config.plain())
     runtime.barrier()
     return game, notes
+
+
+def _manifest_for(modality: str | Modality, out: str | Path | None) -> Modality:
+    """The manifest of a modality whose run is resumed; if its plugin is gone, the run says what to install."""
+    try:
+        return registry.manifest_of(modality)
+    except UnknownModality as error:
+        folder = RunFolder(out or Path("runs") / str(modality), is_main_process=False)
+        maker = str((folder.config or {}).get("plugin"))
+        if maker.startswith("local ") or not maker.endswith(f"({modality})"):
+            raise
+        raise UnknownModality(
+            f"{folder.path} was made with {maker}, which is not installed here: pip install {maker.split()[0]}"
+        ) from error
 
 
 def _located(plain: dict[str, Any]) -> dict[str, Any]:
@@ -472,12 +493,14 @@ def _restore(game: Game, folder: RunFolder, checkpoint: Path) -> list[str]:
         ModelError: if the checkpoint is damaged, or of other networks.
     """
     state = read_json(checkpoint / "state.json")
-    _check_state(state, game, checkpoint / "state.json")
+    check_state(state, game.state()[0], RETRIES, checkpoint / "state.json")
     old, data = dict(state.get("data", {})), _about_data(game)
-    means = old.pop("means", data["means"]), data.pop("means")
+    means = old.pop("spread_means", data["spread_means"]), data.pop("spread_means")
+    old.pop("means", None)  # of the first items: earlier versions compared them
     changes = differences(old, data)
-    if not changes and not np.allclose(*means, rtol=0.01, atol=0.01, equal_nan=True):
-        changes = {"the means of the first items": means}
+    has_all = len(means[0]) == len(means[1])
+    if not changes and not (has_all and np.allclose(*means, 0.01, 0.01, equal_nan=True)):
+        changes = {"the means of some items": means}
     if changes:
         raise RunError(
             f"the data have changed since the run began ({_as_text(changes)}): restore the old data, or start a new run"
@@ -487,7 +510,7 @@ def _restore(game: Game, folder: RunFolder, checkpoint: Path) -> list[str]:
         game.restore(state, groups)
         if game.runtime.is_main_process:
             folder.cut_log(state["log_bytes"])
-    except (KeyError, ValueError, RuntimeError, TypeError) as error:
+    except (KeyError, IndexError, ValueError, RuntimeError, TypeError) as error:
         raise ModelError(
             f"{checkpoint} does not fit the networks of the run's configuration ({first_line(error)})"
         ) from error
@@ -508,27 +531,6 @@ def _restore(game: Game, folder: RunFolder, checkpoint: Path) -> list[str]:
     return notes
 
 
-def _check_state(state: Any, game: Game, path: Path) -> None:
-    """Raise ModelError unless the plain part of a checkpoint has counts where counts belong."""
-    counters, _ = game.state()
-    updates = counters.pop("updates")
-    is_tree = isinstance(state, dict) and all(
-        isinstance(state.get(name, {}), dict) for name in ("updates", "machine", "data")
-    )
-    if not is_tree:
-        raise ModelError(f"{path} is no state of a run: an object with objects in it was expected")
-    values = {
-        **{name: state.get(name, 0) for name in counters},
-        **{f"updates.{name}": state.get("updates", {}).get(name) for name in updates},
-        "log_bytes": state.get("log_bytes"),
-    }
-    for name, value in values.items():
-        kinds = (int, float) if name == "seconds" else (int,)
-        is_count = isinstance(value, kinds) and not isinstance(value, bool)
-        if not is_count or not 0 <= value < 2**53 or (name == "retry" and value > RETRIES):
-            raise ModelError(f"{path}: {name} = {value!r} is no count of a run")
-
-
 def _about_machine(game: Game) -> dict[str, Any]:
     """What the bits of a run's results depend on, beyond its configuration and data."""
     plugin = registry.origin(game.config.modality)
@@ -536,12 +538,12 @@ def _about_machine(game: Game) -> dict[str, Any]:
 
 
 def _about_data(game: Game) -> dict[str, Any]:
-    """The data as a resumed run must find them, wherever they lie: number of items, means of the first, facts."""
+    """The data as a resumed run must find them, wherever they lie: number of items, means of some, facts."""
     facts = game.plugin.facts
     files = {name: hashlib.sha256(content).hexdigest() for name, content in facts.files.items()}
     return {
         "items": len(game.batches),
-        "means": game.batches.means,
+        "spread_means": game.batches.means,
         "facts": json.loads(json.dumps(dict(facts.values))),
         "files": files,
     }

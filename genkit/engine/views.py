@@ -28,7 +28,7 @@ def model_of(game: Game) -> Model:
         condition = _repeated(conditions, rows)
         return draw_batch(module, rows, "recalibration", condition, game.controls, device)
 
-    with global_seeds("model"):
+    with game.asking("generator"), global_seeds("model"):
         module = recalibrated(game.average.module(), draw, RECALIBRATION_ROWS // CHUNK)
     info = _info(game, conditional=conditions is not None)
     return Model(

@@ -31,7 +31,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from genkit.discovery.selection import strict
-from genkit.errors import GenkitError, Interrupted, PluginError
+from genkit.errors import STOPS, ConfigError, GenkitError, Interrupted, PluginError, StorageError
 from genkit.plugin import Modality
 
 __all__ = [
@@ -69,18 +69,73 @@ class Command(_QuickHelp, TyperCommand):
 class Commands(_QuickHelp, TyperGroup):
     """The class of a group of commands, which `group` uses: after Ctrl-C `run` exits with 130."""
 
+    def make_context(self, *arguments: Any, **settings: Any) -> Any:
+        with _told_as_error():
+            return super().make_context(*arguments, **settings)
+
     def invoke(self, ctx: Any) -> Any:
-        try:
+        with _told_as_error():
             return super().invoke(ctx)
-        except KeyboardInterrupt as error:
-            raise Interrupted("stopped", getattr(error, "exit_code", 130)) from None
 
 
-def _print_anything() -> None:
-    """Let standard output and error take any text: file names that are no text as their bytes, the rest escaped."""
+@contextlib.contextmanager
+def _told_as_error() -> Iterator[None]:
+    """A context in which Ctrl-C and the signals of `STOPS` become `Interrupted`, of which `run` tells the exit code."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise Interrupted("stopped", getattr(error, "exit_code", 130)) from None
+
+
+class _Results(io.FileIO):
+    """Standard output. A full disk is an error that `run` tells; of a reader that leaves early, typer takes care."""
+
+    def write(self, content: Any, /) -> int:
+        try:
+            return super().write(content)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise StorageError(f"cannot write to standard output: {error.strerror}") from error
+
+
+class _Notes(io.FileIO):
+    """Standard error. What it cannot take is lost: no note is worth the work that it tells of."""
+
+    def write(self, content: Any, /) -> int:
+        with contextlib.suppress(OSError):
+            super().write(content)
+        return memoryview(content).nbytes
+
+
+def _prepare_streams() -> None:
+    """Let standard output and error take any text, and no fault of standard error stop a command.
+
+    File names that are no text are printed as their bytes, other characters that the encoding lacks are escaped.
+    """
     codecs.register_error("genkit", _encode_oddities)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+    for number, name, kind in ((1, "stdout", _Results), (2, "stderr", _Notes)):
+        if (
+            getattr(sys, name) is None
+        ):  # closed: its number is taken, lest a file of the command gets it
+            null = os.open(os.devnull, os.O_WRONLY)
+            while null < number:
+                null = os.dup(null)
+            setattr(sys, name, io.TextIOWrapper(io.FileIO(null, "w", closefd=False)))
+        stream = getattr(sys, name)
+        buffer = getattr(stream, "buffer", None)
+        is_own = stream is getattr(sys, f"__{name}__")
+        if is_own and type(getattr(buffer, "raw", buffer)) is io.FileIO:
+            file: Any = kind(stream.fileno(), "w", closefd=False)
+            file = io.BufferedWriter(file) if hasattr(buffer, "raw") else file
+            line_buffering, write_through = stream.line_buffering, stream.write_through
+            stream.flush()
+            stream = io.TextIOWrapper(
+                file, stream.encoding, stream.errors,
+                line_buffering=line_buffering, write_through=write_through,
+            )  # fmt: skip
+            setattr(sys, name, stream)
+        if getattr(stream, "errors", "") in ("strict", "surrogateescape"):
             stream.reconfigure(errors="genkit")
 
 
@@ -94,36 +149,50 @@ def _encode_oddities(error: UnicodeError) -> tuple[str | bytes, int]:
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}", error.start + 1
 
 
-class _Terminated(KeyboardInterrupt):
-    """A signal other than Ctrl-C asked the process to end."""
+def _check_folder() -> None:
+    """Raise ConfigError if the working folder is gone: paths mean nothing there, and torch would end the process."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise ConfigError(
+            f"the working folder cannot be used ({error.strerror}): change into another one"
+        ) from error
 
-    exit_code = 143
+
+class _Terminated(KeyboardInterrupt):
+    """A signal asked the process to end.
+
+    Args:
+        number: of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.exit_code = 128 + number
 
 
 @contextlib.contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """A context in which SIGTERM and SIGHUP stop a command as Ctrl-C does: files in work are finished or removed.
+    """A context in which the signals of `STOPS` stop a command: files in work are finished or removed.
 
     A command may set handlers of its own meanwhile; a signal that is ignored already stays ignored.
     """
 
     def end(number: int, frame: object) -> None:
-        error = _Terminated()
-        error.exit_code = 128 + number
-        raise error
+        raise _Terminated(number)
 
-    numbers = [getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP")]
-    if threading.current_thread() is not threading.main_thread():
-        numbers = []
-    for number in numbers:
-        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+    is_main_thread = threading.current_thread() is threading.main_thread()
+    defaults = (signal.SIG_DFL, signal.default_int_handler)
+    previous = {number: signal.getsignal(number) for number in STOPS if is_main_thread}
+    for number, handler in previous.items():
+        if handler in defaults:
             signal.signal(number, end)
     try:
         yield
     finally:
-        for number in numbers:
-            if number is not None and signal.getsignal(number) == end:
-                signal.signal(number, signal.SIG_DFL)
+        for number, handler in previous.items():
+            if signal.getsignal(number) == end:
+                signal.signal(number, handler)
 
 
 def group(help: str) -> typer.Typer:
@@ -144,7 +213,8 @@ def run(app: typer.Typer, name: str, arguments: Sequence[str] | None = None) -> 
     """Run a command line. A `GenkitError` is printed to standard error as `name: message`, and the process exits.
 
     With -v or --verbose among the arguments its traceback is printed too. Exit codes: 0 success; the error's
-    `exit_code` (2 for one that the user can correct, 1, or 130 after Ctrl-C); 1 if standard output is closed early.
+    `exit_code` (2 for one that the user can correct, 1, or 130 after Ctrl-C); 1 if standard output is closed early or
+    cannot be written, or for another error of the system. What standard error cannot take is lost, and stops nothing.
 
     Args:
         app: of `group`.
@@ -155,20 +225,29 @@ def run(app: typer.Typer, name: str, arguments: Sequence[str] | None = None) -> 
         SystemExit: always, with the exit code.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    _print_anything()
+    _prepare_streams()
+    code: Any = 0
+    fault: Exception | None = None
     try:
-        with _ended_by_signals():
+        with _told_as_error(), _ended_by_signals():
+            _check_folder()
             app(words)
-    except GenkitError as error:
-        if {"-v", "--verbose"} & set(words) or (strict() and isinstance(error, PluginError)):
+    except SystemExit as end:
+        code = end.code
+    except (GenkitError, OSError) as error:
+        code, fault = getattr(error, "exit_code", 1), error
+    try:
+        sys.stdout.flush()
+    except (StorageError, BrokenPipeError) as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code, fault = 1, fault or error
+    if fault is not None and not isinstance(fault, BrokenPipeError):  # of `| head`, say
+        if {"-v", "--verbose"} & set(words) or (strict() and isinstance(fault, PluginError)):
             import traceback
 
-            traceback.print_exc()
-        print(f"{name}: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except BrokenPipeError:  # `| head`, say
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+            traceback.print_exception(fault)
+        print(f"{name}: {fault}", file=sys.stderr)
+    sys.exit(code)
 
 
 def parse_overrides(words: Sequence[str]) -> dict[str, Any]:

@@ -164,9 +164,11 @@ class Model:
         interpolation.append(LatentPoint(ends[-2], ends[-1], 1.0))
         # A preview has a row for each of several pairs, and the last identity alone in a row below them.
         columns = steps if len(ends) > 2 else len(interpolation)
-        sample = draw_interpolation(
-            self.generator, interpolation, seed, self.conditions_for(label), settings, self.device
-        )
+        conditions = self.conditions_for(label)
+        with registry.asking(self.modality, "the generator"):
+            sample = draw_interpolation(
+                self.generator, interpolation, seed, conditions, settings, self.device
+            )
         places, points = tuple(range(len(interpolation))), tuple(interpolation)
         return Samples(sample, seed, places, label, self, settings, points, columns)
 
@@ -202,8 +204,16 @@ class Model:
         settings = config.controls(self.modality, controls or {})
         condition = self.conditions_for(label)([index])
         blocks = draw_blocks(self.generator, [index], seed, condition, settings, self.device)
-        parts = in_parts(self.generator, blocks, size, stop)
-        return (part.to("cpu") for part in parts)
+        return self._asked(in_parts(self.generator, blocks, size, stop))
+
+    def _asked(self, parts: Iterator[Sample]) -> Iterator[Sample]:
+        """The parts of an endless sample on the CPU; what the generator raises is told as the plugin's."""
+        while True:
+            with registry.asking(self.modality, "the generator"):
+                part = next(parts, None)
+            if part is None:
+                return
+            yield part.to("cpu")
 
     def draw(
         self,
@@ -241,8 +251,9 @@ class Model:
                 draw_chunk(self.generator, whole, name, condition, controls, self.device)
                 for name in seeds
             )
-            batch = next(candidates) if best_of == 1 else self.reranker.best(candidates)
-            pieces.append(batch[rows].to("cpu"))
+            with registry.asking(self.modality, "the generator"):
+                batch = next(candidates) if best_of == 1 else self.reranker.best(candidates)
+                pieces.append(batch[rows].to("cpu"))
             order += places
         samples = join(pieces)
         if order == list(range(len(order))):

@@ -10,7 +10,7 @@ import itertools
 import json
 import mimetypes
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,11 +21,14 @@ from torch import Tensor
 from genkit.discovery import registry
 from genkit.errors import ConfigError, GenkitError, PluginError, did_you_mean
 from genkit.plugin import Modality, ModalityPlugin, Sample
-from genkit.sampling.batching import join
+from genkit.sampling.batching import PARTS, join
 from genkit.sampling.drawing import CHUNK, LatentPoint
 from genkit.sampling.reranking import Reranker
 from genkit.system.files import make_folder, user_path, write_files, write_whole
-from genkit.system.runtime import WORKERS, overlapped
+from genkit.system.runtime import WORKERS, overlapped, total_memory
+
+LIST = "samples.json"
+"""The file of a folder that lists its samples."""
 
 TEXT_FORMATS = ("txt", "csv", "tsv", "json", "jsonl", "md", "svg", "xml", "html", "abc")
 """Endings of formats that are UTF-8 text."""
@@ -162,8 +165,8 @@ def save(
 ) -> list[Path]:
     """Write samples, chunk by chunk as they are drawn.
 
-    A folder keeps the samples of one model with one set of controls. If this is stopped, the files that were written
-    are whole, and `samples.json` lists them.
+    A folder keeps the samples of one model with one seed and one set of controls. If this is stopped, the files that
+    were written are whole, and `samples.json` lists them.
 
     Args:
         chunks: samples of one model, seed and label.
@@ -179,8 +182,8 @@ def save(
         The files written; for a folder `samples.json` is the last.
 
     Raises:
-        ConfigError: if the modality cannot write such a file, or samples of another model or of other controls would
-            stay beside these in the folder.
+        ConfigError: if the modality cannot write such a file; if the folder holds files of the same names that no
+            samples.json lists; or if samples of another model, seed or other controls would stay beside these in it.
     """
     chunks = iter(chunks)
     first = next(chunks)
@@ -188,6 +191,7 @@ def save(
     joint, path = is_joint(modality, path), user_path(path)
     if joint:
         ending = path.suffix[1:].lower()
+        _refuse_too_many(path, first, count or len(first))
         whole = join([first.sample, *(chunk.sample for chunk in chunks)])
         is_joint(modality, path, len(whole))
         make_folder(path.parent)
@@ -216,14 +220,19 @@ def save(
     controls = {} if first.controls is None else first.controls.model_dump(mode="json")
     header = {"model": describe_model(model), "controls": controls, **reranking}
     document = {"schema": 1, **header, "samples": []}
+    start = first.indices[0]
+    earlier, unlisted = _earlier(path / LIST), _unlisted(path)
     if count is not None:
-        start = first.indices[0]
-        names = {f"{index:06d}.{format}" for index in range(start, start + count)}
-        _refuse_mixture(path, document, names)
+        _refuse_loss(path, unlisted, range(start, start + count), format)
+        if earlier is not None:
+            _refuse_mixture(
+                path, earlier, document, first.seed, range(start, start + count), format
+            )
     rows: list[dict[str, Any]] = []
 
     def listed() -> Iterator[Samples]:
         for piece in pieces:
+            _refuse_loss(path, unlisted, piece.indices, format)
             rows.extend(_rows(piece, format))
             yield piece
 
@@ -233,36 +242,80 @@ def save(
     finally:  # the last files may be missing after an exception: rows are of files that exist
         rows = [row for row in rows if (path / row["file"]).exists()]
         if rows:
-            document["samples"] = (
-                _rows_beside(path / "samples.json", {**document, "samples": rows}) + rows
-            )
-            write_whole(path / "samples.json", _sidecar(document))
-    return [*(path / row["file"] for row in rows), path / "samples.json"]
+            document["samples"] = _rows_beside(path / LIST, {**document, "samples": rows}) + rows
+            write_whole(path / LIST, _sidecar(document))
+    return [*(path / row["file"] for row in rows), path / LIST]
 
 
-def _refuse_mixture(folder: Path, document: Mapping[str, Any], names: set[str]) -> None:
-    """Raise an error if a folder holds samples of another model or of other controls that will not be replaced.
+def _refuse_too_many(path: Path, first: Samples, count: int) -> None:
+    """Raise ConfigError if memory cannot hold so many samples, which one file needs at once, twice over."""
+    tensors = (getattr(first.sample, name) for name in PARTS)
+    size = sum(tensor.nbytes for tensor in tensors if tensor is not None) / len(first)
+    if 0 < total_memory() < 2 * size * count:
+        raise ConfigError(
+            f"{path}: {count:,} samples in one file need {2 * size * count / 1e9:,.0f} GB of memory, and this machine "
+            f"has {total_memory() / 1e9:,.0f}: write a folder (--out {path.stem}/), or fewer samples"
+        )
+
+
+def _unlisted(folder: Path) -> list[str]:
+    """The entries of a folder that are not among the samples of its samples.json: files of the user's own."""
+    entries = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+    earlier = _earlier(folder / LIST)
+    listed_names = {row["file"] for row in earlier["samples"]} if earlier else set()
+    return [name for name in entries if name not in listed_names and not (earlier and name == LIST)]
+
+
+def _refuse_loss(
+    folder: Path, unlisted: Sequence[str], indices: Sequence[int], format: str
+) -> None:
+    """Raise ConfigError if samples of these indices would replace files of the user's own.
 
     Args:
         folder: that is written into.
-        document: what its samples.json will say.
-        names: of the files that will be written.
-
-    Raises:
-        ConfigError: then.
+        unlisted: its files that are the user's own.
+        indices: of the samples.
+        format: of their files.
     """
-    earlier = _earlier(folder / "samples.json")
-    if earlier is None or _is_of(earlier, document):
-        return
-    others = [row["file"] for row in earlier["samples"] if row["file"] not in names]
+    names = [name for name in unlisted if name == LIST or _is_of_one(name, indices, format)]
+    if names:
+        raise ConfigError(
+            f"{folder} holds {len(names):,} files that the new samples would replace and that are no samples which a "
+            f"{LIST} of genkit lists, {names[0]} for one: choose another folder with --out, or move them away"
+        )
+
+
+def _is_of_one(name: str, indices: Sequence[int], format: str) -> bool:
+    """Whether a file name is that of a sample of one of these indices."""
+    stem = name.partition(".")[0]
+    return stem.isdecimal() and int(stem) in indices and name == f"{int(stem):06d}.{format}"
+
+
+def _refuse_mixture(
+    folder: Path, earlier: Mapping[str, Any], document: Mapping[str, Any], seed: int,
+    indices: Sequence[int], format: str,
+) -> None:  # fmt: skip
+    """Raise ConfigError if a folder keeps samples of another model or seed, or of other controls, beside the new ones.
+
+    Args:
+        folder: that is written into.
+        earlier: its samples.json.
+        document: what its samples.json will say.
+        seed, indices, format: of the samples that will be written.
+    """
+    is_alike = _is_of(earlier, document)
     others = [
-        name for name in others if os.path.basename(name) == name and (folder / name).exists()
+        row["file"]
+        for row in earlier["samples"]
+        if not (is_alike and row.get("seed") == seed)
+        and not _is_of_one(row["file"], indices, format)
+        and os.path.basename(row["file"]) == row["file"]
+        and (folder / row["file"]).exists()
     ]
     if others:
         is_same_model = earlier["model"]["sha256"] == document["model"]["sha256"]
-        source = (
-            "other controls" if is_same_model else f"another model ({earlier['model'].get('path')})"
-        )
+        source = "another seed" if is_alike else "other controls"
+        source = source if is_same_model else f"another model ({earlier['model'].get('path')})"
         raise ConfigError(
             f"{folder} holds {len(others):,} samples of {source}, {others[0]} for one, which would lie among the new "
             "ones: choose another folder with --out, or delete this one"
@@ -376,9 +429,15 @@ def is_joint(modality: Modality, path: str | Path, n: int = 1) -> bool:
         n: the number of samples to be written.
 
     Raises:
-        ConfigError: if the modality cannot write `n` samples as one file of that ending.
+        ConfigError: if the modality cannot write `n` samples as one file of that ending, or a file is where a folder
+            is meant.
     """
     if str(path).endswith(("/", os.sep)) or not Path(path).suffix or user_path(path).is_dir():
+        if user_path(path).exists() and not user_path(path).is_dir():
+            raise ConfigError(
+                f"{path} is no folder, and has no ending of a file: name a new folder, or a file such as "
+                f"samples.{[*modality.preview_formats, *modality.formats][0]}"
+            )
         return False
     ending = Path(path).suffix[1:].lower()
     if ending not in modality.preview_formats and (n > 1 or ending not in modality.formats):

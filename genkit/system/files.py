@@ -16,6 +16,9 @@ import platformdirs
 
 from genkit.errors import ModelError, StorageError, first_line
 
+LONGEST_NAME = 60
+"""Characters of a file name that every system takes, in any script and with the ending of a file in work."""
+
 
 def write_whole(path: str | Path, content: bytes, durable: bool = True) -> None:
     """Write a file completely or not at all.
@@ -163,8 +166,13 @@ def plain_name(name: str) -> str:
     """The name, unchanged, if it is a plain file name.
 
     Raises:
-        ModelError: if it is empty, hidden, or contains a folder.
+        ModelError: if it is empty, hidden or longer than `LONGEST_NAME`, or has a folder or unprintable characters.
     """
-    if not name or os.path.basename(name) != name or name.startswith("."):
-        raise ModelError(f"{name!r} is no plain file name")
+    is_long = len(name) > LONGEST_NAME
+    if not name or is_long or os.path.basename(name) != name or name.startswith("."):
+        raise ModelError(f"{name[:80]!r} is no plain file name")
+    if not name.isprintable() or "\\" in name:
+        raise ModelError(
+            f"{name!r} is no plain file name: it has characters that not every system takes"
+        )
     return name

@@ -247,6 +247,14 @@ def open_trackers(name: str | None, folder: Path, settings: Mapping[str, Any]) -
     return [tracker]
 
 
+def total_memory() -> int:
+    """Bytes of main memory of this machine; 0 if unknown."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 0
+
+
 def is_main_process() -> bool:
     """Whether this process is the only one of the run, or the first of those that torchrun started."""
     return int(os.environ.get("RANK", 0)) == 0
@@ -314,11 +322,11 @@ def overlapped(
 
 
 @contextmanager
-def waiting(work: str, tell: Callable[[str], object] | None) -> Iterator[None]:
+def waiting(work: str | Callable[[], str], tell: Callable[[str], object] | None) -> Iterator[None]:
     """A context for work that may take long: its user is told so after `PATIENCE` seconds, and then ever more seldom.
 
     Args:
-        work: what is done, in a few words.
+        work: what is done, in a few words; or a function that says how far it is.
         tell: is called from a thread of its own; None: nobody is told.
     """
     if tell is None:
@@ -329,7 +337,7 @@ def waiting(work: str, tell: Callable[[str], object] | None) -> Iterator[None]:
     def watch() -> None:
         seconds = PATIENCE
         while not is_over.wait(start + seconds - time.monotonic()):
-            tell(f"{work}: {seconds:,.0f} s so far")
+            tell(f"{work if isinstance(work, str) else work()}: {seconds:,.0f} s so far")
             seconds *= 2
 
     watcher = threading.Thread(target=watch, name="genkit-waiting", daemon=True)
