@@ -1,6 +1,6 @@
 """One step of the engine against a hand-written loop doing the same arithmetic, alternating in one process.
 
-    python tests/benchmarks/step.py [--preset dcgan --size 64 --batch 64 --pairs 20 --steps 4 --plan fp32]
+    python tests/benchmarks/step.py [--preset dcgan --size 64 --batch 64 --pairs 20 --steps 4 --plan fp32 --device cpu]
 
 The small preset is measured with spectral norm and hinge loss, without penalties. The hand-written loop has the same
 networks, optimisers, loss and data, in plain fp32; it draws its noise with
@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=20)
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--plan", default="fp32", choices=["auto", *PLANS])
+    parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     options = {"size": arguments.size} | (
         {"critic_norm": "spectral"} if arguments.preset == "dcgan-small" else {}
@@ -50,17 +51,19 @@ def main() -> None:
         chosen,
         plugin,
         dataset,
-        Runtime("cpu", plan="fp32" if arguments.plan == "auto" else arguments.plan),
+        Runtime(arguments.device, plan="fp32" if arguments.plan == "auto" else arguments.plan),
     )
     if arguments.plan == "auto":
         print(plan.choose(game))
     pixels = torch.from_numpy(dataset.pictures.pixels(range(len(dataset)), 1))
-    by_hand = hand_written(plugin, chosen.recipe, pixels)
+    by_hand = hand_written(plugin, chosen.recipe, pixels.to(game.runtime.device))
 
     def engine() -> None:
         game.play_round()
 
-    engine_ms, hand_ms, ratios = in_turn(engine, by_hand, arguments.pairs, arguments.steps)
+    engine_ms, hand_ms, ratios = in_turn(
+        engine, by_hand, arguments.pairs, arguments.steps, game.runtime.wait
+    )
     size, threads = arguments.size, torch.get_num_threads()
     title = f"{arguments.preset} {size}x{size} batch {arguments.batch}, {threads} threads"
     print(f"{title}: engine {engine_ms:.1f} ms, loop {hand_ms:.1f} ms a step")
@@ -72,7 +75,7 @@ def main() -> None:
         with FlopCounterMode(display=False) as counter:
             by_hand()
         reached = counter.get_total_flops() / (1e6 * engine_ms)
-        peaks = {kind: peak(kind) for kind in (torch.float32, torch.bfloat16)}
+        peaks = {kind: peak(kind, game.runtime) for kind in (torch.float32, torch.bfloat16)}
         print(
             f"{reached:.0f} GFLOP/s of matrix products in the engine's step; products alone: ",
             end="",
@@ -85,46 +88,53 @@ def main() -> None:
         )
 
 
-def in_turn(engine, by_hand, pairs: int, steps: int) -> tuple[float, float, list[float]]:
+def in_turn(
+    engine, by_hand, pairs: int, steps: int, wait=lambda: None
+) -> tuple[float, float, list[float]]:
     """(milliseconds a step of either, the median; the ratio of the engine's time to the loop's in each pair)."""
     times = {engine: [], by_hand: []}
     for step in times:
-        run(step, 2)
+        run(step, 2, wait)
     for pair in range(pairs):
         for step in (engine, by_hand) if pair % 2 else (by_hand, engine):
-            times[step].append(run(step, steps))
+            times[step].append(run(step, steps, wait))
     engine_ms, hand_ms = (1e3 * statistics.median(spent) / steps for spent in times.values())
     return engine_ms, hand_ms, [one / other for one, other in zip(*times.values(), strict=True)]
 
 
-def peak(kind: torch.dtype) -> float:
+def peak(kind: torch.dtype, runtime: Runtime) -> float:
     """GFLOP/s of 2048-cube matrix products, the best of 5."""
-    one, other = (torch.randn(2048, 2048).to(kind) for _ in range(2))
-    seconds = min(run(lambda: one @ other, 2) / 2 for _ in range(5))
+    one, other = (torch.randn(2048, 2048).to(runtime.device, kind) for _ in range(2))
+    seconds = min(run(lambda: one @ other, 2, runtime.wait) / 2 for _ in range(5))
     return 2 * 2048**3 / seconds / 1e9
 
 
-def run(step, count: int) -> float:
+def run(step, count: int, wait) -> float:
+    wait()
     began = time.perf_counter()
     for _ in range(count):
         step()
+    wait()
     return time.perf_counter() - began
 
 
 def hand_written(plugin, recipe, pixels):
     """The plain loop that everybody writes, as a function of no arguments that does one step."""
     networks = plugin.networks()
-    generator, critic = networks.generator.train(), networks.critics["critic"].train()
+    device = pixels.device
+    generator, critic = (
+        network.train().to(device) for network in (networks.generator, networks.critics["critic"])
+    )
     make_generator_step = make_optimizer(recipe.generator, list(generator.parameters()))
     make_critic_step = make_optimizer(recipe.critic, list(critic.parameters()))
     average = [parameter.detach().clone() for parameter in generator.parameters()]
     latent, hinge = plugin.options.latent, recipe.loss == "hinge"
 
     def draw() -> Sample:
-        return generator({"z": torch.randn(recipe.batch_size, latent)})
+        return generator({"z": torch.randn(recipe.batch_size, latent, device=device)})
 
     def step() -> None:
-        rows = torch.randint(len(pixels), (recipe.batch_size,))
+        rows = torch.randint(len(pixels), (recipe.batch_size,), device=device)
         real = Sample(pixels[rows].float() / 127.5 - 1)
         with torch.set_grad_enabled(recipe.reuses_fakes):
             fake = draw()
