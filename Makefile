@@ -6,7 +6,7 @@ PLUGINS := audio image text video
 SETUP := pyproject.toml $(PLUGINS:%=plugins/%/pyproject.toml) constraints.txt Makefile
 DEMO_ITEMS ?= 300000
 
-.PHONY: install demo test slow check lint types floors bench quality docs clean
+.PHONY: install demo test slow gpu check lint types floors bench quality docs clean
 
 # The stamp's name is a hash of everything that decides what is installed, so a change of any sets up anew.
 STAMP := $(VENV)/.installed-$(shell cat $(SETUP) | cksum | cut -d' ' -f1)-$(shell $(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])')
@@ -17,7 +17,7 @@ $(STAMP):
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-		--editable ".[dev,docs,track,hub]" --editable "plugins/image[features]" --editable "plugins/text[curves]" \
+		--editable ".[dev,docs,track,hub]" --editable plugins/image --editable "plugins/text[curves]" \
 		--editable plugins/video --editable plugins/audio torchvision torchaudio
 	rm -f $(VENV)/.installed-* && touch $@
 
@@ -38,6 +38,13 @@ test: install
 
 slow: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow -s
+
+# On a machine with a CUDA device, some five minutes.
+gpu: install
+	$(BIN)/python -m pytest -q -m gpu -s tests/test_gpu.py
+	$(BIN)/python tests/benchmarks/step.py --device cuda --plan auto
+	$(BIN)/python tests/benchmarks/step.py --device cuda --plan auto --preset dcgan-small --size 32 --steps 10
+	$(BIN)/python tests/benchmarks/step.py --device cuda --plan auto --preset modern --size 256 --batch 32 --pairs 5
 
 lint: install
 	$(BIN)/ruff format --check .

@@ -39,7 +39,8 @@ class Judge:
         self.network = network()
         if not Path(file).exists():
             train(self.network, self.learn)
-            save_file(self.network.state_dict(), file)
+            weights = self.network.state_dict()
+            save_file({name: weight.contiguous() for name, weight in weights.items()}, file)
         self.network.load_state_dict(load_file(file))
         self.network.eval()
         x, labels = whole(self.held)
@@ -59,6 +60,19 @@ class Judge:
         features, classes = self.features(draw(count))
         held = (torch.bincount(classes, minlength=CLASSES) >= count / 100).sum()
         return frechet(features, self.reference), int(held)
+
+
+def features(file: str) -> Callable[[Tensor], Tensor]:
+    """The features of a classifier's file: pictures [N, 1, 32, 32] -> [N, 128]."""
+    classifier = network()
+    classifier.load_state_dict(load_file(file))
+    classifier.eval()
+
+    @torch.no_grad()
+    def of(x: Tensor) -> Tensor:
+        return torch.cat([classifier[:-1](part) for part in x.split(500)])
+
+    return of
 
 
 def pictures(source: str) -> Pictures:

@@ -5,6 +5,8 @@
     fd-classes   the same over garments-cnn, for garments alone (see garments.py)
     coverage     share of real pictures with a sample among their 5 nearest neighbours' distance, over lite0; density
                  likewise counts samples (Naeem et al. 2020, arXiv:2002.09797)
+    copies       share of samples that lie nearer to a real picture, over lite0, than the nearest hundredth of real
+                 pictures to another one; real pictures that no model has seen have about 0.01
     spectrum     mean power spectrum of the samples against that of real pictures, in dB: mean and worst over all
                  frequencies, and on the lattices of a stride-2 and a stride-4 upsampler (rows and columns N/2 and N/4)
 
@@ -92,11 +94,14 @@ class Panel:
 
 
 def neighbours(samples: Tensor, real: Tensor) -> dict[str, float]:
-    """Density and coverage of samples [N, F] beside real pictures [M, F]."""
-    radius = torch.cdist(real, real).kthvalue(NEIGHBOURS + 1, dim=1).values
+    """Density, coverage and copies of samples [N, F] beside real pictures [M, F]."""
+    among = torch.cdist(real, real).topk(NEIGHBOURS + 1, dim=1, largest=False).values
+    radius, nearest = among[:, -1], among[:, 1]
     distances = torch.cdist(samples, real)
     inside = (distances < radius).float().sum(1).mean().item() / NEIGHBOURS
-    return {"density": inside, "coverage": (distances.min(0).values < radius).float().mean().item()}
+    covered = (distances.min(0).values < radius).float().mean().item()
+    copied = (distances.min(1).values < nearest.quantile(0.01)).float().mean().item()
+    return {"density": inside, "coverage": covered, "copies": copied}
 
 
 def power(x: Tensor) -> Tensor:

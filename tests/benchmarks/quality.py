@@ -1,7 +1,7 @@
 """A preset of pictures against plain loops, for equal time on the same cores, before several judges.
 
     python tests/benchmarks/quality.py [recipe.loss=hinge ...] --data FOLDER [--size 32 --minutes 1 2 4 8 --seeds 0]
-        [--preset NAME --racers genkit plain canonical --out quality]
+        [--preset NAME --racers genkit plain canonical --classifier garments-cnn.safetensors --out quality]
     python tests/benchmarks/quality.py --data builtin:fashion --models runs/demo
 
 With `--models`, models that exist are judged. Otherwise racers work in alternating slices of some seconds, anew for
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 
+import garments
 import torch
 from judges import Panel
 from PIL import Image
@@ -40,15 +41,19 @@ def main() -> None:
     parser.add_argument("--preset")
     parser.add_argument("--racers", nargs="+", default=["genkit", "plain", "canonical"])
     parser.add_argument("--models", nargs="+", default=[], help="models to judge instead of a race")
+    parser.add_argument(
+        "--classifier", help="file of garments-cnn (garments.py), a further judge of garments"
+    )
     parser.add_argument("--out", default="quality")
     arguments = parser.parse_args()
     checked = CheckedPictures(open_source(arguments.data), Options(size=arguments.size))
     pixels = torch.from_numpy(checked.pixels(range(len(checked.usable)), checked.channels))
     order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(5))
     real = normalised(pixels[order[:REALS]])
-    panel, half = Panel(real), len(real) // 2
+    others = {"classes": garments.features(arguments.classifier)} if arguments.classifier else {}
+    panel, half = Panel(real, others), len(real) // 2
     print(f"{arguments.data}: {len(pixels):,} pictures {list(pixels.shape[1:])}")
-    report("real", Panel(real[:half]).figures(real[half:]), "")
+    report("real", Panel(real[:half], others).figures(real[half:]), "")
     for path in arguments.models:
         samples = rounded(genkit.load(path).draw(range(SAMPLES), 7).x.clamp(-1, 1))
         report("model", panel.figures(samples), path)

@@ -19,6 +19,12 @@ def test_the_published_weights_belong_to_it_and_are_frozen(network):
     assert not network.training
 
 
+def test_loading_it_draws_no_random_numbers():
+    before = torch.get_rng_state()
+    assert torch.equal(lite0.pretrained().state_dict()["_fc.bias"], lite0.pretrained()._fc.bias)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_its_features_belong_to_each_picture_alone_and_tell_pictures_apart(network):
     pictures = torch.rand(3, 3, 48, 40, generator=torch.Generator().manual_seed(0)) * 2 - 1
     features = network(pictures)

@@ -23,6 +23,22 @@ _GENERATOR_RATE = {
 
 # Constant for most of the run, then down to a twentieth: at any length of the run its last part refines.
 _FALLING_RATE = {"start": 2e-3, "end": 1e-4, "delay": 0.7, "share": 0.3}
+_COMPACT_OPTIONS = {
+    "size": 32,
+    "architecture": "compact",
+    "features": 32,
+    "features_max": 256,
+    "latent": 64,
+    "critic_norm": "spectral",
+}
+_COMPACT_RECIPE = {
+    "batch_size": 64,
+    "loss": "hinge",
+    "estimator": _PATHWISE_ESTIMATOR,
+    "generator": {"learning_rate": _FALLING_RATE, "betas": (0.0, 0.99)},
+    "critic": {"learning_rate": _FALLING_RATE, "betas": (0.0, 0.99)},
+    "ema_halflife_items": 10_000,
+}
 
 modality = Modality(
     id="image",
@@ -36,24 +52,16 @@ modality = Modality(
     preview_formats=("png", "webp"),
     data="builtin:fashion",
     presets={
+        "projected": Preset(
+            summary="The networks of compact, and a second critic on features of a pretrained network (Projected GAN).",
+            options={**_COMPACT_OPTIONS, "pretrained_critic": "lite0"},
+            recipe=_COMPACT_RECIPE,
+            run={"items": 120_000},
+        ),
         "compact": Preset(
-            summary="Small networks without checkerboards, spectral norm, hinge loss: minutes on a CPU.",
-            options={
-                "size": 32,
-                "architecture": "compact",
-                "features": 32,
-                "features_max": 256,
-                "latent": 64,
-                "critic_norm": "spectral",
-            },
-            recipe={
-                "batch_size": 64,
-                "loss": "hinge",
-                "estimator": _PATHWISE_ESTIMATOR,
-                "generator": {"learning_rate": _FALLING_RATE, "betas": (0.0, 0.99)},
-                "critic": {"learning_rate": _FALLING_RATE, "betas": (0.0, 0.99)},
-                "ema_halflife_items": 10_000,
-            },
+            summary="Small networks without checkerboards, spectral norm, hinge loss; nothing pretrained.",
+            options=_COMPACT_OPTIONS,
+            recipe=_COMPACT_RECIPE,
             run={"items": 300_000},
         ),
         "dcgan": Preset(

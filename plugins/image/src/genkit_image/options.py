@@ -63,6 +63,9 @@ class Options(Sized):
     critic: Annotated[str | None, Named()] = None
     """Your own critic: `module:attribute` of a class that is called with (options, channels, classes). None: that of
     `architecture`."""
+    pretrained_critic: Literal["none", "lite0"] = "none"
+    """A second critic, named `features`, on frozen features of a pretrained network (Sauer et al. 2021, Projected GAN).
+    lite0: EfficientNet-lite0, a small ImageNet classifier, whose weights are installed with the plugin."""
     features: Annotated[int, Field(ge=1)] = 64
     """Feature maps next to the picture; they double with every halving of the resolution."""
     features_max: Annotated[int, Field(ge=1)] | None = None

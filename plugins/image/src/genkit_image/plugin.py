@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from genkit import user_objects
-from genkit.errors import DataError, GenkitError
+from genkit.errors import GenkitError
+from genkit.kit.items import check_classes
 from genkit.plugin import Facts, ModalityPlugin, Networks, Sample, class_numbers
-from genkit_image import compact, dcgan, modern
+from genkit_image import compact, dcgan, modern, projected
 from genkit_image.augment import augmented
 from genkit_image.options import Options
 from genkit_image.pictures import CheckedPictures, Pictures, grid, to_picture, to_png
@@ -49,11 +50,13 @@ class ImagePlugin(ModalityPlugin):
             DataError: if the source cannot be read, or `options.conditional` is set and it has fewer than two classes.
         """
         pictures = cls.open(source, options)
-        if options.conditional and len(pictures.classes.names) < 2 and len(pictures.usable):
-            raise DataError(
-                f"options.conditional is set, but {pictures.source.title} has no classes{_why(pictures)}: put the "
-                "pictures into one sub-folder per class, or beside a table with the columns file_name and label (or "
-                "options.label=COLUMN), or pass (picture, label) items"
+        if options.conditional and len(pictures.usable):
+            check_classes(
+                pictures.classes,
+                pictures.source.title,
+                "pictures",
+                pictures.remarks,
+                "pass (picture, label) items",
             )
         is_small = len(pictures.usable) < SMALL_SET
         augment = options.augment == "on" or (options.augment == "auto" and is_small)
@@ -78,7 +81,10 @@ class ImagePlugin(ModalityPlugin):
             critic: nn.Module = module.Critic(*arguments)
         else:
             critic = user_objects.network("options.critic", options.critic, *arguments)
-        return Networks(generator, {"critic": critic})
+        critics = {"critic": critic}
+        if options.pretrained_critic == "lite0":
+            critics["features"] = projected.Critic(*arguments)
+        return Networks(generator, critics)
 
     def condition(self, value: str | None, indices: Sequence[int]) -> Tensor | None:
         """[B]: the class number of each sample; None for an unconditional model.
@@ -136,12 +142,6 @@ class ImagePlugin(ModalityPlugin):
             )
         grid(pixels, columns).save(buffer, "PNG")
         return buffer.getvalue()
-
-
-def _why(pictures: CheckedPictures) -> str:
-    """In brackets, what was said of its classes when the source was read; empty: nothing."""
-    remarks = [f"{name}: {text}" for name, text in pictures.remarks if "classes" in text]
-    return f" ({'; '.join(remarks)})" if remarks else ""
 
 
 def to_pixels(x: Tensor) -> Tensor:
