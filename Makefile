@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PLUGINS := audio image text video
 SETUP := pyproject.toml $(PLUGINS:%=plugins/%/pyproject.toml) constraints.txt Makefile
-DEMO_ITEMS ?= 300000
+DEMO_ITEMS ?= 120000
 
 .PHONY: install demo test slow gpu check lint types floors bench quality docs clean
 

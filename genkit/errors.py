@@ -130,6 +130,20 @@ def did_you_mean(word: str, allowed: Iterable[str], likeness: float = 0.5) -> st
     return f" Allowed: {', '.join(names)}." if names else ""
 
 
+def memory_fault(error: BaseException, call: str) -> GenkitError | None:
+    """What to raise for an error that says that a device's memory ran out, as torch does; None: for any other.
+
+    Args:
+        call: in which it was raised.
+    """
+    if type(error).__name__ != "OutOfMemoryError":
+        return None
+    return GenkitError(
+        f"memory ran out at {call} ({first_line(error)}): take a smaller recipe.batch_size, more parts of a batch "
+        "(recipe.gradient_accumulation), or smaller networks"
+    )
+
+
 def first_line(error: BaseException) -> str:
     """`Type: message` with the first line of an exception's message, and the second if the first ends in a colon."""
     lines = [line.strip() for line in str(error).strip().splitlines()]

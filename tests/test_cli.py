@@ -38,23 +38,14 @@ def genkit(process):
 PICTURE = b"P5 2 2 255\n\x00\x01\x02\x03"
 
 SMALL = ["options.features=4", "options.size=16", "recipe.batch_size=16", "--threads", "1"]
-SMALL += ["--plan", "fp32"]  # nothing is measured beforehand
+SMALL += ["--plan", "fp32", "--preset", "compact"]  # nothing is measured beforehand, or loaded
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, command):
     out = tmp_path_factory.mktemp("cli") / "run"
     done = command(
-        "train",
-        "image",
-        "--preset",
-        "compact",
-        "--items",
-        320,
-        "--out",
-        out,
-        "options.conditional=true",
-        *SMALL,
+        "train", "image", "--items", 320, "--out", out, "options.conditional=true", *SMALL
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(out / "model")

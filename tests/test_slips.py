@@ -13,6 +13,7 @@ from torch import nn
 from toys import Mixture, RingOptions, ring
 
 import genkit
+from genkit.discovery import registry
 from genkit.engine.data import facts_fault
 from genkit.errors import ConfigError, PluginError
 from genkit.plugin import Critique, Facts, Modality, Networks, Noise, Preset, Sample
@@ -29,6 +30,15 @@ def slipped(tmp_path, plugin, **manifest):
     assert not (tmp_path / "run" / "model").exists()
     assert str(caught.value).startswith("plugin local 0 (slip) failed at ")
     return str(caught.value).removeprefix("plugin local 0 (slip) failed at ")
+
+
+def test_memory_that_runs_out_on_a_device_is_no_fault_of_the_plugin():
+    with (
+        pytest.raises(genkit.GenkitError, match="memory ran out at an update") as caught,
+        registry.asking(ring, "an update of the generator"),
+    ):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+    assert not isinstance(caught.value, PluginError)
 
 
 # Facts -----------------------------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from genkit.errors import (
     UnknownModality,
     did_you_mean,
     first_line,
+    memory_fault,
 )
 from genkit.plugin import API, Modality, ModalityPlugin
 from genkit.user_objects import resolve
@@ -336,7 +337,7 @@ def asking(
     except GenkitError:
         raise
     except _FAULTS as error:
-        raise fault(f"{first_line(error)} (-v shows where)") from error
+        raise memory_fault(error, call) or fault(f"{first_line(error)} (-v shows where)") from error
 
 
 def origin(modality: Modality) -> str:

@@ -1,6 +1,6 @@
-"""The default recipe on few pictures: does it collapse, or memorise them?
+"""A preset on few pictures: does it collapse, or memorise them?
 
-    python tests/benchmarks/few.py [--count 500 --minutes 10 --out runs/few] [options.augment=off]
+    python tests/benchmarks/few.py [--count 500 --minutes 10 --preset NAME --out runs/few] [options.augment=off]
 
 Trains on so many of the built-in pictures and prints what the run's own diagnosis finds each time: spread,
 near_duplicates and copies of 64 samples (genkit/engine/diagnosis.py), and every sentence of warning. The last preview
@@ -25,6 +25,7 @@ def main() -> None:
     parser.add_argument("settings", nargs="*")
     parser.add_argument("--count", type=int, default=500)
     parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--preset", help="the default preset, if none is named")
     parser.add_argument("--out", default="runs/few")
     arguments = parser.parse_args()
     checked = CheckedPictures(open_source("builtin:fashion"), Options(size=32))
@@ -35,8 +36,8 @@ def main() -> None:
             print(f"{progress.items:,} items: {progress.note}", flush=True)
 
     genkit.train(
-        "image", pixels, out=arguments.out, minutes=arguments.minutes, overwrite=True, progress=tell,
-        settings=[config.parse_overrides(arguments.settings)],
+        "image", pixels, preset=arguments.preset, out=arguments.out, minutes=arguments.minutes,
+        overwrite=True, progress=tell, settings=[config.parse_overrides(arguments.settings)],
     )  # fmt: skip
     for line in (Path(arguments.out) / "metrics.jsonl").read_text().splitlines():
         row = json.loads(line)

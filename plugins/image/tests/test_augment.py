@@ -107,6 +107,7 @@ def test_a_run_on_few_pictures_resumes_bit_for_bit(tmp_path):
     data = (torch.rand(40, 16, 16) * 255).to(torch.uint8)
     settings = {
         "data": data,
+        "preset": "compact",
         "options": {"size": 16, "features": 4},
         "threads": 1,
         "run": {"plan": "fp32"},

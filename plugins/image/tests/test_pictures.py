@@ -628,6 +628,7 @@ def test_randomness_is_a_matter_of_the_place_alone_and_touches_no_generator(tmp_
 def test_an_augmented_run_resumes_bit_for_bit(tmp_path):
     arrays = np.random.default_rng(0).integers(0, 256, (9, 16, 16, 3), np.uint8)
     arguments = {
+        "preset": "compact",
         "options": {**TINY, "flip": True, "crop": 2},
         "recipe": {
             "batch_size": 4,

@@ -82,7 +82,7 @@ def test_it_teaches_a_generator_what_pictures_look_like(tmp_path):
     }  # fmt: skip
     pixels = ((x.clamp(-1, 1) + 1) * 127.5).byte().numpy()
     model = train(
-        "image", pixels, preset="projected", out=tmp_path / "run", items=960, settings=[settings]
+        "image", pixels, preset="projected", out=tmp_path / "run", items=640, settings=[settings]
     )
     samples = model.draw(range(32), 0).x
     network = projected.Critic(Options(size=16), 3, 0)
