@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from genkit.discovery import registry
+from genkit.discovery.soundness import settings_in
 from genkit.errors import ConfigError, did_you_mean
 from genkit.plugin import Modality, Preset
 from genkit.recipe import SECTIONS, differences
@@ -81,7 +82,7 @@ def explained(roots: Mapping[str, Any], path: str) -> Iterator[str]:
         else:
             is_element = True
         at = f"{at}.{word}"
-        classes = list(dict.fromkeys(_settings_in(field.annotation)))
+        classes = list(dict.fromkeys(settings_in(field.annotation)))
     if field is not None:
         yield f"{at}: {spell_type(field.annotation, field.metadata)} [default: {default(field)}]"
         yield from _paragraph(field, "    ")
@@ -98,14 +99,6 @@ def _paragraph(field: Any, margin: str) -> Iterator[str]:
     text = f"{meaning(field)} {bounds(field)}".strip()
     if text:
         yield f"{margin}{text}"
-
-
-def _settings_in(annotation: Any) -> Iterator[Any]:
-    """The settings classes within an annotation."""
-    if hasattr(annotation, "model_fields"):
-        yield annotation
-    for inner in get_args(annotation):
-        yield from _settings_in(inner)
 
 
 def _holds_many(annotation: Any) -> bool:

@@ -209,22 +209,22 @@ def _explain(cls: type[BaseModel], error: Any, values: Any, section: str) -> tup
 
 def _keys_at(cls: Any, path: Sequence[Any]) -> set[str]:
     """The names of the settings at a path within a settings class, a path as in pydantic's errors."""
-    models = set(_models(cls))
+    models = set(settings_in(cls))
     for part in path:
         inner: set[Any] = set()
         for model in models:
             field = model.model_fields.get(part)
             # A part that is no field is an index, a name or the tag of a union.
-            inner |= set(_models(field.annotation)) if field else {model}
+            inner |= set(settings_in(field.annotation)) if field else {model}
         models = inner
     return {name for model in models for name in model.model_fields}
 
 
-def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+def settings_in(annotation: Any) -> Iterator[type[BaseModel]]:
     """All settings classes within a type annotation."""
     from pydantic import BaseModel
 
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for argument in get_args(annotation):
-        yield from _models(argument)
+        yield from settings_in(argument)
