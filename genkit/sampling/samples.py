@@ -221,7 +221,8 @@ def save(
     header = {"model": describe_model(model), "controls": controls, **reranking}
     document = {"schema": 1, **header, "samples": []}
     start = first.indices[0]
-    earlier, unlisted = _earlier(path / LIST), _unlisted(path)
+    earlier = _earlier(path / LIST)
+    unlisted = _unlisted(path, earlier)
     if count is not None:
         _refuse_loss(path, unlisted, range(start, start + count), format)
         if earlier is not None:
@@ -258,10 +259,9 @@ def _refuse_too_many(path: Path, first: Samples, count: int) -> None:
         )
 
 
-def _unlisted(folder: Path) -> list[str]:
-    """The entries of a folder that are not among the samples of its samples.json: files of the user's own."""
+def _unlisted(folder: Path, earlier: Mapping[str, Any] | None) -> list[str]:
+    """The entries of a folder that its samples.json, `earlier`, does not list: files of the user's own."""
     entries = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
-    earlier = _earlier(folder / LIST)
     listed_names = {row["file"] for row in earlier["samples"]} if earlier else set()
     return [name for name in entries if name not in listed_names and not (earlier and name == LIST)]
 
