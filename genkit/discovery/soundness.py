@@ -41,6 +41,8 @@ def form_fault(manifest: Modality) -> str:
         return "its formats are empty: one at least that `encode` can write is needed"
     if not isinstance(manifest.presets, Mapping) or not manifest.presets:
         return "its manifest has no presets"
+    if not (isinstance(manifest.models, Mapping) and all(map(_is_model, manifest.models.items()))):
+        return f"its models = {manifest.models!r}: a mapping was expected, of names to 'package:folder'"
     for name, preset in manifest.presets.items():
         if not (isinstance(name, str) and isinstance(preset, Preset)):
             return f"its preset {name!r} is a {type(preset).__name__}; a genkit.plugin.Preset was expected"
@@ -48,6 +50,12 @@ def form_fault(manifest: Modality) -> str:
             if not isinstance(value := getattr(preset, part), Mapping):
                 return f"its preset {name!r}: {part} = {value!r}: a mapping was expected"
     return ""
+
+
+def _is_model(entry: tuple[object, object]) -> bool:
+    """Whether an entry of a manifest's models is a name and `package:folder`."""
+    name, place = entry
+    return isinstance(name, str) and isinstance(place, str) and all(place.partition(":"))
 
 
 def check_manifest(id: str, manifest: object) -> str:
