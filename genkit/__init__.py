@@ -17,6 +17,8 @@ _SOURCES = {
     "Progress": ("genkit.engine.clock", "Progress"),
     "check_data": ("genkit.engine.data", "check_data"),
     "DataReport": ("genkit.engine.data", "DataReport"),
+    "evaluate": ("genkit.evaluation.evaluating", "evaluate"),
+    "Evaluation": ("genkit.evaluation.results", "Evaluation"),
     "load": ("genkit.sampling.model", "open_model"),
     "Model": ("genkit.sampling.model", "Model"),
     "Samples": ("genkit.sampling.samples", "Samples"),
@@ -31,6 +33,7 @@ _SOURCES = {
 
 __all__ = [
     "DataReport",
+    "Evaluation",
     "GenkitError",
     "Interrupted",
     "Model",
@@ -39,6 +42,7 @@ __all__ = [
     "UserError",
     "__version__",
     "check_data",
+    "evaluate",
     "load",
     "plugins",
     "register",
@@ -54,6 +58,8 @@ if TYPE_CHECKING:
     from genkit.engine.data import DataReport, check_data
     from genkit.engine.training import train
     from genkit.errors import GenkitError, Interrupted, UserError
+    from genkit.evaluation.evaluating import evaluate
+    from genkit.evaluation.results import Evaluation
     from genkit.sampling.model import Model
     from genkit.sampling.model import open_model as load
     from genkit.sampling.samples import Samples, save

@@ -163,7 +163,7 @@ def build(
         config = RunConfig(
             modality=manifest,
             preset=preset,
-            data=manifest.data if data is None else _with_home(data),
+            data=manifest.data if data is None else with_home(data),
             options=None
             if options_class is None
             else validate(options_class, tree["options"], "options"),
@@ -181,7 +181,7 @@ def build(
     return config
 
 
-def _with_home(data: Any) -> Any:
+def with_home(data: Any) -> Any:
     """The data source; of a path `~` at its start is the home folder, as in a shell."""
     if isinstance(data, str | Path) and str(data).startswith("~"):
         return type(data)(user_path(data))

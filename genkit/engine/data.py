@@ -19,28 +19,19 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from genkit import config as configuration
 from genkit.config import RunConfig
 from genkit.discovery import registry
-from genkit.errors import DataError, GenkitError, ModelError, first_line
+from genkit.errors import DataError, ModelError, first_line
 from genkit.kit.files import reason
 from genkit.kit.items import ATTEMPTS, check_usable, count_skipped, name_skipped
-from genkit.plugin import (
-    BatchedDataset,
-    Facts,
-    Modality,
-    ModalityPlugin,
-    RandomDataset,
-    Remark,
-    Sample,
-    Skipped,
-)
-from genkit.sampling.batching import as_sample, as_tensor, collate, join
+from genkit.plugin import Facts, Modality, ModalityPlugin, RandomDataset, Remark, Sample, Skipped
+from genkit.sampling.batching import join
+from genkit.sampling.reading import NOT_FINITE, PASSED_ON, Items, finite_rows
 from genkit.system.files import plain_name
 from genkit.system.runtime import waiting
-from genkit.system.seeding import global_seeds, seed_cpu
+from genkit.system.seeding import global_seeds
 from genkit.system.streams import stream_key, words
 
 SEEN_ITEMS = 8
@@ -51,8 +42,6 @@ TRIAL, LONG_TRIAL = 0.5, 10.0
 
 ROWS = 256
 """Items that are tried together."""
-
-NOT_FINITE = "values that are not finite"
 
 
 @dataclass(frozen=True)
@@ -259,7 +248,7 @@ class Batches:
         self._next_read: tuple[int, int, Future[Sample]] | None = None
         self._last_position = 0
         self.unusable: dict[int, str] = {}
-        self._kind: tuple[torch.Size, torch.dtype] | None = None
+        self._items = Items(dataset, seed)
         self._told_count = 0
         self._reader = ThreadPoolExecutor(1, "genkit-reader")
 
@@ -283,10 +272,10 @@ class Batches:
     def take(self, position: int, count: int) -> Sample:
         """The batch [count, ...] of the items at the positions `position` .. `position + count - 1` of the stream."""
         with self._asking():
-            if self._kind is None:
+            if self._items.kind is None:
                 # What is wrong with item 0 is told when its turn comes.
                 with suppress(Exception), global_seeds(self.seed, "first"):
-                    self._fetch([0], 0)
+                    self._items.read([0], 0)
             if isinstance(self.dataset, RandomDataset):
                 return self._take_ahead(position, count)
             with global_seeds(self.seed, "items", position):
@@ -332,7 +321,7 @@ class Batches:
     def _try(self, indices: range) -> None:
         """Read some items, and note those that cannot be used."""
         try:
-            self._note(list(indices), self._fetch(list(indices), indices.start))
+            self._note(list(indices), self._items.read(list(indices), indices.start))
         except PASSED_ON:
             raise
         except Exception as error:  # of users' data sets and their decoders, of any kind
@@ -361,7 +350,7 @@ class Batches:
         """The batch at some positions, with other items in place of those that cannot be used."""
         indices = [self._index(place) for place in range(position, position + count)]
         try:
-            batch = self._fetch(indices, position)
+            batch = self._items.read(indices, position)
         except PASSED_ON:
             raise
         except Exception as error:  # of users' data sets and their decoders, of any kind
@@ -373,64 +362,12 @@ class Batches:
 
     def _note(self, indices: Sequence[int], batch: Sample) -> bool:
         """Note the items of a batch whose values are not finite; whether there are any."""
-        if not batch.x.is_floating_point():
+        is_finite = finite_rows(batch)
+        if is_finite.all():
             return False
-        x = batch.x.detach().float().numpy()  # by NumPy: torch's threads are busy with the training
-        if np.isfinite(x.sum()):
-            return False
-        finite = np.isfinite(x).reshape(len(x), -1).all(1)
-        self.unusable.update(
-            (index, NOT_FINITE)
-            for index, is_finite in zip(indices, finite, strict=True)
-            if not is_finite
-        )
-        return not bool(finite.all())
-
-    def _fetch(self, indices: list[int], position: int) -> Sample:
-        """The items at some indices, for the positions from `position` on.
-
-        Raises:
-            BrokenContractError: if there are more or fewer of them.
-            ValueError: if one cannot become a Sample, or is of another kind than item 0.
-        """
-        if isinstance(self.dataset, torch.Tensor | np.ndarray):
-            return self._checked(Sample(as_tensor(self.dataset[indices])), indices)
-        if isinstance(self.dataset, RandomDataset):
-            random_words = words(stream_key("words", self.seed), position, len(indices))
-            return self._checked(self.dataset.random_batch(indices, random_words), indices)
-        if isinstance(self.dataset, BatchedDataset):
-            batch = self.dataset.__getitems__(indices)
-            if isinstance(batch, Sample):
-                return self._checked(batch, indices)
-            return self._checked(collate(list(map(self._sample, batch))), indices)
-        items = []
-        for place, index in enumerate(indices, start=position):
-            seed_cpu(self.seed, "item", place)
-            items.append(self._sample(self.dataset[index]))
-        return collate(items)
-
-    def _checked(self, batch: Sample, indices: Sequence[int]) -> Sample:
-        """The batch, unchanged, if it has a row for each index."""
-        if len(batch.x) != len(indices):
-            raise BrokenContractError(f"{len(batch.x)} items were given for {len(indices)} indices")
-        self._check_kind(batch.x.shape[1:], batch.x.dtype)
-        return batch
-
-    def _sample(self, item: Any) -> Sample:
-        """An item as a Sample."""
-        try:
-            sample = as_sample(item)
-        except DataError as error:
-            raise ValueError(str(error)) from error
-        self._check_kind(sample.x.shape, sample.x.dtype)
-        return sample
-
-    def _check_kind(self, shape: torch.Size, dtype: torch.dtype) -> None:
-        self._kind = self._kind or (shape, dtype)
-        if shape != self._kind[0]:
-            raise ValueError(f"shape {tuple(shape)}; others have {tuple(self._kind[0])}")
-        if dtype != self._kind[1]:
-            raise ValueError(f"values of {dtype}; others have {self._kind[1]}")
+        faults = [index for index, is_sound in zip(indices, is_finite, strict=True) if not is_sound]
+        self.unusable.update(dict.fromkeys(faults, NOT_FINITE))
+        return True
 
     def _index(self, place: int) -> int:
         """The index of the item at a position of the stream; of another one, if that cannot be used.
@@ -456,11 +393,3 @@ class Batches:
             self._order = np.argsort(generator.random_raw(len(self)), kind="stable")
             self._epoch = epoch
         return int(self._order[offset])
-
-
-class BrokenContractError(Exception):
-    """A data set that gives another number of items than was asked for."""
-
-
-PASSED_ON = (GenkitError, NameError, ImportError, NotImplementedError, BrokenContractError)
-"""Exceptions that are no fault of an item: the data set's own sentence, or a mistake in its code."""

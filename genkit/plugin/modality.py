@@ -25,6 +25,7 @@ PLUGIN_CAPABILITIES = frozenset(
         "preview",
         "writer",
         "references",
+        "corruptions",
         "feature_networks",
         "measures",
     }
@@ -178,6 +179,17 @@ class ModalityPlugin(ABC):
         """
         raise NotImplementedError
 
+    def corruptions(self, samples: Sample) -> Mapping[str, Sample]:
+        """Real samples with a known fault, by the name of their row in an evaluation: shuffled steps, say.
+
+        They show how much a fault costs, beside the rows of real samples and noise. What is random about them is drawn
+        from the global generators, which are seeded before.
+
+        Args:
+            samples: real ones [N, ...], as `references` gives them.
+        """
+        raise NotImplementedError
+
     def feature_networks(
         self, weights: Mapping[str, Path], training: Callable[[int], Sample]
     ) -> Mapping[str, FeatureNetwork]:
@@ -186,7 +198,8 @@ class ModalityPlugin(ABC):
         Args:
             weights: files of networks by name (`--weights inception=FILE`), for networks that the plugin cannot bring
                 along. Without a file a network that needs one is left out.
-            training: gives n real samples [n, ...] that are in no comparison, to train a network on the spot.
+            training: gives n real samples [n, ...] that are in no comparison, to train a network on the spot; fewer,
+                where the data have fewer.
 
         Raises:
             ConfigError: for a name in `weights` that is no network's, naming those that are; for a file that cannot be

@@ -1,0 +1,12 @@
+"""Models compared with real data: drawing, features, distances with intervals, and the page that shows them.
+
+    evaluating    `genkit.evaluate`: models, data and settings -> an evaluation
+    results       an evaluation: rows of figures; as a table, JSON, CSV
+    page          an evaluation as one HTML file
+    plots         measures against each other, as SVG
+    scores        figures of two sets of features, and their intervals
+    features      feature networks, the user's own among them; features of real items, kept on disk
+    real          real items of a source, in disjoint parts; noise
+
+What a figure means depends on the modality: feature networks and measures of its own are the plugin's.
+"""
