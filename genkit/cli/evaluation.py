@@ -39,7 +39,7 @@ def evaluate(
         list[str] | None,
         typer.Option(
             metavar="NAME,...",
-            help="Networks by whose features samples are compared, or module:function of your own "
+            help="Networks by whose features samples are compared, module:function of your own, or none "
             "[default: all that need no file of weights, or whose file is given].",
         ),
     ] = None,
@@ -96,17 +96,18 @@ def evaluate(
 ) -> None:
     """Compare models with real data. Prints figures with 95 % intervals, beside those of other real items and noise."""
     sys.path.append(os.getcwd())  # `module:function` may be in a file of the working folder
-    named, words = _named(models)
+    model_paths, words = _named(models)
     controls = parse_overrides(words)
     files = dict(_pair(word, "--weights", "inception=FILE") for word in weights or [])
-    chosen = [name for names in features or [] for name in names.split(",") if name]
+    names = [name for word in features or [] for name in word.split(",") if name]
+    networks = None if not names else [name for name in names if name != "none"]
     from genkit.evaluation.evaluating import evaluate as compare
     from genkit.kit.files import make_folder, write_whole
 
     for path in filter(None, (html, csv)):
         make_folder(path.parent)  # errors before the work, not after it
     evaluation = compare(
-        named, data, n, features=chosen or None, weights=files, controls=controls, vary=_values(vary), judge=judge,
+        model_paths, data, n, features=networks, weights=files, controls=controls, vary=_values(vary), judge=judge,
         training=training, label=label, seed=seed, device=device, cache=not no_cache, user_objects=user_object or (),
         progress=teller(quiet),
     )  # fmt: skip

@@ -1,6 +1,7 @@
 """Models compared with real data: drawing, features, distances with intervals, and the page that shows them.
 
     evaluating    `genkit.evaluate`: models, data and settings -> an evaluation
+    comparing     real items, and the networks and measures by which samples are compared with them
     results       an evaluation: rows of figures; as a table, JSON, CSV
     page          an evaluation as one HTML file
     plots         measures against each other, as SVG

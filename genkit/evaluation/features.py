@@ -41,7 +41,7 @@ CACHE_BYTES = 2**30
 """Size of the cache at most; what was not used for the longest time goes first."""
 
 
-def chosen_networks(
+def choose_networks(
     model: Model,
     features: Sequence[str | Callable[..., Any]] | None,
     weights: Mapping[str, Path],
@@ -86,7 +86,7 @@ def chosen_networks(
     if features is None:
         return [Extractor(modality, name, network, is_kept) for name, network in networks.items()]
     extractors = []
-    for feature in [features] if isinstance(features, str) or callable(features) else features:
+    for feature in features:
         name = _name(feature)
         if ":" in name:
             short = name.rpartition(":")[2].rpartition(".")[2]

@@ -41,8 +41,8 @@ def html(evaluation: Evaluation, is_whole: bool = True) -> str:
         *(f"<p>Note: {escape(note)}</p>" for note in evaluation.notes),
         _figures(evaluation),
     ]
-    if pictures := plots(evaluation):
-        parts.append(f'<h2>Curves</h2><div class="sets">{"".join(pictures)}</div>')
+    if curves := plots(evaluation):
+        parts.append(f'<h2>Curves</h2><div class="sets">{"".join(curves)}</div>')
     parts += [_samples(evaluation), _nearest(evaluation), _protocol(evaluation)]
     body = f'<div class="genkit">{"".join(parts)}</div>'
     if not is_whole:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from genkit.evaluation.results import Evaluation
 
-WIDTH, HEIGHT, LEFT, BOTTOM, MARGIN = 460, 340, 64, 44, 14
+WIDTH, HEIGHT, INDENT, BOTTOM, MARGIN = 460, 340, 64, 44, 14
 """Of a plot, of its margins with the numbers, and of the others, in CSS units of length."""
 
 COLOURS = 6
@@ -74,10 +74,10 @@ def _scale_points(
 
 def _place(row: Any, varied: str, x_name: str, y_name: str) -> tuple[float, float] | None:
     """The values of two figures of a row; the varied control is one too, where it is a number."""
-    known = {name: figure.value for name, figure in row.figures.items()}
+    values = {name: figure.value for name, figure in row.figures.items()}
     if varied and isinstance(row.value, int | float):
-        known = {varied: float(row.value), **known}
-    x, y = known.get(x_name), known.get(y_name)
+        values = {varied: float(row.value), **values}
+    x, y = values.get(x_name), values.get(y_name)
     return None if x is None or y is None else (x, y)
 
 
@@ -98,22 +98,26 @@ def svg(
         x_name, y_name: of the axes.
     """
     points = [point for line in lines.values() for point in line]
-    across = _Axis([(point.x, point.errors[0]) for point in points], [x for x, _ in marks.values()])
-    up = _Axis([(point.y, point.errors[1]) for point in points], [y for _, y in marks.values()])
+    horizontal = _Axis(
+        [(point.x, point.errors[0]) for point in points], [x for x, _ in marks.values()]
+    )
+    vertical = _Axis(
+        [(point.y, point.errors[1]) for point in points], [y for _, y in marks.values()]
+    )
 
     def x_of(value: float) -> float:
-        return LEFT + across.share(value) * (WIDTH - LEFT - MARGIN)
+        return INDENT + horizontal.share(value) * (WIDTH - INDENT - MARGIN)
 
     def y_of(value: float) -> float:
-        return HEIGHT - BOTTOM - up.share(value) * (HEIGHT - BOTTOM - MARGIN)
+        return HEIGHT - BOTTOM - vertical.share(value) * (HEIGHT - BOTTOM - MARGIN)
 
     parts = [_text(WIDTH / 2, HEIGHT - 6, x_name, "middle"), _text(4, MARGIN, y_name, "start")]
-    for tick in across.ticks:
+    for tick in horizontal.ticks:
         parts.append(_line(x_of(tick), MARGIN, x_of(tick), HEIGHT - BOTTOM, "grid"))
         parts.append(_text(x_of(tick), HEIGHT - BOTTOM + 16, f"{tick:g}", "middle"))
-    for tick in up.ticks:
-        parts.append(_line(LEFT, y_of(tick), WIDTH - MARGIN, y_of(tick), "grid"))
-        parts.append(_text(LEFT - 6, y_of(tick) + 4, f"{tick:g}", "end"))
+    for tick in vertical.ticks:
+        parts.append(_line(INDENT, y_of(tick), WIDTH - MARGIN, y_of(tick), "grid"))
+        parts.append(_text(INDENT - 6, y_of(tick) + 4, f"{tick:g}", "end"))
     for number, line in enumerate(lines.values()):
         parts.append(_curve(line, number % COLOURS + 1, x_of, y_of))
     for name, (x, y) in marks.items():

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -57,14 +58,14 @@ class RealItems:
 
 
 def real_items(
-    model: Model, opened: Any, source: str, controls: Any, count: int, seed: int, label: str | None = None
+    model: Model, source: Any, name: str, controls: Any, count: int, seed: int, label: str | None = None
 ) -> RealItems:  # fmt: skip
     """Real items as a model's plugin gives them, shuffled by the seed.
 
     Args:
         model: gives plugin, options and facts.
-        opened: the source, as the plugin opened it.
-        source: the user's name for it.
+        source: as the plugin opened it.
+        name: the user's name for it.
         controls: of the samples.
         count: of each half at most.
         seed: of the order.
@@ -73,7 +74,7 @@ def real_items(
     Raises:
         DataError: if there are too few items for two halves of two.
     """
-    reader = Reader(_dataset(model, opened, controls), model.modality, seed, _filter(model, label))
+    reader = Reader(_dataset(model, source, controls), model.modality, seed, _filter(model, label))
     has_networks = "feature_networks" in capabilities_of(model.plugin, model.generator)
     reserved = int(RESERVE * len(reader)) if has_networks else 0
     rows, stop = reader.take(0, max(len(reader) - reserved, 4), 2 * count)
@@ -83,7 +84,7 @@ def real_items(
         kind = "" if label is None else f" of the label {label!r}"
         count = 0 if rows is None else len(rows)
         raise DataError(
-            f"{source}: an evaluation compares two halves of at least two items, and {count:,} of"
+            f"{name}: an evaluation compares two halves of at least two items, and {count:,} of"
             f" {len(reader):,}{kind} can be used{fault}"
         )
     reference, other = rows[0 : 2 * half : 2], rows[1 : 2 * half : 2]
@@ -92,7 +93,7 @@ def real_items(
         rest, _ = reader.take(stop, len(reader), n)
         if rest is None:
             raise DataError(
-                f"{source}: no items are left beside the {2 * half:,} that are compared, to train a feature network "
+                f"{name}: no items are left beside the {2 * half:,} that are compared, to train a feature network "
                 "on: give more data, or draw fewer samples"
             )
         return rest
@@ -102,27 +103,27 @@ def real_items(
 
 
 def all_items(
-    model: Model, opened: Any, source: str, controls: Any, count: int, seed: int
+    model: Model, source: Any, name: str, controls: Any, count: int, seed: int
 ) -> tuple[Sample, int]:
     """(at most `count` items of a source in shuffled order, the number of all); arguments as for `real_items`.
 
     Raises:
         DataError: if fewer than two can be used.
     """
-    reader = Reader(_dataset(model, opened, controls), model.modality, seed)
+    reader = Reader(_dataset(model, source, controls), model.modality, seed)
     rows, _ = reader.take(0, len(reader), count)
     if rows is None or len(rows) < 2:
-        raise DataError(f"{source}: fewer than two of its items can be used")
+        raise DataError(f"{name}: fewer than two of its items can be used")
     return rows, len(reader)
 
 
-def _dataset(model: Model, opened: Any, controls: Any) -> Any:
+def _dataset(model: Model, source: Any, controls: Any) -> Any:
     """The data set of an opened source: the plugin's `references`, or its `dataset`."""
     plugin = model.plugin
     has_references = "references" in capabilities_of(plugin, model.generator)
     call = "references" if has_references else "dataset"
     with registry.asking(model.modality, call) as fault:
-        dataset = plugin.references(opened, controls) if has_references else plugin.dataset(opened)
+        dataset = plugin.references(source, controls) if has_references else plugin.dataset(source)
         if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
             kind = type(dataset).__name__
             raise fault(f"it returned a {kind}; a map-style data set was expected")
@@ -220,6 +221,11 @@ class Reader:
         item = Skipped(f"item {index}", fault)
         if item not in self.skipped:
             self.skipped.append(item)
+
+
+def source_name(source: Any) -> str:
+    """A source as the user wrote it; `<type>` for a Python object."""
+    return str(source) if isinstance(source, str | Path) else f"<{type(source).__name__}>"
 
 
 def noise(real: Sample, seed: int) -> Sample:

@@ -97,6 +97,18 @@ def figures(
     }
 
 
+def first_distance(samples: Features, reference: Features, distance: str) -> tuple[str, float]:
+    """(name, value) of the Frechet distance; of the kernel distance, if there are too few samples for a covariance.
+
+    Args:
+        samples, reference: features of N samples and of M real items.
+        distance: what a Frechet distance over these features is called.
+    """
+    if fits_covariance(len(samples), len(reference), samples.shape[1]):
+        return distance, max(0.0, distances.frechet(samples, reference))
+    return kernel_name(distance), distances.kernel(samples, reference)
+
+
 def kernel_name(distance: str) -> str:
     """What the kernel distance over a network's features is called, by the name of its Frechet distance."""
     if distance.startswith("fd-"):
