@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import json
+import math
 import os
 import re
 from dataclasses import replace
@@ -18,7 +19,7 @@ from typer.testing import CliRunner
 
 from genkit.cli import app
 from genkit.errors import ConfigError, DataError
-from genkit.plugin import Critique, Facts, Networks, Preset, Sample
+from genkit.plugin import Critique, Facts, FeatureNetwork, Networks, Preset, Sample
 from genkit.testing import conformance
 from genkit.testing.conformance import CHECKS, MINIMUM, ModalityConformance, check_modality
 
@@ -324,6 +325,73 @@ class DataOfOneClass(toys.Duet):
         return _OneClass(self.options)
 
 
+class ReferencesOfOneCoordinate(toys.Duet):
+    def references(self, source, controls):
+        whole = super().references(source, controls).sample
+        return toys._Batch(whole.with_x(whole.x[:, :1]))
+
+
+class CorruptsNothing(toys.Duet):
+    def corruptions(self, samples):
+        return {"swapped": samples}
+
+
+class CorruptsInPlace(toys.Duet):
+    def corruptions(self, samples):
+        samples.x.mul_(-1)
+        return {"mirrored": samples.with_x(samples.x.clone())}
+
+
+class CorruptsAtRandom(toys.Duet):
+    def corruptions(self, samples):
+        return {"moved": samples.with_x(samples.x + 1 + next(CALLS))}
+
+
+class CorruptionNamedReal(toys.Duet):
+    def corruptions(self, samples):
+        return {"real": super().corruptions(samples)["swapped"]}
+
+
+def networked(features, **more):
+    """The duet with one feature network."""
+
+    class Mutant(toys.Duet):
+        curves = ()
+
+        def feature_networks(self, weights, training):
+            super().feature_networks(weights, training)
+            return {"mine": FeatureNetwork(features, "fd-mine", **more)}
+
+    return like(duet, plugin=Mutant)
+
+
+def halved(sample):
+    x = sample.x.clone()
+    sample.x.mul_(0.5)
+    return x
+
+
+class TakesAnyWeights(toys.Duet):
+    def feature_networks(self, weights, training):
+        return super().feature_networks({}, training)
+
+
+def measured(change, curves=()):
+    """The duet with other measures: a function of what the toy measures, and of the evidence."""
+
+    class Mutant(toys.Duet):
+        def measures(self, evidence):
+            return change(super().measures(evidence), evidence)
+
+    Mutant.curves = curves
+    return like(duet, plugin=Mutant)
+
+
+def moved(measures, evidence):
+    evidence.samples.x.add_(1)
+    return measures
+
+
 MISSPELT = Preset(recipe={"loss": "hinje"})
 RELAXED = {**ring.presets["default"].recipe, "estimator": {"kind": "straight_through"}}
 NO_SUCH_TERM = {**duet.presets["default"].recipe, "terms": {"spred": 0.1}}
@@ -392,6 +460,19 @@ MUTANTS = {
     "relaxed_agrees": (speaker(ScoresAnotherPolicy), "score with the same policy"),
     "unroll_is_one_sample": (like(curves, plugin=StartsEachBlockAnew), "drawn 1 at a time differ"),
     "writer_writes_what_encode_writes": (like(curves, plugin=LosesAStep), "different .raw files"),
+    "references_are_like_samples": (
+        like(duet, plugin=ReferencesOfOneCoordinate),
+        r"references have x \[1\] of float32, samples \[2\] of float32",
+    ),
+    "corruptions_are_faults": (like(duet, plugin=CorruptsNothing), "'swapped' changes nothing"),
+    "feature_networks_are_functions": (
+        networked(lambda sample: sample.x - sample.x.mean(0)),
+        "depend on the other rows of their batch",
+    ),
+    "measures_are_numbers": (
+        measured(lambda measures, _: {**measures, "spread": math.nan}),
+        "it gives spread = nan; a finite number or None",
+    ),
 }
 """Check -> (a modality that it must catch, what it says)."""
 
@@ -421,6 +502,49 @@ MORE = [
     ("complete_keeps_prefixes", speaker(GoesOnAsItLikes), "the same samples from other noise"),
     ("condition_answers", like(duet, plugin=AlwaysClassZero), "'class0' and 'class1' alike"),
     ("condition_answers", like(duet, plugin=DefaultIsClassZero), "64 indices the same default"),
+    ("corruptions_are_faults", like(duet, plugin=CorruptsInPlace), r"wrote into its input \(x\)"),
+    ("corruptions_are_faults", like(duet, plugin=CorruptsAtRandom), "differed under one seed"),
+    ("corruptions_are_faults", like(duet, plugin=CorruptionNamedReal), "the name of another row"),
+    (
+        "feature_networks_are_functions",
+        networked(lambda sample: sample.x * (1 + next(CALLS))),
+        "other features for the same samples",
+    ),
+    (
+        "feature_networks_are_functions",
+        networked(lambda sample: sample.x[:, 0]),
+        r"gives \[16\] for",
+    ),
+    (
+        "feature_networks_are_functions",
+        networked(lambda sample: sample.x.double()),
+        "gives float64|gives torch.float64",
+    ),
+    ("feature_networks_are_functions", networked(lambda sample: sample.x.log()), "not finite"),
+    ("feature_networks_are_functions", networked(halved), r"wrote into its input \(x\)"),
+    (
+        "feature_networks_are_functions",
+        networked(lambda sample: sample.x, protocol={"weights": object()}),
+        "its protocol is no plain data",
+    ),
+    ("feature_networks_are_functions", like(duet, plugin=TakesAnyWeights), "'no such network'"),
+    ("measures_are_numbers", measured(lambda measures, _: [*measures]), "it returned a list"),
+    (
+        "measures_are_numbers",
+        measured(lambda measures, evidence: measures if evidence.generator else {}),
+        "give the same names, and None for what cannot be computed",
+    ),
+    (
+        "measures_are_numbers",
+        measured(lambda measures, _: {**measures, "gap": next(CALLS)}),
+        "differed when they were asked again",
+    ),
+    ("measures_are_numbers", measured(moved), r"wrote into its input \(x\)"),
+    (
+        "measures_are_numbers",
+        measured(lambda measures, _: measures, curves=(("spread", "gaps"),)),
+        "curves names gaps",
+    ),
 ]
 
 
@@ -446,10 +570,11 @@ def test_a_preview_without_an_ending_does_not_suffice():
 # The toys ---------------------------------------------------------------------------------------------------------
 
 
+EVALUATION = ("references", "corruptions", "feature_networks", "measures")
 CAPABILITIES = {
     "ring": set(),
     "language": {"pretrain_loss", "log_prob", "complete", "relaxed"},
-    "duet": {"condition", "terms", "preview"},
+    "duet": {"condition", "terms", "preview", *EVALUATION},
     "curves": {"preview", "unroll", "writer"},
 }
 """Toy -> the optional capabilities that its classes have."""

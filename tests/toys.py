@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,20 @@ from torch import Tensor, nn
 from torch.nn.functional import log_softmax, one_hot
 
 from genkit.adversarial import straight_through
+from genkit.errors import ConfigError, did_you_mean
 from genkit.kit.blocks import LEAKY_SLOPE, variance_scaling_
-from genkit.plugin import Critique, Facts, Modality, ModalityPlugin, Networks, Noise, Preset, Sample
+from genkit.plugin import (
+    Critique,
+    Evidence,
+    Facts,
+    FeatureNetwork,
+    Modality,
+    ModalityPlugin,
+    Networks,
+    Noise,
+    Preset,
+    Sample,
+)
 from genkit.recipe import Settings
 
 
@@ -346,14 +359,15 @@ class LanguageCritic(nn.Module):
         return self.body(shown.to(next(self.parameters()).dtype))[:, 0]
 
 
-class _Drawn:
-    """Sentences drawn from the truth, in memory."""
+class _Batch:
+    """A data set in memory.
 
-    def __init__(self, options: LanguageOptions, count: int) -> None:
-        words, mask = sentences(options)
-        generator = torch.Generator().manual_seed(0)
-        which = torch.multinomial(truth(options), count, replacement=True, generator=generator)
-        self.sample = Sample(words[which], mask=mask[which])
+    Args:
+        sample: all items.
+    """
+
+    def __init__(self, sample: Sample) -> None:
+        self.sample = sample
 
     def __len__(self) -> int:
         return len(self.sample)
@@ -368,9 +382,12 @@ class _Drawn:
 class Language(ModalityPlugin):
     """A tiny language."""
 
-    def dataset(self, source: Any) -> _Drawn:
-        """200,000 sentences, always the same."""
-        return _Drawn(self.options, 200_000)
+    def dataset(self, source: Any) -> _Batch:
+        """200,000 sentences drawn from the truth, always the same."""
+        words, mask = sentences(self.options)
+        probabilities, generator = truth(self.options), torch.Generator().manual_seed(0)
+        which = torch.multinomial(probabilities, 200_000, replacement=True, generator=generator)
+        return _Batch(Sample(words[which], mask=mask[which]))
 
     def networks(self) -> Networks:
         """A small autoregressive generator and one critic."""
@@ -467,7 +484,7 @@ class DuetGenerator(nn.Module):
     def __init__(self, options: DuetOptions) -> None:
         super().__init__()
         self.noise = {"z": Noise((4,)), "tail": Noise((2,), distribution="uniform")}
-        self.classes = options.classes
+        self.classes, self.options = options.classes, options
         self.into = nn.Linear(6 + options.classes, options.width)
         self.norm = nn.BatchNorm1d(options.width)
         self.out = nn.Linear(options.width, 2)
@@ -542,8 +559,6 @@ class Duet(ModalityPlugin):
         if value is None:
             return torch.tensor([index % len(labels) for index in indices])
         if value not in labels:
-            from genkit.errors import ConfigError, did_you_mean
-
             raise ConfigError(f"label {value!r}: no such label.{did_you_mean(value, labels)}")
         return torch.full((len(indices),), labels.index(value))
 
@@ -561,6 +576,45 @@ class Duet(ModalityPlugin):
             if player == "generator"
             else {}
         )
+
+    def references(self, source: Any, controls: Any) -> _Batch:
+        """300 points whose noise is always the same."""
+        numbers, labels = torch.Generator().manual_seed(0), torch.arange(300) % self.options.classes
+        centres = torch.stack([labels, -labels], 1).float()
+        noise = self.options.sigma * torch.randn(300, 2, generator=numbers)
+        return _Batch(Sample(centres + noise, labels))
+
+    def corruptions(self, samples: Sample) -> dict[str, Sample]:
+        """Points with exchanged coordinates."""
+        return {"swapped": samples.with_x(samples.x.flip(1))}
+
+    def feature_networks(
+        self, weights: Mapping[str, Path], training: Callable[[int], Sample]
+    ) -> dict[str, FeatureNetwork]:
+        """The coordinates; what is left of them after those of other points; and, with a file, their multiples."""
+        if unknown := set(weights) - {"multiple"}:
+            raise ConfigError(f"weights for {', '.join(unknown)}: only multiple takes a file")
+        networks = {
+            "points": FeatureNetwork(lambda sample: sample.x, "fd-points"),
+            "centred": FeatureNetwork(
+                lambda sample: sample.x - training(10).x.mean(0), "fd-centred", {"training": 10}
+            ),
+        }
+        if "multiple" in weights:
+            factor = float(weights["multiple"].read_text())
+            networks["multiple"] = FeatureNetwork(
+                lambda sample: factor * sample.x, "FID", {"factor": factor}
+            )
+        return networks
+
+    curves = (("spread", "gap"),)
+
+    def measures(self, evidence: Evidence) -> dict[str, float | None]:
+        """How far points are spread, how far their mean is from that of real ones, and what a judge's are."""
+        x, judge = evidence.samples.x, evidence.judge
+        width = None if judge is None else float(judge[1].options.width)
+        gap = (x.mean(0) - evidence.real.x.mean(0)).norm()
+        return {"spread": x.std(0).mean().item(), "gap": gap.item(), "judge's width": width}
 
     def preview(
         self, samples: Sample, format: str, controls: Any, columns: int | None = None

@@ -74,7 +74,9 @@ def real_items(
     Raises:
         DataError: if there are too few items for two halves of two.
     """
-    reader = Reader(_dataset(model, source, controls), model.modality, seed, _filter(model, label))
+    reader = Reader(
+        references_of(model, source, controls), model.modality, seed, _filter(model, label)
+    )
     has_networks = "feature_networks" in capabilities_of(model.plugin, model.generator)
     reserved = int(RESERVE * len(reader)) if has_networks else 0
     rows, stop = reader.take(0, max(len(reader) - reserved, 4), 2 * count)
@@ -110,14 +112,14 @@ def all_items(
     Raises:
         DataError: if fewer than two can be used.
     """
-    reader = Reader(_dataset(model, source, controls), model.modality, seed)
+    reader = Reader(references_of(model, source, controls), model.modality, seed)
     rows, _ = reader.take(0, len(reader), count)
     if rows is None or len(rows) < 2:
         raise DataError(f"{name}: fewer than two of its items can be used")
     return rows, len(reader)
 
 
-def _dataset(model: Model, source: Any, controls: Any) -> Any:
+def references_of(model: Model, source: Any, controls: Any) -> Any:
     """The data set of an opened source: the plugin's `references`, or its `dataset`."""
     plugin = model.plugin
     has_references = "references" in capabilities_of(plugin, model.generator)

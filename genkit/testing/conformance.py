@@ -20,7 +20,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from genkit.errors import ConfigError, did_you_mean, first_line
 from genkit.plugin import Modality
-from genkit.testing import answers, checks, optional
+from genkit.testing import answers, checks, comparisons, optional
 from genkit.testing.findings import expect
 from genkit.testing.subject import NAME, Subject, quiet_machine
 
@@ -85,6 +85,10 @@ CHECKS = (
     Check(optional.relaxed_agrees, "relaxed"),
     Check(optional.unroll_is_one_sample, "unroll"),
     Check(optional.writer_writes_what_encode_writes, "writer"),
+    Check(comparisons.references_are_like_samples, "references"),
+    Check(comparisons.corruptions_are_faults, "corruptions"),
+    Check(comparisons.feature_networks_are_functions, "feature_networks"),
+    Check(comparisons.measures_are_numbers, "measures"),
 )
 """All checks, in the order in which they run."""
 
