@@ -281,7 +281,7 @@ class Comparison:
 
     def protocol(self, extractor: Extractor | None) -> str:
         """What a figure over a network's features, or a measure of the plugin, was computed from, in one line."""
-        request, network = self.request, registry.origin(self.model.modality)
+        request, network = self.request, self._plugin
         if extractor is not None:
             network = f"{extractor.name}@{network_hash(extractor.network)[:8]}"
         label = "" if request.label is None else f", label {request.label}"
@@ -289,6 +289,10 @@ class Comparison:
             f"{network}, {self.count} samples, {self.count} real of {source_name(request.data)}@"
             f"{self.real.sha256[:8]}{label}, halves by seed {request.seed}, float32, genkit {registry.core_version()}"
         )
+
+    @cached_property
+    def _plugin(self) -> str:
+        return registry.origin(self.model.modality)
 
     @cached_property
     def about(self) -> dict[str, Any]:

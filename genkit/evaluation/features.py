@@ -186,6 +186,7 @@ class Extractor:
     ) -> None:  # fmt: skip
         self.modality, self.name, self.network = modality, name, network
         self.is_kept, self.own = is_kept, own
+        self.origin = registry.origin(modality)
         self.memory: dict[str, Features] = {}
 
     def of(self, sample: Sample) -> Features:
@@ -211,7 +212,7 @@ class Extractor:
         return self.memory[key]
 
     def _kept(self, key: str, real: Sample) -> Features:
-        parts = (key, registry.origin(self.modality), self.name, network_hash(self.network))
+        parts = (key, self.origin, self.name, network_hash(self.network))
         path = (
             cache_folder()
             / "features"

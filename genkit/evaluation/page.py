@@ -6,12 +6,13 @@ Knows an evaluation and how samples show themselves in a notebook; computes no f
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genkit.evaluation.plots import plots
-from genkit.evaluation.scores import Figure
+from genkit.evaluation.scores import Figure, better
 from genkit.sampling.samples import PREVIEW_TYPE, TEXT_FORMATS, Samples
 
 if TYPE_CHECKING:
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
 
 FEW = 8
 """Samples of a row beside their nearest training items."""
+
+LEGEND = (
+    "The row “real” is other real items, the best that can be expected; “noise” is real values in random places. "
+    "Arrows say where better is."
+)
 
 NUMBERS = 16
 """A sample of at most so many numbers, which no preview shows, is written as these."""
@@ -37,35 +43,31 @@ def html(evaluation: Evaluation, is_whole: bool = True) -> str:
     parts = [
         f"<style>{style}</style>",
         f"<h1>{title}</h1>",
-        f"<p>{escape(_summary(evaluation))}</p>",
+        f"<p>{escape(evaluation.summary)}. {LEGEND}</p>",
         *(f"<p>Note: {escape(note)}</p>" for note in evaluation.notes),
         _figures(evaluation),
     ]
     if curves := plots(evaluation):
         parts.append(f'<h2>Curves</h2><div class="sets">{"".join(curves)}</div>')
     parts += [_samples(evaluation), _nearest(evaluation), _protocol(evaluation)]
-    body = f'<div class="genkit">{"".join(parts)}</div>'
+    body = "".join(parts)
     if not is_whole:
-        return body
-    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-    return f"<!doctype html><html lang=en><head>{head}<title>{title}</title></head><body>{body}</body></html>\n"
-
-
-def _summary(evaluation: Evaluation) -> str:
-    protocol = evaluation.protocol
-    halves = " and ".join(f"{one['reference']:,}" for one in evaluation.real)
-    return (
-        f"{protocol['samples']:,} samples of each model beside {halves} real items of {protocol['data']}, seed "
-        f"{protocol['seed']}; {protocol['interval']:.0%} intervals. The row “real” is other real items, "
-        "the best that can be expected; “noise” is real values in random places."
-    )
+        return f'<div class="genkit">{body}</div>'
+    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>'
+    return f'<!doctype html><html lang="en"><head>{head}</head><body class="genkit">{body}</body></html>\n'
 
 
 def _figures(evaluation: Evaluation) -> str:
     """The table of all figures: a line for each, a column for each row."""
     heads = "".join(f"<th>{escape(row.title)}</th>" for row in evaluation.rows)
+    arrows = {
+        name: "↓" if is_less else "↑"
+        for one in evaluation.real
+        for network in one["networks"]
+        for name, is_less in better(network["name"], network["distance"]).items()
+    }
     lines = [
-        f"<tr><th>{escape(name)}</th>"
+        f"<tr><th>{escape(name)} {arrows.get(name, '')}</th>"
         + "".join(_cell(row, row.figures.get(name, Figure(None))) for row in evaluation.rows)
         + "</tr>"
         for name in evaluation.names
@@ -104,7 +106,8 @@ def _nearest(evaluation: Evaluation) -> str:
             )
             body = f"<table><tr><th>sample</th><th>nearest</th></tr>{cells}</table>"
         else:
-            body = f"{media(samples)}<p class=faint>nearest:</p>{media(nearest)}"
+            strips = [media(replace(part, columns=FEW)) for part in (samples, nearest)]
+            body = f'<div class="strip">{strips[0]}<p class="faint">nearest:</p>{strips[1]}</div>'
         parts.append(f"<div><p>{escape(row.title)}</p>{body}</div>")
     if not parts:
         return ""
@@ -142,4 +145,4 @@ def media(samples: Samples) -> str:
         parts.append(f'<img alt="samples" src="data:{PREVIEW_TYPE};base64,{bundle[PREVIEW_TYPE]}">')
     if "text/html" in bundle:
         parts.append(f"<p>{bundle['text/html']}</p>")
-    return "".join(parts) or "<p class=faint>nothing that a page can show</p>"
+    return "".join(parts) or '<p class="faint">nothing that a page can show</p>'

@@ -80,6 +80,17 @@ class Evaluation:
     notes: Sequence[str] = ()
 
     @property
+    def summary(self) -> str:
+        """What was compared with what, in one line."""
+        protocol = self.protocol
+        counts = " and ".join(dict.fromkeys(f"{one['reference']:,}" for one in self.real))
+        label = f" of the label {protocol['label']}" if protocol["label"] is not None else ""
+        return (
+            f"{counts} samples of each model beside as many real items{label} of {protocol['data']}, seed "
+            f"{protocol['seed']}, {protocol['interval']:.0%} intervals"
+        )
+
+    @property
     def names(self) -> list[str]:
         """The names of all figures, in order."""
         return list(dict.fromkeys(name for row in self.rows for name in row.figures))
@@ -134,7 +145,7 @@ class Evaluation:
         return path
 
     def __str__(self) -> str:
-        return "\n".join([*self._tables(), *(f"note: {note}" for note in self.notes)])
+        return "\n".join([self.summary, *self._tables(), *(f"note: {note}" for note in self.notes)])
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""

@@ -28,7 +28,10 @@ LEVEL = 0.95
 RESAMPLES = 500
 """Of the items' contributions to a mean."""
 
-FRECHET_RESAMPLES = (10, 200)
+MOST_AT_ONCE = 1_000_000
+"""Values that are resampled at once."""
+
+FRECHET_RESAMPLES = (10, 100)
 """Of the features of a Frechet distance, at least and at most."""
 
 FRECHET_WORK = 2e10
@@ -97,6 +100,17 @@ def figures(
     }
 
 
+def better(name: str, distance: str) -> dict[str, bool]:
+    """Whether less is better, by the names of a network's figures; of memorised samples neither is.
+
+    Args:
+        name: of the network.
+        distance: what a Frechet distance over it is called.
+    """
+    parts = {f"{part}-{name}": False for part in distances.Neighbourhoods._fields}
+    return {distance: True, kernel_name(distance): True, **parts}
+
+
 def first_distance(samples: Features, reference: Features, distance: str) -> tuple[str, float]:
     """(name, value) of the Frechet distance; of the kernel distance, if there are too few samples for a covariance.
 
@@ -161,8 +175,8 @@ def _kernel(samples: Features, reference: Features, generator: np.random.Generat
 def mean_figure(contributions: NDArray[Any] | None, generator: np.random.Generator) -> Figure:
     """The mean of the items' contributions.
 
-    Where all of n contributions to a share are equal, resampling them says nothing: then the interval ends 3 / n from
-    the value, the largest share that is missed by chance in 5 % of all cases (the rule of three).
+    Where all of n contributions are equal, resampling them says nothing: then the interval ends 3 / n from the value,
+    the largest share of others that is missed by chance in 5 % of all cases (the rule of three).
 
     Args:
         contributions: [N]; None: they cannot be computed.
@@ -171,17 +185,22 @@ def mean_figure(contributions: NDArray[Any] | None, generator: np.random.Generat
     if contributions is None:
         return Figure(None)
     value = float(contributions.mean())
-    if contributions.dtype == np.bool_ and value in (0.0, 1.0):
+    if (contributions == contributions[0]).all():
+        most = 1.0 if contributions.dtype == np.bool_ else np.inf
         reach = min(1.0, 3 / len(contributions))
-        return Figure(value, max(0.0, value - reach), min(1.0, value + reach))
+        return Figure(value, max(0.0, value - reach), min(most, value + reach))
     return _interval(value, _resampled_means(contributions, generator))
 
 
 def _resampled_means(values: NDArray[Any], generator: np.random.Generator) -> NDArray[np.float64]:
     """[RESAMPLES]: the means of as many values, drawn with replacement."""
     count = len(values)
-    means = [values[generator.integers(0, count, count)].mean() for _ in range(RESAMPLES)]
-    return np.array(means, np.float64)
+    rows = max(1, MOST_AT_ONCE // count)
+    means = [
+        values[generator.integers(0, count, (min(rows, RESAMPLES - start), count))].mean(1)
+        for start in range(0, RESAMPLES, rows)
+    ]
+    return np.concatenate(means).astype(np.float64)
 
 
 def _interval(value: float, resampled: NDArray[np.float64]) -> Figure:
