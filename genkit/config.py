@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
+    Field,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -48,6 +49,9 @@ class RunSettings(Settings):
     """Items between two previews of samples; None: a tenth of the run."""
     samples: PositiveInt = 64
     """Samples in a preview."""
+    evaluate: Annotated[int, Field(ge=2)] | None = None
+    """Samples by which the model is evaluated at each preview: the first distance of `genkit evaluate` to as many items
+    of the run's data; the model that is the best by it is kept in `best/`. None: it is not evaluated."""
     checkpoint_seconds: PositiveFloat = 45
     """A checkpoint is written after so many seconds of work."""
     keep_checkpoints: PositiveInt = 3

@@ -790,3 +790,52 @@ def test_models_of_one_name_are_told_apart_by_their_paths(runs):
     assert [name for name, _ in names_of([runs / "one", f"{runs / 'one'}/model"])] == [
         str(runs / "one"), f"{runs / 'one'}/model",
     ]  # fmt: skip
+
+
+# A run that evaluates itself -----------------------------------------------------------------------------------------
+
+
+def bits(folder):
+    """The weights of a run's newest checkpoint."""
+    return (folder / "players.safetensors").read_bytes()
+
+
+def test_a_run_that_evaluates_itself_ends_in_the_same_weights_and_keeps_its_best_model(
+    train, checkpoint
+):
+    notes = []
+    _, plain = train(duet, 640, "plain", run={"sample_items": 64})
+    _, out = train(
+        duet, 640, "evaluated", run={"sample_items": 64, "evaluate": 60},
+        progress=lambda progress: notes.append(progress.note or ""),
+    )  # fmt: skip
+    assert bits(checkpoint(out)) == bits(checkpoint(plain))
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    values = {row["items"]: row["samples.fd-points"] for row in rows if "samples.fd-points" in row}
+    best = json.loads((out / "best" / "config.json").read_text())
+    assert best["evaluation"]["distance"] == "fd-points"
+    assert best["evaluation"]["value"] <= min(values.values())
+    assert best["items"] == best["evaluation"]["items"]
+    assert sum("the best model so far, fd-points" in note for note in notes) >= 1
+    drawn = genkit.load(out / "best", modality=duet).generate(8).x
+    assert drawn.isfinite().all()
+    assert not (plain / "best").exists()
+
+
+def test_a_resumed_run_knows_its_best_model(train, tmp_path):
+    settings = {"run": {"sample_items": 64, "evaluate": 60}}
+    _, out = train(duet, 320, **settings)
+    config = out / "best" / "config.json"
+    description = json.loads(config.read_text())
+    description["evaluation"]["value"] = -1.0  # nothing is better
+    config.write_text(json.dumps(description))
+    train(duet, 640, **settings, resume=True)
+    assert json.loads(config.read_text())["evaluation"]["value"] == -1.0
+    train(duet, 320, **settings, overwrite=True)
+    assert json.loads(config.read_text())["evaluation"]["value"] > 0
+
+
+def test_a_run_that_cannot_evaluate_itself_does_not_begin(train, tmp_path):
+    with pytest.raises(ConfigError, match="language has neither feature networks nor measures"):
+        train(language, 320, run={"evaluate": 60})
+    assert not (tmp_path / "run").exists()

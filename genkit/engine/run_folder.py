@@ -29,14 +29,14 @@ LOCK = ".genkit.lock"
 MARK = "genkit_run"
 """The key that marks a config.yaml as that of a genkit run."""
 
-OWNED = ("config.yaml", "latest", "metrics.jsonl", "checkpoints", "samples", "model")
+OWNED = ("config.yaml", "latest", "metrics.jsonl", "checkpoints", "samples", "model", "best")
 """The entries that a run writes; a new run in the folder deletes these and nothing else."""
 
 
 class RunFolder:
     """One training run on disk; locked by one process at a time.
 
-        config.yaml   metrics.jsonl   samples/   checkpoints/<items>/   latest   model/
+        config.yaml   metrics.jsonl   samples/   checkpoints/<items>/   latest   model/   best/
 
     Args:
         path: of the folder.
@@ -226,7 +226,7 @@ class RunFolder:
 
     def _tidy(self) -> None:
         """Remove temporary files and folders that a killed process left behind."""
-        for name in (".", "checkpoints", "model", "samples"):
+        for name in (".", "checkpoints", "model", "best", "samples"):
             folder = self.path / name
             for entry in list(folder.iterdir()) if folder.is_dir() else []:
                 if entry.name.startswith(".") and entry.name.endswith(".tmp"):

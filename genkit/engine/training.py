@@ -7,8 +7,6 @@ terminal.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -24,6 +22,7 @@ from genkit import config as configuration
 from genkit.config import RunConfig
 from genkit.discovery import registry
 from genkit.discovery.selection import strict
+from genkit.engine.best import Best
 from genkit.engine.clock import PULSE, Clock, Progress, Stop, stop_signals
 from genkit.engine.compatibility import check_state
 from genkit.engine.data import open_data
@@ -32,7 +31,7 @@ from genkit.engine.game import LOST_UPDATES, Game
 from genkit.engine.optimizers import under
 from genkit.engine.plan import choose
 from genkit.engine.run_folder import RunFolder
-from genkit.engine.views import model_of, preview_conditions
+from genkit.engine.views import about_data, about_machine, model_of, preview_conditions
 from genkit.errors import (
     GenkitError,
     Interrupted,
@@ -133,14 +132,14 @@ def train(
             config = _resumed(manifest, preset, data, layers, earlier)
         with global_seeds("training", config.run.seed):
             try:
-                game, notes = _set_up(config, folder, earlier is not None, report)
+                game, notes, best = _set_up(config, folder, earlier is not None, report)
             except KeyboardInterrupt as error:
                 raise Interrupted(
                     f"stopped before the run went on; nothing of {folder.path} was changed",
                     getattr(error, "exit_code", 130),
                 ) from error
             with stop_signals() as stop:
-                play(game, folder, report, stop, notes)
+                play(game, folder, report, stop, notes, best)
             game.runtime.barrier()  # the others read the model only after the main process has written it
     finally:
         torch.set_num_threads(threads_before)
@@ -154,6 +153,7 @@ def play(
     report: Callable[[Progress], None],
     stop: Stop,
     notes: Sequence[str] = (),
+    best: Best | None = None,
 ) -> None:
     """Play rounds until the run is over, with evaluations, log and checkpoints.
 
@@ -163,6 +163,7 @@ def play(
         report: receives the progress reports.
         stop: set by a signal handler to save and stop.
         notes: reported at the start.
+        best: evaluates the model at each preview, and keeps the best; None: it is not evaluated.
 
     Raises:
         Interrupted: if `stop` was set; everything is saved.
@@ -172,12 +173,12 @@ def play(
     for note in notes:
         clock.notify(note=note)
     try:
-        _play(game, folder, clock, stop)
+        _play(game, folder, clock, stop, best)
     finally:
         clock.finish()
 
 
-def _play(game: Game, folder: RunFolder, clock: Clock, stop: Stop) -> None:
+def _play(game: Game, folder: RunFolder, clock: Clock, stop: Stop, best: Best | None) -> None:
     restore_start = game.snapshot() if folder.latest() is None else None
     due = clock.due(stop)
     while not due.over:
@@ -189,7 +190,7 @@ def _play(game: Game, folder: RunFolder, clock: Clock, stop: Stop) -> None:
         clock.tick()
         due = clock.due(stop)
         if due.evaluate:
-            _evaluate(game, folder, clock)
+            _evaluate(game, folder, clock, best)
             for note in game.batches.news():
                 clock.notify(note=note)
         if due.log or due.stop:
@@ -204,7 +205,7 @@ def _play(game: Game, folder: RunFolder, clock: Clock, stop: Stop) -> None:
         raise diverged(game.items, DIVERGENCE)
     clock.log(folder)
     if clock.items_evaluated != game.items:
-        _evaluate(game, folder, clock)
+        _evaluate(game, folder, clock, best)
     _save(game, folder, clock)
 
 
@@ -213,8 +214,8 @@ def _play(game: Game, folder: RunFolder, clock: Clock, stop: Stop) -> None:
 
 def _set_up(
     config: RunConfig, folder: RunFolder, resume: bool, report: Callable[[Progress], None]
-) -> tuple[Game, list[str]]:
-    """(a game at its start, or restored from the latest checkpoint; notes for the user).
+) -> tuple[Game, list[str], Best | None]:
+    """(a game at its start, or restored from the latest checkpoint; notes for the user; what evaluates its model).
 
     The folder is changed only after data, device and networks are known to work.
     """
@@ -235,6 +236,10 @@ def _set_up(
             game.initialise()
         else:
             notes += _take_over(game, config.run.init)
+    best = None
+    if config.run.evaluate is not None and runtime.is_main_process:
+        with waiting("reading real items to evaluate by", tell), global_seeds("look"):
+            best = Best(game, folder.path, resume)
     if config.run.plan == "auto":
         with waiting("measuring which plan is the fastest here", tell):
             notes += choose(game)
@@ -259,7 +264,7 @@ def _set_up(
         else:
             folder.config = _located(config.plain())
     runtime.barrier()
-    return game, notes
+    return game, notes, best
 
 
 def _manifest_for(modality: str | Modality, out: str | Path | None) -> Modality:
@@ -325,6 +330,7 @@ def _resumed(
         "run.items",
         "run.minutes",
         "run.strict",
+        "run.evaluate",
     )
     changes = differences(old_config.plain(), config.plain())
     refusals = {path: pair for path, pair in changes.items() if not path.startswith(changeable)}
@@ -396,15 +402,20 @@ def _trackers(game: Game, folder: RunFolder) -> list[Any]:
 # Evaluating, saving and restoring ---------------------------------------------------------------------------------
 
 
-def _evaluate(game: Game, folder: RunFolder, clock: Clock) -> None:
-    """Draw samples of fixed identities, report what the diagnosis finds in them, and write a preview of them."""
+def _evaluate(game: Game, folder: RunFolder, clock: Clock, best: Best | None) -> None:
+    """Draw samples of fixed identities, report what the diagnosis finds in them, and write a preview of them.
+
+    Args:
+        best: evaluates the model too, and keeps the best; None: it is not evaluated.
+    """
     modality, run = game.config.modality, game.config.run
     clock.evaluated()
     if not game.runtime.is_main_process:
         return
     game.check_finite()
     with global_seeds("look"):
-        sample = model_of(game).draw(
+        model = model_of(game)
+        sample = model.draw(
             range(run.samples),
             run.seed,
             controls=game.controls,
@@ -416,6 +427,11 @@ def _evaluate(game: Game, folder: RunFolder, clock: Clock) -> None:
             for note in [*notes, *saturated(clock.history, game.config.recipe)]:
                 clock.notify(note=note)
         clock.history.clear()
+        if best is not None:
+            distance, note = best.look(model, game.items)
+            clock.findings = {**clock.findings, **distance}
+            if note:
+                clock.notify(note=note)
         if "preview" not in game.capabilities or not modality.preview_formats:
             return
         try:
@@ -447,8 +463,8 @@ def _save(game: Game, folder: RunFolder, clock: Clock) -> None:
             state, groups = game.state()
             state |= {
                 "log_bytes": folder.log_size(),
-                "machine": _about_machine(game),
-                "data": _about_data(game),
+                "machine": about_machine(game),
+                "data": about_data(game),
             }
             folder.save_checkpoint(game.items, state, groups, game.config.run.keep_checkpoints)
         model_of(game).save(folder.path / "model")
@@ -494,7 +510,7 @@ def _restore(game: Game, folder: RunFolder, checkpoint: Path) -> list[str]:
     """
     state = read_json(checkpoint / "state.json")
     check_state(state, game.state()[0], RETRIES, checkpoint / "state.json")
-    old, data = dict(state.get("data", {})), _about_data(game)
+    old, data = dict(state.get("data", {})), about_data(game)
     means = old.pop("spread_means", data["spread_means"]), data.pop("spread_means")
     old.pop("means", None)  # of the first items: earlier versions compared them
     changes = differences(old, data)
@@ -514,7 +530,7 @@ def _restore(game: Game, folder: RunFolder, checkpoint: Path) -> list[str]:
         raise ModelError(
             f"{checkpoint} does not fit the networks of the run's configuration ({first_line(error)})"
         ) from error
-    machine = _about_machine(game)
+    machine = about_machine(game)
     machine_changes = [
         f"{key} {old_value} -> {machine.get(key)}"
         for key, old_value in state["machine"].items()
@@ -529,21 +545,3 @@ def _restore(game: Game, folder: RunFolder, checkpoint: Path) -> list[str]:
     if game.over():
         notes.append("the run has reached its full length: train on with more --items or --minutes")
     return notes
-
-
-def _about_machine(game: Game) -> dict[str, Any]:
-    """What the bits of a run's results depend on, beyond its configuration and data."""
-    plugin = registry.origin(game.config.modality)
-    return {**game.runtime.fingerprint(), "genkit": registry.core_version(), "plugin": plugin}
-
-
-def _about_data(game: Game) -> dict[str, Any]:
-    """The data as a resumed run must find them, wherever they lie: number of items, means of some, facts."""
-    facts = game.plugin.facts
-    files = {name: hashlib.sha256(content).hexdigest() for name, content in facts.files.items()}
-    return {
-        "items": len(game.batches),
-        "spread_means": game.batches.means,
-        "facts": json.loads(json.dumps(dict(facts.values))),
-        "files": files,
-    }

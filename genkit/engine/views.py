@@ -1,10 +1,12 @@
-"""The model of a game and conditions for its previews, computed without changing the game.
+"""What can be seen of a game without changing it: its model, conditions for previews, its machine and data.
 
 Knows the game and the sampler; no files and no terminal.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -77,4 +79,22 @@ def _info(game: Game, conditional: bool) -> dict[str, Any]:
         "conditional": conditional,
         "critics": {name: config.recipe.critic_named(name).weight for name in game.critics},
         "items": game.items,
+    }
+
+
+def about_machine(game: Game) -> dict[str, Any]:
+    """What the bits of a run's results depend on, beyond its configuration and data."""
+    plugin = registry.origin(game.config.modality)
+    return {**game.runtime.fingerprint(), "genkit": registry.core_version(), "plugin": plugin}
+
+
+def about_data(game: Game) -> dict[str, Any]:
+    """The data as a resumed run must find them, wherever they lie: number of items, means of some, facts."""
+    facts = game.plugin.facts
+    files = {name: hashlib.sha256(content).hexdigest() for name, content in facts.files.items()}
+    return {
+        "items": len(game.batches),
+        "spread_means": game.batches.means,
+        "facts": json.loads(json.dumps(dict(facts.values))),
+        "files": files,
     }
