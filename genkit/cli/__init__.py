@@ -2,6 +2,7 @@
 
     commands    all commands, as one application
     models      train, generate, info, explain, data check
+    evaluation  evaluate
     plugins     plugins list, show, doctor, disable, enable, new, check
     progress    the progress of a command in the terminal
 

@@ -21,7 +21,7 @@ WIDTH = 120
 """Characters of a line of the table, beyond which further rows of the evaluation follow in another table."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Row:
     """The figures of one set of samples.
 
@@ -59,7 +59,7 @@ class Row:
         return {**head, "controls": dict(self.controls), "model": self.model, "figures": figures}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Evaluation:
     """Models compared with real items.
 
@@ -143,6 +143,10 @@ class Evaluation:
         make_folder(path.parent)
         write_whole(path, html(self).encode())
         return path
+
+    def __repr__(self) -> str:
+        titles = ", ".join(row.title for row in self.rows)
+        return f"<evaluation of {titles}: {len(self.names)} figures>"
 
     def __str__(self) -> str:
         return "\n".join([self.summary, *self._tables(), *(f"note: {note}" for note in self.notes)])
