@@ -21,7 +21,7 @@ from genkit.evaluation import scores
 from genkit.evaluation.features import VALUES, Extractor, choose_networks, network_hash
 from genkit.evaluation.real import STREAM, RealItems, all_items, noise, source_name
 from genkit.evaluation.scores import Features, Figure
-from genkit.kit.distances import nearest
+from genkit.kit.distances import nearest, spacing
 from genkit.plugin import Evidence, Sample, capabilities_of
 from genkit.sampling.batching import join
 from genkit.sampling.drawing import CHUNK
@@ -29,7 +29,7 @@ from genkit.sampling.model import Model
 from genkit.system.runtime import waiting
 from genkit.system.seeding import global_seeds
 
-ORIGINALS = 20_000
+ORIGINALS = 10_000
 """Training items, at most, that samples are compared with to find memorised ones."""
 
 
@@ -102,6 +102,7 @@ class Comparison:
                     model, training, name, controls, ORIGINALS, request.seed
                 )
         self._features: dict[tuple[str, str], Features] = {}
+        self._thresholds: dict[str, float] = {}
         self._note_what_is_missing()
 
     def _note_what_is_missing(self) -> None:
@@ -210,7 +211,7 @@ class Comparison:
                 name: figure._replace(protocol=protocol)
                 for name, figure in scores.figures(
                     features, self._of_real(extractor, "reference"), originals, extractor.name,
-                    extractor.network.distance, self.request.seed,
+                    extractor.network.distance, self.request.seed, self._threshold(extractor),
                 ).items()
             }  # fmt: skip
             if near is None:
@@ -242,6 +243,13 @@ class Comparison:
             ):
                 self._features[key] = extractor.of_real(items)
         return self._features[key]
+
+    def _threshold(self, extractor: Extractor) -> float:
+        """How near to an original a sample is memorised; computed once."""
+        if extractor.name not in self._thresholds:
+            originals = self._of_real(extractor, "originals")
+            self._thresholds[extractor.name] = spacing(originals, scores.MEMORISED)
+        return self._thresholds[extractor.name]
 
     def _measures(self, sample: Sample, model: Model | None, controls: Any) -> dict[str, Figure]:
         """The measures of the plugin, of a model's samples or of a row that shows the scale."""

@@ -69,7 +69,13 @@ class Figure(NamedTuple):
 
 
 def figures(
-    samples: Features, reference: Features, originals: Features, name: str, distance: str, seed: int
+    samples: Features,
+    reference: Features,
+    originals: Features,
+    name: str,
+    distance: str,
+    seed: int,
+    threshold: float | None = None,
 ) -> dict[str, Figure]:
     """All figures of samples beside real items, by their names.
 
@@ -80,6 +86,7 @@ def figures(
         name: of the network.
         distance: what a Frechet distance over it is called.
         seed: of the resampling.
+        threshold: of memorised samples, as `distances.spacing` gives it for the originals; None: it is computed.
 
     The figures that need more samples, or more features that differ, than there are have no value.
     """
@@ -95,7 +102,7 @@ def figures(
             for part in distances.Neighbourhoods._fields
         },
         f"memorised-{name}": mean_figure(
-            distances.memorised(samples, originals, MEMORISED), generator
+            distances.memorised(samples, originals, MEMORISED, threshold), generator
         ),
     }
 

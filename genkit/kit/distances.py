@@ -7,7 +7,8 @@ with torch-fidelity and prdc.
     frechet                    of the normal distributions with their means and covariances
     kernel                     a maximum mean discrepancy
     neighbourhoods             precision, recall, density, coverage
-    memorised, nearest         samples that lie at items of the training data
+    memorised, spacing         samples that lie at items of the training data
+    nearest                    which items these are
 
 Shape letters: N and M samples, F features.
 """
@@ -21,7 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
-    "Neighbourhoods", "frechet", "kernel", "kernel_contributions", "memorised", "nearest", "neighbourhoods",
+    "Neighbourhoods", "frechet", "kernel", "kernel_contributions", "memorised", "nearest", "neighbourhoods", "spacing",
 ]  # fmt: skip
 
 ROWS = 1024
@@ -137,7 +138,9 @@ def neighbourhoods(samples: ArrayLike, real: ArrayLike, k: int = 5) -> Neighbour
     return Neighbourhoods(count > 0, recall, count / k, coverage)
 
 
-def memorised(samples: ArrayLike, originals: ArrayLike, share: float = 0.01) -> NDArray[np.bool_]:
+def memorised(
+    samples: ArrayLike, originals: ArrayLike, share: float = 0.01, threshold: float | None = None
+) -> NDArray[np.bool_]:
     """[N]: whether a sample lies nearer to an original than originals lie to each other, but for a share of them.
 
     Of other real items of the same distribution about as large a share is "memorised": that is the scale. Originals
@@ -145,13 +148,24 @@ def memorised(samples: ArrayLike, originals: ArrayLike, share: float = 0.01) -> 
 
     Args:    samples: features [N, F].   originals: of the training data, features [M, F], M >= 2.
              share: of originals whose nearest other original is as near.
+             threshold: what `spacing` gives for these originals and this share; None: it is computed.
     Raises:  ValueError for other shapes.
     """
     a, b = _pair(samples, originals, 1)
+    limit = spacing(b, share) if threshold is None else threshold
+    return np.concatenate([squares.min(1) <= limit**2 for _, squares in _distances(a, b)])
+
+
+def spacing(originals: ArrayLike, share: float = 0.01, rows: int = 4096) -> float:
+    """The distance to the nearest other original that a share of the originals fall short of.
+
+    Args:    originals: features [M, F], M >= 2.   share: 0 to 1.   rows: so many originals are asked at most.
+    Raises:  ValueError for other shapes.
+    """
+    b, _ = _pair(originals, originals, 1)
     if len(b) < 2:
         raise ValueError(f"{len(b)} originals: at least 2 are needed")
-    threshold = np.quantile(_radii(b, 1), share)
-    return np.concatenate([squares.min(1) <= threshold for _, squares in _distances(a, b)])
+    return float(np.sqrt(np.quantile(_radii(b, 1, rows), share)))
 
 
 def nearest(samples: ArrayLike, originals: ArrayLike, count: int = 1) -> NDArray[np.int64]:
@@ -197,9 +211,9 @@ def _distances(
         yield start, np.where(squares <= EQUAL * sums, 0.0, squares)
 
 
-def _radii(points: NDArray[np.float64], k: int) -> NDArray[np.float64]:
-    """[N]: the squared distance of each point to its k-th nearest other point."""
+def _radii(points: NDArray[np.float64], k: int, rows: int | None = None) -> NDArray[np.float64]:
+    """[N]: the squared distance of each point, or of the first `rows`, to its k-th nearest other point."""
     # The nearest of all is the point itself, at 0.
     return np.concatenate(
-        [np.partition(squares, k, 1)[:, k] for _, squares in _distances(points, points)]
+        [np.partition(squares, k, 1)[:, k] for _, squares in _distances(points[:rows], points)]
     )
