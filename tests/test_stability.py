@@ -39,6 +39,8 @@ PUBLIC = {
     "genkit.kit.tables": None,
     "genkit.testing": None,
     "genkit.engine.run_folder": ("SCHEMA",),
+    "genkit.evaluation.results": ("Row",),
+    "genkit.evaluation.scores": ("Figure",),
     "genkit.sampling.model_folder": ("SCHEMA",),
 }
 

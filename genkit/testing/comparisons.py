@@ -89,10 +89,10 @@ def feature_networks_are_functions(subject: Subject) -> None:
             torch.equal(features, _features(network, real, title)),
             f"{title} gives other features for the same samples: make it a pure function",
         )
-        alone = torch.cat([_features(network, real[[row]], title) for row in range(len(real))])
+        single = torch.cat([_features(network, real[[row]], title) for row in range(len(real))])
         scale = float(features.abs().max())
         expect(
-            torch.allclose(features, alone, rtol=TOLERANCE, atol=TOLERANCE * scale),
+            torch.allclose(features, single, rtol=TOLERANCE, atol=TOLERANCE * scale),
             f"{title}: the features of a sample depend on the other rows of their batch",
         )
         try:
@@ -125,7 +125,7 @@ def measures_are_numbers(subject: Subject) -> None:
     }
     first_names: list[str] = []
     for title, evidence in rows.items():
-        measures, again = _measures(subject, evidence), _measures(subject, evidence)
+        measures, repeated = _measures(subject, evidence), _measures(subject, evidence)
         fault = measures_fault(measures)
         expect(not fault, f"measures of {title}: {fault}")
         first_names = first_names or list(measures)
@@ -134,7 +134,7 @@ def measures_are_numbers(subject: Subject) -> None:
             f"measures of {title} are {listed(measures)}, of the model's samples {listed(first_names)}: give the same "
             "names, and None for what cannot be computed",
         )
-        expect(measures == again, f"measures of {title} differed when they were asked again")
+        expect(measures == repeated, f"measures of {title} differed when they were asked again")
     networks = {}
     if "feature_networks" in subject.capabilities:
         networks = dict(plugin.feature_networks({}, _training(subject)))
