@@ -1,5 +1,6 @@
 """genkit: train and sample adversarial generators of any medium.
 
+    genkit.generate("image", 16, seed=0).save("grid.png")
     model = genkit.train("image", data="photos/", out="runs/photos", items=500_000)
     genkit.load("runs/photos").generate(16, seed=0).save("grid.png")
 
@@ -17,6 +18,7 @@ _SOURCES = {
     "Progress": ("genkit.engine.clock", "Progress"),
     "check_data": ("genkit.engine.data", "check_data"),
     "DataReport": ("genkit.engine.data", "DataReport"),
+    "generate": ("genkit.sampling.model", "generate"),
     "load": ("genkit.sampling.model", "open_model"),
     "Model": ("genkit.sampling.model", "Model"),
     "Samples": ("genkit.sampling.samples", "Samples"),
@@ -39,6 +41,7 @@ __all__ = [
     "UserError",
     "__version__",
     "check_data",
+    "generate",
     "load",
     "plugins",
     "register",
@@ -54,7 +57,7 @@ if TYPE_CHECKING:
     from genkit.engine.data import DataReport, check_data
     from genkit.engine.training import train
     from genkit.errors import GenkitError, Interrupted, UserError
-    from genkit.sampling.model import Model
+    from genkit.sampling.model import Model, generate
     from genkit.sampling.model import open_model as load
     from genkit.sampling.samples import Samples, save
 

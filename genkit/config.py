@@ -6,7 +6,9 @@ closest valid one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import os
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -234,6 +236,48 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
                 raise ConfigError(f"{word!r}: {branch} was given a value of its own before")
         node[leaf] = value
     return tree
+
+
+def command(config: RunConfig) -> str | None:
+    """The command line that trains with a configuration; None if there is none, for data that are a Python object, say.
+
+    It repeats what decides about a model, not where it is written or how often it is saved. Paths are told by their
+    last part alone.
+    """
+    import yaml
+
+    plain, name = config.plain(), config.data_name
+    if plain["plugin"].startswith("local ") or (name and name.startswith("<")):
+        return None
+    base = build(config.modality, config.preset, config.data).plain()
+    settings = [
+        f"{path}={yaml.safe_dump(value, default_flow_style=True, width=10**6).partition(chr(10))[0]}"
+        for section in ("options", "recipe")
+        for path, value in _changes(base[section], plain[section], section)
+    ]
+    again = build(config.modality, config.preset, config.data, [parse_overrides(settings)]).plain()
+    if any(again[section] != plain[section] for section in ("options", "recipe")):
+        return None
+    words = ["genkit", "train", config.modality.id, "--preset", config.preset]
+    options = {"data": without_place(name), "init": without_place(config.run.init)}
+    options |= {key: plain["run"][key] for key in ("items", "minutes", "seed", "plan", "threads")}
+    for key, value in options.items():
+        words += [] if value is None else [f"--{key}", str(value)]
+    return shlex.join([*words, *settings])
+
+
+def _changes(base: Any, new: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """(dotted path, new value) of each setting that differs; mappings with other keys, and lists, are told whole."""
+    if isinstance(base, Mapping) and isinstance(new, Mapping) and base.keys() == new.keys():
+        for key in new:
+            yield from _changes(base[key], new[key], f"{path}.{key}")
+    elif base != new:
+        yield path, new
+
+
+def without_place(name: str | None) -> str | None:
+    """What names data or a model, as strangers may read it: of a path here, only its last part."""
+    return os.path.basename(os.path.normpath(name)) if name and os.path.exists(name) else name
 
 
 def read_file(path: str | Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
     commands    all commands, as one application
     models      train, generate, info, explain, data check
+    sharing     models, copy, card, push
     plugins     plugins list, show, doctor, disable, enable, new, check
     progress    the progress of a command in the terminal
 
