@@ -253,7 +253,7 @@ def command(config: RunConfig) -> str | None:
     settings = [
         f"{path}={yaml.safe_dump(value, default_flow_style=True, width=10**6).partition(chr(10))[0]}"
         for section in ("options", "recipe")
-        for path, value in _changes(base[section], plain[section], section)
+        for path, value in changes(base[section], plain[section], section)
     ]
     again = build(config.modality, config.preset, config.data, [parse_overrides(settings)]).plain()
     if any(again[section] != plain[section] for section in ("options", "recipe")):
@@ -266,11 +266,11 @@ def command(config: RunConfig) -> str | None:
     return shlex.join([*words, *settings])
 
 
-def _changes(base: Any, new: Any, path: str) -> Iterator[tuple[str, Any]]:
+def changes(base: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """(dotted path, new value) of each setting that differs; mappings with other keys, and lists, are told whole."""
     if isinstance(base, Mapping) and isinstance(new, Mapping) and base.keys() == new.keys():
         for key in new:
-            yield from _changes(base[key], new[key], f"{path}.{key}")
+            yield from changes(base[key], new[key], f"{path}.{key}" if path else key)
     elif base != new:
         yield path, new
 

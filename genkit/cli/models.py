@@ -395,7 +395,7 @@ def info(
         "weights": f"{size / 2**20:.1f} MiB",
         **{f"options.{key}": value for key, value in description.get("options", {}).items()},
         **{f"facts.{key}": value for key, value in description.get("facts", {}).items()},
-        **{f"card.{key}": value for key, value in card.of(description).items()},
+        **{f"card.{key}": one for key, one in card.of(description).items() if key != "recipe"},
     }
     print_lines(lines.items())
 

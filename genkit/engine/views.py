@@ -16,7 +16,7 @@ from genkit.discovery import registry
 from genkit.engine.averages import recalibrated
 from genkit.engine.game import RECALIBRATION_ROWS, Game
 from genkit.plugin import Sample
-from genkit.recipe import Recipe, differences
+from genkit.recipe import Recipe
 from genkit.sampling.drawing import CHUNK, draw_batch
 from genkit.sampling.model import Model, condition_of
 from genkit.system.seeding import global_seeds
@@ -87,12 +87,12 @@ def _info(game: Game, conditional: bool) -> dict[str, Any]:
 def _card(game: Game) -> dict[str, Any]:
     """What the run knows of its model, for the model's card; a path is told by its last part alone."""
     config, runtime = game.config, game.runtime
-    recipe = differences(Recipe().model_dump(mode="json"), config.recipe.model_dump(mode="json"))
+    default = Recipe().model_dump(mode="json")
     entries = {
         "data": configuration.without_place(config.data_name),
         "seed": config.run.seed,
         "init": configuration.without_place(config.run.init),
-        "recipe": {path: value for path, (_, value) in recipe.items()},
+        "recipe": dict(configuration.changes(default, config.recipe.model_dump(mode="json"))),
         "seconds": round(game.seconds, 1),
         "device": runtime.device.type,
         "plan": runtime.plan,

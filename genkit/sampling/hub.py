@@ -62,15 +62,18 @@ def download(name: HubName) -> Path:
         ModelError: if huggingface_hub is not installed, there is no such model, or it cannot be reached; if it is no
             model of genkit's.
     """
-    with _talking(name):
-        from huggingface_hub import snapshot_download
+    with _talking(name, ", and it is not in the cache of this machine"):
+        from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
 
         settings: Any = {"repo_id": name.repository, **_library()}
+        if not try_to_load_from_cache(name.repository, CONFIG, revision=name.revision):
+            # This asks once; a download of a commit would go on trying for half a minute.
+            info = HfApi(**_library()).model_info(name.repository, revision=name.revision)
+            if CONFIG not in [file.rfilename for file in info.siblings or ()]:
+                raise ModelError(f"{name} on the Hub is no model of genkit's: it has no {CONFIG}")
         folder = Path(
             snapshot_download(revision=name.revision, allow_patterns=[CONFIG], **settings)
         )
-        if not (folder / CONFIG).is_file():
-            raise ModelError(f"{name} on the Hub is no model of genkit's: it has no {CONFIG}")
         read_model_config(folder)
         # The folder is named after its commit: both downloads are of the same one.
         snapshot_download(revision=folder.name, allow_patterns=list(FILES), **settings)
@@ -132,7 +135,9 @@ def cached() -> Iterator[tuple[HubName, Path]]:
         return
     from huggingface_hub import scan_cache_dir
 
-    for repository in sorted(scan_cache_dir().repos, key=lambda one: str(one.repo_id)):
+    for repository in sorted(
+        scan_cache_dir(constants.HF_HUB_CACHE).repos, key=lambda one: str(one.repo_id)
+    ):
         for revision in repository.revisions if repository.repo_type == "model" else ():
             folder = Path(revision.snapshot_path)
             with contextlib.suppress(ModelError):  # another library's model
@@ -150,8 +155,13 @@ def _library() -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _talking(name: HubName) -> Iterator[None]:
-    """A context for calls of huggingface_hub: what it raises becomes a `ModelError` of one sentence."""
+def _talking(name: HubName, note: str = "") -> Iterator[None]:
+    """A context for calls of huggingface_hub: what it raises becomes a `ModelError` of one sentence.
+
+    Args:
+        name: of the model.
+        note: what else is to be said where the Hub cannot be reached.
+    """
     if not is_available():
         raise ModelError(
             f'{name} on the Hub needs the package huggingface_hub: pip install "genkit-gan[hub]"'
@@ -177,17 +187,16 @@ def _talking(name: HubName) -> Iterator[None]:
     except (
         Exception
     ) as error:  # its HTTP library raises errors of its own, another one in each major version
-        raise ModelError(f"{name} on the Hub cannot be used: {_reason(error)}") from error
+        raise ModelError(f"{name} on the Hub cannot be used: {_reason(error, note)}") from error
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, note: str) -> str:
     """Why the Hub did not answer as it should, in a few words."""
     from huggingface_hub import constants, errors
 
-    cause = error.__cause__ if isinstance(error, errors.LocalEntryNotFoundError) else error
-    cached_note = "" if cause is error else ", and it is not in the cache of this machine"
     if constants.is_offline_mode():
-        return f"HF_HUB_OFFLINE is set{cached_note}"
+        return f"HF_HUB_OFFLINE is set{note}"
+    cause = error.__cause__ if isinstance(error, errors.LocalEntryNotFoundError) else error
     status = getattr(getattr(cause, "response", None), "status_code", None)
     if status in (401, 403):
         return (
@@ -195,5 +204,7 @@ def _reason(error: Exception) -> str:
         )
     if status is not None:
         text = getattr(cause, "server_message", None) or first_line(cause or error)
-        return f"it answers {text} (HTTP {status}){cached_note}"
-    return f"no answer from {constants.ENDPOINT} ({first_line(cause or error)}){cached_note}"
+        return f"it answers {text} (HTTP {status})"
+    if isinstance(error, ValueError):  # of a name that the Hub does not take
+        return first_line(error)
+    return f"no answer from {constants.ENDPOINT} ({first_line(cause or error)}){note}"

@@ -338,10 +338,9 @@ class Model:
             critic_tensors = read_critics(self.path) if self.critics is None else self.critics
         facts, metadata = self.plugin.facts, {"items": str(self.info.get("items", 0))}
         info = cards.extended({**self.info, "dtype": dtype}, card or {})
-        info["card"] |= {
-            "pipeline_tag": self.modality.pipeline_tag,
-            "parameters": sum(parameter.numel() for parameter in self.generator.parameters()),
-        }
+        info["card"]["parameters"] = sum(one.numel() for one in self.generator.parameters())
+        if self.modality.pipeline_tag:
+            info["card"]["pipeline_tag"] = self.modality.pipeline_tag
         save_model(
             path, info, tensors, facts.files, metadata, stored_as(dtype, critic_tensors),
             notes=read_notes(self.path), **names,
