@@ -255,8 +255,10 @@ def command(config: RunConfig) -> str | None:
         for section in ("options", "recipe")
         for path, value in changes(base[section], plain[section], section)
     ]
-    again = build(config.modality, config.preset, config.data, [parse_overrides(settings)]).plain()
-    if any(again[section] != plain[section] for section in ("options", "recipe")):
+    rebuilt = build(
+        config.modality, config.preset, config.data, [parse_overrides(settings)]
+    ).plain()
+    if any(rebuilt[section] != plain[section] for section in ("options", "recipe")):
         return None
     words = ["genkit", "train", config.modality.id, "--preset", config.preset]
     options = {"data": without_place(name), "init": without_place(config.run.init)}

@@ -22,11 +22,11 @@ def models(as_json: AsJson = False) -> None:
     """List models: those that ship with plugins, those of runs/ here, and those in the Hub's cache."""
     from genkit.sampling.model_names import known_models
 
-    known = known_models()
+    rows = known_models()
     if as_json:
-        print_json({"schema": 1, "models": [asdict(model) for model in known]})
+        print_json({"schema": 1, "models": [asdict(model) for model in rows]})
         return
-    if not known:
+    if not rows:
         print("There are no models yet: train one with `genkit train`.", file=sys.stderr)
         return
     print_table(
@@ -40,7 +40,7 @@ def models(as_json: AsJson = False) -> None:
                 model.license,
                 model.fault or model.scores,
             )
-            for model in known
+            for model in rows
         ),
     )
 

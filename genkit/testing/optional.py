@@ -421,9 +421,9 @@ def shipped_models_draw(subject: Subject) -> None:
         except ConfigError as error:
             expect(place, f"its first model, {name!r}, cannot draw without a condition: {error}")
             continue
-        apart = other.generate(indices=[2, 0], seed=3)
+        pair = other.generate(indices=[2, 0], seed=3)
         expect(
-            torch.equal(apart.x, whole.x[[2, 0]]),
+            torch.equal(pair.x, whole.x[[2, 0]]),
             f"its model {name!r} drew other samples when it was opened again: keep all of its state in parameters and "
             "buffers, and take all randomness from the noise",
         )
