@@ -6,7 +6,6 @@ closest valid one.
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from genkit.discovery import registry, soundness
 from genkit.errors import SYNONYMS, ConfigError, ModelError, PluginError, did_you_mean, first_line
 from genkit.plugin import Modality
 from genkit.recipe import LOSSES, PENALTIES, REWARDS, SECTIONS, Recipe, ScoreFunction, Settings
-from genkit.system.files import user_path
+from genkit.system.files import user_path, without_place
 
 validate = soundness.validate
 
@@ -275,11 +274,6 @@ def changes(base: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any]]:
             yield from changes(base[key], new[key], f"{path}.{key}" if path else key)
     elif base != new:
         yield path, new
-
-
-def without_place(name: str | None) -> str | None:
-    """What names data or a model, as strangers may read it: of a path here, only its last part."""
-    return os.path.basename(os.path.normpath(name)) if name and os.path.exists(name) else name
 
 
 def read_file(path: str | Path) -> dict[str, Any]:

@@ -361,7 +361,7 @@ def test_the_readme_has_the_hub_s_metadata_and_what_is_known(dots):
         "    genkit generate PATH-OF-THIS-FOLDER -n 16 --seed 0 --out samples/",
         "| stored as | float16 |",
         "| licence of the data | CC0 1.0 |",
-        "| fd-toy | 1.25 \\[1, 1.5\\] | dots/test | 10 of 10 |",
+        "| fd-toy | 1.25 \\[1, 1.5\\] |  | dots/test | 10 of 10 |",
         "Points &lt;script&gt;alert(1)&lt;/script&gt; in a \\| plane.",
     ):
         assert line in text.splitlines()
@@ -395,7 +395,7 @@ def test_metadata_is_of_the_hub_s_kinds(entries, front):
 
 
 def test_card_prints_and_adds_and_keeps_what_was_there(dots, command, tmp_path):
-    (tmp_path / "scores.json").write_text(json.dumps({"schema": 1, "scores": ENTRIES["scores"]}))
+    (tmp_path / "scores.json").write_text(json.dumps(ENTRIES["scores"]))
     model = Path("runs/dots/model")
     assert command("card", "runs/dots", "--license", "mit").stdout.strip() == str(
         model / "README.md"
@@ -413,6 +413,45 @@ def test_card_prints_and_adds_and_keeps_what_was_there(dots, command, tmp_path):
     assert (copy / "README.md").read_text().endswith("Thanks to all dots.\n")
 
 
+def evaluation(sha256, data):
+    """What `genkit evaluate --json` writes of two models, one of which has these weights."""
+
+    def row(name, kind, value, digest=None):
+        figures = {
+            "fd-toy": {"value": value, "low": value - 1, "high": value + 1, "protocol": f"10 real of {data}@ab"},
+            "recall-toy": {"value": None, "low": None, "high": None, "protocol": ""},
+        }  # fmt: skip
+        model = {"sha256": digest, "path": "/home/somebody/x"} if digest else None
+        return {"name": name, "kind": kind, "real": 1, "figures": figures, "model": model}
+
+    rows = [row("real", "real", 2.5), row("noise", "noise", 90.0), row("a", "model", 40.0, "00")]
+    rows.append(row("b", "model", 30.0, sha256))
+    return {"schema": 1, "protocol": {"data": data}, "rows": rows}
+
+
+def test_the_scores_of_an_evaluation_are_those_of_the_stored_weights(dots, command, tmp_path):
+    model = genkit.load("runs/dots")
+    document = evaluation(model.sha256, str(tmp_path / "secret" / "photos"))
+    Path("scores.json").write_text(json.dumps(document))
+    assert command("card", "runs/dots", "--scores", "scores.json").returncode == 0
+    (score,) = read_model_config(Path("runs/dots/model"))["card"]["scores"]
+    assert score == {
+        "name": "fd-toy", "value": 30.0, "low": 29.0, "high": 31.0, "real": 2.5, "data": "photos",
+        "protocol": "10 real of photos@ab",
+    }  # fmt: skip
+    model = genkit.load("runs/dots")
+    assert "scores" in read_model_config(model.save("kept"))["card"]
+    assert "scores" not in read_model_config(model.save("half", dtype="float16"))["card"]
+    for place in ("half", str(dots / "first")):
+        done = command("card", place, "--scores", "scores.json")
+        assert (done.returncode, done.stderr) == (
+            2,
+            "genkit: card.scores: the evaluation has no row of these weights: evaluate the model as it is stored\n",
+        )
+    with pytest.raises(ConfigError, match="no row of these weights"):
+        model.save("again", dtype="float16", card={"scores": document})
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -421,7 +460,7 @@ def test_card_prints_and_adds_and_keeps_what_was_there(dots, command, tmp_path):
         (["runs/dots", "--scores", "runs/dots/config.yaml"], "no readable JSON"),
         (
             ["runs/dots", "--scores", "list.json"],
-            "card.scores: a list of mappings with name and value",
+            "card.scores: what `genkit evaluate --json` writes, or a list of mappings",
         ),
     ],
 )
@@ -470,7 +509,7 @@ def test_a_notebook_shows_the_card(dots):
     assert "<strong>Dots &amp; &lt;b&gt;more&lt;/b&gt;</strong>" in shown
     for text in (
         "Apache-2.0",
-        "1.25 [1, 1.5] on dots/test (10 of 10)",
+        "1.25 [1, 1.5] on dots/test",
         "&lt;script&gt;",
         "recipe.loss=hinge",
     ):

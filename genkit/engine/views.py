@@ -19,6 +19,7 @@ from genkit.plugin import Sample
 from genkit.recipe import Recipe
 from genkit.sampling.drawing import CHUNK, draw_batch
 from genkit.sampling.model import Model, condition_of
+from genkit.system.files import without_place
 from genkit.system.seeding import global_seeds
 
 
@@ -89,9 +90,9 @@ def _card(game: Game) -> dict[str, Any]:
     config, runtime = game.config, game.runtime
     default = Recipe().model_dump(mode="json")
     entries = {
-        "data": configuration.without_place(config.data_name),
+        "data": without_place(config.data_name),
         "seed": config.run.seed,
-        "init": configuration.without_place(config.run.init),
+        "init": without_place(config.run.init),
         "recipe": dict(configuration.changes(default, config.recipe.model_dump(mode="json"))),
         "seconds": round(game.seconds, 1),
         "device": runtime.device.type,

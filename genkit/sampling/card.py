@@ -7,6 +7,7 @@ plain data only; a description may be a stranger's, so any value in it may be of
 from __future__ import annotations
 
 import html
+import itertools
 import json
 import re
 import sys
@@ -14,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from genkit.errors import ConfigError, did_you_mean
+from genkit.system.files import without_place
 
 WRITABLE = {
     "license": "of the weights, as the Hub writes it: apache-2.0, mit, cc-by-4.0",
@@ -21,7 +23,7 @@ WRITABLE = {
     "summary": "what the model draws, in a sentence",
     "limits": "what it cannot do, and what it must not be used for",
     "command": "that makes the model again",
-    "scores": "of an evaluation: a list, or what `genkit evaluate --json` writes",
+    "scores": "what `genkit evaluate --json` writes, or a list of mappings with name and value",
 }
 """The entries of a card that people write -> their meanings. A run knows the others by itself."""
 
@@ -40,12 +42,15 @@ def of(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return card if isinstance(card, Mapping) else {}
 
 
-def extended(config: Mapping[str, Any], entries: Mapping[str, Any]) -> dict[str, Any]:
+def extended(
+    config: Mapping[str, Any], entries: Mapping[str, Any], sha256: str | None = None
+) -> dict[str, Any]:
     """A model's description whose card has further entries; None as a value takes one away.
 
     Args:
         config: the description.
         entries: some of `WRITABLE`.
+        sha256: of the model's weights, for its scores in an evaluation.
 
     Raises:
         ConfigError: for another entry, or a value that it cannot have.
@@ -55,27 +60,59 @@ def extended(config: Mapping[str, Any], entries: Mapping[str, Any]) -> dict[str,
         if key not in WRITABLE:
             raise ConfigError(f"card.{key}: no such entry of a card.{did_you_mean(key, WRITABLE)}")
         if value is not None and key == "scores":
-            value = scores_in(value)
+            value = scores_in(value, sha256)
         elif value is not None and not (isinstance(value, str) and value.strip()):
             raise ConfigError(f"card.{key} = {value!r}: a text is needed, {WRITABLE[key]}")
         card[key] = value
     return {**config, "card": {key: value for key, value in card.items() if value is not None}}
 
 
-def scores_in(document: Any) -> list[dict[str, Any]]:
-    """The scores of an evaluation, each with name, value, and what else is known of it as plain data.
+def scores_in(document: Any, sha256: str | None = None) -> list[dict[str, Any]]:
+    """The scores of a model, each with name, value and, where they are known, low, high, real, data and protocol.
+
+    `real` is the same score of other real items.
 
     Args:
-        document: a list of such scores, or a mapping that has one as `scores`.
+        document: a list of such scores, or what `genkit evaluate --json` writes.
+        sha256: of the model's weights: an evaluation has scores of several models.
 
     Raises:
-        ConfigError: if it is neither.
+        ConfigError: if it is neither, or an evaluation of other weights.
     """
-    rows = document.get("scores") if isinstance(document, Mapping) else document
-    if not isinstance(rows, list | tuple) or not all(map(_is_score, rows)):
-        expectation = "a list of mappings with name and value is needed, or a mapping with such a list as scores"
-        raise ConfigError(f"card.scores: {expectation}, as `genkit evaluate --json` writes it")
-    return [dict(row) for row in rows]
+    if isinstance(document, Mapping) and isinstance(document.get("rows"), list):
+        return _scores_of(document, sha256)
+    if not isinstance(document, list | tuple) or not all(map(_is_score, document)):
+        raise ConfigError(f"card.scores: {WRITABLE['scores']} is needed")
+    return [dict(row) for row in document]
+
+
+def _scores_of(evaluation: Mapping[str, Any], sha256: str | None) -> list[dict[str, Any]]:
+    """The scores of the weights with this hash in an evaluation."""
+    rows = [row for row in evaluation["rows"] if isinstance(_part(row, "figures"), Mapping)]
+    own_rows = [row for row in rows if sha256 and _part(row, "model", "sha256") == sha256]
+    if not own_rows:
+        cure = "evaluate the model as it is stored"
+        raise ConfigError(f"card.scores: the evaluation has no row of these weights: {cure}")
+    (row, *_), set_of_items = own_rows, own_rows[0].get("real")
+    real = [one for one in rows if one.get("kind") == "real" and one.get("real") == set_of_items]
+    source = _text(_part(evaluation, "protocol", "data"))
+    data = without_place(source)
+    scores = []
+    for name, figure in row["figures"].items():
+        score = {"name": name, "data": data}
+        score |= {key: _part(figure, key) for key in ("value", "low", "high", "protocol")}
+        score["real"] = _part(real[0], "figures", name, "value") if real else None
+        score["protocol"] = _text(score["protocol"]).replace(source, data or source)
+        if _is_score(score):
+            scores.append({key: value for key, value in score.items() if value not in (None, "")})
+    return scores
+
+
+def _part(tree: Any, *keys: str) -> Any:
+    """What lies in nested mappings at a path of keys; None if there is nothing."""
+    for key in keys:
+        tree = tree.get(key) if isinstance(tree, Mapping) else None
+    return tree
 
 
 def _is_score(row: Any) -> bool:
@@ -172,7 +209,8 @@ def markdown(config: Mapping[str, Any], name: str) -> str:
     if command := _long_text(card, "command"):
         lines += ["", "Made with", "", f"    {command}"]
     if scores := list(_scores(card)):
-        lines += ["", "## Scores", "", "| score | value | on | protocol |", "|---|---|---|---|"]
+        lines += ["", "## Scores", "", "| score | value | of real | on | protocol |"]
+        lines += ["|---|---|---|---|---|"]
         lines += [f"| {' | '.join(map(_escaped, _score_cells(score)))} |" for score in scores]
     if limits := _long_text(card, "limits"):
         lines += ["", "## Limits", "", _escaped(limits)]
@@ -184,8 +222,11 @@ def as_html(config: Mapping[str, Any]) -> str:
     """The card of a model as HTML, for notebooks; nothing in it is markup of the description's own."""
     card = of(config)
     scores = (
-        (name, f"{value} on {data} ({protocol})" if protocol else value)
-        for name, value, data, protocol in map(_score_cells, _scores(card))
+        (
+            name,
+            " ".join(filter(None, (value, real and f"(of real: {real})", data and f"on {data}"))),
+        )
+        for name, value, real, data, _ in map(_score_cells, _scores(card))
     )
     texts = (
         (key, value) for key in ("summary", "limits", "command") if (value := _long_text(card, key))
@@ -236,10 +277,9 @@ def license_of(config: Mapping[str, Any]) -> str:
 
 
 def scores_line(config: Mapping[str, Any]) -> str:
-    """The scores of a model in one line, for lists; empty if it has none."""
-    return ", ".join(
-        f"{name} {value}" for name, value, *_ in map(_score_cells, _scores(of(config)))
-    )
+    """The first scores of a model in one line, for lists; empty if it has none."""
+    first_scores = itertools.islice(_scores(of(config)), 2)
+    return ", ".join(f"{name} {value}" for name, value, *_ in map(_score_cells, first_scores))
 
 
 # Values ----------------------------------------------------------------------------------------------------------
@@ -255,13 +295,14 @@ def _scores(card: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     yield from filter(_is_score, entries if isinstance(entries, list) else ())
 
 
-def _score_cells(score: Mapping[str, Any]) -> tuple[str, str, str, str]:
-    """A score's name, value with its interval, data and protocol, as text."""
+def _score_cells(score: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
+    """A score's name, value with its interval, that of real items, data and protocol, as text."""
     value = f"{score['value']:.4g}"
     low, high = score.get("low"), score.get("high")
     if _is_number(low) and _is_number(high):
         value = f"{value} [{low:.4g}, {high:.4g}]"
-    return score["name"], value, _text(score.get("data")), _text(score.get("protocol"))
+    real = f"{score['real']:.4g}" if _is_number(score.get("real")) else ""
+    return score["name"], value, real, _text(score.get("data")), _text(score.get("protocol"))
 
 
 def _conditions(config: Mapping[str, Any]) -> str:

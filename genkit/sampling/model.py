@@ -331,13 +331,17 @@ class Model:
         **names: str,
     ) -> Path:
         """Write the model folder, as `save` does; `names` are further arguments of `save_model`."""
-        dtype = dtype or self.info.get("dtype", STORED[0])
+        stored_dtype = self.info.get("dtype", STORED[0])
+        dtype = dtype or stored_dtype
         tensors = stored_as(dtype, self.generator.state_dict())
         critic_tensors: Mapping[str, Tensor] = {}
         if critics:
             critic_tensors = read_critics(self.path) if self.critics is None else self.critics
         facts, metadata = self.plugin.facts, {"items": str(self.info.get("items", 0))}
-        info = cards.extended({**self.info, "dtype": dtype}, card or {})
+        info = {**self.info, "dtype": dtype}
+        if dtype != stored_dtype:  # scores are those of the weights that are stored
+            info = cards.extended(info, {"scores": None})
+        info = cards.extended(info, card or {}, self.sha256 if dtype == stored_dtype else None)
         info["card"]["parameters"] = sum(one.numel() for one in self.generator.parameters())
         if self.modality.pipeline_tag:
             info["card"]["pipeline_tag"] = self.modality.pipeline_tag

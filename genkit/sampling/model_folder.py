@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from genkit.errors import ModelError
 from genkit.sampling import card
 from genkit.system.files import (
+    file_hash,
     make_folder,
     plain_name,
     read_json,
@@ -102,7 +103,8 @@ def extend_card(path: Path, entries: Mapping[str, Any]) -> dict[str, Any]:
         ModelError: if the folder holds no model.
         StorageError: if the folder cannot be written.
     """
-    config = card.extended(read_model_config(path), entries)
+    digest = file_hash(path / WEIGHTS) if entries.get("scores") is not None else None
+    config = card.extended(read_model_config(path), entries, digest)
     write_json(path / CONFIG, config)
     write_whole(path / "README.md", card.readme(config, notes=read_notes(path)).encode())
     return config
