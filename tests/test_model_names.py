@@ -26,7 +26,8 @@ MANIFEST = """
 from genkit.plugin import Modality, Preset
 modality = Modality(
     id="dots", title="Dots & <b>more</b>", plugin="toys:Mixture", options="toys:RingOptions",
-    pipeline_tag="dot-generation", presets={"default": Preset(recipe={"batch_size": 16}, run={"plan": "fp32"})},
+    data="builtin:dots", pipeline_tag="dot-generation",
+    presets={"default": Preset(recipe={"batch_size": 16}, run={"plan": "fp32"})},
     models={"first": "fake_dots_models:first", "second": "fake_dots_models:deeper/second"},
 )
 """
@@ -80,6 +81,27 @@ def on_path(folder):
 def same(*models):
     first, *others = (model.generate(4, seed=2).x for model in models)
     return all(torch.equal(first, other) for other in others)
+
+
+def missing(model):
+    """What a model that ships lacks: an entry of its card, or that it is small."""
+    entries = card.of(read_model_config(Path(model.path)))
+    names = ("license", "data_license", "data", "seed", "limits", "command", "scores")
+    return [
+        *(name for name in names if name not in entries),
+        *(["size"] if model.bytes > 3e6 else []),
+    ]
+
+
+def test_the_models_that_ship_with_the_project_s_plugins_are_small_and_have_whole_cards(dots):
+    ours = registry.project_distributions()
+    models = [model for model in known_models() if model.place == "bundled"]
+    assert {model.name: missing(model) for model in models if model.modality not in ours} == {
+        "dots": [],
+        "dots:second": ["license", "data_license", "limits", "scores"],
+    }
+    lacking = {model.name: missing(model) for model in models if model.modality in ours}
+    assert {name: entries for name, entries in lacking.items() if entries} == {}
 
 
 # Names -----------------------------------------------------------------------------------------------------------
@@ -300,7 +322,7 @@ def test_copy_makes_what_ships(dots, command, tmp_path):
 def test_a_run_writes_what_it_knows_on_the_card(dots):
     known = read_model_config(Path("runs/dots/model"))["card"]
     command = (
-        "genkit train dots --preset default --items 32 --seed 5 --plan fp32 --threads 1 "
+        "genkit train dots --preset default --data builtin:dots --items 32 --seed 5 --plan fp32 --threads 1 "
         "options.width=16 options.depth=1 recipe.loss=hinge"
     )
     assert known["command"] == command

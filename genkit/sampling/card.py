@@ -268,7 +268,10 @@ def rows(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield key, text
     recipe = card.get("recipe")
     if isinstance(recipe, Mapping) and recipe:
-        yield "recipe", _text(", ".join(f"{key} {_text(value)}" for key, value in recipe.items()))
+        yield (
+            "recipe",
+            _text(", ".join(f"{key} {_setting(value)}" for key, value in recipe.items())),
+        )
 
 
 def license_of(config: Mapping[str, Any]) -> str:
@@ -322,6 +325,13 @@ def _time(card: Mapping[str, Any]) -> str:
         return ""
     length = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:,.0f} minutes"
     return f"{length} on {_text(card.get('device'))} ({_text(card.get('plan'))}, threads: {card.get('threads')})"
+
+
+def _setting(value: Any) -> str:
+    """A setting of a recipe; of settings of its own, those that are set."""
+    if isinstance(value, Mapping):
+        value = {key: one for key, one in value.items() if one is not None}
+    return _text(value)
 
 
 def _count(value: Any) -> str:
