@@ -184,9 +184,7 @@ def _talking(name: HubName, note: str = "") -> Iterator[None]:
         raise ModelError(
             f"{name.repository} on the Hub has no revision {name.revision!r}"
         ) from error
-    except (
-        Exception
-    ) as error:  # its HTTP library raises errors of its own, another one in each major version
+    except Exception as error:  # its HTTP library, another one in each major version, has its own
         raise ModelError(f"{name} on the Hub cannot be used: {_reason(error, note)}") from error
 
 
