@@ -1,5 +1,6 @@
 """genkit: train and sample adversarial generators of any medium.
 
+    genkit.generate("image", 16, seed=0).save("grid.png")
     model = genkit.train("image", data="photos/", out="runs/photos", items=500_000)
     genkit.load("runs/photos").generate(16, seed=0).save("grid.png")
 
@@ -19,6 +20,7 @@ _SOURCES = {
     "DataReport": ("genkit.engine.data", "DataReport"),
     "evaluate": ("genkit.evaluation.evaluating", "evaluate"),
     "Evaluation": ("genkit.evaluation.results", "Evaluation"),
+    "generate": ("genkit.sampling.model", "generate"),
     "load": ("genkit.sampling.model", "open_model"),
     "Model": ("genkit.sampling.model", "Model"),
     "Samples": ("genkit.sampling.samples", "Samples"),
@@ -43,6 +45,7 @@ __all__ = [
     "__version__",
     "check_data",
     "evaluate",
+    "generate",
     "load",
     "plugins",
     "register",
@@ -60,7 +63,7 @@ if TYPE_CHECKING:
     from genkit.errors import GenkitError, Interrupted, UserError
     from genkit.evaluation.evaluating import evaluate
     from genkit.evaluation.results import Evaluation
-    from genkit.sampling.model import Model
+    from genkit.sampling.model import Model, generate
     from genkit.sampling.model import open_model as load
     from genkit.sampling.samples import Samples, save
 

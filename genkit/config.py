@@ -6,7 +6,8 @@ closest valid one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,7 +25,7 @@ from genkit.discovery import registry, soundness
 from genkit.errors import SYNONYMS, ConfigError, ModelError, PluginError, did_you_mean, first_line
 from genkit.plugin import Modality
 from genkit.recipe import LOSSES, PENALTIES, REWARDS, SECTIONS, Recipe, ScoreFunction, Settings
-from genkit.system.files import user_path
+from genkit.system.files import user_path, without_place
 
 validate = soundness.validate
 
@@ -238,6 +239,45 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
                 raise ConfigError(f"{word!r}: {branch} was given a value of its own before")
         node[leaf] = value
     return tree
+
+
+def command(config: RunConfig) -> str | None:
+    """The command line that trains with a configuration; None if there is none, for data that are a Python object, say.
+
+    It repeats what decides about a model, not where it is written or how often it is saved. Paths are told by their
+    last part alone.
+    """
+    import yaml
+
+    plain, name = config.plain(), config.data_name
+    if plain["plugin"].startswith("local ") or (name and name.startswith("<")):
+        return None
+    base = build(config.modality, config.preset, config.data).plain()
+    settings = [
+        f"{path}={yaml.safe_dump(value, default_flow_style=True, width=10**6).partition(chr(10))[0]}"
+        for section in ("options", "recipe")
+        for path, value in changes(base[section], plain[section], section)
+    ]
+    rebuilt = build(
+        config.modality, config.preset, config.data, [parse_overrides(settings)]
+    ).plain()
+    if any(rebuilt[section] != plain[section] for section in ("options", "recipe")):
+        return None
+    words = ["genkit", "train", config.modality.id, "--preset", config.preset]
+    options = {"data": without_place(name), "init": without_place(config.run.init)}
+    options |= {key: plain["run"][key] for key in ("items", "minutes", "seed", "plan", "threads")}
+    for key, value in options.items():
+        words += [] if value is None else [f"--{key}", str(value)]
+    return shlex.join([*words, *settings])
+
+
+def changes(base: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted path, new value) of each setting that differs; mappings with other keys, and lists, are told whole."""
+    if isinstance(base, Mapping) and isinstance(new, Mapping) and base.keys() == new.keys():
+        for key in new:
+            yield from changes(base[key], new[key], f"{path}.{key}" if path else key)
+    elif base != new:
+        yield path, new
 
 
 def read_file(path: str | Path) -> dict[str, Any]:

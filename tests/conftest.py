@@ -46,6 +46,7 @@ def _own_memory(tmp_path_factory):
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("configuration")))
         patch.setenv("PYTHONPATH", on_the_path(Path(__file__).parent))
+        patch.setenv("HF_HUB_OFFLINE", "1")  # no test asks a server outside of this machine
         for name in ("GENKIT_PLUGINS", "GENKIT_STRICT_PLUGINS"):
             patch.delenv(name, raising=False)
         yield

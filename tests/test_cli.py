@@ -143,7 +143,7 @@ def test_print_config_is_a_config_file(tmp_path, command):
             ["data", "check", "torchvision:FashionMNIST", "--modality", "image"],
             "download them once",
         ),
-        (["generate", "no/model"], "does not exist"),
+        (["generate", "./no/model"], "does not exist"),
         (["generate", "RUN", "--out", "x.mp4"], ".png"),
         (["generate", "RUN", "--out", "-"], "not text"),
         (["generate", "RUN", "-n", "0"], "at least one"),

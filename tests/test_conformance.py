@@ -6,6 +6,8 @@ import json
 import math
 import os
 import re
+import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +19,9 @@ from toy_curves import CurveGenerator, Curves, curves
 from toys import duet, language, ring
 from typer.testing import CliRunner
 
+import genkit
 from genkit.cli import app
+from genkit.discovery import bundled
 from genkit.errors import ConfigError, DataError
 from genkit.plugin import Critique, Facts, FeatureNetwork, Networks, Preset, Sample
 from genkit.testing import conformance
@@ -129,6 +133,22 @@ class CentredOnItsBatch(toys.PointGenerator):
     def forward(self, noise, condition=None, controls=None):
         x = super().forward(noise).x
         return Sample(x - x.mean(0))
+
+
+class WithoutDefault(toys.Duet):
+    def condition(self, value, indices):
+        return None if value is None else super().condition(value, indices)
+
+    def networks(self):
+        networks = super().networks()
+        return replace(networks, generator=AnyCondition(self.options))
+
+
+class AnyCondition(toys.DuetGenerator):
+    def forward(self, noise, condition=None, controls=None):
+        if condition is None:
+            condition = torch.zeros(len(noise["z"]), dtype=torch.long)
+        return super().forward(noise, condition, controls)
 
 
 class ShiftIsNoBuffer(toys.PointGenerator):
@@ -473,8 +493,42 @@ MUTANTS = {
         measured(lambda measures, _: {**measures, "spread": math.nan}),
         "it gives spread = nan; a finite number or None",
     ),
+    "shipped_models_open": (like(ring, models={"a": "fake_shipped:none"}), "none is missing"),
+    "shipped_models_draw": (
+        replace(points(ShakyHand), models={"a": "fake_shipped:ring"}),
+        "its model 'a' drew other samples when it was opened again",
+    ),
 }
 """Check -> (a modality that it must catch, what it says)."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _shipped(tmp_path_factory):
+    """A package `fake_shipped` with a model of `ring` and one of `duet`."""
+    folder = tmp_path_factory.mktemp("shipped")
+    for toy, name in ((ring, "ring"), (duet, "labelled")):
+        model = genkit.train(toy, items=64, out=folder / "run", overwrite=True, threads=1)
+        model.save(folder / "fake_shipped" / name)
+    (folder / "fake_shipped" / "__init__.py").touch()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        yield
+    sys.modules.pop("fake_shipped", None)
+
+
+def test_models_that_ship_keep_the_contract():
+    names = ["shipped_models_open", "shipped_models_draw"]
+    toy = like(duet, models={"first": "fake_shipped:labelled"})
+    assert check_modality(toy, only=names, minimum=2).ok
+    # A model that is not the first may need a condition.
+    picky = like(duet, models={"a": "fake_shipped:labelled"}, plugin=WithoutDefault)
+    picky = replace(picky, models={"a": "fake_shipped:free", "b": "fake_shipped:labelled"})
+    folder = bundled.model_path(picky, "b")
+    free = shutil.copytree(folder, folder.with_name("free"))
+    text = (free / "config.json").read_text()
+    (free / "config.json").write_text(text.replace('"conditional": true', '"conditional": false'))
+    report = check_modality(picky, only=names, minimum=2)
+    assert report.ok, str(report)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -544,6 +598,22 @@ MORE = [
         "measures_are_numbers",
         measured(lambda measures, _: measures, curves=(("spread", "gaps"),)),
         "curves names gaps",
+    ),
+    (
+        "shipped_models_open",
+        like(ring, id="wring", models={"a": "fake_shipped:ring"}),
+        "does not describe a model of 'wring'",
+    ),
+    (
+        "shipped_models_open",
+        like(ring, options=toys.GridOptions, models={"a": "fake_shipped:ring"}),
+        "no such setting",
+    ),
+    ("shipped_models_open", like(ring, models={"a": "fake_nothing:x"}), "fake_nothing"),
+    (
+        "shipped_models_draw",
+        like(duet, models={"a": "fake_shipped:labelled"}, plugin=WithoutDefault),
+        "its first model, 'a', cannot draw without a condition",
     ),
 ]
 

@@ -83,6 +83,9 @@ def test_wheels_of_all_distributions_train_and_generate_in_a_fresh_environment(t
     genkit("generate", "run", "-n", 4, "--out", "some/")
     genkit("generate", "run", "-n", 16, "--out", "grid.png")
     assert len(list((tmp_path / "some").glob("*.png"))) == 4
+    for model in json.loads(genkit("models", "--json"))["models"]:
+        if model["place"] == "bundled":
+            genkit("generate", model["name"], "-n", 1, "--out", f"of-{model['name']}/")
     assert (tmp_path / "grid.png").stat().st_size > 1000
     print("\nwheels: built, installed into a fresh environment, 1,000 items trained, generated")
 

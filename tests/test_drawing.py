@@ -9,8 +9,8 @@ from toy_curves import REACH, Curves, curves
 
 import genkit
 from genkit.errors import ConfigError
-from genkit.sampling.model import save_long
 from genkit.sampling.samples import save
+from genkit.sampling.unrolled import save_long
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
     commands    all commands, as one application
     models      train, generate, info, explain, data check
     evaluation  evaluate
+    sharing     models, copy, card, push
     plugins     plugins list, show, doctor, disable, enable, new, check
     progress    the progress of a command in the terminal
 

@@ -18,6 +18,9 @@ from genkit.kit.program import Command, group, print_lines, teller
 if TYPE_CHECKING:
     from genkit.sampling.samples import Samples
 
+MODEL = "A run or model folder, a modality's id for the model that ships with it, or one of the Hub: `genkit models`."
+"""The help of an argument that names a model."""
+
 MAX_LINES = 20
 """At most so many unusable items are named by `data check` in plain text; --json names all."""
 
@@ -71,8 +74,10 @@ def train(
         ),
     ] = None,
     init: Annotated[
-        Path | None,
-        typer.Option(help="Fine-tuning: start with the weights of this model or run."),
+        str | None,
+        typer.Option(
+            help="Fine-tuning: start with the weights of this model or run, a path or one of `genkit models`."
+        ),
     ] = None,
     track: Annotated[
         str | None,
@@ -157,7 +162,7 @@ def train(
 
 
 def generate(
-    model: Annotated[Path, typer.Argument(help="A run folder or a model folder.")],
+    model: Annotated[str, typer.Argument(help=MODEL)],
     settings: Annotated[
         list[str] | None,
         typer.Argument(
@@ -222,7 +227,8 @@ def generate(
     """Draw samples from a model. They are written as files in a folder, or all in one file."""
     from genkit import config as configuration
     from genkit.sampling import samples
-    from genkit.sampling.model import is_long, open_model, save_long
+    from genkit.sampling.model import open_model
+    from genkit.sampling.unrolled import is_long, save_long
 
     if user_object:
         sys.path.append(os.getcwd())  # its module may be a file of the working folder
@@ -363,21 +369,19 @@ def explain(
 
 
 def info(
-    model: Annotated[Path, typer.Argument(help="A run folder or a model folder.")],
+    model: Annotated[str, typer.Argument(help=MODEL)],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Describe a model or a run. Prints its modality, preset, options and facts."""
     import json
 
-    from genkit.sampling.model_folder import find_model, read_model_config
+    from genkit.sampling import card
+    from genkit.sampling.model_folder import WEIGHTS, read_model_config
+    from genkit.sampling.model_names import find_model
 
     folder = find_model(model)
     description = read_model_config(folder)
-    size = (
-        (folder / "model.safetensors").stat().st_size
-        if (folder / "model.safetensors").exists()
-        else 0
-    )
+    size = (folder / WEIGHTS).stat().st_size if (folder / WEIGHTS).exists() else 0
     description |= {"path": str(folder), "bytes": size}
     if as_json:
         print(json.dumps(description, indent=2))
@@ -391,6 +395,7 @@ def info(
         "weights": f"{size / 2**20:.1f} MiB",
         **{f"options.{key}": value for key, value in description.get("options", {}).items()},
         **{f"facts.{key}": value for key, value in description.get("facts", {}).items()},
+        **{f"card.{key}": one for key, one in card.of(description).items() if key != "recipe"},
     }
     print_lines(lines.items())
 

@@ -119,7 +119,8 @@ def plugins_show(
     print(
         f"writes {', '.join(manifest.formats)}; {f'previews as {previews}' if previews else 'no previews'}"
     )
-    print(f"default data: {manifest.data or 'none'}\n\npresets:")
+    print(f"default data: {manifest.data or 'none'}")
+    print(f"models that ship with it: {', '.join(manifest.models) or 'none'}\n\npresets:")
     for name, preset in manifest.presets.items():
         print(f"  {name:<18}{preset.summary}")
     for part in ("options", "controls"):

@@ -17,7 +17,7 @@ from importlib.metadata import Distribution, distribution, distributions
 from pathlib import Path
 from typing import Any
 
-from genkit.discovery import registry, selection, soundness
+from genkit.discovery import bundled, registry, selection, soundness
 from genkit.discovery.probing import ask
 from genkit.discovery.registry import CORE, Found
 from genkit.errors import PluginError, first_line
@@ -337,7 +337,7 @@ def import_report(id: str, target: str) -> dict[str, Any]:
 
 
 def load_faults(target: str) -> list[str]:
-    """The classes that a manifest names and that cannot be loaded, or a preset that is not valid, each with the reason.
+    """What a manifest names and does not work, each with the reason: classes, a preset, models that ship with it.
 
     Called in a child process.
     """
@@ -348,4 +348,4 @@ def load_faults(target: str) -> list[str]:
         except PluginError as error:
             faults.append(f"{error.call}: {error.reason}")
     preset_fault = "" if faults else soundness.preset_fault(manifest)
-    return [*faults, preset_fault] if preset_fault else faults
+    return [*faults, *filter(None, [preset_fault]), *bundled.faults(manifest)]

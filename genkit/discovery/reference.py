@@ -34,6 +34,8 @@ def markdown(modality: Modality) -> str:
         "one sample": f"{_endings(modality.formats)}, `{modality.media_type}`",
         "preview of many samples": _endings(modality.preview_formats) or "none",
         "default data": f"`{modality.data}`" if modality.data else "none",
+        "models that ship": ", ".join(f"`{modality.id}:{name}`" for name in modality.models)
+        or "none",
     }
     blocks = [
         f"# {modality.title}: `{modality.id}`",

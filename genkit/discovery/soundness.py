@@ -30,7 +30,7 @@ def form_fault(manifest: Modality) -> str:
         return (
             f"the id {manifest.id!r} is not lower-case letters, digits and underscores, at most 32"
         )
-    for name in ("title", "summary", "media_type"):
+    for name in ("title", "summary", "media_type", "pipeline_tag"):
         if not isinstance(value := getattr(manifest, name), str):
             return f"its {name} = {value!r}: a text was expected"
     for name in ("formats", "preview_formats"):

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from genkit import config as configuration
 from genkit.config import RunConfig
@@ -27,8 +26,8 @@ from genkit.engine.clock import PULSE, Clock, Progress, Stop, stop_signals
 from genkit.engine.compatibility import check_state
 from genkit.engine.data import open_data
 from genkit.engine.diagnosis import EARLY, diverged, saturated
+from genkit.engine.fine_tuning import settings_of, take_over
 from genkit.engine.game import LOST_UPDATES, Game
-from genkit.engine.optimizers import under
 from genkit.engine.plan import choose
 from genkit.engine.run_folder import RunFolder
 from genkit.engine.views import about_data, about_machine, model_of, preview_conditions
@@ -43,12 +42,11 @@ from genkit.errors import (
 from genkit.plugin import Modality
 from genkit.recipe import PLANS, SECTIONS, differences
 from genkit.sampling.model import Model, open_model
-from genkit.sampling.model_folder import find_model, read_model, read_model_config
 from genkit.sampling.samples import check_content, check_finite
 from genkit.system.files import make_folder, read_json, write_whole
 from genkit.system.runtime import Runtime, is_main_process, open_trackers, waiting
 from genkit.system.seeding import global_seeds
-from genkit.system.tensors import load_state, read_tensors
+from genkit.system.tensors import read_tensors
 
 RETRIES = 3
 """How often a diverged game returns to an earlier state before the run fails."""
@@ -84,7 +82,8 @@ def train(
         preset: the name of a preset; None: the modality's first.
         out: the run folder; None: `runs/<modality>`.
         items, minutes, batch_size, seed, device, threads: shortcuts for the `run` and `recipe` settings of these names.
-        init: a model or run folder to start from: its weights, and its preset and options unless others are given.
+        init: the model to start from, as for `genkit.load`: its weights, and its preset and options unless others are
+            given.
         options, recipe, run: settings that override the preset's, as nested mappings.
         settings: further mappings with the keys options, recipe and run; the arguments above override them.
         resume: continue the run in `out`, or start one if there is none.
@@ -110,15 +109,8 @@ def train(
     report = progress if progress and is_main_process() else lambda _: None
     layers = [*settings, arguments]
     if init is not None and not resume:
-        origin = read_model_config(find_model(init))
-        if origin["modality"] != manifest.id:
-            raise ModelError(f"{init} is a model of {origin['modality']!r}, not of {manifest.id!r}")
-        layers = [
-            {"options": configuration.options_for(manifest, origin["options"], layers, init)},
-            *layers,
-        ]
-        if preset is None and origin.get("preset") in manifest.presets:
-            preset = origin["preset"]
+        own_preset, own_layer = settings_of(init, manifest, layers)
+        preset, layers = preset or own_preset, [own_layer, *layers]
     if resume and overwrite:
         raise RunError("resume and overwrite exclude each other: continue the run, or replace it")
     path = out or Path("runs") / manifest.id
@@ -235,7 +227,7 @@ def _set_up(
         if config.run.init is None:
             game.initialise()
         else:
-            notes += _take_over(game, config.run.init)
+            notes += take_over(game, config.run.init)
     best = None
     if config.run.evaluate is not None and runtime.is_main_process:
         with waiting("reading real items to evaluate by", tell), global_seeds("look"):
@@ -345,47 +337,6 @@ def _resumed(
 def _as_text(changes: Mapping[str, tuple[Any, Any]]) -> str:
     """Differences as `path: old value -> new value; ...`."""
     return "; ".join(f"{path}: {old!r} -> {new!r}" for path, (old, new) in changes.items())
-
-
-def _take_over(game: Game, init: str) -> list[str]:
-    """Start from the weights of another model: its averaged generator; from its run, if it exists, also the others.
-
-    Returns:
-        Notes about critics whose networks differ, which keep their fresh weights.
-
-    Raises:
-        ModelError: if the model is damaged, has another generator, or lacks weights of a frozen network that the plugin
-            would load from their own source.
-    """
-    folder = find_model(init)
-    _, tensors, _ = read_model(folder)
-    load_state(game.networks.generator, tensors, folder / "model.safetensors")
-    game.average.load(dict(game.networks.generator.named_parameters()))
-    checkpoint, players, notes = RunFolder(folder.parent, is_main_process=False).latest(), {}, []
-    if checkpoint is not None:
-        file = checkpoint / "players.safetensors"
-        players = read_tensors(file)
-        for name, critic in game.critics.items():
-            weights = under(f"critics.{name}", players)
-            if _shapes(weights) == _shapes(critic.state_dict()):
-                load_state(critic, weights, file)
-            else:
-                notes.append(
-                    f"the critic {name!r} starts with fresh weights: its network differs from that in {init}"
-                )
-    for name, module in game.networks.frozen.items():
-        if weights := under(f"frozen.{name}", players):
-            load_state(module, weights, file)
-        elif "initialise" in game.capabilities and module.state_dict():
-            raise ModelError(
-                f"{init} has no weights of the frozen network {name!r}, and a run with --init does not load them from "
-                "their source: pass the run folder of a game that has this network, or leave --init out"
-            )
-    return notes
-
-
-def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
-    return {name: tensor.shape for name, tensor in tensors.items()}
 
 
 def _trackers(game: Game, folder: RunFolder) -> list[Any]:

@@ -10,14 +10,18 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from genkit import config as configuration
 from genkit.discovery import registry
 from genkit.engine.averages import recalibrated
 from genkit.engine.game import RECALIBRATION_ROWS, Game
 from genkit.plugin import Sample
+from genkit.recipe import Recipe
 from genkit.sampling.drawing import CHUNK, draw_batch
 from genkit.sampling.model import Model, condition_of
+from genkit.system.files import without_place
 from genkit.system.seeding import global_seeds
 
 
@@ -79,6 +83,7 @@ def _info(game: Game, conditional: bool) -> dict[str, Any]:
         "conditional": conditional,
         "critics": {name: config.recipe.critic_named(name).weight for name in game.critics},
         "items": game.items,
+        "card": _card(game),
     }
 
 
@@ -98,3 +103,22 @@ def about_data(game: Game) -> dict[str, Any]:
         "facts": json.loads(json.dumps(dict(facts.values))),
         "files": files,
     }
+
+
+def _card(game: Game) -> dict[str, Any]:
+    """What the run knows of its model, for the model's card; a path is told by its last part alone."""
+    config, runtime = game.config, game.runtime
+    default = Recipe().model_dump(mode="json")
+    entries = {
+        "data": without_place(config.data_name),
+        "seed": config.run.seed,
+        "init": without_place(config.run.init),
+        "recipe": dict(configuration.changes(default, config.recipe.model_dump(mode="json"))),
+        "seconds": round(game.seconds, 1),
+        "device": runtime.device.type,
+        "plan": runtime.plan,
+        "threads": runtime.threads,
+        "torch": torch.__version__,
+        "command": configuration.command(config),
+    }
+    return {key: value for key, value in entries.items() if value is not None}

@@ -48,6 +48,7 @@ class Modality:
         data: the default data source, None where there is none.
         models: trained models that ship with the plugin: name -> `"package:folder"`, a model folder among the files of
             an installed package. The first is what the modality's id means where a model is expected.
+        pipeline_tag: the task of such models in the Hugging Face Hub's list of tasks; empty where it has none.
     """
 
     id: str
@@ -62,6 +63,7 @@ class Modality:
     presets: Mapping[str, Preset] = field(default_factory=lambda: {"default": Preset()})
     data: str | None = None
     models: Mapping[str, str] = field(default_factory=dict)
+    pipeline_tag: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The manifest as JSON data.

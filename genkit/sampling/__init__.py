@@ -1,10 +1,14 @@
 """Sampling: from a sample's identity (seed, index) to noise, to samples, to files.
 
-model          a trained generator, opened from a folder, that draws samples
+model          a trained generator, opened by any name of a model, that draws samples
+unrolled       files of samples of any length, drawn and written part by part
+model_names    what names a model: a path, a modality's id, a name on the Hub; lists of models
+hub            models on the Hugging Face Hub
 samples        drawn samples with their identities, and the files that they are saved to
 drawing        identities to samples: chunks, latent interpolations, samples of any length block by block
 reranking      a model's critics, which choose the best of several candidates for a sample
 noise          the noise of a sample, a function of (seed, part, index, position)
 batching       batches of samples: stacked, joined, divided
 model_folder   the model folder on disk
+card           what is known of a model, for people, the Hub and notebooks
 """

@@ -8,6 +8,7 @@ no training.
 from __future__ import annotations
 
 import itertools
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +22,8 @@ from genkit import config
 from genkit.discovery import registry
 from genkit.errors import ConfigError, ModelError, PluginError, UnknownModality, first_line
 from genkit.plugin import Facts, Modality, ModalityPlugin, Sample, Unrolling, capabilities_of
+from genkit.sampling import card as cards
+from genkit.sampling import hub
 from genkit.sampling.batching import join
 from genkit.sampling.drawing import (
     CHUNK,
@@ -32,13 +35,14 @@ from genkit.sampling.drawing import (
     rows_of,
     unrolls,
 )
-from genkit.sampling.model_folder import find_model, read_critics, read_model, save_model
+from genkit.sampling.model_folder import WEIGHTS, read_critics, read_model, read_notes, save_model
+from genkit.sampling.model_names import find_model
 from genkit.sampling.reranking import Reranker, open_reranker
-from genkit.sampling.samples import Samples, format_of, is_joint
-from genkit.system.files import file_hash, make_folder, user_path, writing
+from genkit.sampling.samples import Samples
+from genkit.system.files import file_hash, user_path
 from genkit.system.runtime import lay_out, pick_device
 from genkit.system.seeding import global_seeds
-from genkit.system.tensors import build
+from genkit.system.tensors import STORED, build, stored_as
 from genkit.user_objects import admit_network, not_placeholder
 
 
@@ -262,14 +266,98 @@ class Model:
         inverse[torch.tensor(order)] = torch.arange(len(order))
         return samples[inverse]
 
-    def save(self, path: str | Path) -> Path:
-        """Write the model folder; returns its path."""
-        path = user_path(path)
-        facts = self.plugin.facts
-        metadata = {"items": str(self.info.get("items", 0))}
-        critics = read_critics(self.path) if self.critics is None else self.critics
-        save_model(path, self.info, self.generator.state_dict(), facts.files, metadata, critics)
+    def save(
+        self,
+        path: str | Path,
+        dtype: str | None = None,
+        critics: bool = True,
+        card: Mapping[str, Any] | None = None,
+    ) -> Path:
+        """Write the model folder; returns its path.
+
+        Args:
+            path: of the folder.
+            dtype: float32, or float16 or bfloat16 for half the size. Weights are read back as float32, so what is drawn
+                is what is stored; it may differ a little from what this model draws. None: as this model is stored.
+            critics: whether the critics are written too, for fine-tuning and reranking.
+            card: entries for the model's card: license, data_license, summary, limits, command, scores; those that it
+                has already stay.
+
+        Raises:
+            ConfigError: for another dtype or entry, or if float16 cannot hold a weight.
+            ModelError: if the folder holds something else than a model.
+            StorageError: if it cannot be written.
+        """
+        return self._write(user_path(path), dtype, critics, card)
+
+    def push_to_hub(
+        self,
+        name: str,
+        private: bool | None = None,
+        revision: str | None = None,
+        dtype: str | None = None,
+        critics: bool = False,
+        message: str | None = None,
+    ) -> str:
+        """Write the model to a repository on the Hugging Face Hub, in one commit; returns the commit's address.
+
+        The repository is made if there is none. Log in first, with `hf auth login` or the variable HF_TOKEN.
+
+        Args:
+            name: of the repository, `user/name`.
+            private: whether a new repository is private; None: as your settings on the Hub say.
+            revision: a branch to write to, made if there is none; None: the main branch.
+            dtype: as in `save`.
+            critics: whether the critics go too: others need them for fine-tuning and reranking.
+            message: of the commit.
+
+        Raises:
+            ConfigError: if the name is not one of the Hub.
+            ModelError: if huggingface_hub is not installed, or the Hub cannot be reached or refuses.
+        """
+        place = hub.hub_name(name, revision)
+        if place is None:
+            raise ConfigError(f"{name!r} names no model on the Hub: user/name is needed")
+        with tempfile.TemporaryDirectory(prefix="genkit-push-") as folder:
+            self._write(Path(folder), dtype, critics, name=place.repository)
+            return hub.upload(Path(folder), place, private, message)
+
+    def _write(
+        self,
+        path: Path,
+        dtype: str | None,
+        critics: bool,
+        card: Mapping[str, Any] | None = None,
+        **names: str,
+    ) -> Path:
+        """Write the model folder, as `save` does; `names` are further arguments of `save_model`."""
+        stored_dtype = self.info.get("dtype", STORED[0])
+        dtype = dtype or stored_dtype
+        tensors = stored_as(dtype, self.generator.state_dict())
+        critic_tensors: Mapping[str, Tensor] = {}
+        if critics:
+            critic_tensors = read_critics(self.path) if self.critics is None else self.critics
+        facts, metadata = self.plugin.facts, {"items": str(self.info.get("items", 0))}
+        info = {**self.info, "dtype": dtype}
+        if dtype != stored_dtype:  # scores are those of the weights that are stored
+            info = cards.extended(info, {"scores": None})
+        info = cards.extended(info, card or {}, self.sha256 if dtype == stored_dtype else None)
+        info["card"]["parameters"] = sum(one.numel() for one in self.generator.parameters())
+        if self.modality.pipeline_tag:
+            info["card"]["pipeline_tag"] = self.modality.pipeline_tag
+        save_model(
+            path, info, tensors, facts.files, metadata, stored_as(dtype, critic_tensors),
+            notes=read_notes(self.path), **names,
+        )  # fmt: skip
         return path
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the model's card."""
+        return cards.as_html(self.info)
+
+    def _repr_markdown_(self) -> str:
+        """The model's card as Markdown."""
+        return cards.markdown(self.info, str(self.path or "PATH"))
 
     @cached_property
     def reranker(self) -> Reranker:
@@ -328,33 +416,60 @@ def condition_of(
     return condition
 
 
+def generate(
+    model: str | Path | Model,
+    n: int = 16,
+    seed: int = 0,
+    start: int = 0,
+    label: str | None = None,
+    controls: Mapping[str, Any] | None = None,
+    best_of: int = 1,
+    device: str = "auto",
+) -> Samples:
+    """Open a model and draw samples from it; where you draw more than once, open it once with `load`.
+
+    Args:
+        model: as for `load`, or a model.
+        n, seed, start, label, controls, best_of: as for `Model.generate`.
+        device: auto, cpu, cuda, mps ...
+
+    Raises:
+        UserError: as `load` and `Model.generate` do.
+    """
+    opened_model = model if isinstance(model, Model) else open_model(model, device)
+    return opened_model.generate(n, seed, start, label, controls, best_of=best_of)
+
+
 def open_model(
-    path: str | Path,
+    model: str | Path,
     device: str = "auto",
     modality: Modality | None = None,
     user_objects: Sequence[str] = (),
+    revision: str | None = None,
 ) -> Model:
-    """Open a model folder, or the model of a run folder.
+    """Open a model: of a folder or run, one that ships with a plugin, or one on the Hugging Face Hub.
 
     Nothing in the folder is executed: it names a plugin, which must be installed. If an option of the model names a
     user's own network class, that class is not imported: sampling needs no critic, and a generator's class must be
     listed in `user_objects`.
 
     Args:
-        path: of the folder.
+        model: a run folder or model folder; else a modality's id for the model that ships with it, `id:name` for
+            another one; else `user/name` or `user/name@revision` on the Hub (`hub:user/name` if there is such a path).
         device: auto, cpu, cuda, mps ...
         modality: the manifest, for a model whose modality is not installed.
         user_objects: `module:attribute` of each network class that may be imported to build the model.
+        revision: of a model on the Hub: a branch, tag or commit.
 
     Raises:
-        ConfigError: if one of `user_objects` cannot be imported.
-        ModelError: if the folder is missing, damaged or not a model's, or its plugin is not installed.
+        ConfigError: if one of `user_objects` cannot be imported; for the revision of a model that is not on the Hub.
+        ModelError: if there is no such model, it is damaged, or its plugin is not installed.
     """
     for name in user_objects:
         admit_network("user_objects", name)
-    folder = find_model(path)
+    folder = find_model(model, revision)
     info, tensors, assets = read_model(folder)
-    digest = file_hash(folder / "model.safetensors")
+    digest = file_hash(folder / WEIGHTS)
     manifest = modality or _manifest_for(info, folder)
     options_class = registry.named_class(manifest, "options")
     options = None
@@ -369,7 +484,7 @@ def open_model(
             networks = build(
                 lambda: {"": not_placeholder(plugin.networks().generator, folder)},
                 tensors,
-                folder / "model.safetensors",
+                folder / WEIGHTS,
             )
     except (ModelError, PluginError, ConfigError):
         raise
@@ -400,53 +515,3 @@ def _manifest_for(info: Mapping[str, Any], folder: Path) -> Modality:
         raise ModelError(
             f"{folder} was made with {maker_name}, which is not installed here: {cure}"
         ) from error
-
-
-# Files of samples of any length --------------------------------------------------------------------------------
-
-
-def save_long(
-    model: Model,
-    path: str | Path,
-    seed: int = 0,
-    index: int = 0,
-    label: str | None = None,
-    controls: Mapping[str, Any] | None = None,
-) -> Path:
-    """Draw one sample and write its file part by part, in constant memory where the format allows it.
-
-    Args:
-        model: with the capabilities `unroll` and `writer`.
-        path: of the file; its ending is one of the modality's formats.
-        seed, index, label, controls: as for `Model.unroll`.
-
-    Returns:
-        The path.
-
-    Raises:
-        ConfigError: if the modality cannot write such a file.
-    """
-    path, settings = user_path(path), config.controls(model.modality, controls or {})
-    format = format_of(model.modality, path.suffix[1:].lower())
-    condition = model.conditions_for(label)([index])
-    stop = cast(Unrolling, model.generator).length(settings, condition)
-    make_folder(path.parent)
-    with (
-        registry.asking(model.modality, "writer"),
-        writing(path) as file,
-        model.plugin.writer(file, format, settings) as write,
-    ):
-        for part in model.unroll(seed, index, label, controls, stop=stop):
-            write(part)
-    return path
-
-
-def is_long(model: Model, path: str | Path) -> bool:
-    """Whether a path is the file of one sample that the model can draw and write part by part.
-
-    Raises:
-        ConfigError: if it is a file that the modality cannot write.
-    """
-    ending = Path(path).suffix[1:].lower()
-    is_able = {"unroll", "writer"} <= capabilities_of(model.plugin, model.generator)
-    return is_able and is_joint(model.modality, path) and ending in model.modality.formats

@@ -1,18 +1,19 @@
 """The model folder on disk: config.json, model.safetensors, critics.safetensors, assets/ and a model card.
 
-Knows file names, tensors and plain data; builds no networks and knows no plugin.
+Knows file names, tensors and plain data; builds no networks and knows no plugin. Torch is imported only where tensors
+are read or written.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from genkit.errors import ModelError
+from genkit.sampling import card
 from genkit.system.files import (
+    file_hash,
     make_folder,
     plain_name,
     read_json,
@@ -20,13 +21,23 @@ from genkit.system.files import (
     write_json,
     write_whole,
 )
-from genkit.system.tensors import Tensors, read_tensors, write_tensors
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from genkit.system.tensors import Tensors
 
 SCHEMA = 1
 """Version of the folder's layout."""
 
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+"""The files that every model has: its description, and the generator's weights."""
+
 CRITICS = "critics.safetensors"
 """The file with the critics' weights, `<critic>.<name>`; a model may lack it."""
+
+FILES = (CONFIG, WEIGHTS, CRITICS, "README.md", "assets/*")
+"""All files of a model folder, as patterns."""
 
 
 def save_model(
@@ -36,6 +47,8 @@ def save_model(
     assets: Mapping[str, bytes],
     metadata: Mapping[str, str],
     critics: Tensors | None = None,
+    name: str = "PATH-OF-THIS-FOLDER",
+    notes: str = "",
 ) -> None:
     """Write a model folder: config.json, model.safetensors, assets/, README.md; with critics, critics.safetensors too.
 
@@ -48,6 +61,8 @@ def save_model(
         assets: small files by name.
         metadata: of the safetensors files.
         critics: the critics' weights, `<critic>.<name>`.
+        name: by which the model will be opened, for its card.
+        notes: what people have written themselves on the card.
 
     Raises:
         ModelError: if the folder holds something else than a model.
@@ -56,10 +71,12 @@ def save_model(
         raise ModelError(
             f"{path} is not empty and is no model folder of genkit's: choose another path"
         )
-    for name in assets:
-        plain_name(name)
+    from genkit.system.tensors import write_tensors
+
+    for asset in assets:
+        plain_name(asset)
     make_folder(path)
-    write_tensors(path / "model.safetensors", tensors, metadata)
+    write_tensors(path / WEIGHTS, tensors, metadata)
     if critics:
         write_tensors(path / CRITICS, critics, metadata)
     else:
@@ -68,10 +85,37 @@ def save_model(
     for stale in (path / "assets").iterdir() if (path / "assets").is_dir() else ():
         if stale.is_file() and stale.name not in assets:
             stale.unlink()
-    for name, content in assets.items():
-        write_whole(path / "assets" / name, content)
-    write_json(path / "config.json", {"schema": SCHEMA, **config})
-    write_whole(path / "README.md", _model_card(config).encode())
+    for asset, content in assets.items():
+        write_whole(path / "assets" / asset, content)
+    write_json(path / CONFIG, {"schema": SCHEMA, **config})
+    write_whole(path / "README.md", card.readme(config, name, notes).encode())
+
+
+def extend_card(path: Path, entries: Mapping[str, Any]) -> dict[str, Any]:
+    """Add entries to the card of a model folder, in its config.json and its README.md; returns the new description.
+
+    Args:
+        path: of the folder.
+        entries: as for `card.extended`.
+
+    Raises:
+        ConfigError: for an entry that a card does not have.
+        ModelError: if the folder holds no model.
+        StorageError: if the folder cannot be written.
+    """
+    digest = file_hash(path / WEIGHTS) if entries.get("scores") is not None else None
+    config = card.extended(read_model_config(path), entries, digest)
+    write_json(path / CONFIG, config)
+    write_whole(path / "README.md", card.readme(config, notes=read_notes(path)).encode())
+    return config
+
+
+def read_notes(path: Path | None) -> str:
+    """What people have written themselves on the card of a model folder; empty where there is nothing."""
+    file = None if path is None else path / "README.md"
+    if file is None or not file.is_file():
+        return ""
+    return card.notes_in(file.read_text(encoding="utf-8", errors="replace"))
 
 
 def _is_model(path: Path) -> bool:
@@ -86,23 +130,19 @@ def _is_model(path: Path) -> bool:
     return True
 
 
-def find_model(path: str | Path) -> Path:
-    """The model folder at a path: the path itself, or `model/` within a run folder.
+def model_at(path: str | Path) -> Path | None:
+    """The model folder at a path: the path itself, or `model/` within a run folder; None if there is neither.
 
     Raises:
-        ModelError: if there is none.
+        ModelError: for a run that has no model yet.
     """
     path = user_path(path)
     for folder in (path, path / "model"):
-        if (folder / "config.json").is_file():
+        if (folder / CONFIG).is_file():
             return folder
-    if not path.exists():
-        raise ModelError(f"there is no model at {path}: it does not exist")
     if (path / "config.yaml").exists():
         raise ModelError(f"the run {path} has no model yet: continue training with --resume")
-    raise ModelError(
-        f"{path} is neither a model folder (config.json, model.safetensors) nor a run folder"
-    )
+    return None
 
 
 def read_model_config(path: Path) -> dict[str, Any]:
@@ -111,7 +151,7 @@ def read_model_config(path: Path) -> dict[str, Any]:
     Raises:
         ModelError: if it is missing, damaged, not genkit's, or of another layout.
     """
-    config = read_json(path / "config.json")
+    config = read_json(path / CONFIG)
     if not isinstance(config, dict):
         raise ModelError(
             f"{path / 'config.json'} is not genkit's: it holds a {type(config).__name__}, not a mapping"
@@ -128,7 +168,11 @@ def read_model_config(path: Path) -> dict[str, Any]:
         "facts": dict,
         "items": int,
     }
+    optional_kinds = {"card": dict, "dtype": str}
     wrong = [key for key, kind in kinds.items() if not isinstance(config.get(key), kind)]
+    wrong += [
+        key for key, kind in optional_kinds.items() if not isinstance(config.get(key, kind()), kind)
+    ]
     if wrong:
         raise ModelError(
             f"{path / 'config.json'} is not genkit's: {', '.join(wrong)} missing or of the wrong type"
@@ -142,6 +186,8 @@ def read_model(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str,
     Raises:
         ModelError: if a part is missing, damaged, or of another layout.
     """
+    from genkit.system.tensors import read_tensors
+
     config = read_model_config(path)
     folder = path / "assets"
     entries = sorted(folder.iterdir()) if folder.is_dir() else []
@@ -150,7 +196,7 @@ def read_model(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str,
         for entry in entries
         if entry.is_file() and not entry.name.startswith(".")
     }
-    return config, read_tensors(path / "model.safetensors"), assets
+    return config, read_tensors(path / WEIGHTS), assets
 
 
 def read_critics(path: Path | None) -> dict[str, Tensor]:
@@ -159,23 +205,6 @@ def read_critics(path: Path | None) -> dict[str, Tensor]:
     Raises:
         ModelError: if they are damaged.
     """
+    from genkit.system.tensors import read_tensors
+
     return read_tensors(path / CRITICS) if path is not None and (path / CRITICS).exists() else {}
-
-
-def _model_card(config: Mapping[str, Any]) -> str:
-    """The README.md of a model folder."""
-    plugin = config["plugin"]
-    return f"""---
-library_name: genkit
-tags: [gan, {config["modality"]}]
----
-
-# {config.get("title", config["modality"])}
-
-Made with genkit {config.get("genkit", "")} and {plugin.get("distribution")} {plugin.get("version")}
-(preset `{config.get("preset")}`, {config.get("items", 0):,} items seen).
-
-    genkit generate PATH-OF-THIS-FOLDER -n 16 --seed 0 --out samples/
-
-The folder holds weights (safetensors) and settings (JSON), nothing executable.
-"""

@@ -100,6 +100,12 @@ def user_path(path: str | Path) -> Path:
     return Path(os.path.expanduser(path))  # Path.expanduser raises where there is no home folder
 
 
+def without_place(name: str | None) -> str | None:
+    """What names data or a model, as strangers may read it: of a path, only its last part."""
+    is_path = name and (os.path.exists(name) or os.path.isabs(name))
+    return os.path.basename(os.path.normpath(str(name))) if is_path else name
+
+
 def recall(name: str) -> dict[str, Any]:
     """What `remember` has stored in a file of the cache folder; {} if there is nothing readable."""
     try:

@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from genkit.errors import ModelError, first_line
+from genkit.errors import ConfigError, ModelError, did_you_mean, first_line
 from genkit.system.files import write_whole
 
 Tensors = Mapping[str, Tensor]
@@ -37,6 +37,37 @@ def write_tensors(path: Path, tensors: Tensors, metadata: Mapping[str, str] | No
         plain[name] = tensor
     # Never empty metadata: {} makes a broken header.
     write_whole(path, safetensors.torch.save(plain, {"format": "pt", **(metadata or {})}))
+
+
+def stored_as(dtype: str, tensors: Tensors) -> Tensors:
+    """The tensors as they are stored in a precision: floating-point ones in half of it, or all as they are.
+
+    Args:
+        dtype: one of `STORED`.
+
+    Raises:
+        ConfigError: for another dtype, or if it cannot hold a value.
+    """
+    if dtype not in STORED:
+        raise ConfigError(
+            f"dtype = {dtype!r}: no such precision.{did_you_mean(str(dtype), STORED)}"
+        )
+    if dtype == STORED[0]:
+        return tensors
+    halves = {
+        name: tensor.detach().to(getattr(torch, dtype)) if tensor.is_floating_point() else tensor
+        for name, tensor in tensors.items()
+    }
+    for name, half in halves.items():
+        if half.is_floating_point() and bool((half.isinf() & ~tensors[name].isinf()).any()):
+            raise ConfigError(
+                f"dtype = {dtype!r}: {name} has values that it cannot hold: take {STORED[-1]}"
+            )
+    return halves
+
+
+STORED = ("float32", "float16", "bfloat16")
+"""Precisions in which weights are stored; modules compute in their own, float32."""
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

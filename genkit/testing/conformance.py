@@ -3,9 +3,9 @@
     class TestMine(ModalityConformance):
         modality = "mine"
 
-`CHECKS` lists all checks. A check is skipped only if the modality lacks the capability, options, controls or importable
-name that it tests. A check that is expected to fail needs a reason, and passing it is a failure; so are too few checks.
-Knows no modality, and imports pytest only in the class's tests.
+`CHECKS` lists all checks. A check is skipped only if the modality lacks the capability, options, controls, importable
+name or models that it tests. A check that is expected to fail needs a reason, and passing it is a failure; so are too
+few checks. Knows no modality, and imports pytest only in the class's tests.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from genkit.errors import ConfigError, did_you_mean, first_line
 from genkit.plugin import Modality
 from genkit.testing import answers, checks, comparisons, optional
 from genkit.testing.findings import expect
-from genkit.testing.subject import NAME, Subject, quiet_machine
+from genkit.testing.subject import MODELS, NAME, Subject, quiet_machine
 
 
 class Check(NamedTuple):
@@ -30,8 +30,8 @@ class Check(NamedTuple):
 
     Args:
         ask: takes a subject; raises if it finds a fault.
-        need: what the subject must have for the check to apply: an optional capability, options, controls or an
-            importable name; empty: the check always applies.
+        need: what the subject must have for the check to apply: an optional capability, options, controls, an
+            importable name or models that ship; empty: the check always applies.
     """
 
     ask: Callable[[Subject], None]
@@ -89,6 +89,8 @@ CHECKS = (
     Check(comparisons.corruptions_are_faults, "corruptions"),
     Check(comparisons.feature_networks_are_functions, "feature_networks"),
     Check(comparisons.measures_are_numbers, "measures"),
+    Check(optional.shipped_models_open, MODELS),
+    Check(optional.shipped_models_draw, MODELS),
 )
 """All checks, in the order in which they run."""
 

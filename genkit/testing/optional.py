@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 
 from genkit.adversarial import straight_through
-from genkit.errors import UserError
+from genkit.discovery import bundled
+from genkit.errors import ConfigError, UserError
 from genkit.plugin import Sample
 from genkit.sampling.drawing import cut, noise_for
+from genkit.sampling.model import open_model
 from genkit.system.seeding import global_seeds
 from genkit.testing.findings import (
     FIRM,
@@ -399,3 +401,30 @@ def writer_writes_what_encode_writes(subject: Subject) -> None:
             file.getvalue() == whole,
             f"writer and encode write different .{ending} files of the same sample",
         )
+
+
+def shipped_models_open(subject: Subject) -> None:
+    """Each model that ships with the plugin is whole, was made with it, and can be opened."""
+    faults = list(bundled.faults(subject.modality))
+    expect(not faults, f"{listed(faults)}")
+    for name in subject.modality.models:
+        open_model(bundled.model_path(subject.modality, name), "cpu", subject.modality)
+
+
+def shipped_models_draw(subject: Subject) -> None:
+    """Each model that ships with the plugin draws the same samples each time, the first one without any condition."""
+    for place, name in enumerate(subject.modality.models):
+        folder = bundled.model_path(subject.modality, name)
+        one, other = (open_model(folder, "cpu", subject.modality) for _ in range(2))
+        try:
+            whole = one.generate(4, seed=3)
+        except ConfigError as error:
+            expect(place, f"its first model, {name!r}, cannot draw without a condition: {error}")
+            continue
+        pair = other.generate(indices=[2, 0], seed=3)
+        expect(
+            torch.equal(pair.x, whole.x[[2, 0]]),
+            f"its model {name!r} drew other samples when it was opened again: keep all of its state in parameters and "
+            "buffers, and take all randomness from the noise",
+        )
+        whole.encode()

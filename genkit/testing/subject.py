@@ -42,6 +42,8 @@ ROWS = 8
 """Rows of a batch; a few more where the recipe's groups need them."""
 NAME = "importable name"
 """The part of a subject whose manifest can be imported by name."""
+MODELS = "models that ship"
+"""The part of a subject with whose plugin models ship."""
 
 
 @dataclass(frozen=True)
@@ -182,11 +184,13 @@ class Subject:
 
     @cached_property
     def parts(self) -> frozenset[str]:
-        """The optional parts of the modality: capabilities, options, controls, an importable name."""
+        """The optional parts of the modality: capabilities, options, controls, an importable name, models that ship."""
         settings = ("options", "controls")
         names = [part for part in settings if getattr(self.modality, part) is not None]
         if self.target:
             names.append(NAME)
+        if self.modality.models:
+            names.append(MODELS)
         return self.capabilities | set(names)
 
     def train(self, name: str, **arguments: Any) -> Model:

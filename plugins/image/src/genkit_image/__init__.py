@@ -48,6 +48,7 @@ modality = Modality(
     options="genkit_image.options:Options",
     controls="genkit_image.options:Controls",
     media_type="image/png",
+    pipeline_tag="unconditional-image-generation",
     formats=("png",),
     preview_formats=("png", "webp"),
     data="builtin:fashion",

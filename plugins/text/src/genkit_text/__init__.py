@@ -35,6 +35,7 @@ modality = Modality(
     options="genkit_text.options:Options",
     controls="genkit_text.options:Controls",
     media_type="text/plain",
+    pipeline_tag="text-generation",
     formats=("txt",),
     preview_formats=("txt", "jsonl"),
     data="builtin:kjv",
