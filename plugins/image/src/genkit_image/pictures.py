@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from genkit.errors import DataError
+from genkit.errors import DataError, GenkitError
 from genkit.kit import compat
 from genkit.kit.files import CACHE_BYTES, THREADS
 from genkit.kit.items import Classes, Readers, numbers_in
@@ -395,6 +395,20 @@ def grid(pixels: Tensor, columns: int) -> Image.Image:
 
     tiles = make_grid(pixels, nrow=columns, padding=2)
     return to_picture(tiles[:1] if pixels.shape[1] == 1 else tiles)
+
+
+def to_pixels(x: Tensor) -> Tensor:
+    """Values in [-1, 1] as uint8 in 0..255, of the same shape; values beyond [-1, 1] are clipped.
+
+    Raises:
+        GenkitError: if a value is not finite, so that no picture of a broken model is written.
+    """
+    values = x.numpy()  # by NumPy: torch would start its own threads in each thread that encodes
+    if not np.isfinite(values).all():
+        raise GenkitError(
+            "the model made values that are not finite; no picture is written from them"
+        )
+    return torch.from_numpy(np.rint((values + 1) * np.float32(127.5)).clip(0, 255).astype(np.uint8))
 
 
 def to_picture(pixels: Tensor) -> Image.Image:

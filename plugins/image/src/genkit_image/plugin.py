@@ -7,21 +7,27 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 
 from genkit import user_objects
-from genkit.errors import GenkitError
-from genkit.kit.items import check_classes
-from genkit.plugin import Facts, ModalityPlugin, Networks, Sample, class_numbers
-from genkit_image import compact, dcgan, modern, projected
+from genkit.kit.items import check_classes, check_usable
+from genkit.plugin import (
+    Evidence,
+    Facts,
+    FeatureNetwork,
+    ModalityPlugin,
+    Networks,
+    Sample,
+    class_numbers,
+)
+from genkit_image import compact, dcgan, features, measures, modern, projected
 from genkit_image.augment import augmented
 from genkit_image.options import Options
-from genkit_image.pictures import CheckedPictures, Pictures, grid, to_picture, to_png
+from genkit_image.pictures import CheckedPictures, Pictures, grid, to_picture, to_pixels, to_png
 from genkit_image.sources import open_source
 
 SMALL_SET = 5000
@@ -98,6 +104,26 @@ class ImagePlugin(ModalityPlugin):
             self.facts["labels"], value, indices, "train one with options.conditional=true"
         )
 
+    def references(self, source: Any, controls: Any) -> Pictures:
+        """The pictures of a source as they are, neither flipped nor moved; with classes where all are the model's."""
+        pictures = self.open(source, self.options)
+        classes, options = self.facts["labels"], self.options
+        labels = classes if set(pictures.classes.names or ("",)) <= set(classes) else ()
+        unchanged = options.model_copy(update={"flip": False, "crop": 0})
+        dataset = Pictures(pictures, unchanged, self.facts["channels"], labels)
+        check_usable(len(dataset), dataset.skipped, pictures.source.title, strict=False)
+        return dataset
+
+    def feature_networks(
+        self, weights: Mapping[str, Path], training: Callable[[int], Sample]
+    ) -> Mapping[str, FeatureNetwork]:
+        """The networks of `genkit_image.features.networks`."""
+        return features.networks(weights)
+
+    def measures(self, evidence: Evidence) -> Mapping[str, float | None]:
+        """The measures of `genkit_image.measures.measures`: spectrum, brightness and contrast."""
+        return measures.measures(evidence.samples.x, evidence.real.x)
+
     def augment(self, sample: Sample) -> Sample:
         """The sample that critics see: augmented at random if the fact `augment` is set, else unchanged."""
         return sample.with_x(augmented(sample.x)) if self.facts["augment"] else sample
@@ -142,17 +168,3 @@ class ImagePlugin(ModalityPlugin):
             )
         grid(pixels, columns).save(buffer, "PNG")
         return buffer.getvalue()
-
-
-def to_pixels(x: Tensor) -> Tensor:
-    """Values in [-1, 1] as uint8 in 0..255, of the same shape; values beyond [-1, 1] are clipped.
-
-    Raises:
-        GenkitError: if a value is not finite, so that no picture of a broken model is written.
-    """
-    values = x.numpy()  # by NumPy: torch would start its own threads in each thread that encodes
-    if not np.isfinite(values).all():
-        raise GenkitError(
-            "the model made values that are not finite; no picture is written from them"
-        )
-    return torch.from_numpy(np.rint((values + 1) * np.float32(127.5)).clip(0, 255).astype(np.uint8))

@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 
 from genkit.kit.items import check_classes
 from genkit.plugin import Critique, Facts, ModalityPlugin, Networks, Sample, class_numbers
-from genkit_image.plugin import to_pixels
+from genkit_image.pictures import to_pixels
 from genkit_video.critics import make_critics
 from genkit_video.generators import make_generator
 from genkit_video.options import Options
