@@ -1,4 +1,4 @@
-"""What the kit offers for evaluation: files of weights, batches, items that are the same at every reading."""
+"""What the kit offers for evaluation: files of weights, and batches."""
 
 import numpy as np
 import pytest
@@ -7,36 +7,6 @@ from torch import nn
 
 from genkit.errors import ConfigError
 from genkit.kit.features import check_weights, file_hash, in_batches, torchscript
-from genkit.kit.items import FixedItems
-from genkit.plugin import Sample, Skipped
-
-
-class Random:
-    """A data set whose items are the words that they are given."""
-
-    skipped = (Skipped("one", "broken"),)
-
-    def __len__(self):
-        return 5
-
-    def __getitem__(self, index):
-        raise AssertionError("it would draw from a global generator")
-
-    def random_batch(self, indices, words):
-        pairs = zip(indices, words.tolist(), strict=True)
-        return Sample(torch.tensor([[index, word >> 11] for index, word in pairs]))
-
-
-def test_fixed_items_are_the_same_at_every_reading_and_in_any_batch():
-    fixed = FixedItems(Random())
-    rows = fixed.__getitems__([0, 1, 2, 3, 4]).x
-    assert rows[:, 0].tolist() == [0, 1, 2, 3, 4]
-    assert len(set(rows[:, 1].tolist())) == 5
-    assert torch.equal(FixedItems(Random()).__getitems__([4, 1]).x, rows[[4, 1]])
-    assert torch.equal(fixed[3].x, rows[3])
-    assert (len(fixed), fixed.skipped) == (5, Random.skipped)
-    with pytest.raises(IndexError):
-        fixed[5]
 
 
 def test_a_network_sees_batches_and_leaves_no_graph():

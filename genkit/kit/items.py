@@ -26,13 +26,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from genkit.errors import DataError
-from genkit.kit import streams
 from genkit.kit.files import THREADS, reason
-from genkit.plugin import RandomDataset, Remark, Sample, Skipped
+from genkit.plugin import Remark, Sample, Skipped
 
 __all__ = [
-    "ATTEMPTS", "EXAMPLES", "Classes", "FixedItems", "Readers", "Windows", "as_array", "as_stream", "check_classes",
-    "check_usable", "classes_of", "count_skipped", "name_skipped", "numbers_in", "read_until_damage", "silenced",
+    "ATTEMPTS", "EXAMPLES", "Classes", "Readers", "Windows", "as_array", "as_stream", "check_classes", "check_usable",
+    "classes_of", "count_skipped", "name_skipped", "numbers_in", "read_until_damage", "silenced",
 ]  # fmt: skip
 
 ATTEMPTS = 8
@@ -387,33 +386,6 @@ class Windows(ABC, Generic[Window]):
             f"{ATTEMPTS} {self.noun} in a row of {self.title} could not be read, the last of {name} "
             f"({self.explain(fault)}): bring the files back, and go on with --resume"
         )
-
-
-class FixedItems:
-    """The items of a `genkit.plugin.RandomDataset`, each drawn once and for all: the same at every reading.
-
-    For `ModalityPlugin.references`, say, where items are cut at random.
-
-    Args:
-        dataset: whose items are read.
-    """
-
-    def __init__(self, dataset: RandomDataset) -> None:
-        self.dataset = dataset
-        self.skipped: Sequence[Skipped] = getattr(dataset, "skipped", ())
-        self.remarks: Sequence[Remark] = getattr(dataset, "remarks", ())
-        self._words = streams.words(streams.stream_key("fixed items"), 0, len(dataset))
-
-    def __len__(self) -> int:
-        return len(self._words)
-
-    def __getitem__(self, index: int) -> Sample:
-        """One item without a batch axis."""
-        return self.__getitems__([index])[0]
-
-    def __getitems__(self, indices: list[int]) -> Sample:
-        """A batch of items [B, ...]."""
-        return self.dataset.random_batch(indices, self._words[indices])
 
 
 def as_array(values: Any) -> NDArray[Any]:
