@@ -74,6 +74,7 @@ class CheckedVideos:
         options: how clips are cut.
 
     Attributes:
+        origin: the source, as it was given.
         source: the source, with all of its videos.
         shape: (height, width) of the clips.
         frames: of a clip, T.
@@ -87,6 +88,7 @@ class CheckedVideos:
     """
 
     def __init__(self, source: Any, options: Cut) -> None:
+        self.origin = source
         self.source = open_footage(source, options.frames, options.shape, options.label)
         self.shape, self.frames = options.shape, options.frames
         self.readers = Readers("genkit-clips")

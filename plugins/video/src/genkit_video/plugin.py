@@ -9,18 +9,30 @@ import io
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from genkit.kit.items import check_classes
-from genkit.plugin import Critique, Facts, ModalityPlugin, Networks, Sample, class_numbers
+from genkit.kit.items import check_classes, check_usable
+from genkit.plugin import (
+    Critique,
+    Evidence,
+    Facts,
+    FeatureNetwork,
+    ModalityPlugin,
+    Networks,
+    Sample,
+    class_numbers,
+)
 from genkit_image.pictures import to_pixels
+from genkit_video import features, measures
 from genkit_video.critics import make_critics
-from genkit_video.generators import make_generator
+from genkit_video.generators import length, make_generator
 from genkit_video.options import Options
 
 
@@ -100,6 +112,48 @@ class VideoPlugin(ModalityPlugin):
         if critique is None or "category" not in critique.outputs or labels is None:
             return {}
         return {"category": cross_entropy(critique.outputs["category"], labels)}
+
+    def references(self, source: Any, controls: Any) -> Any:
+        """Clips of the source, of the length and frame rate that generated ones have, cut where those of training are.
+
+        They have classes where all are the model's. Where a clip is cut at random, that is decided by random words.
+        """
+        from genkit_video import clips
+
+        fps, rate = self._fps(controls), self.facts["rate"]
+        is_fixed = self.options.architecture == "tgan"  # of a fixed duration, at any rate
+        frames = (
+            self.options.frames if not is_fixed else max(round(self.options.frames / rate * fps), 1)
+        )
+        options = self.options.model_copy(
+            update={"frames": length(controls, frames, rate), "fps": fps}
+        )
+        checked = self.open(source, options)
+        if (checked.frames, checked.rate) != (options.frames, fps):
+            checked = clips.CheckedVideos(checked.origin, options)
+        known = set(checked.classes.names or ("",)) <= set(self.facts["labels"])
+        labels = self.facts["labels"] if known else ()
+        dataset = clips.Clips(checked, options, self.facts["channels"], labels)
+        check_usable(len(dataset), dataset.skipped, checked.source.title, strict=False)
+        return dataset
+
+    def feature_networks(
+        self, weights: Mapping[str, Path], training: Callable[[int], Sample]
+    ) -> Mapping[str, FeatureNetwork]:
+        """The networks of `genkit_video.features.networks`."""
+        return features.networks(weights, training)
+
+    def measures(self, evidence: Evidence) -> Mapping[str, float | None]:
+        """The measures of `genkit_video.measures.measures`; for `builtin:moving` also how well clips keep its rule."""
+        is_moving = isinstance(evidence.data, str) and evidence.data == "builtin:moving"
+        clips, real = (to_frames(samples.x) for samples in (evidence.samples, evidence.real))
+        return measures.measures(clips, real, is_moving)
+
+    def corruptions(self, samples: Sample) -> Mapping[str, Sample]:
+        """`shuffled`: clips [N, C, T, H, W] with the frames of each in a random order."""
+        x = samples.x
+        order = torch.rand(len(x), x.shape[2]).argsort(1)[:, None, :, None, None]
+        return {"shuffled": samples.with_x(x.gather(2, order.expand_as(x)))}
 
     def encode(self, sample: Sample, format: str, controls: Any) -> bytes:
         """One clip [C, T, H, W] as the bytes of a video, an animation, or a zip file of its frames."""
