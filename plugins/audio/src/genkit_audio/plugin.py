@@ -9,23 +9,41 @@ import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
-from genkit.kit.items import check_classes
-from genkit.plugin import Critique, Facts, ModalityPlugin, Networks, Sample, class_numbers
-from genkit_audio import vocoder
+from genkit.kit import streams
+from genkit.kit.items import check_classes, check_usable
+from genkit.plugin import (
+    Critique,
+    Evidence,
+    Facts,
+    FeatureNetwork,
+    ModalityPlugin,
+    Networks,
+    Sample,
+    class_numbers,
+)
+from genkit_audio import features, measures, vocoder
 from genkit_audio.critics import make_critics
-from genkit_audio.generators import make_generator
+from genkit_audio.generators import length, make_generator
 from genkit_audio.options import Options
 from genkit_audio.spectra import log_mel
+
+ORIGINALS = 4096
+"""Windows of the training data, at most, that copies are searched for in."""
 
 
 class AudioPlugin(ModalityPlugin):
     """The audio modality; a sound is a tensor [1, L] in [-1, 1]."""
 
     options: Options
+    _memory: tuple[Any, Any, Tensor] | None = None
+    """A source of training data, controls, and its windows under them."""
 
     @classmethod
     def open(cls, source: Any, options: Options) -> Any:
@@ -63,14 +81,16 @@ class AudioPlugin(ModalityPlugin):
         """Windows of sounds as a data set; for a vocoder the conditions are their log-mel spectra."""
         from genkit_audio import sounds
 
-        spectrum_of = (
-            partial(log_mel, rate=self.facts["rate"], mels=self.options.mels)
-            if self.is_vocoder
-            else None
-        )
         return sounds.SoundWindows(
-            self.open(source, self.options), self.options, self.facts["labels"], spectrum_of
+            self.open(source, self.options), self.options, self.facts["labels"], self._spectrum_of
         )
+
+    @property
+    def _spectrum_of(self) -> Callable[[Tensor], Tensor] | None:
+        """For a vocoder, the function that gives the conditions of windows [B, n]."""
+        if not self.is_vocoder:
+            return None
+        return partial(log_mel, rate=self.facts["rate"], mels=self.options.mels)
 
     def networks(self) -> Networks:
         """The generator and the critics (the field's discriminators) that the options select."""
@@ -119,6 +139,58 @@ class AudioPlugin(ModalityPlugin):
         if player != "generator" or not self.is_vocoder:
             return {}
         return vocoder.terms(networks, real, fake, critiques, self.facts["rate"])
+
+    def references(self, source: Any, controls: Any) -> Any:
+        """Windows of the source in order, without augmentation, of the length and rate that generated sounds have.
+
+        They have classes where all are the model's. Where sounds are asked for that are longer than in training, a
+        shorter real one is left out.
+        """
+        from genkit_audio import sounds
+
+        rate, options = self.facts["rate"], self.options
+        n = length(controls, options.samples, rate)
+        cut = "start" if options.cut == "start" else "ordered"
+        plain = {"rate": rate, "samples": n, "augment": 0.0, "cut": cut}
+        options = options.model_copy(update=plain)
+        checked = self.open(source, options)
+        if checked.rate != rate:
+            checked = sounds.CheckedSounds(checked.origin, options)
+        are_known = set(checked.classes.names or ("",)) <= set(self.facts["labels"])
+        labels = self.facts["labels"] if are_known else ()
+        are_padded = n <= self.options.samples
+        windows = sounds.SoundWindows(checked, options, labels, self._spectrum_of, are_padded)
+        check_usable(len(windows), windows.skipped, windows.title, strict=False)
+        return windows
+
+    def feature_networks(
+        self, weights: Mapping[str, Path], training: Callable[[int], Sample]
+    ) -> Mapping[str, FeatureNetwork]:
+        """The networks of `genkit_audio.features.networks`."""
+        return features.networks(weights, self.facts["rate"])
+
+    def measures(self, evidence: Evidence) -> Mapping[str, float | None]:
+        """The measures of `genkit_audio.measures.measures`; copies are searched for in the training data, if known."""
+        originals = evidence.real.x
+        if evidence.training is not None:
+            originals = self._originals(evidence.training, evidence.controls)
+        is_real = evidence.generator is None
+        return measures.measures(
+            evidence.samples.x[:, 0], originals[:, 0], self.facts["rate"], is_real
+        )
+
+    def _originals(self, training: Any, controls: Any) -> Tensor:
+        """At most ORIGINALS windows [M, 1, n] of the training data, evenly spread; kept until others are asked for."""
+        if self._memory is None or self._memory[0] is not training or self._memory[1] != controls:
+            windows = self.references(self.open(training, self.options), controls)
+            places = np.linspace(0, len(windows) - 1, min(ORIGINALS, len(windows))).astype(int)
+            words = streams.words(streams.stream_key("originals"), 0, len(places))
+            parts = [
+                windows.random_batch(places[at : at + 64].tolist(), words[at : at + 64]).x
+                for at in range(0, len(places), 64)
+            ]
+            self._memory = training, controls, torch.cat(parts)
+        return self._memory[2]
 
     def encode(self, sample: Sample, format: str, controls: Any) -> bytes:
         """One sound [1, L] as the bytes of an audio file."""

@@ -116,11 +116,13 @@ class CheckedSounds:
         remarks: on usable sounds that are clipped, or cut off (of these the intact beginning is used), or whose
             channels cancel each other, or whose files hold more than is read; and what else of the source is not used.
         rate: of the windows, in Hz.
+        origin: the source, as it was given.
         classes: of the usable sounds.
         readers: threads that read sounds.
     """
 
     def __init__(self, source: Any, options: Cut) -> None:
+        self.origin = source
         self.source = open_sounds(source, options.labels, options.label)
         self.readers = Readers("genkit-sounds")
         rates = Counter(item.rate for item in self.source.items if item.rate is not None)
@@ -197,6 +199,7 @@ class SoundWindows(Windows[Values]):
         options: how windows are cut, padded and augmented.
         labels: the model's class names, whose numbers are the conditions; empty: no class conditions.
         condition_of: maps windows [B, n] to their conditions, in place of classes; None: no such conditions.
+        are_padded: whether shorter sounds are windows too, as `options.pad` says; else they are left out.
 
     Raises:
         DataError: if a sound has none of the model's classes.
@@ -208,17 +211,23 @@ class SoundWindows(Windows[Values]):
         options: Cut,
         labels: Sequence[str] = (),
         condition_of: Callable[[Tensor], Tensor] | None = None,
+        are_padded: bool = True,
     ) -> None:
         self.checked, self.options, self.condition_of = checked, options, condition_of
         title = checked.source.title
         self.remarks = checked.remarks
         numbers = numbers_in(checked.classes, labels, title, "sounds")
-        capacities = [
-            max(1, sound.count(checked.rate) // options.samples) for sound in checked.sounds
+        lengths = [sound.count(checked.rate) for sound in checked.sounds]
+        capacities = [max(are_padded, length // options.samples) for length in lengths]
+        counts = np.minimum(capacities, 1) if options.cut == "start" else capacities
+        names, seconds = [sound.name for sound in checked.sounds], options.samples / checked.rate
+        short = [
+            Skipped(name, f"shorter than {seconds:.3g} s")
+            for name, capacity in zip(names, capacities, strict=True)
+            if not capacity
         ]
-        counts = [1] * len(capacities) if options.cut == "start" else capacities
-        names = [sound.name for sound in checked.sounds]
-        super().__init__(counts, names, title, "windows", numbers, checked.skipped, checked.readers)
+        skipped = (*checked.skipped, *short)
+        super().__init__(counts, names, title, "windows", numbers, skipped, checked.readers)
 
     def batch(self, windows: Sequence[Values], condition: Tensor | None) -> Sample:
         """Windows [n] as a Sample x [B, 1, n] with its conditions."""

@@ -131,8 +131,8 @@ def _small(training: Callable[[int], Sample]) -> FeatureNetwork:
     def make() -> tuple[nn.Module, dict[str, Any]]:
         clips = as_saved(training(TRAINING_CLIPS).x)
         body, accuracy = small(clips)
-        trained = {"clips": len(clips), "sha256": sha256(clips.numpy().tobytes()).hexdigest()}
-        return body, {"trained on": trained, "steps": STEPS, "seed": 0, "accuracy": accuracy}
+        source = {"clips": len(clips), "sha256": sha256(clips.numpy().tobytes()).hexdigest()}
+        return body, {"trained on": source, "steps": STEPS, "seed": 0, "accuracy": accuracy}
 
     def features(samples: Sample) -> Tensor:
         body, _ = make()
@@ -174,8 +174,8 @@ def small(clips: Tensor, seed: int = 0) -> tuple[nn.Module, float]:
             optimizer.step()
         changes = torch.arange(CHANGES * len(held_out)) % CHANGES
         with torch.no_grad():
-            changed = _changed(held_out.repeat_interleave(CHANGES, 0), changes)
-            predictions = head(body(changed)).argmax(1)
+            batch = _changed(held_out.repeat_interleave(CHANGES, 0), changes)
+            predictions = head(body(batch)).argmax(1)
     return body, float((predictions == changes).float().mean())
 
 

@@ -131,8 +131,8 @@ class VideoPlugin(ModalityPlugin):
         checked = self.open(source, options)
         if (checked.frames, checked.rate) != (options.frames, fps):
             checked = clips.CheckedVideos(checked.origin, options)
-        known = set(checked.classes.names or ("",)) <= set(self.facts["labels"])
-        labels = self.facts["labels"] if known else ()
+        are_known = set(checked.classes.names or ("",)) <= set(self.facts["labels"])
+        labels = self.facts["labels"] if are_known else ()
         dataset = clips.Clips(checked, options, self.facts["channels"], labels)
         check_usable(len(dataset), dataset.skipped, checked.source.title, strict=False)
         return dataset
