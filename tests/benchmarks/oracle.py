@@ -8,7 +8,7 @@ lines to learn from and 10,000 to test with. Of each preset: NLL_oracle, what th
 beyond the curve of maximum likelihood over temperatures, at its own NLL_oracle. `constant` is the control
 of LantaoYu/SeqGAN's issue 21: a reward that says nothing, without a baseline, at a high rate. All but `scratchgan`
 begin with the same model of maximum likelihood; `--alone` gives each its own, and its whole time. Rows go to
-FOLDER/oracle.jsonl, the picture to FOLDER/oracle.png.
+FOLDER/oracle.jsonl; the picture, which matplotlib draws where it is installed, to FOLDER/oracle.png.
 """
 
 from __future__ import annotations
@@ -276,8 +276,11 @@ def summary(rows) -> None:
 
 def picture(rows, path: Path) -> None:
     """The pairs of all seeds, maximum likelihood as a line."""
-    from matplotlib.figure import Figure
-
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        print(f"{path} is not drawn: pip install matplotlib")
+        return
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     for number, name in enumerate(dict.fromkeys(row["preset"] for row in rows)):

@@ -171,6 +171,7 @@ class Lines:
     Args:
         corpus: the lines.
         facts: those of the model that reads them.
+        vocabulary: of that model, where only lines count that it can represent without loss; None: all count.
 
     Attributes:
         usable: [N] int64, indices (in the corpus) of the lines that can be used.
@@ -182,7 +183,7 @@ class Lines:
         DataError: if the model answers prompts and the corpus has none.
     """
 
-    def __init__(self, corpus: Corpus, facts: Facts) -> None:
+    def __init__(self, corpus: Corpus, facts: Facts, vocabulary: Vocabulary | None = None) -> None:
         self._lines, prompts = corpus.encode(facts)
         self._length, self._end, self._width = facts["length"], facts["end"], facts["prompt_length"]
         if self._width and prompts is None:
@@ -191,6 +192,8 @@ class Lines:
             )
         self._prompts = prompts if self._width else None
         reasons = self._reasons(facts["unknown"])
+        if vocabulary is not None:
+            self._note_losses(reasons, corpus.source, vocabulary)
         self.usable = np.flatnonzero([not reason for reason in reasons])
         faults = (
             Skipped(corpus.source.names[row], reason)
@@ -246,6 +249,17 @@ class Lines:
                     f"its prompt has {self._prompts.lengths[row]:,} symbols; the model's at most {self._width:,}"
                 )
         return reasons
+
+    def _note_losses(self, reasons: list[str], source: Source, vocabulary: Vocabulary) -> None:
+        """Give a reason to each line that its symbols do not represent, and to those of such prompts."""
+        parts = [("it", self._lines, source.lines)]
+        if self._prompts is not None and source.prompts is not None:
+            parts.append(("its prompt", self._prompts, source.prompts))
+        for subject, rows, texts in parts:
+            for row, text in enumerate(texts):
+                symbols = rows.symbols[rows.bounds[row] : rows.bounds[row + 1]].tolist()
+                if not reasons[row] and not vocabulary.represents(text, symbols):
+                    reasons[row] = f"{subject} holds symbols that the model does not know"
 
 
 def _longest_prompt(prompts: Rows, max_length: int) -> int:

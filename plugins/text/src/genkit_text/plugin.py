@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from functools import cached_property
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -16,8 +17,17 @@ from torch import Tensor
 from torch.nn.functional import log_softmax
 
 from genkit.errors import ConfigError, ModelError, first_line
-from genkit.plugin import Critique, Facts, ModalityPlugin, Networks, Sample
-from genkit_text import pretrained
+from genkit.kit.items import check_usable
+from genkit.plugin import (
+    Critique,
+    Evidence,
+    Facts,
+    FeatureNetwork,
+    ModalityPlugin,
+    Networks,
+    Sample,
+)
+from genkit_text import features, measures, pretrained
 from genkit_text.critics import make_critic
 from genkit_text.generators import Decoder, check_decoding, make_generator
 from genkit_text.lines import TOKENIZER, Corpus, Lines
@@ -30,6 +40,9 @@ class TextPlugin(ModalityPlugin):
     """Lines of symbols [L], int64; the mask is true up to and with the end symbol."""
 
     options: Options
+    curves = measures.CURVES
+    _memory: tuple[Any, Set[tuple[str, ...]]] | None = None
+    """A source of training text, and its lines in words."""
 
     @classmethod
     def open(cls, source: Any, options: Options) -> Corpus:
@@ -171,6 +184,39 @@ class TextPlugin(ModalityPlugin):
         )  # padded as in the data: an LSTM reads the padding, too
         return torch.tensor(prompt).repeat(len(indices), 1)
 
+    def references(self, source: Any, controls: Any) -> Lines:
+        """The lines of a source that can be used, and that the model can represent without loss."""
+        corpus = self.open(source, self.options)
+        lines = Lines(corpus, self.facts, self.vocabulary)
+        check_usable(len(lines), lines.skipped, corpus.source.title, strict=False)
+        return lines
+
+    def feature_networks(
+        self, weights: Mapping[str, Path], training: Callable[[int], Sample]
+    ) -> Mapping[str, FeatureNetwork]:
+        """The networks of `genkit_text.features.networks`."""
+        return features.networks(weights, self._texts)
+
+    def measures(self, evidence: Evidence) -> Mapping[str, float | None]:
+        """The measures of `genkit_text.measures.measures`; copies are those of the training text, if it is known."""
+        training = None if evidence.training is None else self._lines_of(evidence.training)
+        return measures.measures(self, evidence, training)
+
+    def _lines_of(self, training: Any) -> Set[tuple[str, ...]]:
+        """The lines of the training text, in words; kept until those of another one are asked for."""
+        if self._memory is None or self._memory[0] is not training:
+            lines = self.open(training, self.options).source.lines
+            self._memory = training, {tuple(line.split()) for line in lines}
+        return self._memory[1]
+
+    def corruptions(self, samples: Sample) -> Mapping[str, Sample]:
+        """`shuffled`: lines [N, L] with their symbols in a random order; the end stays."""
+        steps = torch.arange(samples.x.shape[1])
+        count = len(steps) if samples.mask is None else samples.mask.sum(1, keepdim=True)
+        is_moved = (steps < count - int(self.facts["end"] is not None)).expand(samples.x.shape)
+        keys = torch.where(is_moved, torch.rand(samples.x.shape), 1.0 + steps)
+        return {"shuffled": samples.with_x(samples.x.gather(1, keys.argsort(1)))}
+
     def encode(self, sample: Sample, format: str, controls: Any) -> bytes:
         """One line in UTF-8, without a newline at its end.
 
@@ -191,7 +237,7 @@ class TextPlugin(ModalityPlugin):
             prompts = (
                 [None] * len(texts)
                 if samples.condition is None
-                else self._prompts(samples.condition)
+                else measures.prompts_of(samples.condition)
             )
             heads = [
                 {} if prompt is None else {"prompt": self.vocabulary.decode(prompt)}
@@ -212,10 +258,6 @@ class TextPlugin(ModalityPlugin):
             counts = samples.mask.sum(1).tolist()
             lines = [line[:count] for line, count in zip(lines, counts, strict=True)]
         if samples.condition is not None and not self.facts["prompt_length"]:
-            prompts = self._prompts(samples.condition)
+            prompts = measures.prompts_of(samples.condition)
             lines = [prompt + line for prompt, line in zip(prompts, lines, strict=True)]
         return [self.vocabulary.decode(line) for line in lines]
-
-    def _prompts(self, condition: Tensor) -> list[list[int]]:
-        """The symbols of each prompt [B, P], without the padding."""
-        return [[symbol for symbol in prompt if symbol >= 0] for prompt in condition.tolist()]

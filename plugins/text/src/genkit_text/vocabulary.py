@@ -7,6 +7,7 @@ can be read by any program that uses it. Knows no source, no network and no othe
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Self
@@ -99,6 +100,15 @@ class Vocabulary:
         line = symbols[: symbols.index(self.end)] if self.end in symbols else symbols
         return str(self._tokenizer.decode(line))
 
+    def represents(self, line: str, symbols: Sequence[int]) -> bool:
+        """Whether the symbols of a line, without the end symbol, stand for all of it.
+
+        Case, white space and forms of Unicode do not count: tokenizers may change them.
+        """
+        if {self.unknown, self.end} & set(symbols):
+            return False
+        return _spelling(self.decode(symbols)) == _spelling(line)
+
     def with_end(self) -> Vocabulary:
         """This learned vocabulary with an end symbol, which is 0; all other symbols become one higher.
 
@@ -166,6 +176,11 @@ def vocabulary_of(tokenizer: Tokenizer, end: str | None = None) -> Vocabulary:
     if token not in numbers:
         tokenizer.add_special_tokens([AddedToken(END, special=True)])
     return Vocabulary(tokenizer, tokenizer.token_to_id(token))
+
+
+def _spelling(string: str) -> str:
+    """A string without what a tokenizer may change."""
+    return "".join(unicodedata.normalize("NFKC", string).casefold().split())
 
 
 # Learning ------------------------------------------------------------------------------------------------------------
