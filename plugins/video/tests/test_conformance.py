@@ -1,8 +1,10 @@
 """Clips keep the contract, as anybody's modality does."""
 
 import numpy as np
+import pytest
 
 from genkit.testing import ModalityConformance
+from genkit_video import features
 from genkit_video.moving import Moving
 
 SMALL = {"size": 16, "content": 8, "motion": 8, "features": 2, "critic_features": 2}
@@ -12,6 +14,11 @@ class FewClips(ModalityConformance):
     """Twenty clips in memory: each game compares its samples with up to 4,096 real ones, which are made one by one."""
 
     modality = "genkit_video:modality"
+
+    @pytest.fixture(autouse=True)
+    def _train_shortly(self, monkeypatch):
+        """The network that is trained on the spot is a function after any training; see test_evaluation.py."""
+        monkeypatch.setattr(features, "STEPS", 2)
 
     def source(self, tmp_path):
         moving = Moving((16, 16))

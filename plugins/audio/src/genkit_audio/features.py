@@ -7,6 +7,7 @@ Shape letters: N sounds, B of a batch, n values of each, F features.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import cache, partial
 from importlib.util import find_spec
@@ -21,13 +22,16 @@ from torch import Tensor
 from genkit.kit import compat
 from genkit.kit.features import check_weights, file_hash, in_batches, torchscript
 from genkit.plugin import FeatureNetwork
-from genkit_audio.spectra import hop_of, log_mel
+from genkit_audio.spectra import FLOOR, hop_of, log_mel
 
 BATCH = 64
 """Sounds per batch."""
 
 BANDS = 16
 """Mel bands of the statistics. Each gives two numbers, so that 33 sounds are enough for a distance."""
+
+MIDDLE = math.log(FLOOR) / 2
+"""Half-way between silence and 1, in logarithms. Features lie around 0 from there: a polynomial kernel needs that."""
 
 SPEECH = "pyopen_wakeword"
 """Package with the network of speech, of the extra `speech`."""
@@ -58,10 +62,13 @@ def networks(weights: Mapping[str, Path], rate: int) -> dict[str, FeatureNetwork
 
 
 def log_mel_statistics(x: Tensor, rate: int) -> Tensor:
-    """Means, then standard deviations, over time of each log-mel band of sounds [N, n]: [N, 2 * BANDS]."""
+    """Means, then standard deviations, over time of each log-mel band of sounds [N, n]: [N, 2 * BANDS].
+
+    Magnitudes are logarithms beside `MIDDLE`.
+    """
 
     def statistics(x: Tensor) -> Tensor:
-        spectra = log_mel(x, rate, BANDS)
+        spectra = log_mel(x, rate, BANDS) - MIDDLE
         return torch.cat([spectra.mean(2), spectra.std(2, correction=0)], 1)
 
     return in_batches(statistics, x, BATCH)
@@ -71,6 +78,7 @@ def _log_mel(rate: int) -> FeatureNetwork:
     protocol = {
         "bands": BANDS,
         "over time": "mean and deviation",
+        "middle": MIDDLE,
         "rate": rate,
         "hop": hop_of(rate),
     }
