@@ -1,13 +1,13 @@
 """Command lines: genkit's own, and those of plugins, `python -m PACKAGE`. Imports no torch.
 
-Use it for commands that only one modality needs, such as an evaluation:
+Use it for commands that only one modality needs, such as one that makes data:
 
-    app = group("Evaluate models of sounds.")
+    app = group("Collections of sounds.")
 
     @app.command(cls=Command)
-    def judge(model: str, device: Device = "auto", quiet: Quiet = False) -> None:
-        teller(quiet)(f"reading {model}")
-        print_lines([("model", model)])
+    def gather(folder: str, quiet: Quiet = False) -> None:
+        teller(quiet)(f"reading {folder}")
+        print_lines([("folder", folder)])
 
     if __name__ == "__main__":
         run(app, "python -m genkit_sounds")

@@ -11,64 +11,25 @@
                  frequencies, and on the lattices of a stride-2 and a stride-4 upsampler (rows and columns N/2 and N/4)
 
 None of the distances is an FID, and each is comparable only with figures of the same judge and number of pictures.
+`genkit evaluate` has the same judges, with intervals; here they look at samples that no model folder holds.
 
 Shape letters: N pictures, C channels, H W pixels, F features.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 
-import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, conv2d, interpolate
 
-from genkit.kit.distances import frechet
-from genkit_image.lite0 import pretrained
+from genkit.kit.distances import frechet, memorised, neighbourhoods
+from genkit.plugin import Sample
+from genkit_image import features
+from genkit_image.measures import power, spectra
+from genkit_image.pictures import to_pixels
 
 Features = Callable[[Tensor], Tensor]
-BATCH, NEIGHBOURS, CLOUD = 250, 5, 4000
-
-
-def lite0() -> Features:
-    """Pictures [N, C, H, W] in [-1, 1] -> [N, 320]."""
-    network = pretrained().to(memory_format=torch.channels_last)
-
-    @torch.no_grad()
-    def features(x: Tensor) -> Tensor:
-        side = max(64, x.shape[2])
-        pieces = []
-        for part in x.expand(-1, 3, -1, -1).split(BATCH):
-            part = interpolate(part, size=(side, side), mode="bilinear", align_corners=False)
-            pieces.append(network(part.contiguous(memory_format=torch.channels_last)))
-        return torch.cat(pieces)
-
-    return features
-
-
-def random_network(channels: int) -> Features:
-    """Pictures [N, C, H, W] -> [N, 192]: means of the maps of three convolutions with weights N(0, 2 / fan in)."""
-    generator = torch.Generator().manual_seed(123)
-    weights, inputs = [], channels
-    for outputs in (32, 64, 128):
-        scale = math.sqrt(2 / (9 * inputs))
-        weights.append(scale * torch.randn(outputs, inputs, 3, 3, generator=generator))
-        inputs = outputs
-
-    @torch.no_grad()
-    def features(x: Tensor) -> Tensor:
-        pieces = []
-        for part in x.split(BATCH):
-            means = []
-            for weight in weights:
-                part = torch.relu(conv2d(part, weight, padding=1))
-                means.append(part.mean((2, 3)))
-                part = avg_pool2d(part, 2)
-            pieces.append(torch.cat(means[1:], 1))
-        return torch.cat(pieces)
-
-    return features
+CLOUD = 4000
 
 
 class Panel:
@@ -81,45 +42,25 @@ class Panel:
 
     def __init__(self, real: Tensor, others: Mapping[str, Features] | None = None) -> None:
         self.real = real
-        self.judges = {"lite0": lite0(), "random": random_network(real.shape[1]), **(others or {})}
+        networks = features.networks({})
+        self.judges = {name: judge_of(network) for name, network in networks.items()}
+        self.judges |= others or {}
         self.reference = {name: judge(real) for name, judge in self.judges.items()}
-        self.spectrum = power(real)
+        self.spectrum = power(to_pixels(real) / 255)
 
     def figures(self, samples: Tensor) -> dict[str, float]:
         """Everything that is measured of samples [N, C, H, W] in [-1, 1]."""
         clouds = {name: judge(samples) for name, judge in self.judges.items()}
         row = {f"fd-{name}": frechet(cloud, self.reference[name]) for name, cloud in clouds.items()}
-        row |= neighbours(clouds["lite0"][:CLOUD], self.reference["lite0"][:CLOUD])
-        return row | spectra(power(samples), self.spectrum)
+        cloud, real = clouds["lite0"][:CLOUD], self.reference["lite0"][:CLOUD]
+        around = neighbourhoods(cloud, real)
+        row |= {"density": around.density.mean(), "coverage": around.coverage.mean()}
+        row["copies"] = memorised(cloud, real).mean()
+        gaps = spectra(power(to_pixels(samples) / 255), self.spectrum)
+        names = {"mean": "mean", "worst": "worst", "stride2": "stride 2", "stride4": "stride 4"}
+        return row | {f"dB {name}": gaps[f"spectrum_{key}_db"] for key, name in names.items()}
 
 
-def neighbours(samples: Tensor, real: Tensor) -> dict[str, float]:
-    """Density, coverage and copies of samples [N, F] beside real pictures [M, F]."""
-    among = torch.cdist(real, real).topk(NEIGHBOURS + 1, dim=1, largest=False).values
-    radius, nearest = among[:, -1], among[:, 1]
-    distances = torch.cdist(samples, real)
-    inside = (distances < radius).float().sum(1).mean().item() / NEIGHBOURS
-    covered = (distances.min(0).values < radius).float().mean().item()
-    copied = (distances.min(1).values < nearest.quantile(0.01)).float().mean().item()
-    return {"density": inside, "coverage": covered, "copies": copied}
-
-
-def power(x: Tensor) -> Tensor:
-    """[H, W]: the mean power spectrum of pictures [N, C, H, W]."""
-    sums = [torch.fft.fft2(part.double()).abs().square().sum(0).mean(0) for part in x.split(BATCH)]
-    return torch.stack(sums).sum(0) / len(x)
-
-
-def spectra(samples: Tensor, real: Tensor) -> dict[str, float]:
-    """How far two power spectra [H, W] are apart, in dB."""
-    gap = 10 * torch.log10(samples / real)
-    gap[0, 0] = 0.0  # brightness
-    row = {"dB mean": gap.abs().mean().item(), "dB worst": gap.abs().max().item()}
-    height, width = real.shape
-    for stride in (2, 4):
-        down, right = height // stride, width // stride
-        of_samples, of_real = (
-            (one[down].sum() + one[:, right].sum()).item() for one in (samples, real)
-        )
-        row[f"dB stride {stride}"] = 10 * math.log10(of_samples / of_real)
-    return row
+def judge_of(network) -> Features:
+    """The features of a network of the plugin, of pictures [N, C, H, W] in [-1, 1]."""
+    return lambda x: network.features(Sample(x))
