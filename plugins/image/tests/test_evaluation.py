@@ -77,6 +77,9 @@ def test_networks_see_what_files_hold(garments):
     x = garments[:2].expand(-1, 3, -1, -1)
     resized = nn.functional.interpolate(x, (64, 64), mode="bilinear")
     direct = lite0.pretrained()(resized)
+    grey = ((garments[:2] + 1) * 127.5).round().byte()
+    wanted = features.random_features(grey)  # by the network of one channel
+    assert torch.equal(networks["random"].features(Sample(garments[:2])), wanted)
     assert torch.allclose(networks["lite0"].features(Sample(x)), direct, atol=1e-4)
 
 
