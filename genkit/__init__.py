@@ -25,6 +25,7 @@ _SOURCES = {
     "Model": ("genkit.sampling.model", "Model"),
     "Samples": ("genkit.sampling.samples", "Samples"),
     "save": ("genkit.sampling.samples", "save"),
+    "generate_on_ray": ("genkit.sampling.cluster", "generate_on_ray"),
     "plugins": ("genkit.discovery.registry", "found"),
     "register": ("genkit.discovery.registry", "register"),
     "unregister": ("genkit.discovery.registry", "unregister"),
@@ -46,6 +47,7 @@ __all__ = [
     "check_data",
     "evaluate",
     "generate",
+    "generate_on_ray",
     "load",
     "plugins",
     "register",
@@ -63,6 +65,7 @@ if TYPE_CHECKING:
     from genkit.errors import GenkitError, Interrupted, UserError
     from genkit.evaluation.evaluating import evaluate
     from genkit.evaluation.results import Evaluation
+    from genkit.sampling.cluster import generate_on_ray
     from genkit.sampling.model import Model, generate
     from genkit.sampling.model import open_model as load
     from genkit.sampling.samples import Samples, save

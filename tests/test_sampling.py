@@ -484,6 +484,7 @@ def test_no_more_waits_than_there_are_threads():
     def work(item):
         gate.acquire()
         waiting.remove(item)
+        return item
 
     def items():
         for item in range(12):

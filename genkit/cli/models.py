@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -220,6 +220,34 @@ def generate(
         str | None,
         typer.Option(help="Format of the files in a folder [default: the modality's first]."),
     ] = None,
+    per_tar: Annotated[
+        int | None,
+        typer.Option(
+            help="Pack so many samples at a time into tar files in WebDataset layout, instead of a file for each."
+        ),
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="K/N",
+            help="Write only the Kth of N parts of the folder, K from 1 to N; auto: of the processes of torchrun, or "
+            "the tasks of a SLURM array.",
+        ),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Keep the files of a folder that are finished; start if there are none.",
+        ),
+    ] = False,
+    ray: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Write the folder as N tasks on a Ray cluster (RAY_ADDRESS, or this machine), as with --resume.",
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the files and the model as JSON.")
     ] = False,
@@ -233,7 +261,7 @@ def generate(
     if user_object:
         sys.path.append(os.getcwd())  # its module may be a file of the working folder
     ends = _interpolation(interpolate, steps, n, start, best_of)
-    n, start = 16 if n is None else n, start or 0
+    n, start, candidates = 16 if n is None else n, start or 0, 1 if best_of is None else best_of
     if n < 1 or start < 0:
         raise ConfigError(
             f"-n {n} --start {start}: at least one sample, of an index of at least 0, is needed"
@@ -241,13 +269,18 @@ def generate(
     controls = configuration.parse_overrides(settings or [])
     loaded_model = open_model(model, device, user_objects=user_object or ())
     text_format = samples.text_format_of(loaded_model.modality, format) if out == "-" else ""
+    is_folder = out != "-" and not samples.is_joint(loaded_model.modality, out, len(ends) or n)
+    if (ends or not is_folder) and (resume or (per_tar, shard, ray) != (None, None, None)):
+        raise ConfigError(
+            "--per-tar, --shard, --resume and --ray are for samples of consecutive indices in a folder: leave them "
+            "out, or say --out samples/"
+        )
+    if ray is not None and shard is not None:
+        raise ConfigError("--ray and --shard exclude each other: --ray 8 writes all of 8 shards")
     if text_format and as_json:
         raise ConfigError("--out - and --json exclude each other: both write to standard output")
     if out != "-":
-        samples.is_joint(
-            loaded_model.modality, out, len(ends) or n
-        )  # errors before the work, not after it
-        samples.format_of(loaded_model.modality, format)
+        samples.format_of(loaded_model.modality, format)  # errors before the work, not after it
     chunks: Iterable[Samples]
     count = n
     if ends:
@@ -262,7 +295,7 @@ def generate(
             start,
             label=label,
             controls=controls,
-            best_of=1 if best_of is None else best_of,
+            best_of=candidates,
         )
     if out == "-":
         for chunk in chunks:
@@ -273,8 +306,25 @@ def generate(
                 content.removesuffix(b"\n") + b"\n" for content in contents
             )
         return
+    paths: Sequence[Path]
     if n == 1 and not ends and best_of is None and is_long(loaded_model, out):
         paths = [save_long(loaded_model, out, seed, start, label=label, controls=controls)]
+    elif is_folder and not ends:
+        job: dict[str, Any] = {
+            "n": n, "seed": seed, "start": start, "label": label, "controls": controls,
+            "best_of": candidates, "format": format, "per_tar": per_tar,
+        }  # fmt: skip
+        if ray is None:
+            write = partial(loaded_model.generate_to, out, shard=shard, resume=resume, **job)
+            paths = _written(write, "samples are drawn")
+        else:
+            from genkit.sampling.cluster import generate_on_ray
+
+            names = user_object or ()
+            write = partial(
+                generate_on_ray, model, out, shards=ray, device=device, user_objects=names, **job
+            )
+            paths = _written(write, "tasks on Ray are finished")
     else:
         paths = _saved(chunks, out, format, count)
     if as_json:
@@ -290,10 +340,10 @@ def generate(
             )
         )
     else:
-        print(paths[0] if len(paths) == 1 else Path(out))
+        print(Path(out) if is_folder else paths[0])
 
 
-def _saved(chunks: Iterable[Samples], out: str, format: str | None, count: int) -> list[Path]:
+def _saved(chunks: Iterable[Samples], out: str, format: str | None, count: int) -> Sequence[Path]:
     """The files of samples that are written while they are drawn; how far it is, is told from time to time."""
     from genkit.sampling import samples
     from genkit.system.runtime import waiting
@@ -308,6 +358,24 @@ def _saved(chunks: Iterable[Samples], out: str, format: str | None, count: int) 
 
     with waiting(lambda: f"{drawn_count:,} of {count:,} samples are drawn", teller(quiet=False)):
         return samples.save(counted(), out, format=format, count=count)
+
+
+def _written(write: Callable[..., Sequence[Path]], state: str) -> Sequence[Path]:
+    """The files that `write` writes; how far it is, is told from time to time.
+
+    Args:
+        write: is called with a function `progress`, which takes how many of how many there are.
+        state: what they are.
+    """
+    from genkit.system.runtime import waiting
+
+    counts = [0, 0]
+
+    def progress(*latest_counts: int) -> None:
+        counts[:] = latest_counts
+
+    with waiting(lambda: f"{counts[0]:,} of {counts[1]:,} {state}", teller(quiet=False)):
+        return write(progress=progress)
 
 
 def _interpolation(interpolate: str | None, steps: int | None, *others: int | None) -> list[int]:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import base64
 import itertools
-import json
 import mimetypes
 import os
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,12 +23,22 @@ from genkit.errors import ConfigError, GenkitError, PluginError, did_you_mean
 from genkit.plugin import Modality, ModalityPlugin, Sample
 from genkit.sampling.batching import PARTS, join
 from genkit.sampling.drawing import CHUNK, LatentPoint
+from genkit.sampling.listing import (
+    SAMPLES,
+    Files,
+    Names,
+    Spool,
+    file_name,
+    read_listing,
+    refuse_loss,
+    refuse_mixture,
+    rows_beside,
+    unlisted_names,
+    write_listing,
+)
 from genkit.sampling.reranking import Reranker
 from genkit.system.files import make_folder, user_path, write_files, write_whole
 from genkit.system.runtime import WORKERS, overlapped, total_memory
-
-LIST = "samples.json"
-"""The file of a folder that lists its samples."""
 
 TEXT_FORMATS = ("txt", "csv", "tsv", "json", "jsonl", "md", "svg", "xml", "html", "abc")
 """Endings of formats that are UTF-8 text."""
@@ -123,7 +133,7 @@ class Samples:
             check_content(self.model.modality, "encode", content)
         return list(contents)
 
-    def save(self, path: str | Path) -> list[Path]:
+    def save(self, path: str | Path) -> Sequence[Path]:
         """Write the samples into a folder (one file each, and `samples.json`), or into one joint file; see `save`."""
         return save([self], path, count=len(self))
 
@@ -162,8 +172,10 @@ def save(
     workers: int = WORKERS,
     format: str | None = None,
     count: int | None = None,
-) -> list[Path]:
-    """Write samples, chunk by chunk as they are drawn.
+) -> Sequence[Path]:
+    """Write samples, chunk by chunk as they are drawn, in constant memory.
+
+    Many samples in turn are better written by `Model.generate_to`, which can be shared among processes and resumed.
 
     A folder keeps the samples of one model with one seed and one set of controls. If this is stopped, the files that
     were written are whole, and `samples.json` lists them.
@@ -207,45 +219,55 @@ def save(
     format = format_of(modality, format)
 
     def write(chunk: Samples) -> None:
-        write_files(path, zip(_names(chunk, format), chunk.encode(format), strict=True))
+        names = [file_name(index, format) for index in chunk.indices]
+        write_files(path, zip(names, chunk.encode(format), strict=True))
 
     pieces = (
         chunk[place : place + CHUNK]
         for chunk in itertools.chain([first], chunks)
         for place in range(0, len(chunk), CHUNK)
     )
-    reranking: dict[str, Any] = {}
-    if first.best_of > 1:
-        reranking = {"best_of": first.best_of, "critics_sha256": model.reranker.sha256}
-    controls = {} if first.controls is None else first.controls.model_dump(mode="json")
-    header = {"model": describe_model(model), "controls": controls, **reranking}
-    document = {"schema": 1, **header, "samples": []}
-    start = first.indices[0]
-    earlier = _earlier(path / LIST)
-    unlisted = _unlisted(path, earlier)
+    header = header_of(model, first.controls, first.best_of)
+    listing = read_listing(path)
+    unlisted = unlisted_names(path, [] if listing is None else [listing.names])
     if count is not None:
-        _refuse_loss(path, unlisted, range(start, start + count), format)
-        if earlier is not None:
-            _refuse_mixture(
-                path, earlier, document, first.seed, range(start, start + count), format
-            )
-    rows: list[dict[str, Any]] = []
+        indices = range(first.indices[0], first.indices[0] + count)
+        refuse_loss(path, unlisted, indices, format)
+        if listing is not None:
+            refuse_mixture(listing, header, first.seed, indices, format)
+    numbers, is_whole = array("q"), False
+    with Spool(path) as spool:
 
-    def listed() -> Iterator[Samples]:
-        for piece in pieces:
-            _refuse_loss(path, unlisted, piece.indices, format)
-            rows.extend(_rows(piece, format))
-            yield piece
+        def listed() -> Iterator[Samples]:
+            for piece in pieces:
+                refuse_loss(path, unlisted, piece.indices, format)
+                spool.extend(_rows(piece, format))
+                numbers.extend(piece.indices)
+                yield piece
 
-    try:
-        for _ in overlapped(write, listed(), workers):
-            pass
-    finally:  # the last files may be missing after an exception: rows are of files that exist
-        rows = [row for row in rows if (path / row["file"]).exists()]
-        if rows:
-            document["samples"] = _rows_beside(path / LIST, {**document, "samples": rows}) + rows
-            write_whole(path / LIST, _sidecar(document))
-    return [*(path / row["file"] for row in rows), path / LIST]
+        def rows() -> Iterator[dict[str, Any]]:
+            # The last files may be missing after an exception: rows are of files that exist.
+            return (row for row in spool if is_whole or (path / row["file"]).exists())
+
+        try:
+            for _ in overlapped(write, listed(), workers):
+                pass
+            is_whole = True
+        finally:
+            if next(rows(), None):
+                names = Names(row["file"] for row in rows())
+                kept_rows = rows_beside(listing, header, SAMPLES, names)
+                write_listing(path, header, itertools.chain(kept_rows, rows()))
+    return Files(path, numbers, format)
+
+
+def header_of(model: Source, controls: Any, best_of: int) -> dict[str, Any]:
+    """What a samples.json says of all samples that a model draws with these controls and so many candidates."""
+    reranking: dict[str, Any] = {}
+    if best_of > 1:
+        reranking = {"best_of": best_of, "critics_sha256": model.reranker.sha256}
+    settings = {} if controls is None else controls.model_dump(mode="json")
+    return {"schema": 1, "model": describe_model(model), "controls": settings, **reranking}
 
 
 def _refuse_too_many(path: Path, first: Samples, count: int) -> None:
@@ -256,69 +278,6 @@ def _refuse_too_many(path: Path, first: Samples, count: int) -> None:
         raise ConfigError(
             f"{path}: {count:,} samples in one file need {2 * size * count / 1e9:,.0f} GB of memory, and this machine "
             f"has {total_memory() / 1e9:,.0f}: write a folder (--out {path.stem}/), or fewer samples"
-        )
-
-
-def _unlisted(folder: Path, earlier: Mapping[str, Any] | None) -> list[str]:
-    """The entries of a folder that its samples.json, `earlier`, does not list: files of the user's own."""
-    entries = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
-    listed_names = {row["file"] for row in earlier["samples"]} if earlier else set()
-    return [name for name in entries if name not in listed_names and not (earlier and name == LIST)]
-
-
-def _refuse_loss(
-    folder: Path, unlisted: Sequence[str], indices: Sequence[int], format: str
-) -> None:
-    """Raise ConfigError if samples of these indices would replace files of the user's own.
-
-    Args:
-        folder: that is written into.
-        unlisted: its files that are the user's own.
-        indices: of the samples.
-        format: of their files.
-    """
-    names = [name for name in unlisted if name == LIST or _is_of_one(name, indices, format)]
-    if names:
-        raise ConfigError(
-            f"{folder} holds {len(names):,} files that the new samples would replace and that are no samples which a "
-            f"{LIST} of genkit lists, {names[0]} for one: choose another folder with --out, or move them away"
-        )
-
-
-def _is_of_one(name: str, indices: Sequence[int], format: str) -> bool:
-    """Whether a file name is that of a sample of one of these indices."""
-    stem = name.partition(".")[0]
-    return stem.isdecimal() and int(stem) in indices and name == f"{int(stem):06d}.{format}"
-
-
-def _refuse_mixture(
-    folder: Path, earlier: Mapping[str, Any], document: Mapping[str, Any], seed: int,
-    indices: Sequence[int], format: str,
-) -> None:  # fmt: skip
-    """Raise ConfigError if a folder keeps samples of another model or seed, or of other controls, beside the new ones.
-
-    Args:
-        folder: that is written into.
-        earlier: its samples.json.
-        document: what its samples.json will say.
-        seed, indices, format: of the samples that will be written.
-    """
-    is_alike = _is_of(earlier, document)
-    others = [
-        row["file"]
-        for row in earlier["samples"]
-        if not (is_alike and row.get("seed") == seed)
-        and not _is_of_one(row["file"], indices, format)
-        and os.path.basename(row["file"]) == row["file"]
-        and (folder / row["file"]).exists()
-    ]
-    if others:
-        is_same_model = earlier["model"]["sha256"] == document["model"]["sha256"]
-        source = "another seed" if is_alike else "other controls"
-        source = source if is_same_model else f"another model ({earlier['model'].get('path')})"
-        raise ConfigError(
-            f"{folder} holds {len(others):,} samples of {source}, {others[0]} for one, which would lie among the new "
-            "ones: choose another folder with --out, or delete this one"
         )
 
 
@@ -337,57 +296,22 @@ def check_content(modality: Modality, call: str, content: Any) -> None:
         )
 
 
-def _sidecar(document: dict[str, Any]) -> bytes:
-    """The document as JSON with one line per sample: readable, and many times faster than indenting all of it."""
-    head = json.dumps({**document, "samples": []}, indent=1).removesuffix("]\n}")
-    rows = ",".join(f"\n  {json.dumps(row)}" for row in document["samples"])
-    return f"{head}{rows}\n ]\n}}\n".encode()
-
-
-def _names(chunk: Samples, format: str) -> list[str]:
-    """The file names of samples in a folder."""
-    return [f"{index:06d}.{format}" for index in chunk.indices]
-
-
 def _rows(chunk: Samples, format: str) -> Iterator[dict[str, Any]]:
     """The row of samples.json for each sample: file, identity, label, and the condition where it is one number."""
-    conditions, names = chunk.sample.condition, _names(chunk, format)
-    for row, (name, (seed, identity)) in enumerate(zip(names, chunk.seeds, strict=True)):
-        keys: dict[str, Any] = {"index": identity}
-        if isinstance(identity, LatentPoint):
-            keys = identity._asdict()
-        entry: dict[str, Any] = {"file": name, "seed": seed, **keys, "label": chunk.label}
-        if conditions is not None and conditions.ndim == 1:  # the class, even of a default label
-            entry["condition"] = conditions[row].item()
-        yield entry
+    conditions = condition_numbers(chunk.sample.condition, len(chunk))
+    for index, (seed, identity), condition in zip(
+        chunk.indices, chunk.seeds, conditions, strict=True
+    ):
+        keys = identity._asdict() if isinstance(identity, LatentPoint) else {"index": identity}
+        name = file_name(index, format)
+        yield {"file": name, "seed": seed, **keys, "label": chunk.label, **condition}
 
 
-def _earlier(path: Path) -> dict[str, Any] | None:
-    """The content of an earlier samples.json; None: there is none, or it is not in order."""
-    try:
-        earlier = json.loads(path.read_text(encoding="utf-8"))
-        is_sound = "sha256" in earlier["model"] and all(
-            isinstance(row["file"], str) for row in earlier["samples"]
-        )
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
-    return earlier if is_sound else None
-
-
-def _is_of(earlier: Mapping[str, Any], document: Mapping[str, Any]) -> bool:
-    """Whether two samples.json are of the same model, controls and reranking."""
-    keys = ("schema", "controls", "best_of", "critics_sha256")
-    is_alike = all(earlier.get(key) == document.get(key) for key in keys)
-    return is_alike and earlier["model"]["sha256"] == document["model"]["sha256"]
-
-
-def _rows_beside(path: Path, document: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The rows to keep of an earlier samples.json: same model, controls and reranking, and files not rewritten."""
-    new_files = {row["file"] for row in document["samples"]}
-    earlier = _earlier(path)
-    if earlier is None or not _is_of(earlier, document):
-        return []
-    return [row for row in earlier["samples"] if row["file"] not in new_files]
+def condition_numbers(condition: Tensor | None, count: int) -> list[dict[str, Any]]:
+    """What the row of each of `count` samples says of its condition: its class, even of a default label."""
+    if condition is None or condition.ndim != 1:
+        return [{}] * count
+    return [{"condition": number} for number in condition.tolist()]
 
 
 def describe_model(model: Source) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -44,6 +45,7 @@ def writing(path: str | Path, durable: bool = True) -> Iterator[BinaryIO]:
         StorageError: if the disk is full, or the file may not be written; an existing file is then unchanged.
     """
     folder, name = os.path.split(path)
+    # `unfinished` reads this form of name.
     temporary = os.path.join(folder, f".{name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -60,6 +62,17 @@ def writing(path: str | Path, durable: bool = True) -> Iterator[BinaryIO]:
         raise StorageError(
             f"cannot write {path}: {error.strerror or error}. Nothing of it was changed"
         ) from error
+
+
+def unfinished(folder: Path) -> Iterator[tuple[Path, str]]:
+    """What killed processes have left of files that they were writing into a folder: (path, name of the file)."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if match := _UNFINISHED.fullmatch(entry.name):
+                yield Path(entry.path), match[1]
+
+
+_UNFINISHED = re.compile(r"\.(.+)\.\d+\.\d+\.tmp", re.DOTALL)
 
 
 def make_folder(path: Path) -> None:

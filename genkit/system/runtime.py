@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -260,8 +260,37 @@ def is_main_process() -> bool:
     return int(os.environ.get("RANK", 0)) == 0
 
 
+def environment_share() -> tuple[int, int] | None:
+    """(number from 1, count): this process among those that torchrun or a SLURM array started; None: neither did.
+
+    Where each job of an array starts processes by torchrun, all of them are counted.
+
+    Raises:
+        ConfigError: if the tasks of the array are not numbered evenly.
+    """
+    if "WORLD_SIZE" not in os.environ and "SLURM_ARRAY_TASK_COUNT" not in os.environ:
+        return None
+
+    def variable(name: str, default: int) -> int:
+        return int(os.environ.get(name, default))
+
+    rank, processes = variable("RANK", 0), variable("WORLD_SIZE", 1)
+    tasks, first = variable("SLURM_ARRAY_TASK_COUNT", 1), variable("SLURM_ARRAY_TASK_MIN", 0)
+    task, uneven = divmod(
+        variable("SLURM_ARRAY_TASK_ID", first) - first, variable("SLURM_ARRAY_TASK_STEP", 1)
+    )
+    if uneven or not 0 <= task < tasks:
+        raise ConfigError(
+            f"--shard auto: the task {os.environ.get('SLURM_ARRAY_TASK_ID')} of {tasks} in this SLURM array has no "
+            "place among evenly numbered ones: submit --array=1-N, or say --shard K/N"
+        )
+    return task * processes + rank + 1, tasks * processes
+
+
 def pick_device(name: str) -> torch.device:
     """A torch device by name; `auto`: cuda if available, else mps, else cpu.
+
+    Of several GPUs, a process that torchrun started takes its own for `auto` and `cuda`.
 
     Raises:
         ConfigError: if the device does not exist on this machine.
@@ -274,6 +303,8 @@ def pick_device(name: str) -> torch.device:
             if torch.backends.mps.is_available()
             else "cpu"
         )
+    if name == "cuda" and "LOCAL_RANK" in os.environ and torch.cuda.device_count() > 1:
+        name = f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
@@ -291,9 +322,9 @@ def pick_device(name: str) -> torch.device:
 
 
 def overlapped(
-    work: Callable[[Item], object], items: Iterable[Item], workers: int = WORKERS
-) -> Iterator[Item]:
-    """Yield items as they come, while background threads work on the earlier ones.
+    work: Callable[[Item], Value], items: Iterable[Item], workers: int = WORKERS
+) -> Generator[Value, None, None]:
+    """Yield what the work makes of each item, in order, while background threads work on the next ones.
 
     The first exception, of the iterator or of the work, is raised here; work in progress is finished before.
 
@@ -301,22 +332,19 @@ def overlapped(
         work: called with each item.
         items: an iterator, which runs in this thread.
         workers: number of threads, and how many items may wait for them; 0: no threads, each item is worked on before
-            it is yielded.
+            the next is taken.
     """
     if not workers:
-        for item in items:
-            work(item)
-            yield item
+        yield from map(work, items)
         return
-    pool, futures = ThreadPoolExecutor(workers), deque[Future[object]]()
+    pool, futures = ThreadPoolExecutor(workers), deque[Future[Value]]()
     try:
         for item in items:
             futures.append(pool.submit(work, item))
-            yield item
             while futures and (len(futures) > workers or futures[0].done()):
-                futures.popleft().result()
-        for future in futures:
-            future.result()
+                yield futures.popleft().result()
+        while futures:
+            yield futures.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
 
