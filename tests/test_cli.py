@@ -83,6 +83,29 @@ def test_generate_writes_files_or_a_grid_and_prints_where(trained, tmp_path, gen
     assert (tmp_path / "grid.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_many_samples_are_packed_shared_out_and_resumed(trained, tmp_path, command):
+    words = ["generate", trained, "-n", 200, "--per-tar", 64]
+    done = command(*words, "--out", tmp_path / "one")
+    assert (done.returncode, done.stdout.strip()) == (0, str(tmp_path / "one"))
+    done = command(*words, "--out", tmp_path / "two", "--shard", "2/2")
+    assert (done.returncode, done.stdout.strip()) == (0, str(tmp_path / "two"))
+    assert not (tmp_path / "two" / "samples.json").exists()
+    for path in (tmp_path / "two").iterdir():
+        os.utime(path, (1, 1))
+    done = command(*words, "--out", tmp_path / "two", "--resume", "--json")
+    assert json.loads(done.stdout)["files"] == [
+        str(path) for path in sorted((tmp_path / "two").iterdir())
+    ]
+    one, two = (
+        {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
+        for name in ("one", "two")
+    )
+    assert one == two
+    assert (tmp_path / "two" / "000001.tar").stat().st_mtime == 1
+    done = command(*words, "--out", tmp_path / "two", "--resume", "--seed", 1)
+    assert_mistake(done, "was begun with seed = 0, and this has seed = 1")
+
+
 def test_an_interpolation_is_a_strip_an_animation_or_files(trained, tmp_path, command):
     words = ["generate", trained, "--interpolate", "3,17,5", "--steps", 4]
     done = command(*words, "--out", tmp_path / "strip.png", "truncation=0.5")
@@ -158,6 +181,13 @@ def test_print_config_is_a_config_file(tmp_path, command):
         (["generate", "RUN", "--interpolate", "3,5", "-n", "4"], "excludes"),
         (["generate", "RUN", "--interpolate", "3,5", "--best-of", "4"], "excludes"),
         (["generate", "RUN", "--best-of", "0"], "at least one candidate"),
+        (["generate", "RUN", "--shard", "3/2"], "K from 1 to N"),
+        (["generate", "RUN", "--shard", "auto"], "neither torchrun"),
+        (["generate", "RUN", "--shard", "1/2", "--out", "x.png"], "in a folder"),
+        (["generate", "RUN", "--resume", "--interpolate", "3,5"], "in a folder"),
+        (["generate", "RUN", "--per-tar", "0"], "at least one sample"),
+        (["generate", "RUN", "--ray", "2", "--shard", "1/2"], "exclude each other"),
+        (["generate", "RUN", "--ray", "0"], "at least one"),
         (["info", "."], "neither a model folder"),
         (["plugins", "show", "vidio"], "no installed plugin"),
         (["trian"], "train"),
@@ -291,7 +321,8 @@ def test_a_generation_that_is_ended_leaves_whole_files(tmp_path, trained):
     assert (status, errors.splitlines()[-1]) == (143, "genkit: stopped")
     files = {path.name: path.stat().st_size for path in out.iterdir()}
     rows = json.loads((out / "samples.json").read_text())["samples"]
-    assert {row["file"] for row in rows} == files.keys() - {"samples.json"}
+    (notes,) = out.glob("samples.1-of-1.*.part")  # for --resume
+    assert {row["file"] for row in rows} == files.keys() - {"samples.json", notes.name}
     assert all(files.values())
 
 

@@ -104,6 +104,13 @@ def main(folder: Path) -> None:
     for name in GAMES:
         play(folder, name, 80)
     play(folder, "masked steps", 120, resume=True)
+    drawn_by(folder, "penalties, Adam", folder / "samples", shard="auto")
+
+
+def drawn_by(folder: Path, name: str, out: Path, **arguments) -> None:
+    """Samples of a model, as tar files; of all processes at once with a `shard`."""
+    model = genkit.load(folder / name, modality=GAMES[name][0])
+    model.generate_to(out, 300, per_tar=50, **arguments)
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -128,6 +135,16 @@ def test_two_processes_play_the_game_of_one(two, tmp_path, name):
     assert one.keys() == other.keys()
     for key, value in one.items():
         torch.testing.assert_close(other[key], value, rtol=1e-9, atol=1e-11, msg=key)
+
+
+def test_two_processes_write_the_samples_of_one(two, tmp_path):
+    drawn_by(two, "penalties, Adam", tmp_path / "one")
+    one, other = (
+        {path.name: path.read_bytes() for path in folder.iterdir()}
+        for folder in (tmp_path / "one", two / "samples")
+    )
+    assert len(one) == 6 + 1
+    assert other == one
 
 
 def test_a_run_of_two_processes_goes_on_in_one(two, tmp_path):

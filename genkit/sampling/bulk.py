@@ -60,13 +60,14 @@ def generate_to(
     total = sum(len(job.indices(piece)) for piece in share.pieces(job))
     count = total - sum(len(job.indices(piece)) for piece in missing)
     write = _write_tars if per_tar else _write_single
+    report = progress or (lambda *_: None)
+    report(count, total)
     try:
         with ledger, contextlib.closing(write(chunks, ledger, resume)) as written:
             for piece, record in written:
-                if progress is not None:
-                    progress(count, total)
                 ledger.note(piece, record)
                 count += len(job.indices(piece))
+                report(count, total)
     except BaseException:
         if share.of == 1:
             ledger.list_begun()

@@ -42,7 +42,7 @@ def generate_on_ray(
         shards: number of tasks; as many at a time run as the cluster has room for.
         device: of each task; `auto`: a GPU each, if the cluster has any, else a CPU.
         user_objects: as for `genkit.load`; the modules are installed on all machines.
-        progress: is called with the numbers of finished tasks and of all, while there are unfinished ones.
+        progress: is called with the number of finished tasks, and of all.
         arguments: further ones of `Model.generate_to`.
 
     Returns:
@@ -52,6 +52,8 @@ def generate_on_ray(
         ConfigError: if Ray is not installed or `shards` is less than 1; and as `Model.generate_to` does.
         GenkitError: if a task could not be finished.
     """
+    if shards < 1:
+        raise ConfigError(f"{shards} tasks on Ray: at least one is needed")
     try:
         import ray
         from ray.exceptions import RayError, RayTaskError
@@ -59,8 +61,6 @@ def generate_on_ray(
         raise ConfigError(
             f"Ray cannot be imported ({first_line(error)}): pip install 'genkit-gan[ray]'"
         ) from error
-    if shards < 1:
-        raise ConfigError(f"{shards} tasks on Ray: at least one is needed")
     # Relative paths stay as they are written, for samples.json: the tasks go to the folder that they start from.
     places = [str(model), str(path)]
     base = os.getcwd() if not all(user_path(place).is_absolute() for place in places) else None
@@ -79,12 +79,12 @@ def generate_on_ray(
             for number in range(1, shards + 1)
         ]
         shares: list[Files] = []
-        pending = list(tasks)
+        pending, report = list(tasks), progress or (lambda *_: None)
+        report(0, shards)
         while pending:
-            if progress is not None:
-                progress(len(shares), shards)
             ready, pending = ray.wait(pending)
             shares += ray.get(ready)
+            report(len(shares), shards)
     except RayTaskError as error:
         if isinstance(error.cause, GenkitError):
             raise error.cause from None

@@ -9,6 +9,8 @@ import contextlib
 import hashlib
 import itertools
 import json
+import os
+import re
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -69,7 +71,7 @@ class Ledger:
         self.records: dict[int, dict[str, Any]] = {}
         self.notes: list[Path] = []
         self.others: dict[Path, dict[str, Any]] = {}
-        for path in sorted(self.folder.glob("samples.*.part")):
+        for path in _files_of_notes(self.folder):
             header = _header_of(path)
             if header is not None and identity_of(header) == self.identity:
                 self.notes.append(path)
@@ -86,7 +88,8 @@ class Ledger:
                     self._add(parts[0], {key: row[key] for key in ("bytes", "sha256")})
 
     def _add(self, piece: int, record: dict[str, Any]) -> None:
-        if piece in self.job.pieces:
+        is_sound = not self.job.per_tar or record.keys() == {"bytes", "sha256"}
+        if piece in self.job.pieces and is_sound:
             self.finished[piece - self.job.pieces.start] = 1
             if self.job.per_tar:
                 self.records[piece] = record
@@ -164,11 +167,12 @@ class Ledger:
         job = self.job
         for row in listing.rows():
             parts, start, stop = number_of(row["file"]), row["start"], row["start"] + row["count"]
-            is_replaced = parts is not None and parts[0] in job.pieces
+            indices = range(0)
+            if parts is not None and parts[0] in job.pieces:
+                indices = job.indices(parts[0])
             is_near = start < job.start + job.n and job.start < stop
-            if is_replaced and parts is not None and job.indices(parts[0]) == range(start, stop):
-                continue
-            if is_near or is_replaced:
+            is_kept_whole = indices.start <= start and stop <= indices.stop
+            if (is_near or indices) and not is_kept_whole:
                 raise ConfigError(
                     f"{self.folder / row['file']} holds the samples {start:,} to {stop - 1:,}, which the new tar files "
                     "would divide otherwise: take the start, number and number per tar file of before, or another "
@@ -195,9 +199,8 @@ class Ledger:
             path = self.folder / file_name(piece, "tar")
             with contextlib.suppress(OSError):
                 size = path.stat().st_size
-                if (
-                    piece not in self.records
-                ):  # the process was killed between the file and its note
+                # A process may be killed between the file and its note.
+                if piece not in self.records:
                     self._add(piece, {"bytes": size, "sha256": file_hash(path)})
                 is_there = size == self.records[piece]["bytes"]
         self.finished[piece - self.job.pieces.start] = is_there
@@ -205,8 +208,9 @@ class Ledger:
 
     def has_file(self, index: int) -> bool:
         """Whether the file of a sample is there; an empty one is what a power failure leaves."""
+        # Not by pathlib, which interns names: in Python 3.12 interned strings stay in memory.
         try:
-            return (self.folder / file_name(index, self.job.format)).stat().st_size > 0
+            return os.stat(os.path.join(self.folder, file_name(index, self.job.format))).st_size > 0
         except OSError:
             return False
 
@@ -219,10 +223,10 @@ class Ledger:
             StorageError: if the folder or the notes cannot be written.
         """
         make_folder(self.folder)
-        for path, name in unfinished(self.folder) if self.notes else ():
+        for path, name in unfinished(self.folder):
             parts = number_of(name)
             is_own = parts and parts[1] == self.job.ending and self.share.has(self.job, parts[0])
-            if is_own or name == self.path.name:
+            if (is_own and self.notes) or name == self.path.name:
                 path.unlink(missing_ok=True)
         first = self.job.pieces.start
         known = (piece for piece in self.share.pieces(self.job) if self.finished[piece - first])
@@ -317,6 +321,7 @@ class Ledger:
             header = {key: value for key, value in header.items() if key != "job"}
             names = Names(row["file"] for row in rows())
             if next(rows(), None) is None:
+                self.path.unlink(missing_ok=True)  # nothing was begun
                 return
         kept_rows = rows_beside(self.listing, header, job.key, names)
         write_listing(self.folder, header, itertools.chain(kept_rows, rows()), job.key)
@@ -325,6 +330,16 @@ class Ledger:
 def _ending_of(header: Mapping[str, Any]) -> str:
     """Of the names of a job's files, of its header."""
     return "tar" if header["job"]["per_tar"] else str(header["job"]["format"])
+
+
+def _files_of_notes(folder: Path) -> list[Path]:
+    """The files with notes in a folder, in order. `Path.glob` would keep all entries of the folder in memory."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        return sorted(Path(entry.path) for entry in entries if _NOTES.fullmatch(entry.name))
+    return []
+
+
+_NOTES = re.compile(r"samples\.\d+-of-\d+\.[0-9a-f]{8}\.part")
 
 
 def _header_of(path: Path) -> dict[str, Any] | None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, overload
 
 from genkit.errors import ConfigError, StorageError
-from genkit.system.files import writing
+from genkit.system.files import make_folder, writing
 
 LIST = "samples.json"
 """The file of a folder that lists its samples."""
@@ -174,6 +174,10 @@ def write_listing(
         file.write(b"\n ]\n}\n")
 
 
+SPOOL_BYTES = 2**20
+"""So much of the rows is kept in memory before they go to a temporary file."""
+
+
 class Spool:
     """Rows that are kept on disk until the list is written, as a context.
 
@@ -184,7 +188,7 @@ class Spool:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.file = tempfile.SpooledTemporaryFile(  # noqa: SIM115  # closed at the end of the context
-            max_size=2**20, mode="w+", encoding="utf-8", dir=str(folder)
+            max_size=SPOOL_BYTES, mode="w+", encoding="utf-8", dir=str(folder)
         )
 
     def __enter__(self) -> Spool:
@@ -197,8 +201,9 @@ class Spool:
         """Add rows.
 
         Raises:
-            StorageError: if the disk is full.
+            StorageError: if the folder cannot be made, or the disk is full.
         """
+        make_folder(self.folder)  # it is needed when the rows go to a file
         try:
             self.file.writelines(f"{json.dumps(row)}\n" for row in rows)
         except OSError as error:
@@ -313,25 +318,26 @@ def refuse_mixture(
     """
     folder = listing.path.parent
     is_alike = is_of(listing.header, header)
-    count, example, is_other_kind = 0, "", False
+    count, example = 0, ""
     for row in listing.rows():
         name = row["file"]
         parts = number_of(name)
         is_same = is_alike and row.get("seed") == seed and listing.key == key
         is_replaced = parts is not None and parts[1] == ending and parts[0] in numbers
-        if is_same or is_replaced or os.path.basename(name) != name:
-            continue
-        if (folder / name).exists():
+        is_here = os.path.basename(name) == name and os.path.exists(os.path.join(folder, name))
+        if is_here and not is_same and not is_replaced:
             count, example = count + 1, example or name
-            is_other_kind |= is_alike and row.get("seed") == seed
     if not count:
         return
-    is_same_model = listing.header["model"]["sha256"] == header["model"]["sha256"]
-    source = "another seed" if is_alike else "other controls"
-    source = source if is_same_model else f"another model ({listing.header['model'].get('path')})"
-    if is_other_kind:
-        source = "the same kind in single files" if key == TARS else "the same kind in tar files"
-    unit = "samples" if listing.key == SAMPLES else "tar files with samples"
+    unit = "samples" if listing.key == SAMPLES else "tar files"
+    if listing.header["model"]["sha256"] != header["model"]["sha256"]:
+        source = f"another model ({listing.header['model'].get('path')})"
+    elif not is_alike:
+        source = "other controls"
+    elif listing.key != key:
+        source = "an earlier job without --per-tar" if key == TARS else "an earlier job"
+    else:
+        source = "another seed"
     raise ConfigError(
         f"{folder} holds {count:,} {unit} of {source}, {example} for one, which would lie among the new "
         "ones: choose another folder with --out, or delete this one"

@@ -247,7 +247,9 @@ def save(
 
         def rows() -> Iterator[dict[str, Any]]:
             # The last files may be missing after an exception: rows are of files that exist.
-            return (row for row in spool if is_whole or (path / row["file"]).exists())
+            return (
+                row for row in spool if is_whole or os.path.exists(os.path.join(path, row["file"]))
+            )
 
         try:
             for _ in overlapped(write, listed(), workers):

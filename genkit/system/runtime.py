@@ -263,28 +263,45 @@ def is_main_process() -> bool:
 def environment_share() -> tuple[int, int] | None:
     """(number from 1, count): this process among those that torchrun or a SLURM array started; None: neither did.
 
-    Where each job of an array starts processes by torchrun, all of them are counted.
+    Where each task of an array starts processes by torchrun, all of them are counted.
 
     Raises:
-        ConfigError: if the tasks of the array are not numbered evenly.
+        ConfigError: if the tasks of the array are not numbered evenly, or a variable of the environment is no number.
     """
-    if "WORLD_SIZE" not in os.environ and "SLURM_ARRAY_TASK_COUNT" not in os.environ:
-        return None
-
-    def variable(name: str, default: int) -> int:
-        return int(os.environ.get(name, default))
-
-    rank, processes = variable("RANK", 0), variable("WORLD_SIZE", 1)
-    tasks, first = variable("SLURM_ARRAY_TASK_COUNT", 1), variable("SLURM_ARRAY_TASK_MIN", 0)
-    task, uneven = divmod(
-        variable("SLURM_ARRAY_TASK_ID", first) - first, variable("SLURM_ARRAY_TASK_STEP", 1)
-    )
-    if uneven or not 0 <= task < tasks:
-        raise ConfigError(
-            f"--shard auto: the task {os.environ.get('SLURM_ARRAY_TASK_ID')} of {tasks} in this SLURM array has no "
-            "place among evenly numbered ones: submit --array=1-N, or say --shard K/N"
+    places: list[tuple[int, int]] = []  # (place from 0, count), the widest first
+    if os.environ.keys() >= {"SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT"}:
+        task, count = _variable("SLURM_ARRAY_TASK_ID"), _variable("SLURM_ARRAY_TASK_COUNT")
+        first, step = (
+            _variable("SLURM_ARRAY_TASK_MIN", "0"),
+            _variable("SLURM_ARRAY_TASK_STEP", "1"),
         )
-    return task * processes + rank + 1, tasks * processes
+        place, uneven = divmod(task - first, max(step, 1))
+        if uneven or not 0 <= place < count:
+            raise ConfigError(
+                f"the task {task} has no place among the {count} of this SLURM array, which are not numbered evenly: "
+                "submit all of them as --array=1-N, or say the shard as K/N"
+            )
+        places.append((place, count))
+    if os.environ.keys() >= {"RANK", "WORLD_SIZE"}:
+        places.append((_variable("RANK"), _variable("WORLD_SIZE")))
+    if not places:
+        return None
+    number, of = 0, 1
+    for place, count in places:
+        number, of = number * count + place, of * count
+    return number + 1, of
+
+
+def _variable(name: str, default: str = "") -> int:
+    """A number in the environment.
+
+    Raises:
+        ConfigError: if it is none.
+    """
+    value = os.environ.get(name, default)
+    if not value.isdecimal():
+        raise ConfigError(f"{name} = {value!r} in the environment: a number is needed")
+    return int(value)
 
 
 def pick_device(name: str) -> torch.device:
