@@ -4,7 +4,12 @@ model          a trained generator, opened by any name of a model, that draws sa
 unrolled       files of samples of any length, drawn and written part by part
 model_names    what names a model: a path, a modality's id, a name on the Hub; lists of models
 hub            models on the Hugging Face Hub
+cluster        a job of many samples as tasks of Ray
+bulk           many samples in turn, written as single files or tar files, alone or as one of several processes
+jobs           which pieces many samples are divided into, and which of them are a process's share
+ledger         what of a job is finished in a folder
 samples        drawn samples with their identities, and the files that they are saved to
+listing        samples.json, read and written row by row
 drawing        identities to samples: chunks, latent interpolations, samples of any length block by block
 reranking      a model's critics, which choose the best of several candidates for a sample
 noise          the noise of a sample, a function of (seed, part, index, position)

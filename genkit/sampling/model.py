@@ -142,6 +142,7 @@ class Model:
         label: str | None = None,
         controls: Mapping[str, Any] | None = None,
         best_of: int = 1,
+        *,
         format: str | None = None,
         per_tar: int | None = None,
         shard: str | None = None,
