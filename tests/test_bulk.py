@@ -3,7 +3,9 @@
 Run as a program, this file forks processes that write the samples of a model and kills some: see `main`.
 """
 
+import contextlib
 import gc
+import importlib.util
 import itertools
 import json
 import os
@@ -22,6 +24,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from toy_curves import curves
 from toys import duet
 
@@ -32,6 +35,7 @@ from genkit.sampling.jobs import Share, share_of
 from genkit.sampling.ledger import Ledger
 from genkit.sampling.listing import Files, Names, read_listing, write_listing
 from genkit.sampling.samples import save
+from genkit.system.runtime import pick_device
 
 COUNT, START = 330, 30
 KINDS = {"single": {}, "tars": {"per_tar": 50}}
@@ -134,6 +138,16 @@ def test_the_share_of_a_process_is_what_its_launcher_says(monkeypatch, launcher)
     else:
         with pytest.raises(ConfigError, match=expected):
             share_of("auto")
+
+
+def test_each_process_of_torchrun_has_a_gpu_of_its_own(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch, "empty", lambda *_, **__: None)
+    assert [str(pick_device(name)) for name in ("auto", "cuda")] == ["cuda", "cuda"]
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    names = ("auto", "cuda", "cuda:1", "cpu")
+    assert [str(pick_device(name)) for name in names] == ["cuda:2", "cuda:2", "cuda:1", "cpu"]
 
 
 @pytest.mark.parametrize("shard", ["0/4", "5/4", "1", "1/0", "a/b", "-1/4", ""])
@@ -383,6 +397,24 @@ def test_a_full_disk_stops_a_job_that_goes_on_later(model, tmp_path, monkeypatch
     assert tree(tmp_path / "job") == tree(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("is_listed", [True, False])
+def test_two_shares_that_finish_at_once_do_not_hinder_each_other(
+    model, tmp_path, monkeypatch, is_listed
+):
+    def write(*arguments):
+        if is_listed:  # by the other process, which then removes what this one was writing
+            write_listing(*arguments)
+        raise StorageError("cannot write samples.json")
+
+    monkeypatch.setattr("genkit.sampling.ledger.write_listing", write)
+    if is_listed:
+        files = model.generate_to(tmp_path, 100, per_tar=50)
+        assert sorted(tree(tmp_path)) == [path.name for path in files]
+    else:
+        with pytest.raises(StorageError):
+            model.generate_to(tmp_path, 100, per_tar=50)
+
+
 # The list --------------------------------------------------------------------------------------------------------
 
 
@@ -520,7 +552,8 @@ class FakeRay:
         done = []
         for function, arguments in map(pickle.loads, tasks):
             try:
-                done.append(pickle.loads(pickle.dumps(function(*arguments))))
+                with contextlib.chdir("/"):
+                    done.append(pickle.loads(pickle.dumps(function(*arguments))))
             except Exception as error:
                 raise self.RayTaskError(error) from error
         return done
@@ -558,6 +591,10 @@ def test_the_tasks_of_ray_write_what_one_process_writes(model, tmp_path, fake_ra
     assert counts == [(done, 4) for done in range(5)]
     assert ray.options_seen == [{"num_cpus": 1, "num_gpus": 0}]
     assert (ray.calls[0], ray.calls[-1]) == ("init", "shutdown")
+    for path in files:
+        os.utime(path, (1, 1))
+    genkit.generate_on_ray("model", "ray", shards=2, **arguments)
+    assert {path.stat().st_mtime for path in files} == {1}  # tasks resume
 
 
 def test_a_task_of_ray_has_a_gpu_where_there_are_any(model, tmp_path, fake_ray):
@@ -580,6 +617,25 @@ def test_what_a_task_of_ray_refuses_is_one_sentence(model, tmp_path, fake_ray, m
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ConfigError, match=r"pip install 'genkit-gan\[ray\]'"):
         genkit.generate_on_ray(model.path, tmp_path, 10, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed")
+def test_a_real_cluster_writes_what_one_process_writes(tmp_path, monkeypatch, process):
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    options, recipe = {"size": 16, "features": 4}, {"batch_size": 16}
+    genkit.train(
+        "image", preset="compact", out=tmp_path / "run", items=64, options=options, recipe=recipe,
+        run={"plan": "fp32"},
+    )  # fmt: skip
+    words = ["-m", "genkit", "generate", "run", "-n", 300, "--per-tar", 64, "--out"]
+    for out in (["alone"], ["ray", "--ray", 3]):
+        done = process(*words, *out, cwd=tmp_path)
+        assert (done.returncode, done.stdout.strip()) == (0, out[0]), done.stderr
+    assert tree(tmp_path / "ray") == tree(tmp_path / "alone")
+    done = process(*words, "ray", "--ray", 2, "--seed", 1, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("genkit: ray was begun with seed = 0")
 
 
 # Processes -------------------------------------------------------------------------------------------------------

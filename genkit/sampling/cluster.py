@@ -66,7 +66,12 @@ def generate_on_ray(
     base = os.getcwd() if not all(user_path(place).is_absolute() for place in places) else None
     is_ours = not ray.is_initialized()
     if is_ours:
-        ray.init(log_to_driver=False)
+        try:
+            ray.init(log_to_driver=False)
+        except ConnectionError as error:
+            raise ConfigError(
+                f"the Ray cluster of RAY_ADDRESS cannot be reached: {first_line(error)}"
+            ) from error
     tasks: list[Any] = []
     try:
         gpus = device.startswith("cuda") or (
@@ -82,8 +87,8 @@ def generate_on_ray(
         pending, report = list(tasks), progress or (lambda *_: None)
         report(0, shards)
         while pending:
-            ready, pending = ray.wait(pending)
-            shares += ray.get(ready)
+            finished_tasks, pending = ray.wait(pending)
+            shares += ray.get(finished_tasks)
             report(len(shares), shards)
     except RayTaskError as error:
         if isinstance(error.cause, GenkitError):

@@ -229,8 +229,8 @@ class Ledger:
             if (is_own and self.notes) or name == self.path.name:
                 path.unlink(missing_ok=True)
         first = self.job.pieces.start
-        known = (piece for piece in self.share.pieces(self.job) if self.finished[piece - first])
-        lines = ({"piece": piece, **self.records.get(piece, {})} for piece in known)
+        pieces = (piece for piece in self.share.pieces(self.job) if self.finished[piece - first])
+        lines = ({"piece": piece, **self.records.get(piece, {})} for piece in pieces)
         with writing(self.path) as file:
             for line in itertools.chain([self.header], lines):
                 file.write(f"{json.dumps(line)}\n".encode())

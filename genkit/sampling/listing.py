@@ -256,13 +256,13 @@ class Names:
 
 def _joined(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     """Ranges (start, stop) in order, without overlaps."""
-    joined: list[tuple[int, int]] = []
+    union: list[tuple[int, int]] = []
     for start, stop in sorted(ranges):
-        if joined and start <= joined[-1][1]:
-            joined[-1] = (joined[-1][0], max(stop, joined[-1][1]))
+        if union and start <= union[-1][1]:
+            union[-1] = (union[-1][0], max(stop, union[-1][1]))
         else:
-            joined.append((start, stop))
-    return joined
+            union.append((start, stop))
+    return union
 
 
 def unlisted_names(folder: Path, names: Sequence[Container[str]]) -> list[str]:
