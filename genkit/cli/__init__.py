@@ -1,7 +1,8 @@
 """The command line `genkit`. Together with `genkit.kit.program` the only code that prints or exits.
 
     commands    all commands, as one application
-    models      train, generate, info, explain, data check
+    models      train, info, explain, data check
+    generating  generate
     evaluation  evaluate
     sharing     models, copy, card, push
     plugins     plugins list, show, doctor, disable, enable, new, check

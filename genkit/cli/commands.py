@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
-from genkit.cli import evaluation, models, plugins, sharing
+from genkit.cli import evaluation, generating, models, plugins, sharing
 from genkit.kit.program import Command, group
 
 app = group("Train and sample adversarial generators of any medium.")
-commands = (models.train, models.generate, evaluation.evaluate, models.info, models.explain)
+commands = (models.train, generating.generate, evaluation.evaluate, models.info, models.explain)
 for command in (*commands, sharing.models, sharing.card, sharing.copy, sharing.push):
     app.command(cls=Command)(command)
 app.add_typer(plugins.app, name="plugins")

@@ -134,48 +134,32 @@ class Model:
             start += count
 
     def generate_to(
-        self,
-        path: str | Path,
-        n: int,
-        seed: int = 0,
-        start: int = 0,
-        label: str | None = None,
-        controls: Mapping[str, Any] | None = None,
-        best_of: int = 1,
-        *,
-        format: str | None = None,
-        per_tar: int | None = None,
-        shard: str | None = None,
-        resume: bool = False,
+        self, path: str | Path, n: int, seed: int = 0, start: int = 0, label: str | None = None,
+        controls: Mapping[str, Any] | None = None, best_of: int = 1, *, format: str | None = None,
+        per_tar: int | None = None, shard: str | None = None, resume: bool = False,
         progress: Callable[[int, int], object] | None = None,
-    ) -> Sequence[Path]:
+    ) -> Sequence[Path]:  # fmt: skip
         """Draw samples into a folder, in constant memory, alone or as one of several processes.
 
-        Equal arguments give equal files, byte for byte, whoever writes which of them. Every file is written whole or
-        not at all. `samples.json` is written when all files are there, by the process that finishes last; what is
-        finished before is noted in `samples.K-of-N.*.part`.
+        Equal arguments give equal files, byte for byte, whoever writes which of them, each whole or not at all.
+        `samples.json` appears when all are there; `samples.K-of-N.*.part` notes what is finished before.
 
         Args:
             path: of the folder.
             n, seed, start, label, controls, best_of: as in `generate`.
             format: of the samples' files; None: the modality's first.
-            per_tar: pack so many samples at a time into a tar file in WebDataset layout: tar file k holds the indices
-                k * per_tar up to, but without, (k + 1) * per_tar, each as `<index>.<format>` and `<index>.json`.
-                None: each sample is a file of its own.
-            shard: `"K/N"`, K from 1 to N: write only every Nth piece of the job, from the Kth on. A piece is a tar
-                file, or the samples that are drawn at once. `"auto"`: K and N are those of the processes that
-                torchrun, or the tasks that a SLURM array, started.
-            resume: keep the files that are finished, and write the others; start if there is nothing yet. Otherwise all
-                are written anew.
-            progress: is called with the number of samples that are finished and of those that this call writes.
+            per_tar: pack so many samples at a time into a tar file in WebDataset layout: number k holds the indices
+                from k * per_tar on, each as `<index>.<format>` and `<index>.json`. None: each sample is a file.
+            shard: `"K/N"`, K from 1 to N: write only every Nth piece, from the Kth on; a piece is a tar file, or the
+                samples that are drawn at once. `"auto"`: as torchrun or a SLURM array numbers its processes.
+            resume: keep the finished files of the same job; start if there are none. Else all are written anew.
+            progress: is called with the numbers of samples that are finished, and that this call is to write.
 
         Returns:
-            The paths of the share's files; `samples.json` is the last, once it is there.
+            The paths of the files that this call writes; `samples.json` is the last, once it is there.
 
         Raises:
-            ConfigError: as in `generate`; if the folder holds files of the user's own where samples would go, or
-                samples of another model, seed or other controls; with `resume`, if it was begun with anything else.
-            StorageError: if a file cannot be written. What is finished stays.
+            ConfigError: as in `generate`; if the folder holds what samples must not replace, or lie among.
         """
         return generate_to(
             self, path, n, seed, start, label, controls, best_of, format, per_tar, shard, resume, progress
