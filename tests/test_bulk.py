@@ -370,6 +370,7 @@ def test_what_a_power_failure_or_a_copy_spoilt_is_written_again(model, begun, tm
     first, second = sorted(folder.glob("*.tar"))
     first.write_bytes(first.read_bytes()[:-512])
     os.utime(second, (1, 1))
+    (folder / ".samples.json.1.2.tmp").write_text("{")
     model.generate_to(folder, **JOB, resume=True)
     assert second.stat().st_mtime == 1  # its note was lost: it was read
     assert tree(folder) == tree(begun / "finished")
@@ -378,6 +379,47 @@ def test_what_a_power_failure_or_a_copy_spoilt_is_written_again(model, begun, tm
     model.generate_to(tmp_path / "single", 70, resume=True)
     model.generate_to(tmp_path / "whole", 70)
     assert tree(tmp_path / "single") == tree(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("stop", ["killed", "stopped"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_files_of_an_earlier_job_are_not_taken_for_those_of_this(
+    model, tmp_path, monkeypatch, kind, stop
+):
+    earlier = {"n": COUNT, **KINDS[kind], "label": "class0"}
+    model.generate_to(tmp_path / "job", **earlier)
+
+    def stop_at(count, _):
+        if count >= 150:
+            raise KeyboardInterrupt
+
+    if stop == "killed":
+        monkeypatch.setattr(Ledger, "list_begun", lambda _: None)
+    arguments = {**earlier, "label": "class1"}
+    with pytest.raises(KeyboardInterrupt):
+        model.generate_to(tmp_path / "job", **arguments, progress=stop_at)
+    told = json.loads((tmp_path / "job" / "samples.json").read_text())
+    labels = {row["file"]: row["label"] for row in told.get("samples", told.get("tars"))}
+    assert set(labels) == set(filter(is_finished, tree(tmp_path / "job")))
+    assert (
+        Counter(labels.values())["class1"]
+        == {"killed": 0, "stopped": 192 if kind == "single" else 3}[stop]
+    )
+    model.generate_to(tmp_path / "whole", **arguments)
+    for path in (tmp_path / "job").iterdir():
+        os.utime(path, (1, 1))
+    model.generate_to(tmp_path / "job", **arguments, resume=True)
+    assert tree(tmp_path / "job") == tree(tmp_path / "whole")
+    assert (
+        tmp_path / "job" / ("000100.npy" if kind == "single" else "000002.tar")
+    ).stat().st_mtime == 1
+
+
+def test_files_that_a_batch_was_saved_to_are_no_job(model, tmp_path):
+    model.generate(70, label="class0").save(tmp_path / "a")
+    model.generate_to(tmp_path / "a", 70, label="class1", resume=True)
+    model.generate_to(tmp_path / "b", 70, label="class1")
+    assert tree(tmp_path / "a") == tree(tmp_path / "b")
 
 
 def test_a_full_disk_stops_a_job_that_goes_on_later(model, tmp_path, monkeypatch):
@@ -614,9 +656,16 @@ def test_what_a_task_of_ray_refuses_is_one_sentence(model, tmp_path, fake_ray, m
         genkit.generate_on_ray(model.path, tmp_path, 10, 2, nonsense=3)
     with pytest.raises(ConfigError, match="0 tasks on Ray: at least one"):
         genkit.generate_on_ray(model.path, tmp_path, 10, 0)
+    monkeypatch.setattr(ray, "init", lambda **_: unreachable())
+    with pytest.raises(ConfigError, match=r"cannot be reached: ConnectionError: nobody$"):
+        genkit.generate_on_ray(model.path, tmp_path, 10, 2)
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ConfigError, match=r"pip install 'genkit-gan\[ray\]'"):
         genkit.generate_on_ray(model.path, tmp_path, 10, 2)
+
+
+def unreachable():
+    raise ConnectionError("nobody")
 
 
 @pytest.mark.slow

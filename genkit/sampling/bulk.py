@@ -52,6 +52,7 @@ def generate_to(
     share = share_of(shard)
     ledger = Ledger(user_path(path), job, share)
     ledger.refuse_others(resume)
+    resume = resume and ledger.is_begun
     missing = ledger.missing(resume)
     chunks = job.chunks(ledger.begun(missing))
     # A mistake of the user's is found before anything is written.
@@ -63,7 +64,7 @@ def generate_to(
     report = progress or (lambda *_: None)
     report(count, total)
     try:
-        with ledger, contextlib.closing(write(chunks, ledger, resume)) as written:
+        with ledger, contextlib.closing(write(chunks, ledger)) as written:
             for piece, record in written:
                 ledger.note(piece, record)
                 count += len(job.indices(piece))
@@ -75,8 +76,8 @@ def generate_to(
     return Files(ledger.folder, share.numbers(job), job.ending, ledger.finish(resume))
 
 
-def _write_single(chunks: Chunks, ledger: Ledger, resume: bool) -> Written:
-    """Write each sample as a file of its own; to resume, only those that are not there."""
+def _write_single(chunks: Chunks, ledger: Ledger) -> Written:
+    """Write each sample as a file of its own, but for those whose files stay."""
     job = ledger.job
 
     def write(item: tuple[int, Samples]) -> tuple[int, dict[str, Any]]:
@@ -85,7 +86,7 @@ def _write_single(chunks: Chunks, ledger: Ledger, resume: bool) -> Written:
         files = (
             (file_name(index, job.format), content)
             for index, content in contents
-            if not (resume and ledger.has_file(index))
+            if not ledger.keeps(piece, index)
         )
         write_files(ledger.folder, files)
         return piece, {}
@@ -93,7 +94,7 @@ def _write_single(chunks: Chunks, ledger: Ledger, resume: bool) -> Written:
     yield from overlapped(write, chunks)
 
 
-def _write_tars(chunks: Chunks, ledger: Ledger, resume: bool) -> Written:
+def _write_tars(chunks: Chunks, ledger: Ledger) -> Written:
     """Write each piece as a tar file; its record is the size and the hash."""
     job = ledger.job
 

@@ -33,7 +33,7 @@ from genkit.sampling.listing import (
     unlisted_names,
     write_listing,
 )
-from genkit.system.files import file_hash, make_folder, unfinished, writing
+from genkit.system.files import file_hash, make_folder, names_in, unfinished, writing
 
 
 class Ledger:
@@ -41,6 +41,9 @@ class Ledger:
 
     The notes are files `samples.K-of-N.JOB.part`, one for each share: a line with the job, and one for each finished
     piece. Whichever process finds all pieces finished writes samples.json and removes the notes.
+
+    A process may be killed between a file and its note. Files without a note are the job's all the same, unless there
+    were files of these names before the job began.
 
     Args:
         folder: that is written into.
@@ -51,6 +54,7 @@ class Ledger:
         listing: the folder's samples.json; None: it has none.
         finished: 1 for each piece of the job that is finished.
         records: size and hash of the finished tar files, by piece.
+        is_new: whether no file of the job's names was there before the job began.
         notes: the files with notes on this job.
         others: the headers of notes on other jobs, by file.
         last_piece: that was begun here.
@@ -71,10 +75,12 @@ class Ledger:
         self.records: dict[int, dict[str, Any]] = {}
         self.notes: list[Path] = []
         self.others: dict[Path, dict[str, Any]] = {}
+        self.is_new = True
         for path in _files_of_notes(self.folder):
             header = _header_of(path)
             if header is not None and identity_of(header) == self.identity:
                 self.notes.append(path)
+                self.is_new &= header.get("is_new") is True
                 for note in _notes(path):
                     self._add(note.pop("piece"), note)
             elif header is not None:
@@ -95,6 +101,11 @@ class Ledger:
                 self.records[piece] = record
 
     @property
+    def is_begun(self) -> bool:
+        """Whether there is anything to resume."""
+        return bool(self.notes) or self.is_listed
+
+    @property
     def is_listed(self) -> bool:
         """Whether samples.json says that all of this job is finished."""
         listing = self.listing
@@ -110,13 +121,13 @@ class Ledger:
         Args:
             resume: whether the job is to go on with what was begun.
         """
-        job, listing, is_begun = self.job, self.listing, bool(self.notes) or self.is_listed
-        claims = [(job.numbers, job.ending)] if is_begun else []
+        job, listing, is_first = self.job, self.listing, not self.is_begun
+        claims = [] if is_first else [(job.numbers, job.ending)]
         for header in self.others.values():
             claims.append((numbers_of(header), _ending_of(header)))
-            if not self._is_compatible(header) or (resume and not is_begun):
+            if not self._is_compatible(header) or (resume and is_first):
                 self._refuse(header, only_overlapping=self._is_compatible(header))
-        if listing is not None and resume and not is_begun and identity_of(listing.header):
+        if listing is not None and resume and is_first and identity_of(listing.header):
             self._refuse(listing.header, only_overlapping=True)
         names = [Names(claims=claims), *([listing.names] if listing else [])]
         own_names = (
@@ -183,28 +194,35 @@ class Ledger:
 
     def missing(self, resume: bool) -> Sequence[int]:
         """The pieces of the share that must be written: all, or, to resume, those whose files are not all there."""
-        pieces = self.share.pieces(self.job)
-        if not resume:
-            for piece in pieces:
-                self.finished[piece - self.job.pieces.start] = 0
-            return pieces
-        return array("q", (piece for piece in pieces if not self._is_there(piece)))
+        pieces, first = self.share.pieces(self.job), self.job.pieces.start
+        self.kept = bytearray(len(self.finished))
+        if resume:
+            self.kept = bytearray(flag or self.is_new for flag in self.finished)
+        missing_pieces = array("q", (piece for piece in pieces if not self._is_there(piece)))
+        for piece in pieces:
+            self.finished[piece - first] = 1
+        for piece in missing_pieces:
+            self.finished[piece - first] = 0
+        return missing_pieces
 
     def _is_there(self, piece: int) -> bool:
         """Whether the files of a piece are finished. A tar file without a note is read, and its record made."""
-        is_there = False
+        if not self.kept[piece - self.job.pieces.start]:
+            return False
         if not self.job.per_tar:
-            is_there = all(map(self.has_file, self.job.indices(piece)))
-        else:
-            path = self.folder / file_name(piece, "tar")
-            with contextlib.suppress(OSError):
-                size = path.stat().st_size
-                # A process may be killed between the file and its note.
-                if piece not in self.records:
-                    self._add(piece, {"bytes": size, "sha256": file_hash(path)})
-                is_there = size == self.records[piece]["bytes"]
-        self.finished[piece - self.job.pieces.start] = is_there
-        return is_there
+            return all(self.keeps(piece, index) for index in self.job.indices(piece))
+        path = self.folder / file_name(piece, "tar")
+        try:
+            size = path.stat().st_size
+            if piece not in self.records:
+                self._add(piece, {"bytes": size, "sha256": file_hash(path)})
+        except OSError:
+            return False
+        return bool(size == self.records[piece]["bytes"])
+
+    def keeps(self, piece: int, index: int) -> bool:
+        """Whether the file of a sample, in this piece, is finished and stays as it is."""
+        return bool(self.kept[piece - self.job.pieces.start]) and self.has_file(index)
 
     def has_file(self, index: int) -> bool:
         """Whether the file of a sample is there; an empty one is what a power failure leaves."""
@@ -228,11 +246,15 @@ class Ledger:
             is_own = parts and parts[1] == self.job.ending and self.share.has(self.job, parts[0])
             if (is_own and self.notes) or name == self.path.name:
                 path.unlink(missing_ok=True)
+        if not self.is_begun:
+            parts_here = map(number_of, names_in(self.folder))
+            endings = (parts[1] for parts in parts_here if parts and parts[0] in self.job.numbers)
+            self.is_new = self.job.ending not in endings
         first = self.job.pieces.start
         pieces = (piece for piece in self.share.pieces(self.job) if self.finished[piece - first])
         lines = ({"piece": piece, **self.records.get(piece, {})} for piece in pieces)
         with writing(self.path) as file:
-            for line in itertools.chain([self.header], lines):
+            for line in itertools.chain([{**self.header, "is_new": self.is_new}], lines):
                 file.write(f"{json.dumps(line)}\n".encode())
 
     def __enter__(self) -> Ledger:
@@ -300,7 +322,7 @@ class Ledger:
         pieces = (
             piece
             for piece in self.job.pieces
-            if piece <= self.last_piece or self.finished[piece - first]
+            if self.finished[piece - first] or (self.is_new and piece <= self.last_piece)
         )
         self._write_list(list(pieces), is_whole=False)
 
@@ -334,9 +356,7 @@ def _ending_of(header: Mapping[str, Any]) -> str:
 
 def _files_of_notes(folder: Path) -> list[Path]:
     """The files with notes in a folder, in order. `Path.glob` would keep all entries of the folder in memory."""
-    with contextlib.suppress(OSError), os.scandir(folder) as entries:
-        return sorted(Path(entry.path) for entry in entries if _NOTES.fullmatch(entry.name))
-    return []
+    return sorted(folder / name for name in names_in(folder) if _NOTES.fullmatch(name))
 
 
 _NOTES = re.compile(r"samples\.\d+-of-\d+\.[0-9a-f]{8}\.part")

@@ -7,7 +7,6 @@ written in the memory of one; its text is ordinary JSON all the same.
 from __future__ import annotations
 
 import bisect
-import contextlib
 import itertools
 import json
 import os
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any, overload
 
 from genkit.errors import ConfigError, StorageError
-from genkit.system.files import make_folder, writing
+from genkit.system.files import make_folder, names_in, writing
 
 LIST = "samples.json"
 """The file of a folder that lists its samples."""
@@ -272,14 +271,11 @@ def unlisted_names(folder: Path, names: Sequence[Container[str]]) -> list[str]:
         folder: that is written into.
         names: of files that are genkit's.
     """
-    entries: Any = os.scandir(folder) if folder.is_dir() else contextlib.nullcontext([])
-    with entries as found_entries:
-        return sorted(
-            entry.name
-            for entry in found_entries
-            if (entry.name == LIST or number_of(entry.name))
-            and not any(entry.name in group for group in names)
-        )
+    return sorted(
+        name
+        for name in names_in(folder)
+        if (name == LIST or number_of(name)) and not any(name in group for group in names)
+    )
 
 
 def refuse_loss(

@@ -64,12 +64,18 @@ def writing(path: str | Path, durable: bool = True) -> Iterator[BinaryIO]:
         ) from error
 
 
+def names_in(folder: str | Path) -> Iterator[str]:
+    """The names of all entries of a folder, one by one, in no order; none if there is no such folder."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
+        for entry in entries:
+            yield entry.name
+
+
 def unfinished(folder: Path) -> Iterator[tuple[Path, str]]:
     """What killed processes have left of files that they were writing into a folder: (path, name of the file)."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if match := _UNFINISHED.fullmatch(entry.name):
-                yield Path(entry.path), match[1]
+    for name in names_in(folder):
+        if match := _UNFINISHED.fullmatch(name):
+            yield folder / name, match[1]
 
 
 _UNFINISHED = re.compile(r"\.(.+)\.\d+\.\d+\.tmp", re.DOTALL)
