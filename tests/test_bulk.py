@@ -82,6 +82,18 @@ def test_a_sample_of_a_share_of_a_million_is_that_of_any_other_way(model, tmp_pa
     assert told == {"seed": 5, "index": 790_100, "label": None, "condition": 790_100 % 3}
 
 
+def test_shares_of_several_folders_are_joined_where_they_are_copied_to(model, tmp_path):
+    arguments = {"n": COUNT, "per_tar": 50}
+    for number in (1, 2):
+        model.generate_to(tmp_path / str(number), **arguments, shard=f"{number}/2")
+        shutil.copytree(tmp_path / str(number), tmp_path / "both", dirs_exist_ok=True)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "both").glob("*.tar")}
+    model.generate_to(tmp_path / "both", **arguments, resume=True)
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    model.generate_to(tmp_path / "whole", **arguments)
+    assert tree(tmp_path / "both") == tree(tmp_path / "whole")
+
+
 def test_a_share_without_pieces_writes_nothing(model, tmp_path):
     for number in range(1, 6):
         files = model.generate_to(tmp_path / "many", 130, shard=f"{number}/5")

@@ -169,8 +169,8 @@ class Ledger:
             ]
             difference = f"{texts[0]}, and this has {texts[1]}"
         raise ConfigError(
-            f"{self.folder} was begun with {difference}: repeat the first command with --resume to go on, or choose "
-            "another folder with --out"
+            f"{self.folder} was begun with {difference}: repeat the first command with --resume to go on, choose "
+            "another folder with --out, or delete this one"
         )
 
     def _refuse_other_tars(self, listing: Listing) -> None:
