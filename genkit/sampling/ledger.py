@@ -54,6 +54,7 @@ class Ledger:
         listing: the folder's samples.json; None: it has none.
         finished: 1 for each piece of the job that is finished.
         records: size and hash of the finished tar files, by piece.
+        is_kept: 1 for each piece of which files that are there stay as they are.
         is_new: whether no file of the job's names was there before the job began.
         notes: the files with notes on this job.
         others: the headers of notes on other jobs, by file.
@@ -67,6 +68,7 @@ class Ledger:
         text = json.dumps(self.identity, sort_keys=True).encode()
         name = f"samples.{share.number}-of-{share.of}.{hashlib.sha256(text).hexdigest()[:8]}.part"
         self.path, self.last_piece = folder / name, -1
+        self.is_kept = bytearray(len(job.pieces))
         self.read()
 
     def read(self) -> None:
@@ -195,9 +197,8 @@ class Ledger:
     def missing(self, resume: bool) -> Sequence[int]:
         """The pieces of the share that must be written: all, or, to resume, those whose files are not all there."""
         pieces, first = self.share.pieces(self.job), self.job.pieces.start
-        self.kept = bytearray(len(self.finished))
         if resume:
-            self.kept = bytearray(flag or self.is_new for flag in self.finished)
+            self.is_kept = bytearray(flag or self.is_new for flag in self.finished)
         missing_pieces = array("q", (piece for piece in pieces if not self._is_there(piece)))
         for piece in pieces:
             self.finished[piece - first] = 1
@@ -207,7 +208,7 @@ class Ledger:
 
     def _is_there(self, piece: int) -> bool:
         """Whether the files of a piece are finished. A tar file without a note is read, and its record made."""
-        if not self.kept[piece - self.job.pieces.start]:
+        if not self.is_kept[piece - self.job.pieces.start]:
             return False
         if not self.job.per_tar:
             return all(self.keeps(piece, index) for index in self.job.indices(piece))
@@ -222,7 +223,7 @@ class Ledger:
 
     def keeps(self, piece: int, index: int) -> bool:
         """Whether the file of a sample, in this piece, is finished and stays as it is."""
-        return bool(self.kept[piece - self.job.pieces.start]) and self.has_file(index)
+        return bool(self.is_kept[piece - self.job.pieces.start]) and self.has_file(index)
 
     def has_file(self, index: int) -> bool:
         """Whether the file of a sample is there; an empty one is what a power failure leaves."""
