@@ -16,7 +16,9 @@ from __future__ import annotations
 
 import signal
 
-TYPE_CHECKING = False  # as in typing, which is slow to import: until `main` runs, Ctrl-C leaves a traceback
+TYPE_CHECKING = (
+    False  # as in typing, which is slow to import: until `main` runs, Ctrl-C leaves a traceback
+)
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any

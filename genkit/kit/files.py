@@ -32,13 +32,13 @@ from pathlib import Path, PurePosixPath
 
 from genkit.errors import DataError, GenkitError
 from genkit.kit.entry_names import zip_names
-from genkit.kit.parts import SPLITS, group, lies_in, training_part
+from genkit.kit.parts import SPLITS, HeldOut, group, lies_in, training_part
 from genkit.plugin import Remark, Skipped
 from genkit.system.files import make_folder, write_whole, writing
 
 __all__ = [
-    "CACHE_BYTES", "ENTRY_BYTES", "SPLITS", "THREADS", "Opener", "Tree", "group", "is_archive", "labels", "located",
-    "make_folder", "open_tree", "ordinary", "reason", "unread", "write_whole", "writing",
+    "CACHE_BYTES", "ENTRY_BYTES", "SPLITS", "THREADS", "HeldOut", "Opener", "Tree", "group", "is_archive", "labels",
+    "located", "make_folder", "open_tree", "ordinary", "reason", "unread", "write_whole", "writing",
 ]  # fmt: skip
 
 THREADS = min(4, os.cpu_count() or 1)

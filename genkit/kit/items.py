@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from genkit.errors import DataError
-from genkit.kit.files import THREADS, reason
+from genkit.kit.files import THREADS, HeldOut, reason
 from genkit.plugin import Remark, Sample, Skipped
 
 __all__ = [
@@ -61,12 +61,13 @@ def check_usable(
         items: number of usable items.
         skipped: the unusable items.
         source: the name of the source in messages.
-        strict: whether a single unusable item or remark is an error.
+        strict: whether a single unusable item or remark is an error; a `HeldOut` is none.
         remarks: what else is not used, or is used otherwise than it lies there.
 
     Raises:
         DataError: if no item can be used; or if any item cannot, or there are remarks, and `strict` is set.
     """
+    remarks = [one for one in remarks if not isinstance(one, HeldOut)]
     if skipped and not items:
         raise DataError(
             f"none of the {len(skipped):,} items of {source} can be used: {name_skipped(skipped)}"

@@ -21,8 +21,9 @@ from typing import Any
 
 from genkit.errors import ConfigError, DataError, did_you_mean
 from genkit.kit import files as tree_files
-from genkit.kit.columns import called, class_name
+from genkit.kit.columns import called, class_name, named_in, values_of
 from genkit.kit.files import (
+    HeldOut,
     Tree,
     is_archive,
     located,
@@ -124,8 +125,9 @@ def open_items(
         endings: endings of the names of files that are items, in lower case.
         kind: what the items are, in the plural, for messages.
         columns: names of the columns that hold the item, the most usual first.
-        label: the column that holds the classes of the items. None: one of `LABEL_COLUMNS`, or else the first level
-            of sub-folders, unless files lie beside them.
+        label: the column that holds the classes of the items, or the columns of all classes with commas between
+            them, of which one is 1. None: one of `LABEL_COLUMNS`, or else the first level of sub-folders, unless files
+            lie beside them.
 
     Raises:
         ConfigError: if there is no column `label`.
@@ -178,7 +180,8 @@ def items_of_tree(tree: Tree, kind: str, label: str | None = None) -> Items:
     )
     column = label or called(columns.names, LABEL_COLUMNS)
     if column is not None:
-        values = columns.values(column)
+        values = values_of(column, columns.names, columns.values)
+        items = replace(items, remarks=(*items.remarks, *columns.conflicts(column)))
         return _labelled(items, column, values, columns.names, label is not None)
     labels = tree_files.labels(names)
     loose = [name for name in names if "/" not in name]
@@ -216,12 +219,14 @@ def _labelled(
         for name, value in zip(items.names, values, strict=True)
         if isinstance(value, Exception)
     }
-    if is_asked and len(missing) == len(pairs):
-        if column not in names:
-            hint = did_you_mean(column, list(map(str, names)))
+    columns, is_empty = named_in(column, names), len(missing) == len(pairs)
+    for one in columns:
+        if is_asked and one not in names and (is_empty or len(columns) > 1):
+            hint = did_you_mean(one, list(map(str, names)))
             raise ConfigError(
-                f"options.label = {column!r}: {items.title} has no such column.{hint}"
+                f"options.label = {column!r}: {items.title} has no column {one!r}.{hint}"
             )
+    if is_asked and is_empty:
         fault = next(iter(missing.values()), "no value")
         raise DataError(
             f"options.label = {column!r}: none of the items of {items.title} can be used ({fault})"
@@ -387,7 +392,9 @@ def _of_datasets(source: Any, title: str) -> Rows:
             f"{title} is a stream, whose order cannot be resumed: load it without streaming=True"
         )
     remarks = [
-        Remark(other, f"held out: {len(data):,} items, not trained on")
+        HeldOut(other, f"held out: {len(data):,} items, not trained on")
+        if split_of(other) in ("validation", "test")
+        else Remark(other, f"another part: {len(data):,} items, not trained on")
         for other, data in parts.items()
     ]
     if part and split_of(part) != "train":
@@ -446,7 +453,10 @@ def _of_rows(rows: Rows, kind: str, columns: Sequence[str], label: str | None) -
     column = label or called(others, LABEL_COLUMNS)
     if column is None:
         return items
-    values = rows.values(column) if column in rows.columns else [None] * rows.count
+    missing = [None] * rows.count
+    values = values_of(
+        column, rows.columns, lambda name: rows.values(name) if name in rows.columns else missing
+    )
     return _labelled(items, column, values, rows.columns, label is not None)
 
 

@@ -19,8 +19,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from genkit.errors import DataError
-from genkit.kit.columns import TRIED, Files, called, is_within
-from genkit.kit.files import ENTRY_BYTES, Opener, Tree, group, reason
+from genkit.kit.columns import TRIED, Files, called, class_name, is_within
+from genkit.kit.files import ENTRY_BYTES, HeldOut, Opener, Tree, group, reason
 from genkit.kit.separated import distinct, opening, records
 from genkit.plugin import Remark, Skipped
 
@@ -196,7 +196,7 @@ def _json_rows(raw: bytes) -> Iterator[Row]:
         else:
             yield Row(1, {}, f"no JSON ({reason(error)})")
         return
-    if isinstance(value, dict) and not isinstance(value, _Repeated):
+    if isinstance(value, dict) and not isinstance(value, _Repeated) and not value.keys() >= COCO:
         arrays = {name: array for name, array in value.items() if isinstance(array, list)}
         if (
             arrays
@@ -254,6 +254,7 @@ class Columns(NamedTuple):
         unread: paths of the files that are neither.
         skipped: rows that cannot be read, and files that a table names and that are not there.
         remarks: on files that a table does not name.
+        conflicts: maps the name of a column to a remark on files whose table and sidecars say different things of it.
     """
 
     names: tuple[str, ...]
@@ -261,6 +262,7 @@ class Columns(NamedTuple):
     unread: tuple[str, ...]
     skipped: tuple[Skipped, ...]
     remarks: tuple[Remark, ...]
+    conflicts: Callable[[str], tuple[Remark, ...]]
 
 
 def columns_beside(tree: Tree) -> Columns:
@@ -269,7 +271,8 @@ def columns_beside(tree: Tree) -> Columns:
     A table is read if one of its columns names files: `file_name` (`metadata.csv`, `metadata.jsonl`,
     `metadata.parquet` of the Hugging Face Hub), or any other whose values are paths of files, with or without their
     endings, relative to the folder of the table or, if that is clear, to another one (see `Files`). NVIDIA's
-    `dataset.json` gives the column `label`. Where two rows or tables differ, the last one counts, and a remark says so.
+    `dataset.json` gives the column `label`, and so do annotations in COCO's form, where an image has a single category.
+    Where two rows or tables differ, the last one counts, and a remark says so; a sidecar counts less than a table.
     A sidecar has the name of its file and one of `SIDECARS` as its ending: `.json` gives the fields of its object,
     another ending a column of that name, without the dot.
     """
@@ -296,47 +299,65 @@ def columns_beside(tree: Tree) -> Columns:
         if table is None:
             continue
         unread.pop(path)
+        if not table.rows:
+            remarks.append(HeldOut(path, "it describes files that are held out"))
+            continue
         skipped += [Skipped(f"{path}, row {number}", fault) for number, fault in table.faults]
-        remarks += _merge(table, path, rows)
+        remarks += [*table.remarks, *_merge(table, path, rows)]
         table_names = {name for name, _ in table.rows}
         names.update(dict.fromkeys(column for _, fields in table.rows for column in fields))
+        scope = files.scope(posixpath.dirname(path))
         unnamed = [
             name
             for name in tree.files
-            if name not in table_names and is_within(tree.paths[name], posixpath.dirname(path))
+            if name not in table_names and is_within(tree.paths[name], scope)
         ]
         if unnamed:
             remarks.append(Remark(group(unnamed), f"not named in {path}"))
     sidecars = dict.fromkeys(path for paths in described_by.values() for path in paths)
+    sidecar_names: set[str] = set()
     for ending in SIDECARS:
         for path in islice((path for path in sidecars if _ending(path) == ending), TRIED):
             try:
-                names.update(dict.fromkeys(_described(tree.others[path], ending)))
+                sidecar_names.update(_described(tree.others[path], ending))
             except Exception as error:  # whatever damaged files and archives raise
                 remarks.append(Remark(path, f"cannot be read: {reason(error)}"))
+    names.update(dict.fromkeys(sorted(sidecar_names)))
 
-    def value(name: str, column: str) -> Any:
-        fields = rows.get(name, {})
-        if column in fields:
-            return fields[column]
-        return _beside(described_by.get(name, ()), column, tree.others)
+    def all_values(name: str, column: str) -> Iterator[Any]:
+        """What is said of a file, the first of which counts."""
+        if column in (fields := rows.get(name, {})):
+            yield fields[column]
+        if column in sidecar_names or column not in fields:
+            yield from _beside(described_by.get(name, ()), column, tree.others)
 
     def values(column: str) -> list[Any]:
-        return [value(name, column) for name in tree.files]
+        return [next(all_values(name, column), None) for name in tree.files]
 
-    return Columns(tuple(names), values, tuple(unread), tuple(skipped), tuple(remarks))
+    def conflicts(column: str) -> tuple[Remark, ...]:
+        differing = [
+            name
+            for name in (tree.files if column in sidecar_names else ())
+            if len({class_name(value)[0] for value in all_values(name, column)} - {None}) > 1
+        ]
+        text = f"several values of {column!r}, in a table or in files beside: the first of these counts"
+        return (Remark(group(differing), text),) if differing else ()
+
+    return Columns(tuple(names), values, tuple(unread), tuple(skipped), tuple(remarks), conflicts)
 
 
 class _Table(NamedTuple):
     """A table that names files.
 
     Args:
-        rows: (name of a file, its fields).
+        rows: (name of a file, its fields); none: it only names files that are held out.
         faults: (number of a row, why it cannot be used).
+        remarks: on what it says that is not used.
     """
 
     rows: list[tuple[str, dict[str, Any]]]
     faults: list[tuple[int, str]]
+    remarks: list[Remark]
 
 
 def _merge(table: _Table, path: str, rows: dict[str, dict[str, Any]]) -> list[Remark]:
@@ -345,7 +366,7 @@ def _merge(table: _Table, path: str, rows: dict[str, dict[str, Any]]) -> list[Re
     for name, fields in table.rows:
         fields_before = rows.setdefault(name, {})
         for column, value in fields.items():
-            if column in fields_before and fields_before[column] != value:
+            if column in fields_before and _differ(fields_before[column], value):
                 conflicts.setdefault(column, {})[name] = None
         fields_before.update(fields)
     return [
@@ -354,6 +375,11 @@ def _merge(table: _Table, path: str, rows: dict[str, dict[str, Any]]) -> list[Re
         )
         for column, names in conflicts.items()
     ]
+
+
+def _differ(first: Any, second: Any) -> bool:
+    """Whether two values are different, also as the names of classes: the number 1 and the text "1" are not."""
+    return bool(first != second) and class_name(first)[0] != class_name(second)[0]
 
 
 def _naming(table: str, raw: bytes, files: Files) -> _Table | None:
@@ -365,8 +391,12 @@ def _naming(table: str, raw: bytes, files: Files) -> _Table | None:
         files: that it may name.
     """
     rows = list(read_rows(table, raw))
+    remarks: list[Remark] = []
     if PurePosixPath(table).name == "dataset.json":
         rows = _pairs(rows)
+    elif len(rows) == 1 and rows[0].fields.keys() >= COCO:
+        rows, text = _categories(rows[0].fields)
+        remarks += [Remark(table, text)] if text else []
     folder = posixpath.dirname(table)
     usable = [row for row in rows if not row.fault]
     column = _file_column(usable, folder, files)
@@ -384,16 +414,18 @@ def _naming(table: str, raw: bytes, files: Files) -> _Table | None:
                 row._replace(fields={names[key]: value for key, value in row.fields.items()})
                 for row in usable
             ]
-    named_rows = []
+    named_rows, is_found = [], False
     faults = [(row.number, row.fault) for row in rows if row.fault]
     for row in usable:
         path, fault = files.find(row.fields.get(column or ""), folder)
         if fault:
             faults.append((row.number, fault))
-        elif (name := files.names[path]) is not None:
+            continue
+        is_found = True
+        if (name := files.names[path]) is not None:
             others = {key: value for key, value in row.fields.items() if key != column}
             named_rows.append((name, others))
-    return _Table(named_rows, sorted(faults)) if named_rows else None
+    return _Table(named_rows, sorted(faults), remarks) if is_found else None
 
 
 def _pairs(rows: Sequence[Row]) -> list[Row]:
@@ -408,19 +440,53 @@ def _pairs(rows: Sequence[Row]) -> list[Row]:
     return pairs if any(not row.fault for row in pairs) else list(rows)
 
 
+COCO = {"images", "annotations", "categories"}
+"""Arrays of the object in a file with annotations in COCO's form (cocodataset.org, "Data format")."""
+
+
+def _categories(fields: Mapping[str, Any]) -> tuple[list[Row], str]:
+    """(the images of annotations in COCO's form as rows with the only category of each, what of these is not used).
+
+    Raises:
+        Exception: of several kinds, if they are of another form.
+    """
+    names = {str(one["id"]): one["name"] for one in fields["categories"]}
+    found: dict[str, dict[str, None]] = {}
+    for one in fields["annotations"]:
+        found.setdefault(str(one["image_id"]), {})[str(one["category_id"])] = None
+    rows, several = [], 0
+    for number, image in enumerate(fields["images"], start=1):
+        numbers = list(found.get(str(image["id"]), ()))
+        label = names.get(numbers[0], numbers[0]) if len(numbers) == 1 else None
+        several += len(numbers) > 1
+        rows.append(Row(number, {FILE_COLUMN: image["file_name"], "label": label}))
+    text = f"{several:,} of {len(rows):,} files have several categories, and so none of the classes"
+    return rows, text if several else ""
+
+
 def _file_column(rows: Sequence[Row], folder: str, files: Files) -> str | None:
-    """The column of a table that names files: `FILE_COLUMN`, or the one whose first values name most; None: none."""
+    """The column of a table that names files: `FILE_COLUMN`, or the one whose first values name most; None: none.
+
+    Numbers without the zeros that those of files begin with (7 for 000007.png) count where no two are the same and no
+    column names files as they are, so that ages or counts are taken for numbers of files in no table of these.
+    """
     columns = list(rows[0].fields) if rows else []
     usual = called(columns, (FILE_COLUMN,))
     if usual is not None:
         return usual
-    counts = {}
-    for column in columns:
-        paths = [files.find(row.fields.get(column), folder)[0] for row in rows[:TRIED]]
-        hits = [path for path in paths if path]
-        if 2 * len(hits) > len(paths):
-            counts[column] = len(set(hits))
-    return max(counts, key=lambda column: counts[column]) if counts else None
+    for is_padded in (False, True):
+        counts = {}
+        for column in columns:
+            paths = [
+                files.find(row.fields.get(column), folder, is_padded)[0] for row in rows[:TRIED]
+            ]
+            hits = [path for path in paths if path]
+            is_clear = not is_padded or len(set(hits)) == len(hits)
+            if 2 * len(hits) > len(paths) and is_clear:
+                counts[column] = len(set(hits))
+        if counts:
+            return max(counts, key=lambda column: counts[column])
+    return None
 
 
 def _ending(path: str) -> str:
@@ -433,9 +499,9 @@ def _table_ending(path: str) -> str:
     return _ending(plain.stem if plain.suffix.lower() in COMPRESSIONS else path)
 
 
-def _beside(paths: Iterable[str], column: str, openers: Mapping[str, Opener]) -> Any:
-    """The value of a column in the sidecars of one file; None: they have none; an exception: one cannot be read."""
-    fault = None
+def _beside(paths: Iterable[str], column: str, openers: Mapping[str, Opener]) -> Iterator[Any]:
+    """The values of a column in the sidecars of one file; if there are none, an exception for one that is damaged."""
+    fault, count = None, 0
     for path in paths:
         if _ending(path) in (".json", f".{column}"):
             try:
@@ -444,8 +510,10 @@ def _beside(paths: Iterable[str], column: str, openers: Mapping[str, Opener]) ->
                 fault = ValueError(f"{path} cannot be read: {reason(error)}")
                 continue
             if column in fields:
-                return fields[column]
-    return fault
+                count += 1
+                yield fields[column]
+    if fault and not count:
+        yield fault
 
 
 def _described(opener: Opener, ending: str) -> dict[str, Any]:
