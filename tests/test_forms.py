@@ -12,7 +12,7 @@ from PIL import Image
 
 import genkit
 from genkit.engine.data import Batches, open_data
-from genkit.errors import DataError
+from genkit.errors import ConfigError, DataError
 
 COUNT = 24
 LABELS = ["even", "odd"]
@@ -65,7 +65,7 @@ def test_every_form_gives_the_same_batches(modality, form, tmp_path):
     files = {f"{number:03d}.{ending}": content(number) for number in range(COUNT)}
     labels = {name: LABELS[number >= COUNT // 2] for number, name in enumerate(files)}
     forms = Forms(files, labels, modality)
-    options |= {"conditional": True}
+    options = {**options, "conditional": True}
     facts, expected, _ = batches(modality, forms.write("folders", tmp_path / "a"), **options)
     other_facts, got, notes = batches(modality, forms.write(form, tmp_path / "b"), **options)
     assert (other_facts, notes) == (facts, [])
@@ -73,6 +73,30 @@ def test_every_form_gives_the_same_batches(modality, form, tmp_path):
     assert torch.equal(got.condition, expected.condition)
     assert facts["labels"] == LABELS
     assert len(expected.x) == COUNT
+
+
+@pytest.mark.parametrize("modality", KINDS)
+def test_where_classes_come_from_has_a_meaning_or_is_refused(modality, tmp_path):
+    content, ending, options = KINDS[modality]
+    put(tmp_path, {f"{number}.{ending}": content(number) for number in range(2)})
+    put(tmp_path, {"a.csv": f"file,kind\n0.{ending},a\n1.{ending},b\n"})
+    for name, value in [
+        ("label", "kind"),
+        *([("labels", "prefix")] if modality == "audio" else ()),
+    ]:
+        with pytest.raises(
+            ConfigError, match=rf"{name} = '{value}' .* set options\.conditional=true"
+        ):
+            batches(modality, tmp_path, **options, **{name: value})
+    wanted = {**options, "conditional": True, "label": "kind"}
+    facts, _, _ = batches(modality, tmp_path, **wanted)
+    assert facts["labels"] == ["a", "b"]
+    arrays = [np.zeros(1024), np.zeros(1024)] if modality == "audio" else [noise(0, 4, 16, 16)]
+    paths = sorted(tmp_path.glob(f"*.{ending}"))
+    builtin = {"image": "fashion", "audio": "drums", "video": "moving"}[modality]
+    for source in (np.stack(arrays), paths, f"builtin:{builtin}", arrays):
+        with pytest.raises(ConfigError, match=r"'kind': .* has no columns; leave label out"):
+            batches(modality, source, **wanted)
 
 
 LINES = [f"line {number}, with a comma and {number % 7}" for number in range(COUNT)]

@@ -496,12 +496,8 @@ def test_categories_in_cocos_form_are_classes_where_a_file_has_one(more, tmp_pat
     assert items.labels == [None] * 3
     assert items.remarks[0] == ("annotations/instances_train2017.json", text)
     assert opened(tmp_path, "label").labels == ["kind b"]
-    put(
-        tmp_path,
-        {
-            "annotations/instances_train2017.json": '{"images": [1], "annotations": [], "categories": []}'
-        },
-    )
+    damaged = {**json.loads(table), "annotations": [1]}
+    put(tmp_path, {"annotations/instances_train2017.json": json.dumps(damaged)})
     ((name, _),) = opened(tmp_path).skipped
     assert name == "annotations/instances_train2017.json"
 

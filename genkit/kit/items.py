@@ -25,13 +25,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from genkit.errors import DataError
+from genkit.errors import ConfigError, DataError
 from genkit.kit.files import THREADS, HeldOut, reason
 from genkit.plugin import Remark, Sample, Skipped
 
 __all__ = [
-    "ATTEMPTS", "EXAMPLES", "Classes", "Readers", "Windows", "as_array", "as_stream", "check_classes", "check_usable",
-    "classes_of", "count_skipped", "name_skipped", "numbers_in", "read_until_damage", "silenced",
+    "ATTEMPTS", "EXAMPLES", "Classes", "Readers", "Windows", "as_array", "as_stream", "check_class_options",
+    "check_classes", "check_usable", "classes_of", "count_skipped", "name_skipped", "numbers_in",
+    "read_until_damage", "silenced",
 ]  # fmt: skip
 
 ATTEMPTS = 8
@@ -162,9 +163,29 @@ def check_classes(
     cause = f" ({reasons})" if reasons else ""
     raise DataError(
         f"options.conditional is set, but {source} has {classes_text}{cause}: put the {noun} into one "
-        "sub-folder per class, or beside a table with the columns file_name and label (or options.label=COLUMN)"
+        "sub-folder per class, or beside a table with the columns file_name and label (or options.label=COLUMN, or "
+        "options.label=COLUMN,COLUMN... for columns of which one is 1)"
         + (f", or {otherwise}" if otherwise else "")
     )
+
+
+def check_class_options(options: Any, *names: str) -> None:
+    """Raise an error if options say where classes come from, and the model is to have none.
+
+    Args:
+        options: of the modality, with a field `conditional`.
+        names: of these options.
+
+    Raises:
+        ConfigError: for the first of them that is not at its default.
+    """
+    for name in names:
+        value = getattr(options, name)
+        if not options.conditional and value != type(options).model_fields[name].default:
+            raise ConfigError(
+                f"options.{name} = {value!r} says where classes come from, and the model has none: set "
+                f"options.conditional=true as well, or leave {name} out"
+            )
 
 
 def numbers_in(

@@ -394,8 +394,8 @@ def _naming(table: str, raw: bytes, files: Files) -> _Table | None:
     remarks: list[Remark] = []
     if PurePosixPath(table).name == "dataset.json":
         rows = _pairs(rows)
-    elif len(rows) == 1 and rows[0].fields.keys() >= COCO:
-        rows, text = _categories(rows[0].fields)
+    elif len(rows) == 1 and (kind := _annotated(rows[0].fields)):
+        rows, text = _categories(rows[0].fields, kind)
         remarks += [Remark(table, text)] if text else []
     folder = posixpath.dirname(table)
     usable = [row for row in rows if not row.fault]
@@ -440,26 +440,45 @@ def _pairs(rows: Sequence[Row]) -> list[Row]:
     return pairs if any(not row.fault for row in pairs) else list(rows)
 
 
-COCO = {"images", "annotations", "categories"}
-"""Arrays of the object in a file with annotations in COCO's form (cocodataset.org, "Data format")."""
+COCO = {"annotations", "categories"}
+"""Arrays of the object in a file with annotations in COCO's form; a third one holds what is annotated.
+
+Source: https://cocodataset.org/#format-data
+"""
 
 
-def _categories(fields: Mapping[str, Any]) -> tuple[list[Row], str]:
-    """(the images of annotations in COCO's form as rows with the only category of each, what of these is not used).
+def _annotated(fields: Mapping[str, Any]) -> str:
+    """The name of the array of files in annotations in COCO's form; empty: the fields are none."""
+    if not fields.keys() >= COCO:
+        return ""
+    for name, array in fields.items():
+        first = array[0] if isinstance(array, list) and array else None
+        if isinstance(first, dict) and first.keys() >= {"id", FILE_COLUMN}:
+            return name
+    return ""
+
+
+def _categories(fields: Mapping[str, Any], kind: str) -> tuple[list[Row], str]:
+    """(the files of annotations in COCO's form as rows with the only category of each, what of these is not used).
+
+    Args:
+        fields: arrays by name.
+        kind: the name of that of the files, such as the plural of the word in the key `WORD_id` of an annotation.
 
     Raises:
         Exception: of several kinds, if they are of another form.
     """
     names = {str(one["id"]): one["name"] for one in fields["categories"]}
-    found: dict[str, dict[str, None]] = {}
+    numbers_of: dict[str, dict[str, None]] = {}
     for one in fields["annotations"]:
-        found.setdefault(str(one["image_id"]), {})[str(one["category_id"])] = None
+        file = str(one[f"{kind.removesuffix('s')}_id"])
+        numbers_of.setdefault(file, {})[str(one["category_id"])] = None
     rows, several = [], 0
-    for number, image in enumerate(fields["images"], start=1):
-        numbers = list(found.get(str(image["id"]), ()))
+    for number, file in enumerate(fields[kind], start=1):
+        numbers = list(numbers_of.get(str(file["id"]), ()))
         label = names.get(numbers[0], numbers[0]) if len(numbers) == 1 else None
         several += len(numbers) > 1
-        rows.append(Row(number, {FILE_COLUMN: image["file_name"], "label": label}))
+        rows.append(Row(number, {FILE_COLUMN: file["file_name"], "label": label}))
     text = f"{several:,} of {len(rows):,} files have several categories, and so none of the classes"
     return rows, text if several else ""
 

@@ -19,6 +19,8 @@ from pydantic import ValidationError
 import genkit
 from genkit.engine.data import Batches, open_data
 from genkit.errors import ConfigError, DataError
+from genkit.kit.files import HeldOut
+from genkit.plugin import Remark
 from genkit_image import sources
 from genkit_image.options import Options
 from genkit_image.pictures import augmented, with_channels
@@ -787,10 +789,29 @@ def test_what_lies_beside_an_idx_file_is_named(tmp_path):
         put(tmp_path / "more" / f"{number}.png", encoded(noise(number), "PNG"))
     checked = opened(str(tmp_path))
     assert len(checked.usable) == 6
-    ((name, text),) = checked.remarks
-    assert name == "5 files (more/0.png ...)"
-    assert text.startswith("not read: ")
-    assert text.endswith("train-images-idx3-ubyte")
+    rest, test = checked.remarks
+    assert rest[0] == "3 files (more/0.png ...)"
+    assert rest[1].startswith("not read: ")
+    assert rest[1].endswith("train-images-idx3-ubyte")
+    assert test == ("2 files (t10k-images-idx3-ubyte ...)", "held out: not trained on")
+    assert [type(one) for one in checked.remarks] == [Remark, HeldOut]
+
+
+@pytest.mark.parametrize("above", ["FashionMNIST/raw", "FashionMNIST", ""])
+@pytest.mark.parametrize("test", ["t10k", "x-test"])
+def test_the_usual_folder_of_idx_files_is_used_whole(tmp_path, above, test):
+    training = "train" if test == "t10k" else "x-train"
+    for name in (training, test):
+        for kind, array in (("images-idx3", GREY), ("labels-idx1", np.arange(6, dtype=np.uint8))):
+            path = tmp_path / "FashionMNIST" / "raw" / f"{name}-{kind}-ubyte"
+            write_idx(path, array if name == training else 255 - array)
+            put(path.with_name(f"{path.name}.gz"), gzip.compress(path.read_bytes(), mtime=0))
+    checked = opened(str(tmp_path / above), size=16)
+    assert np.array_equal(checked.pixels(range(6), 1)[:, 0], GREY)
+    assert checked.classes.numbers.tolist() == list(range(6))
+    (held_out,) = checked.remarks
+    assert held_out[0].startswith("4 ")
+    assert isinstance(held_out, HeldOut)
 
 
 def test_a_pipe_named_like_an_idx_file_is_not_waited_for(tmp_path):

@@ -31,7 +31,7 @@ from genkit.kit import compat
 from genkit.kit import files as tree
 from genkit.kit.files import Opener
 from genkit.kit.items import Readers, as_array, as_stream
-from genkit.kit.sources import Items, items_of_tree, items_of_values, open_items
+from genkit.kit.sources import Items, check_no_label, items_of_tree, items_of_values, open_items
 from genkit.plugin import Remark, Skipped
 from genkit_audio.compressed import MPEG_PADDING, decoded, mpeg_length, silenced_if
 
@@ -196,26 +196,29 @@ def open_sounds(source: Any, labels: str = "folders", label: str | None = None) 
         label: the column that holds the classes, as for `open_items`.
 
     Raises:
-        ConfigError: for an unknown built-in set.
+        ConfigError: for an unknown built-in set, or a column that there is not.
         DataError: if the source does not exist, holds no sound files, or has another type or shape.
     """
     if isinstance(source, np.ndarray | Tensor):
+        check_no_label(label, "the array")
         return Sounds("the array", _from_array(as_array(source)))
     text = str(source) if isinstance(source, str | Path) else ""
     if text.startswith("builtin:"):
+        check_no_label(label, text)
         return _from_builtin(text, labels)
     rated = _with_rates(source)
     items = open_items(rated, ENDINGS, "sounds", COLUMNS, label)
     if items is not None and rated is not source:
         items = replace(items, title=f"the {type(source).__name__}")
     if items is None and hasattr(source, "__getitem__") and hasattr(source, "__len__"):
+        check_no_label(label, f"the {type(source).__name__}")
         items = items_of_values(source)
     if items is None:
         raise DataError(
             f"sounds cannot be read from a {type(source).__name__}: pass a path, a list of paths, "
             f"builtin:{' or builtin:'.join(BUILTIN)}, or an array"
         )
-    return _from_items(items, labels)
+    return _from_items(items, "folders" if label is not None else labels)
 
 
 @dataclass(frozen=True)
@@ -299,8 +302,7 @@ def _from_items(items: Items, labels: str) -> Sounds:
         except Exception as error:  # whatever parsers raise at damaged files
             return Skipped(name, reason(error))
         prefix = re.split(r"[_\-\d]", PurePosixPath(name).stem)[0] or None
-        is_prefix = labels == "prefix" and items.column is None
-        return replace(sound, label=prefix if is_prefix else items.labels[place])
+        return replace(sound, label=prefix if labels == "prefix" else items.labels[place])
 
     places = range(len(items.names))
     readers = Readers("genkit-headers")

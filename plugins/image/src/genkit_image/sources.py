@@ -8,11 +8,8 @@ Shape letters: N pictures, C channels, H W pixels.
 
 from __future__ import annotations
 
-import gzip
 import logging
-import math
 import os
-import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -32,8 +29,9 @@ from genkit.errors import ConfigError, DataError, did_you_mean
 from genkit.kit import compat
 from genkit.kit import files as tree
 from genkit.kit.items import as_array, as_stream, classes_of, silenced
-from genkit.kit.sources import Items, Numbered, open_items
+from genkit.kit.sources import Items, Numbered, check_no_label, open_items
 from genkit.plugin import Remark, Skipped
+from genkit_image import idx
 
 BUILTIN = {
     "fashion": (
@@ -160,8 +158,43 @@ def open_source(source: Any, label: str | None = None) -> Source:
         label: the column that holds the classes, as for `open_items`.
 
     Raises:
-        ConfigError: for an unknown built-in or torchvision set.
+        ConfigError: for an unknown built-in or torchvision set, or a column that there is not.
         DataError: if the source does not exist, or holds no pictures in a form that can be read.
+    """
+    items = None if _is_own(source) else open_items(source, ENDINGS, "pictures", COLUMNS, label)
+    if items is not None:
+        return of_items(items)
+    pictures = _without_columns(source)
+    check_no_label(label, pictures.title)
+    return pictures
+
+
+def _is_own(source: Any) -> bool:
+    """Whether a source has a form that only pictures have."""
+    if isinstance(source, np.ndarray | Tensor):
+        return True
+    if not isinstance(source, str | Path) or not str(source):
+        return False
+    path = Path(source)
+    if str(source).startswith(("torchvision:", "builtin:")):
+        return True
+    if os.path.isfile(path):
+        return not _is_common(path)
+    return bool(_idx_files(path))
+
+
+def _idx_files(folder: Path) -> list[Path]:
+    """Files of pictures in IDX format in a folder, or where torchvision keeps them below it."""
+    places = ("", "raw/", "*/raw/") if os.path.isdir(folder) else ()
+    return [file for place in places for file in sorted(folder.glob(f"{place}*images-idx3-ubyte*"))]
+
+
+def _without_columns(source: Any) -> Source:
+    """The pictures of a source that is not common to all modalities.
+
+    Raises:
+        ConfigError: for an unknown built-in or torchvision set.
+        DataError: if it holds no pictures in a form that can be read.
     """
     if isinstance(source, np.ndarray | Tensor):
         return _from_array(source)
@@ -178,15 +211,9 @@ def open_source(source: Any, label: str | None = None) -> Source:
         with as_file(files("genkit_image") / "data") as folder:
             return _from_idx(folder / file, names, text)
     path = Path(text)
-    if text and os.path.isfile(path) and not _is_common(path):
-        return _from_idx(path, (), text)
-    is_folder = text and os.path.isdir(path)
-    idx_files = sorted(path.glob("*images-idx3-ubyte*")) if is_folder else []
-    if idx_files:
-        return _from_idx_folder(path, idx_files, text)
-    items = open_items(source, ENDINGS, "pictures", COLUMNS, label)
-    if items is not None:
-        return of_items(items)
+    if text:
+        is_file = os.path.isfile(path)
+        return _from_idx(path, (), text) if is_file else _from_idx_folder(path, text)
     is_indexed = hasattr(source, "__len__") and hasattr(source, "__getitem__")
     if is_indexed and not isinstance(source, Mapping | bytes | bytearray):
         return _from_dataset(source, f"the {type(source).__name__}")
@@ -325,62 +352,16 @@ def eight_bits(picture: Image.Image) -> Content:
     return picture.convert("L" if picture.mode in ("L", "1") else "RGB")
 
 
-def _from_idx_folder(folder: Path, idx_files: Sequence[Path], title: str) -> Source:
-    """The pictures of one IDX file of a folder, preferably of that for training; remarks name what else lies there."""
-    training = [file for file in idx_files if file.name.startswith("train")]
-    file = (training or idx_files)[0]
-    source = _from_idx(file, (), title)
-    listing = tree.open_tree(folder, ("",), "files", title)
-    rest = [name for name in listing.files if name not in (file.name, _labels_of(file).name)]
-    remark = f"not read: of a folder with IDX files (MNIST's format) one is, here {file.name}"
-    remarks = (Remark(tree.group(rest), remark),) if rest else ()
-    return replace(source, skipped=listing.skipped, remarks=(*listing.remarks, *remarks))
-
-
-def _labels_of(path: Path) -> Path:
-    """The file with the labels of an IDX file of pictures."""
-    return path.with_name(path.name.replace("images-idx3", "labels-idx1"))
+def _from_idx_folder(folder: Path, title: str) -> Source:
+    """The pictures of one IDX file of a folder, with remarks on what else lies there."""
+    file, skipped, remarks = idx.chosen(folder, _idx_files(folder), title)
+    return replace(_from_idx(file, (), title), skipped=skipped, remarks=remarks)
 
 
 def _from_idx(path: Path, names: tuple[str, ...], title: str) -> Source:
     """Pictures of an IDX file, with labels from the `labels-idx1` file of the same name beside it, if there is one."""
-    arrays = read_idx(path)
-    if arrays.ndim != 3:
-        raise DataError(
-            f"{path} holds an IDX array of {arrays.ndim} axes; pictures have 3: number, height, width"
-        )
-    label_path = _labels_of(path)
-    if label_path == path or not label_path.exists():
-        return _from_rows(arrays, title)
-    labels = read_idx(label_path)
-    if labels.shape != (len(arrays),):
-        raise DataError(f"{label_path} holds {labels.shape} labels for {len(arrays)} pictures")
-    return _from_rows(arrays, title, labels.tolist(), names)
-
-
-def read_idx(path: Path) -> NDArray[np.uint8]:
-    """The array of an IDX file of unsigned bytes (the format of MNIST), plain or gzipped.
-
-    Raises:
-        DataError: if the file is no such file, or its size is not what its header says.
-    """
-    try:
-        raw = tree.ordinary(path).read_bytes()
-        data = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
-    except (OSError, ValueError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} cannot be read ({error})") from error
-    axes = data[3] if len(data) >= 4 else 0
-    if data[:3] != b"\0\0\x08" or not 1 <= axes <= 4 or len(data) < 4 + 4 * axes:
-        raise DataError(
-            f"{path} is no IDX file of unsigned bytes (MNIST's format), no zip file and no folder of pictures"
-        )
-    shape = tuple(int(size) for size in np.frombuffer(data, ">u4", axes, 4))
-    body = np.frombuffer(data, np.uint8, offset=4 + 4 * axes)
-    if math.prod(shape) != len(body):
-        raise DataError(
-            f"{path} is damaged: its header promises {shape}, it holds {len(body)} bytes"
-        )
-    return body.reshape(shape)
+    rows, labels = idx.read_pictures(path)
+    return _from_rows(rows, title, labels, names)
 
 
 # Objects -------------------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from torch import Tensor
 from genkit.errors import ConfigError, DataError, did_you_mean
 from genkit.kit import files as tree
 from genkit.kit.items import Readers, as_array, as_stream
-from genkit.kit.sources import Items, items_of_values, open_items, select
+from genkit.kit.sources import Items, check_no_label, items_of_values, open_items, select
 from genkit.plugin import Remark, Skipped
 from genkit_image import sources as pictures
 from genkit_image.pictures import is_deep, quiet, shallow, white_of
@@ -85,10 +85,11 @@ def open_footage(
         label: the column that holds the classes, as for `open_items`.
 
     Raises:
-        ConfigError: for an unknown built-in set.
+        ConfigError: for an unknown built-in set, or a column that there is not.
         DataError: if the source does not exist, holds no videos, or has another type or shape.
     """
     if isinstance(source, np.ndarray | Tensor):
+        check_no_label(label, "the array")
         clips, remark = _from_array(source, "clip")
         remarks = (Remark("the array", remark),) if remark else ()
         return Footages("the array", clips, is_cheap=True, remarks=remarks)
@@ -99,9 +100,11 @@ def open_footage(
             raise ConfigError(
                 f"data = {text!r}: no such built-in set.{did_you_mean(name, BUILTIN)}"
             )
+        check_no_label(label, text)
         return _from_builtin(text, BUILTIN[name](shape, frames))
     items = open_items(source, ENDINGS, "videos and no folders of frames", COLUMNS, label)
     if items is None and hasattr(source, "__getitem__") and hasattr(source, "__len__"):
+        check_no_label(label, f"the {type(source).__name__}")
         items = items_of_values(source)
     if items is None:
         raise DataError(
