@@ -528,10 +528,9 @@ def test_a_run_goes_on_without_what_cannot_be_used_and_says_so(tmp_path):
     arguments = {"options": TINY, "recipe": {"batch_size": 4}, "threads": 1}
     arguments |= {"progress": lambda progress: notes.append(progress.note)}
     genkit.train("image", str(tmp_path / "set"), out=tmp_path / "run", items=8, **arguments)
-    assert notes[0].startswith(
-        f"5 of 11 items of {tmp_path / 'set'} cannot be used and are left out: bell?.png ("
-    )
-    assert notes[0].endswith("; and 2 more")
+    start = f"5 of 11 items of {tmp_path / 'set'} cannot be used and are left out: bell?.png ("
+    (note,) = {note for note in notes if note and note.startswith(start)}
+    assert note.endswith("; and 2 more")
     with pytest.raises(DataError, match=r"5 of 11 items.*cannot be used: bell.*without them"):
         genkit.train(
             "image", out=tmp_path / "run", items=12, resume=True, run={"strict": True}, **arguments

@@ -46,7 +46,7 @@ def numbers(clip):
     return ((clip[..., 0].mean((1, 2)) - 20) / 5).round().astype(int).tolist()
 
 
-def film(path, frames=120, rate=25, codec="libx264", times=None, audio_only=False, **options):
+def film(path, frames=120, rate=25, codec="libx264", times=None, has_sound=False, **options):
     """A video file by PyAV; keyframes every 250 frames, as encoders do it."""
     ticks = Fraction(rate) if times is None else Fraction(1000)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,12 +58,24 @@ def film(path, frames=120, rate=25, codec="libx264", times=None, audio_only=Fals
         stream.pix_fmt = "yuv420p"
         stream.codec_context.time_base = 1 / ticks
         stream.codec_context.thread_count = 1
+        audio = container.add_stream("aac", rate=16000) if has_sound else None
         for number, frame in enumerate(counted(frames).repeat(3, 3)):
             picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
             picture.pts, picture.time_base = number if times is None else times[number], 1 / ticks
             container.mux(stream.encode(picture))
+            if audio is not None:
+                heard = noise(number, 16000 // rate)
+                heard.sample_rate, heard.pts = 16000, number * (16000 // rate)
+                container.mux(audio.encode(heard))
         container.mux(stream.encode(None))
+        if audio is not None:
+            container.mux(audio.encode(None))
     return path
+
+
+def noise(seed, count):
+    values = np.random.default_rng(seed).normal(0, 0.1, (1, count)).astype(np.float32)
+    return av.AudioFrame.from_ndarray(values, format="fltp", layout="mono")
 
 
 def sound(path):
@@ -406,6 +418,28 @@ def test_of_a_file_that_is_cut_off_the_whole_frames_are_used(tmp_path, ending):
         ], item
     assert checked.videos or ending == "webp"  # of which Pillow takes all or nothing
     assert {item.name for item in checked.videos} <= {name for name, _ in checked.remarks}
+
+
+CUTS = [
+    ("mkv", "libx264", True), ("avi", "mpeg4", False), ("wmv", "wmv2", False), ("wmv", "wmv2", True),
+    ("rm", "rv20", False), ("flv", "flv", True), ("ts", "libx264", True), ("ts", "mpeg2video", False),
+    ("ogv", "libvpx", False), ("y4m", "wrapped_avframe", False), ("mxf", "mpeg2video", False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("ending", "codec", "has_sound"), CUTS)
+def test_what_a_file_lacks_at_its_end_is_named(tmp_path, ending, codec, has_sound):
+    path = film(tmp_path / f"a.{ending}", 60, codec=codec, has_sound=has_sound)
+    whole = path.read_bytes()
+    for source in (path, [{"video": whole}]):
+        (item,) = open_footage(source).items
+        assert (len(item.times), item.remark) == (60, "")
+    for share in (0.4, 0.8):
+        path.write_bytes(whole[: int(share * len(whole)) // 188 * 188 + 57])
+        checked = CheckedVideos(path, Cut())
+        said = [text for _, text in (*checked.skipped, *checked.remarks)]
+        assert checked.skipped or "cut off" in " ".join(said) or ending == "mxf", share
+        assert said
 
 
 def test_a_file_that_breaks_in_the_middle_is_cut_elsewhere_and_counted(tmp_path, monkeypatch):
