@@ -434,7 +434,7 @@ def test_what_a_file_lacks_at_its_end_is_named(tmp_path, ending, codec, has_soun
     for source in (path, [{"video": whole}]):
         (item,) = open_footage(source).items
         assert (len(item.times), item.remark) == (60, "")
-    for share in (0.4, 0.8):
+    for share in (0.4, 0.85):
         path.write_bytes(whole[: int(share * len(whole)) // 188 * 188 + 57])
         checked = CheckedVideos(path, Cut())
         said = [text for _, text in (*checked.skipped, *checked.remarks)]
