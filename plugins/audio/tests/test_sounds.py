@@ -436,9 +436,18 @@ def test_a_file_that_is_cut_off_is_named(tmp_path, ending):
     assert text.startswith(("cut off", "damaged: "))
 
 
-@pytest.mark.parametrize("ending", ["mka", "m4a", "flv"])
-def test_a_compressed_file_that_is_cut_off_is_named(tmp_path, ending):
-    path = compressed(tmp_path / f"a.{ending}", tone(160_000)[0], "aac", 44100)
+@pytest.mark.parametrize(
+    ("ending", "codec"),
+    [
+        ("mka", "aac"),
+        ("m4a", "aac"),
+        ("flv", "aac"),
+        ("avi", "ac3"),
+        ("rm", "ac3"),
+    ],
+)
+def test_a_compressed_file_that_is_cut_off_is_named(tmp_path, ending, codec):
+    path = compressed(tmp_path / f"a.{ending}", tone(160_000)[0], codec, 44100)
     assert CheckedSounds(path, Cut()).remarks == ()
     content = path.read_bytes()
     path.write_bytes(content[: len(content) * 7 // 10])

@@ -22,13 +22,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from genkit.errors import DataError
+from genkit.kit.endings import cut_off
 from genkit.kit.files import Opener
 from genkit.kit.items import silenced
 from genkit_image.pictures import Pixels, scaled, shallow, white_of, with_channels
 from genkit_image.sources import FORMATS, Content, count_frames, shown
 from genkit_image.sources import reason as picture_reason
 from genkit_video.decoding import Decoders, playable
-from genkit_video.endings import cut_off
 
 CROP = re.compile(r"genkit: (\d+)x(\d+)")
 """Comment in a file whose frames were padded to even sides when it was written: (width, height) without padding."""

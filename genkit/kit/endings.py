@@ -1,6 +1,7 @@
-"""Where video files end, and where they would have to: FFmpeg plays what there is of a file without a word.
+"""Where containers end, and where they would have to: FFmpeg decodes what there is of a file without a word.
 
-Raw streams (H.264, MPEG-2 ...) and MPEG program streams do not tell their length; of these only damage shows.
+Use it in a plugin that reads files by FFmpeg. Raw streams and MPEG program streams do not tell their length, nor can it
+be told that a transport stream ends between two packets. Imports no torch.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import IO
 
+__all__ = ["cut_off"]
+
 UNKNOWN = 2**32 - 1
 """The size of a chunk that a writer could not go back to."""
 
@@ -21,7 +24,8 @@ def cut_off(file: Path | BytesIO, format: str, end: int | None) -> str:
 
     Args:
         file: its path or content.
-        format: FFmpeg's name of its format.
+        format: FFmpeg's name of its format (`container.format.name` of PyAV); of others than AVI, ASF, Matroska,
+            RealMedia, FLV, Ogg, YUV4MPEG and transport streams nothing is told.
         end: of its last packet, in bytes from its beginning; None: unknown.
     """
     with file.open("rb") if isinstance(file, Path) else BytesIO(file.getvalue()) as content:
