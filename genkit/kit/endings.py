@@ -32,8 +32,8 @@ def cut_off(file: Path | BytesIO, format: str, end: int | None) -> str:
         size = content.seek(0, os.SEEK_END)
         content.seek(0)
         try:
-            if format in _SIZES and (told := _SIZES[format](content)) > size:
-                return f"cut off: its header tells of {told:,} bytes, and it has {size:,}"
+            if format in _SIZES and (length := _SIZES[format](content)) > size:
+                return f"cut off: its header tells of {length:,} bytes, and it has {size:,}"
             is_cut = (
                 (format == "mpegts" and _packet_is_cut(content, size))
                 or (format == "flv" and _tag_is_cut(content, size))
