@@ -763,6 +763,22 @@ def test_a_profile_of_grey_values_holds(tmp_path, mode):
     assert checked.channels == (4 if mode == "LA" else 1)
 
 
+@pytest.mark.parametrize(
+    ("format", "kind"), [("PNG", np.uint16), ("TIFF", np.uint16), ("TIFF", np.float32)]
+)
+def test_a_profile_holds_for_more_than_eight_bits(tmp_path, format, kind):
+    levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    deep = levels.astype(np.uint16) * 257 if kind is np.uint16 else levels / np.float32(255)
+    for number, profile in enumerate((profiles()[1], b"damaged")):
+        for name, picture in (("deep", Image.fromarray(deep)), ("plain", Image.fromarray(levels))):
+            put(tmp_path / f"{number}{name}", encoded(picture, format, icc_profile=profile))
+    paths = sorted(tmp_path.iterdir())
+    deep, plain, untouched, _ = opened(paths, size=16).pixels(range(4), 1)[:, 0].astype(int)
+    assert np.abs(deep - plain).max() <= 1
+    assert np.abs(deep - levels).max() > 40
+    assert np.array_equal(untouched, levels)
+
+
 def test_a_profile_for_other_pictures_is_passed_over(tmp_path):
     colour = Image.new("RGB", (16, 16), (200, 60, 30))
     put(tmp_path / "a.png", encoded(colour, "PNG", icc_profile=profiles()[1]))

@@ -274,11 +274,30 @@ def shown(picture: Image.Image) -> Content:
     picture = ImageOps.exif_transpose(picture)
     profile = picture.info.get("icc_profile")
     content = picture if picture.mode in ("CMYK", "LAB") else eight_bits(picture)
-    if profile and isinstance(content, Image.Image):
+    if profile:
         # A damaged profile: as if there were none.
         with suppress(ImageCms.PyCMSError, OSError, ValueError):
+            if not isinstance(content, Image.Image):
+                levels = _levels(profile)
+                return (
+                    levels[content] if content.dtype == np.uint16 else levels[::257][content] // 257
+                )
             content = _in_srgb(content, profile, picture.mode)
     return eight_bits(content) if isinstance(content, Image.Image) else content
+
+
+@lru_cache(maxsize=16)
+def _levels(profile: bytes) -> NDArray[np.uint16]:
+    """[65536]: the values of deep grey pictures in sRGB, by those that they have under a colour profile.
+
+    Pillow transforms them with 8 bits only, so values between are interpolated.
+
+    Raises:
+        PyCMSError, OSError: if the profile is damaged.
+    """
+    ramp = np.arange(256, dtype=np.uint8)
+    shown_ramp = np.asarray(_in_srgb(Image.fromarray(ramp[None]), profile, "L"))[0]
+    return np.interp(np.arange(65536), ramp * 257.0, shown_ramp * 257.0).round().astype(np.uint16)
 
 
 def _in_srgb(picture: Image.Image, profile: bytes, mode: str) -> Image.Image:
