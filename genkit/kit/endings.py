@@ -69,15 +69,11 @@ def _asf(content: IO[bytes]) -> int:
 
 def _matroska(content: IO[bytes]) -> int:
     """Bytes of a Matroska file up to the end of its segment (RFC 9559, 5.1); 0: unknown."""
-    while len(content.read(4)) == 4:
-        content.seek(-4, os.SEEK_CUR)
-        kind = content.read(4)
-        first = content.read(1)[0]
-        width = 9 - first.bit_length()
-        size = int.from_bytes(
-            bytes([first & (2 ** (8 - width) - 1)]) + content.read(width - 1), "big"
-        )
-        if kind == b"\x18\x53\x80\x67":
+    while len(head := content.read(5)) == 5 and head[4]:
+        width = 9 - head[4].bit_length()  # of the size, whose first bits tell it
+        first = head[4] - 2 ** (8 - width)
+        size = int.from_bytes(bytes([first]) + content.read(width - 1), "big")
+        if head[:4] == b"\x18\x53\x80\x67":
             return 0 if size == 2 ** (7 * width) - 1 else content.tell() + size
         content.seek(size, os.SEEK_CUR)
     return 0
