@@ -230,7 +230,7 @@ def test_only_the_part_for_training_is_read_and_the_rest_is_named(names, files, 
 def test_entries_that_claim_too_much_are_not_unpacked(tmp_path, monkeypatch):
     with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
         archive.writestr("large.dat", bytes(1001))
-    monkeypatch.setattr("genkit.kit.files.ENTRY_BYTES", 1000)
+    monkeypatch.setattr("genkit.kit.archives.ENTRY_BYTES", 1000)
     (opened,) = open_tree(tmp_path / "set.zip", [".dat"], "data").files.values()
     with pytest.raises(
         ValueError, match="it claims to hold 1,001 bytes; at most 1,000 are unpacked"

@@ -352,7 +352,7 @@ def test_augmentation_changes_speed_level_and_polarity(tmp_path):
 
 
 def test_a_large_entry_of_a_zip_is_not_unpacked(tmp_path, monkeypatch):
-    monkeypatch.setattr("genkit.kit.files.ENTRY_BYTES", 1000)
+    monkeypatch.setattr("genkit.kit.archives.ENTRY_BYTES", 1000)
     buffer = io.BytesIO()
     soundfile.write(buffer, tone(4000).T, 16000, "PCM_16", format="WAV")
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:

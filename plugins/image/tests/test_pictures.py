@@ -326,7 +326,7 @@ def test_hostile_entries_of_zip_files_are_skipped(tmp_path, monkeypatch):
         "<I", 100
     )
     path.write_bytes(raw)
-    monkeypatch.setattr("genkit.kit.files.ENTRY_BYTES", 4000)
+    monkeypatch.setattr("genkit.kit.archives.ENTRY_BYTES", 4000)
     checked = opened(str(path))
     reasons = dict(checked.skipped)
     assert set(reasons) == {"large.png", "liar.png", "locked.png"}
