@@ -8,9 +8,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from toys import ring
 
+import genkit
 from genkit.errors import DataError
-from genkit.kit.files import is_archive, labels, located, open_tree, ordinary, reason
+from genkit.kit.files import HeldOut, is_archive, labels, located, open_tree, ordinary, reason
 
 NAMES = ["a-b/1.dat", "a/10.DAT", "a/2.dat", "a/deep/3.dat.gz"]
 
@@ -176,6 +178,25 @@ def test_hidden_files_of_any_kind_and_empty_folders_are_named(tmp_path):
         "3 files (.cache/2.dat ...)": hidden,
         "2 folders (b ...)": "nothing lies there",
     }
+
+
+def test_what_genkit_wrote_beside_the_data_is_none(tmp_path):
+    endings = {".json", ".dat"}
+    (tmp_path / "0.dat").touch()
+    model = genkit.train(ring, out=tmp_path / "x" / "run", items=64, run={"plan": "fp32"})
+    model.generate(3).save(tmp_path / "samples")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "samples.json").write_text('{"samples": []}')
+    tree = open_tree(tmp_path, endings, "data")
+    assert list(tree.files) == ["0.dat", "mine/samples.json"]
+    assert tree.others == {}
+    (remark,) = tree.remarks
+    assert remark == ("2 folders (samples ...)", "written by genkit, and no data")
+    assert isinstance(remark, HeldOut)
+    for name in ("0.dat", "mine/samples.json"):  # nothing but samples: these are meant
+        (tmp_path / name).unlink()
+    assert "samples/samples.json" in open_tree(tmp_path, endings, "data").files
+    assert "samples.json" in open_tree(tmp_path / "samples", endings, "data").files
 
 
 HELD, BESIDE = (

@@ -88,7 +88,8 @@ def open_tree(source: Path | bytes, endings: Collection[str], kind: str, title: 
     """The files of a folder, a zip file or a tar file with certain endings, sorted by path.
 
     Subfolders are included, also those behind links, and archives in a folder are read as if they were folders. What
-    systems leave behind (`__MACOSX`, `@eaDir`, `Thumbs.db` ...) is no part of a source. Paths in an archive are
+    systems leave behind (`__MACOSX`, `@eaDir`, `Thumbs.db` ...) is no part of a source, nor are runs and samples that
+    genkit wrote beside other files. Paths in an archive are
     relative to the deepest folder that all these files have in common, so that it reads like the folder that was
     packed. In a folder where most names are those of `SPLITS`, a part for training and another one among them, only
     the part for training is read, and remarks name what else lies there.
@@ -114,6 +115,13 @@ def open_tree(source: Path | bytes, endings: Collection[str], kind: str, title: 
         for path, opener in sorted(listing.openers.items())
         if path.parts and not _is_litter(path)
     }
+    written = {path.parts for path in listing.written}
+    rest = [path for path in visible if not lies_in(path, written)]
+    if written and any(has_ending(path, endings) and not _is_hidden(path) for path in rest):
+        visible = {path: visible[path] for path in rest}
+        listing.empty = [path for path in listing.empty if not lies_in(path, written)]
+        texts = [str(PurePosixPath(*path)) for path in sorted(written)]
+        listing.remarks.append(HeldOut(group(texts, "folders"), "written by genkit, and no data"))
     hidden = [path for path in visible if _is_hidden(path)]
     files: dict[PurePosixPath, Opener] = {}
     others: dict[PurePosixPath, Opener] = {}
@@ -246,6 +254,8 @@ def _of_folder(folder: Path) -> Listing:
             )
             folders.clear()
             continue
+        if place != os.fspath(folder) and _is_written(Path(place), names):
+            listing.written.append(PurePosixPath(readable(relative)[0]))
         if not folders and not names:
             listing.empty.append(PurePosixPath(readable(relative)[0]))
         for name in names:
@@ -262,6 +272,18 @@ def _of_folder(folder: Path) -> Listing:
             Remark(group(odd_paths), "their names are not in UTF-8 and were read as Latin-1")
         )
     return listing
+
+
+def _is_written(folder: Path, names: Collection[str]) -> bool:
+    """Whether genkit wrote a folder with files of some names: that of a run, or one of samples."""
+    if ".genkit.lock" in names:
+        return True
+    try:
+        return (
+            "samples.json" in names and '"sha256"' in (folder / "samples.json").read_text()[:4096]
+        )
+    except (OSError, ValueError):
+        return False
 
 
 def _add_archive(listing: Listing, file: Path, path: str) -> None:

@@ -24,7 +24,7 @@ HELD_OUT = "held out"
 
 
 class HeldOut(Remark):
-    """A remark on what belongs to another part of a data set than that for training; `strict` takes it."""
+    """A remark on what is left out on purpose, such as another part of a data set; `strict` takes it."""
 
 
 class Parts(NamedTuple):
