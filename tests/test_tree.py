@@ -3,6 +3,7 @@
 import io
 import os
 import tarfile
+import unicodedata
 import warnings
 import zipfile
 from pathlib import Path
@@ -12,6 +13,7 @@ from toys import ring
 
 import genkit
 from genkit.errors import DataError
+from genkit.kit.columns import class_name
 from genkit.kit.files import HeldOut, is_archive, labels, located, open_tree, ordinary, reason
 
 NAMES = ["a-b/1.dat", "a/10.DAT", "a/2.dat", "a/deep/3.dat.gz"]
@@ -262,6 +264,21 @@ def test_entries_that_claim_too_much_are_not_unpacked(tmp_path, monkeypatch):
 def test_folders_are_labels_unless_files_lie_beside_them():
     assert labels(["a/1", "b/c/2", "a/3"]) == ["a", "b", "a"]
     assert labels(["a/1", "2"]) == [None, None]
+    assert labels([]) == []
+
+
+def test_folders_that_all_files_have_in_common_are_no_labels():
+    assert labels(["x/y/a/1", "x/y/b/2", "x/y/b/c/3"]) == ["a", "b", "b"]
+    assert labels(["x/a/1", "x/2"]) == ["x", "x"]
+    assert labels(["x/y/1", "x/y/2"]) == ["x", "x"]
+    assert labels(["x/s.zip/a/1", "x/t.zip/b/2"]) == ["a", "b"]
+
+
+def test_labels_that_look_the_same_are_the_same():
+    words = [unicodedata.normalize(form, "caf\u00e9") for form in ("NFC", "NFD")]
+    assert len(set(words)) == 2
+    assert labels([f"{word}/1" for word in words]) == words[:1] * 2
+    assert {class_name(word)[0] for word in words} == set(words[:1])
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def called(names: Iterable[str], usual: Sequence[str]) -> str | None:
 
 
 def class_name(value: Any) -> tuple[str | None, str]:
-    """(a value of a column as the name of a class, why it is none)."""
+    """(a value of a column as the name of a class, in the composed form of Unicode; why it is none)."""
     if isinstance(value, Exception):
         return None, reason(value)
     try:
@@ -45,6 +45,7 @@ def class_name(value: Any) -> tuple[str | None, str]:
             value = json.loads(json.dumps(value, default=_plain))
         is_json = isinstance(value, list | dict)
         text = (json.dumps(value) if is_json else str(value)).strip()
+        text = unicodedata.normalize("NFC", text)
     except Exception:  # of objects of any kind
         return None, f"a value of the type {type(value).__name__}, which names no class,"
     return (text, "") if text else (None, "no value")

@@ -23,6 +23,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
+from unicodedata import normalize
 
 from genkit.errors import DataError
 from genkit.kit.archives import (
@@ -205,16 +206,18 @@ def located(source: str | Path) -> Path:
 
 
 def labels(names: Sequence[str]) -> list[str | None]:
-    """The label of each file: the first folder in its path. [N] paths -> [N] labels. An archive is no folder.
+    """The label of each file: a folder in its path. [N] paths -> [N] labels. An archive is no folder.
 
-    All labels are None if any file is in no folder.
+    It is the first folder, or if all files lie in the same one, the first that not all of them lie in. All labels are
+    None if any file is in no folder. Labels are in the composed form of Unicode (NFC): what looks the same is the same.
     """
     parts = [
         [part for part in name.split("/") if not has_ending(PurePosixPath(part), (*ZIPS, *TARS))]
         for name in names
     ]
-    nested = all(len(path) > 1 for path in parts)
-    return [path[0] if nested else None for path in parts]
+    depth = min(map(len, parts), default=0) - 1  # folders that every path has
+    level = next((one for one in range(depth) if len({path[one] for path in parts}) > 1), 0)
+    return [normalize("NFC", path[level]) if depth > 0 else None for path in parts]
 
 
 def _is_litter(path: PurePosixPath) -> bool:
