@@ -1,5 +1,6 @@
 """A folder and a zip file of it hold the same files, in the same order, within the same limits."""
 
+import gzip
 import io
 import os
 import tarfile
@@ -68,7 +69,7 @@ def test_what_never_ends_is_not_opened(tmp_path):
             opened()
         said[name] = reason(error.value)
     assert said == {"lost.dat": "No such file or directory", "pipe.dat": "it is no ordinary file"}
-    with pytest.raises(ValueError, match="no ordinary file"):
+    with pytest.raises(ValueError, match="it is a folder"):
         ordinary(tmp_path)
 
 
@@ -89,10 +90,12 @@ def test_a_source_that_never_ends_is_refused_before_it_is_read(name, tmp_path):
         ("", "names nothing"),
         (" ", "names nothing"),
         ("gone/x.dat", "there is no such file or folder"),
+        ("https://a/b.zip", "no such file or folder; nothing is fetched from addresses: download"),
+        ("gone/*.dat", "no such file or folder; patterns are not expanded: name the folder"),
         ("a\0b", "cannot be opened"),
         ("x" * 5000, r"x\.\.\.' cannot be opened \(File name too long\)"),
     ],
-    ids=["empty", "blank", "gone", "zero", "long"],
+    ids=["empty", "blank", "gone", "address", "pattern", "zero", "long"],
 )
 def test_a_name_that_leads_nowhere_is_one_sentence(name, said):
     with pytest.raises(DataError, match=f"^data = .{{0,210}}{said}") as error:
@@ -125,6 +128,18 @@ def test_entries_of_one_path_are_named(tmp_path):
     files, remarks, _ = told(tmp_path)
     assert files == ["set.zip/a.dat", "set.zip/b.dat", "set.zip/y/c.dat"]
     assert remarks == {"set.zip/a.dat": REPEATED, "set.zip/x": "nothing lies there"}
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
+@pytest.mark.parametrize("name", ["set", "set.gz", "set.dat"])
+def test_a_tar_file_is_known_by_its_content(mode, name, tmp_path):
+    (tmp_path / "1.dat").write_text("x")
+    with tarfile.open(tmp_path / name, mode) as archive:
+        archive.add(tmp_path / "1.dat", "1.dat")
+    assert is_archive(tmp_path / name)
+    assert told(tmp_path / name)[0] == ["1.dat"]
+    (tmp_path / "x.gz").write_bytes(gzip.compress(bytes(600)))
+    assert not is_archive(tmp_path / "x.gz")
 
 
 def test_names_of_entries_lead_nowhere_outside(tmp_path):

@@ -5,6 +5,8 @@ Imports no torch.
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import lzma
 import os
 import posixpath
@@ -77,10 +79,29 @@ class Listing:
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a file is a zip or tar file: a zip file by its content, a tar file by its ending."""
+    """Whether a file is a zip or tar file, by its content or its ending."""
     if not os.path.isfile(path):  # a pipe would be waited for
         return False
-    return has_ending(PurePosixPath(path.name), (*ZIPS, *TARS)) or zipfile.is_zipfile(path)
+    has_name = has_ending(PurePosixPath(path.name), (*ZIPS, *TARS))
+    return has_name or zipfile.is_zipfile(path) or _begins_as_tar(path)
+
+
+def _begins_as_tar(file: Path) -> bool:
+    """Whether a file, which may be compressed, begins like a tar file (POSIX, pax, "ustar Interchange Format")."""
+    try:
+        with file.open("rb") as content:
+            head = content.read(512)
+        for magic, opened in (
+            (b"\x1f\x8b", gzip.open),
+            (b"BZh", bz2.open),
+            (b"\xfd7zXZ", lzma.open),
+        ):
+            if head.startswith(magic):
+                with opened(file) as content:
+                    head = content.read(512)
+    except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError):  # not readable, or damaged
+        return False
+    return head[257:262] == b"ustar"
 
 
 def read_archive(file: Path | bytes, title: str) -> Listing:
@@ -91,13 +112,18 @@ def read_archive(file: Path | bytes, title: str) -> Listing:
     """
     kind = "zip"
     try:
-        if isinstance(file, Path) and has_ending(PurePosixPath(ordinary(file).name), TARS):
-            kind = "zip" if zipfile.is_zipfile(file) else "tar"
-            if kind == "tar":
+        is_other = isinstance(file, Path) and not zipfile.is_zipfile(ordinary(file))
+        if isinstance(file, Path) and is_other:
+            kind = "tar" if has_ending(PurePosixPath(file.name), TARS) else kind
+            if kind == "tar" or _begins_as_tar(file):
                 return _of_tar(file)
         return _of_zip(file, title)
     except DataError:
         raise
+    except tarfile.ReadError as error:
+        raise DataError(
+            f"{title} cannot be read as a tar file (none, or damaged at its beginning)"
+        ) from error
     except Exception as error:  # both raise many kinds of exceptions for a malformed archive
         raise DataError(f"{title} cannot be read as a {kind} file ({reason(error)})") from error
 
@@ -245,8 +271,9 @@ def ordinary(path: Path) -> Path:
         OSError: if there is no such file, or it may not be accessed.
         ValueError: for a folder, a pipe or a device.
     """
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise ValueError("it is no ordinary file")
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode):
+        raise ValueError("it is a folder" if stat.S_ISDIR(mode) else "it is no ordinary file")
     return path
 
 

@@ -195,7 +195,12 @@ def located(source: str | Path) -> Path:
     try:
         mode = os.stat(source).st_mode
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise DataError(f"data = {name}: there is no such file or folder") from error
+        hint = ""
+        if re.match(r"\w+://", text):
+            hint = "; nothing is fetched from addresses: download it, and name the file or folder"
+        elif re.search(r"[*?\[]", text):
+            hint = "; patterns are not expanded: name the folder, or pass a list of paths in Python"
+        raise DataError(f"data = {name}: there is no such file or folder{hint}") from error
     except (OSError, ValueError) as error:
         raise DataError(f"data = {name} cannot be opened ({reason(error)})") from error
     if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):

@@ -198,7 +198,7 @@ def test_a_list_of_paths_is_these_files(tmp_path, monkeypatch):
         assert found.names[1] == f"{source[0]}, line 2"
     found = opened(["a.txt", "gone.txt", "b.csv"])
     assert found.skipped == [("gone.txt", "No such file or directory")]
-    assert opened([tmp_path]).skipped == [(str(tmp_path), "it is no ordinary file")]
+    assert opened([tmp_path]).skipped == [(str(tmp_path), "it is a folder")]
     assert opened(["a.txt is a file", "c"]).lines == ["a.txt is a file", "c"]
 
 
