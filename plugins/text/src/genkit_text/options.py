@@ -25,7 +25,7 @@ class Options(Settings):
     vocabulary: PositiveInt | None = None
     """Keep this many of the most frequent symbols; the others become one unknown symbol. None: keep all. For bpe: how
     many pieces are learned, 4096 by default."""
-    length: Annotated[int, Field(ge=2)] | None = None
+    length: Annotated[int, Field(ge=2, le=2**16)] | None = None
     """The largest number of symbols of a line, its end included. None: that of the longest line, at most 256."""
     field: str = "text"
     """The field of a JSONL object that holds the line."""
