@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from io import BytesIO
+from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -26,12 +27,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from genkit.errors import ConfigError, DataError
+from genkit.kit.columns import class_name
 from genkit.kit.files import THREADS, HeldOut, reason
 from genkit.plugin import Remark, Sample, Skipped
 
 __all__ = [
     "ATTEMPTS", "EXAMPLES", "Classes", "Readers", "Windows", "as_array", "as_stream", "check_class_options",
-    "check_classes", "check_usable", "classes_of", "count_skipped", "name_skipped", "numbers_in",
+    "check_classes", "check_usable", "classes_of", "count_skipped", "label_of", "name_skipped", "numbers_in", "paired",
     "read_until_damage", "silenced",
 ]  # fmt: skip
 
@@ -123,11 +125,12 @@ class Classes(NamedTuple):
     numbers: NDArray[np.int64] | None = None
 
 
-def classes_of(labels: Sequence[str | None]) -> Classes:
+def classes_of(labels: Sequence[str | None], order: Sequence[str] = ()) -> Classes:
     """The classes of items by their labels.
 
     Args:
         labels: [N], the label of each item, None for an item without one.
+        order: names of classes, which come first, in this order.
 
     Returns:
         The sorted labels as classes, numbers in their order; `Classes()` if any item has no label.
@@ -135,10 +138,50 @@ def classes_of(labels: Sequence[str | None]) -> Classes:
     names = sorted({label for label in labels if label is not None})
     if all(name.isdecimal() for name in names):
         names.sort(key=int)
+    places = {name: place for place, name in enumerate(order)}
+    names.sort(key=lambda name: places.get(name, len(places)))
     if not names or any(label is None for label in labels):
         return Classes()
     number_of = {name: number for number, name in enumerate(names)}
     return Classes(tuple(names), np.array([number_of[str(label)] for label in labels]))
+
+
+def label_of(value: Any, names: Sequence[str] = ()) -> str | None:
+    """A value as the name of a class; None: it names none.
+
+    Args:
+        value: of any type.
+        names: of classes, by their numbers.
+    """
+    if isinstance(value, Tensor) and value.ndim == 0:
+        value = value.item()
+    if isinstance(value, int | np.integer) and 0 <= value < len(names):
+        return names[int(value)]
+    return class_name(int(value) if isinstance(value, bool) else value)[0]
+
+
+def paired(value: Any, names: Sequence[str] = ()) -> tuple[Any, str | None]:
+    """(an item, its label) of what a data set gives: an item alone, or a tuple (item, label, ...), as torchvision's do.
+
+    A list is one too, if it has two elements and the second is a single number or a text. The name of a file becomes
+    its path.
+
+    Args:
+        value: of any type.
+        names: of classes, by their numbers.
+    """
+    if isinstance(value, str):
+        return Path(value), None
+    if not isinstance(value, tuple | list) or len(value) < 2:
+        return value, None
+    item, label = value[:2]
+    is_single = isinstance(label, str | int | float | np.generic | Tensor) and np.ndim(label) == 0
+    if isinstance(value, list) and not (
+        len(value) == 2 and is_single and not isinstance(item, int | float)
+    ):
+        return value, None
+    item = Path(item) if isinstance(item, str) else item
+    return item, label_of(label, names) if is_single else None
 
 
 def check_classes(

@@ -517,7 +517,7 @@ def test_objects_that_are_no_sounds_are_left_out():
             torch.ones(9, device="meta"),
             torch.quantize_per_tensor(torch.ones(9), 0.1, 0, torch.qint8),
         ),
-        *(None, 5, "gone.wav", wave[None, None], wave.astype(complex), (wave, "a")),
+        *(None, 5, "gone.wav", wave[None, None], wave.astype(complex), ("gone.wav", "a")),
     ]
     found = open_sounds([{"audio": one} for one in [wave, *faulty]])
     assert (len(found.items), len(found.skipped)) == (1, len(faulty))

@@ -30,7 +30,7 @@ from genkit.errors import ConfigError, DataError, did_you_mean
 from genkit.kit import compat
 from genkit.kit import files as tree
 from genkit.kit.files import Opener
-from genkit.kit.items import Readers, as_array, as_stream
+from genkit.kit.items import Readers, as_array, as_stream, paired
 from genkit.kit.sources import Items, check_no_label, items_of_tree, items_of_values, open_items
 from genkit.plugin import Remark, Skipped
 from genkit_audio.compressed import MPEG_PADDING, decoded, mpeg_length, silenced_if
@@ -290,19 +290,21 @@ def _from_items(items: Items, labels: str) -> Sounds:
     def opened(place: int) -> Sound | Skipped:
         name = items.names[place]
 
-        def opener() -> Any:
-            return as_stream(items.read(place))
+        def opened_again() -> Any:
+            return _content(_paired(items.read(place))[0])
 
         try:
-            content = opener()
+            item, label = _paired(items.read(place))
+            content = _content(item)
             is_file = isinstance(content, Path | BytesIO)
-            sound = _from_file(name, opener) if is_file else _from_value(name, content)
+            sound = _from_file(name, opened_again) if is_file else _from_value(name, content)
             if sound.rate is not None and sound.rate not in RATES:
                 raise ValueError(f"a rate of {sound.rate:,} Hz: 1 to {RATES[-1]:,} can be")
         except Exception as error:  # whatever parsers raise at damaged files
             return Skipped(name, reason(error))
         prefix = re.split(r"[_\-\d]", PurePosixPath(name).stem)[0] or None
-        return replace(sound, label=prefix if labels == "prefix" else items.labels[place])
+        label = label or items.labels[place]
+        return replace(sound, label=prefix if labels == "prefix" else label)
 
     places = range(len(items.names))
     readers = Readers("genkit-headers")
@@ -314,6 +316,23 @@ def _from_items(items: Items, labels: str) -> Sounds:
         (*items.skipped, *faults),
         items.remarks,
     )
+
+
+def _content(item: Any) -> Any:
+    """What a parser can open: the path or content of a file; any other value as it is."""
+    return tree.ordinary(item) if isinstance(item, Path) else as_stream(item)
+
+
+def _paired(value: Any) -> tuple[Any, str | None]:
+    """(a sound, its label) of a value: a sound alone, (sound, label, ...), or (array, rate, label, ...).
+
+    Arrays in a tuple are channels.
+    """
+    if not isinstance(value, tuple) or len(value) < 2 or isinstance(value[0], str | Path | bytes):
+        return paired(value)
+    if isinstance(value[1], int | np.integer):
+        return value[:2], paired(value[1:])[1]
+    return (value, None) if np.ndim(value[1]) else paired(value)
 
 
 def _from_file(name: str, opener: Opener) -> Sound:

@@ -28,7 +28,7 @@ from torch import Tensor
 from genkit.errors import ConfigError, DataError, did_you_mean
 from genkit.kit import compat
 from genkit.kit import files as tree
-from genkit.kit.items import as_array, as_stream, classes_of, silenced
+from genkit.kit.items import as_array, as_stream, classes_of, label_of, paired, silenced
 from genkit.kit.sources import Items, Numbered, check_no_label, open_items
 from genkit.plugin import Remark, Skipped
 from genkit_image import idx
@@ -109,12 +109,12 @@ class Picture(NamedTuple):
 
     Args:
         content: its pixels.
-        number: of its class; None: it has none.
+        label: the name of its class; None: it has none.
         remark: what of the file is not used; empty: all is.
     """
 
     content: Content
-    number: int | None
+    label: str | None
     remark: str = ""
 
 
@@ -124,13 +124,13 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 @dataclass(frozen=True)
 class Source:
-    """Pictures that are read one by one, with the numbers of their classes.
+    """Pictures that are read one by one, with their labels.
 
     Args:
         title: what messages call the source.
         items: names of the pictures, in order.
         read: the picture at an index. May raise any exception if the picture is damaged.
-        names: names of the classes by number; a class beyond their end is called by its number.
+        names: of classes, in their order; others that pictures have come behind them.
         skipped: what could not be listed, with reasons.
         remarks: what of the source is not used, or is used otherwise than it lies there.
         is_parallel: whether `read` may be called from several threads at once.
@@ -233,11 +233,11 @@ def _is_common(path: Path) -> bool:
 
 def of_items(items: Items) -> Source:
     """Pictures that are files or values, with their classes."""
-    names, numbers = classes_of(items.labels)
+    names = classes_of(items.labels).names
 
     def read(index: int) -> Picture:
         content, remark = _content(items.read(index))
-        return Picture(content, None if numbers is None else int(numbers[index]), remark)
+        return Picture(content, items.labels[index] if names else None, remark)
 
     return Source(
         items.title, items.names, read, names, items.skipped, items.remarks, items.is_parallel
@@ -435,7 +435,7 @@ def _from_rows(
     """Pictures of an array [N, H, W] or [N, H, W, C]."""
 
     def read(index: int) -> Picture:
-        return Picture(rows[index], labels[index] if labels else None)
+        return Picture(rows[index], label_of(labels[index], names) if labels else None)
 
     return Source(title, Numbered(len(rows)), read, names)
 
@@ -477,23 +477,15 @@ def _from_torchvision(text: str) -> Source:
 
 
 def _from_dataset(dataset: Any, title: str) -> Source:
-    """Pictures of a map-style data set of pictures or of pairs (picture, label)."""
-
-    def read(index: int) -> Picture:
-        item = dataset[index]
-        if not isinstance(item, tuple | list):
-            content, remark = _content(item)
-            return Picture(content, None, remark)
-        has_label = (
-            len(item) == 2
-            and isinstance(item[1], int | np.integer | Tensor)
-            and np.ndim(item[1]) == 0
-        )
-        content, remark = _content(item[0])
-        return Picture(content, int(item[1]) if has_label else None, remark)
-
+    """Pictures of a map-style data set of pictures, or of pairs (picture, label), which may be longer."""
     classes = getattr(dataset, "classes", ())
     names = tuple(map(str, classes)) if isinstance(classes, Iterable) else ()
+
+    def read(index: int) -> Picture:
+        item, label = paired(dataset[index], names)
+        content, remark = _content(tree.ordinary(item) if isinstance(item, Path) else item)
+        return Picture(content, label, remark)
+
     return Source(title, Numbered(len(dataset)), read, names, is_parallel=False)
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from genkit.errors import ConfigError, DataError, did_you_mean
 from genkit.kit import files as tree
-from genkit.kit.items import Readers, as_array, as_stream
+from genkit.kit.items import Readers, as_array, as_stream, paired
 from genkit.kit.sources import Items, check_no_label, items_of_values, open_items, select
 from genkit.plugin import Remark, Skipped
 from genkit_image import sources as pictures
@@ -142,7 +142,7 @@ def _from_items(items: Items, is_folder: bool) -> Footages:
     names = [one.name for _, one in results if not isinstance(one, Skipped)]
     labels = dict(zip(names, tree.labels(names), strict=True))
     footages = [
-        replace(one, label=items.labels[place] if items.column else labels[one.name])
+        replace(one, label=one.label or (items.labels[place] if items.column else labels[one.name]))
         for place, one in results
         if not isinstance(one, Skipped)
     ]
@@ -171,21 +171,25 @@ def _from_item(items: Items, decoders: Decoders, place: int) -> Sequence[Footage
     """The videos of one item."""
     name = items.names[place]
 
+    def content_of(item: Any) -> Any:
+        return tree.ordinary(item) if isinstance(item, Path) else as_stream(item)
+
     def opener() -> Any:
-        return as_stream(items.read(place))
+        return content_of(paired(items.read(place))[0])
 
     try:
-        content = opener()
+        item, label = paired(items.read(place))
+        content = content_of(item)
         if isinstance(content, list):
             content = pictures.of_list(content)
         if isinstance(content, Path | BytesIO) and Path(name).suffix.lower() == ".npy":
             content = np.load(content, "r" if isinstance(content, Path) else None)
         if isinstance(content, Tensor | np.ndarray):
             clips, remark = _from_array(content, name)
-            return [replace(clip, remark=remark) for clip in clips]
+            return [replace(clip, remark=remark, label=label) for clip in clips]
         if not isinstance(content, Path | BytesIO):
             raise ValueError(f"a {type(content).__name__} is no video")
-        return [open_film(opener, name, decoders)]
+        return [replace(open_film(opener, name, decoders), label=label)]
     except Exception as error:  # whatever parsers raise at damaged files
         return [Skipped(name, reason(error))]
 
