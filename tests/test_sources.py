@@ -649,6 +649,38 @@ def test_a_source_that_is_none_is_one_sentence(source, said):
         opened(source)
 
 
+def test_a_table_alone_names_its_items(tmp_path):
+    files = {
+        "x/001.dat": b"1",
+        "x/002.dat": b"2",
+        "x/003.dat": b"3",
+        "other.csv": "file,label\n3,z\n",
+    }
+    put(
+        tmp_path,
+        {**files, "a.csv": "path,label\nx/001.dat,a\ngone.dat,b\nx/003.dat,c\nx/002.dat\n"},
+    )
+    items = opened(tmp_path / "a.csv")
+    assert items.labels == ["a", "b", "c"]
+    assert items.skipped == (("item 3", "1 values; the header has 2 columns"),)
+    assert items.read(0) == tmp_path / "x/001.dat"
+    with pytest.raises(OSError, match="No such file"):
+        items.read(1)
+    put(tmp_path, {"b.csv": "x/001.dat,a\nx/002.dat,b\n"})  # without a header
+    assert opened(tmp_path / "b.csv", "column 2").labels == ["a", "b"]
+    for name, table in (
+        ("c.json", coco({1: "a", 2: "b"})),
+        ("d.csv", "id,label\n1,kind a\n2,kind b\n"),
+    ):
+        put(tmp_path, {name: table})
+        items = opened(tmp_path / name, "label")
+        assert (contents(items), items.labels) == ([b"1", b"2"], ["kind a", "kind b"])
+        assert items.remarks == ()
+    put(tmp_path, {"e.csv": "path,label\nnone.dat,a\n"})
+    with pytest.raises(DataError, match=r"e\.csv names no blobs that are there"):
+        opened(tmp_path / "e.csv")
+
+
 def test_a_row_that_names_a_pipe_is_no_item(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", str(tmp_path / "pipe")):

@@ -91,13 +91,13 @@ def _begins_as_tar(file: Path) -> bool:
     try:
         with file.open("rb") as content:
             head = content.read(512)
-        for magic, opened in (
+        for magic, unpack in (
             (b"\x1f\x8b", gzip.open),
             (b"BZh", bz2.open),
             (b"\xfd7zXZ", lzma.open),
         ):
             if head.startswith(magic):
-                with opened(file) as content:
+                with unpack(file) as content:
                     head = content.read(512)
     except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError):  # not readable, or damaged
         return False

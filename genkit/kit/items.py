@@ -32,9 +32,9 @@ from genkit.kit.files import THREADS, HeldOut, reason
 from genkit.plugin import Remark, Sample, Skipped
 
 __all__ = [
-    "ATTEMPTS", "EXAMPLES", "Classes", "Readers", "Windows", "as_array", "as_stream", "check_class_options",
-    "check_classes", "check_usable", "classes_of", "count_skipped", "label_of", "name_skipped", "numbers_in", "paired",
-    "read_until_damage", "silenced",
+    "ATTEMPTS", "EXAMPLES", "Classes", "Readers", "Windows", "as_array", "as_source", "as_stream",
+    "check_class_options", "check_classes", "check_usable", "classes_of", "count_skipped", "label_of", "name_skipped",
+    "numbers_in", "paired", "read_until_damage", "silenced",
 ]  # fmt: skip
 
 ATTEMPTS = 8
@@ -469,6 +469,23 @@ def as_array(values: Any) -> NDArray[Any]:
             f"a tensor of type {values.dtype} on the device {values.device} cannot be read: pass one with its values "
             "in memory, of uint8, int16 or float32"
         ) from error
+
+
+def as_source(source: Any) -> Any:
+    """A source as what it holds: a `.npy` file as its array, an array of texts or objects as a list; or as it is.
+
+    Raises:
+        DataError: if a `.npy` file is none, or holds Python objects.
+    """
+    if isinstance(source, str | Path) and str(source).endswith(".npy") and os.path.isfile(source):
+        try:
+            return np.load(source, "r")
+        except (OSError, ValueError, EOFError) as error:
+            raise DataError(
+                f"{source} cannot be read as NumPy's array ({reason(error)})"
+            ) from error
+    is_boxed = isinstance(source, np.ndarray) and source.dtype.kind in "OU" and source.ndim == 1
+    return source.tolist() if is_boxed else source
 
 
 def as_stream(value: Any) -> Any:

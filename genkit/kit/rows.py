@@ -16,9 +16,10 @@ from genkit.errors import DataError
 from genkit.kit.files import HeldOut, Tree, open_tree, ordinary, reason, unread
 from genkit.kit.parts import split_of
 from genkit.kit.shards import open_shards
+from genkit.kit.table_rows import content, read_rows, rows_of
 from genkit.plugin import Remark
 
-__all__ = ["HUB", "Rows", "first_rows", "is_saved", "open_rows"]
+__all__ = ["HUB", "Rows", "first_rows", "is_saved", "open_rows", "rows_of_file"]
 
 HUB = "hub:"
 """Prefix of the name of a data set on the Hugging Face Hub: `hub:NAME[:CONFIGURATION]`."""
@@ -57,7 +58,8 @@ def open_rows(source: Any) -> Rows | None:
 
     Args:
         source: a Parquet file, or a folder of Parquet files; a folder that `datasets` saved; `hub:NAME`; a data set of
-            `datasets`, of which a dictionary of data sets gives the part train; a list or map-style data set of dicts.
+            `datasets`, of which a dictionary of data sets gives the part train; a table of pandas, Polars or pyarrow; a
+            list or map-style data set of dicts.
 
     Raises:
         DataError: if it cannot be opened, or a package that is needed is not installed.
@@ -74,6 +76,9 @@ def open_rows(source: Any) -> Rows | None:
             return _of_parquet(Tree(text, {path.name: partial(ordinary, path)}))
         shards = _shards(path)
         return None if shards is None else _of_parquet(shards)
+    if (records := _in_memory(source)) is not None:
+        rows = _of_dicts(records, records[:FIRST_ROWS])
+        return replace(rows, title=f"the {type(source).__name__}")
     if hasattr(source, "column_names") and (hasattr(source, "features") or hasattr(source, "keys")):
         return _of_datasets(source, f"the {type(source).__name__}")
     if not hasattr(source, "__len__") or not hasattr(source, "__getitem__"):
@@ -88,6 +93,42 @@ def open_rows(source: Any) -> Rows | None:
     rest = first_rows(source.__getitem__, count)
     first = next(rest, None)
     return _of_dicts(source, [first, *rest]) if isinstance(first, Mapping) else None
+
+
+def rows_of_file(path: Path) -> Rows:
+    """The rows of a CSV, TSV or JSON file; where the first one of a CSV file names a file, there is no header.
+
+    Raises:
+        DataError: if it cannot be read.
+    """
+    try:
+        raw = content(ordinary(path))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read ({reason(error)})") from error
+    table = list(read_rows(path.name, raw))
+    header = next((row.fields for row in table if not row.fault), {})
+    if any(os.path.isfile(path.parent / str(name)) for name in header if name):
+        table = list(rows_of(path.name, raw, has_header=False))
+
+    def row(index: int) -> Mapping[str, Any]:
+        if table[index].fault:
+            raise ValueError(f"row {table[index].number}: {table[index].fault}")
+        return table[index].fields
+
+    def values(column: str) -> list[Any]:
+        return [ValueError(row.fault) if row.fault else row.fields.get(column) for row in table]
+
+    names = dict.fromkeys(name for row in table for name in row.fields)
+    return Rows(str(path), len(table), list(names), row, values, path.parent)
+
+
+def _in_memory(source: Any) -> list[Mapping[str, Any]] | None:
+    """The rows of a table of pandas, Polars or pyarrow; None: it is none."""
+    for name, arguments in (("to_pylist", ()), ("to_dicts", ()), ("to_dict", ("records",))):
+        if hasattr(source, "columns") and hasattr(source, name):
+            rows: list[Mapping[str, Any]] = getattr(source, name)(*arguments)
+            return rows
+    return None
 
 
 def is_saved(folder: Path) -> bool:

@@ -11,6 +11,7 @@ Shape letters: N items.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -29,8 +30,8 @@ from genkit.kit.files import (
     ordinary,
     unread,
 )
-from genkit.kit.rows import HUB, Rows, first_rows, is_saved, open_rows
-from genkit.kit.tables import columns_beside
+from genkit.kit.rows import HUB, Rows, first_rows, is_saved, open_rows, rows_of_file
+from genkit.kit.tables import TABLES, columns_beside
 from genkit.plugin import Remark, Skipped
 
 __all__ = [
@@ -86,8 +87,8 @@ def open_items(
 
     Args:
         source: a folder, a zip or tar file, a Parquet file or a folder of these, a folder that `datasets` saved, a
-            single file; `hub:NAME[:CONFIGURATION]`; a data set of `datasets`; a list of paths; a list or map-style data
-            set of dicts.
+            CSV, TSV or JSON file that names the items; a single file; `hub:NAME[:CONFIGURATION]`; a data set of
+            `datasets`; a table of pandas, Polars or pyarrow; a list of paths; a list or map-style data set of dicts.
         endings: endings of the names of files that are items, in lower case.
         kind: what the items are, in the plural, for messages.
         columns: names of the columns that hold the item, the most usual first.
@@ -101,6 +102,8 @@ def open_items(
     """
     is_path = isinstance(source, str | Path) and not str(source).startswith(HUB)
     path = located(source) if is_path else Path()
+    if is_path and path.suffix.lower() in TABLES and path.suffix.lower() != ".parquet":
+        return _of_table(path, endings, kind, columns, label)
     rows = open_rows(source)
     if rows is not None:
         return _of_rows(rows, kind, columns, label)
@@ -136,6 +139,36 @@ def check_no_label(label: str | None, title: str) -> None:
     """
     if label is not None:
         raise ConfigError(f"options.label = {label!r}: {title} has no columns; leave label out")
+
+
+def _of_table(
+    path: Path,
+    endings: Collection[str],
+    kind: str,
+    columns: Sequence[str],
+    label: str | None,
+) -> Items:
+    """The items that a CSV, TSV or JSON file names: by paths from its folder, or as a table beside files does.
+
+    Raises:
+        ConfigError: if there is no column `label`.
+        DataError: if it names none.
+    """
+    rows = rows_of_file(path)
+    if _path_columns(rows):
+        return _of_rows(rows, kind, columns, label)
+    fault = DataError(f"{path} names no {kind} that are there, by paths from its folder")
+    try:
+        tree = open_tree(path.parent, endings, kind, str(path))
+    except DataError:
+        raise fault from None
+    others = {name: opener for name, opener in tree.others.items() if name == path.name}
+    tree = replace(tree, others=others, remarks=())
+    names = columns_beside(tree).named_files
+    if not names:
+        raise fault
+    files = {name: opener for name, opener in tree.files.items() if name in names}
+    return items_of_tree(replace(tree, files=files), kind, label)
 
 
 def items_of_tree(tree: Tree, kind: str, label: str | None = None) -> Items:
@@ -288,7 +321,7 @@ def _of_rows(rows: Rows, kind: str, columns: Sequence[str], label: str | None) -
 
 
 def _item_column(rows: Rows, kind: str, columns: Sequence[str]) -> str:
-    """The column that holds the items: one with a usual name, or the only one that holds no plain value.
+    """The column that holds the items: one with a usual name, the only one without plain values, or one of paths.
 
     Raises:
         DataError: if there is none, or several.
@@ -301,13 +334,24 @@ def _item_column(rows: Rows, kind: str, columns: Sequence[str]) -> str:
         name
         for name, value in first.items()
         if not isinstance(value, str | int | float | bool | None)
-    ]
+    ] or _path_columns(rows)
     if len(candidates) == 1:
         return candidates[0]
     raise DataError(
         f"{rows.title} has the columns {', '.join(map(str, rows.columns))}; "
         f"{'several' if candidates else 'none'} could hold {kind}: call it {columns[0]!r}"
     )
+
+
+def _path_columns(rows: Rows) -> list[str]:
+    """The columns most of whose first values are paths of files."""
+    first = list(first_rows(rows.row, rows.count))
+
+    def count(name: str) -> int:
+        values = [row.get(name) for row in first]
+        return sum(isinstance(one, str) and os.path.isfile(rows.folder / one) for one in values)
+
+    return [name for name in rows.columns if 2 * count(name) > len(first)]
 
 
 def _content(value: Any, folder: Path) -> Any:

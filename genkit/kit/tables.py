@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import posixpath
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
@@ -56,6 +56,7 @@ class Columns(NamedTuple):
         skipped: rows that cannot be read, and files that a table names and that are not there.
         remarks: on files that a table does not name.
         conflicts: maps the name of a column to a remark on files whose table and sidecars say different things of it.
+        named_files: names of the files that a table names.
     """
 
     names: tuple[str, ...]
@@ -64,6 +65,7 @@ class Columns(NamedTuple):
     skipped: tuple[Skipped, ...]
     remarks: tuple[Remark, ...]
     conflicts: Callable[[str], tuple[Remark, ...]]
+    named_files: Collection[str]
 
 
 def columns_beside(tree: Tree) -> Columns:
@@ -144,7 +146,9 @@ def columns_beside(tree: Tree) -> Columns:
         text = f"several values of {column!r}, in a table or in files beside: the first of these counts"
         return (Remark(group(differing), text),) if differing else ()
 
-    return Columns(tuple(names), values, tuple(unread), tuple(skipped), tuple(remarks), conflicts)
+    return Columns(
+        tuple(names), values, tuple(unread), tuple(skipped), tuple(remarks), conflicts, rows.keys()
+    )
 
 
 class _Table(NamedTuple):

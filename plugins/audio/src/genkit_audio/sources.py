@@ -30,7 +30,7 @@ from genkit.errors import ConfigError, DataError, did_you_mean
 from genkit.kit import compat
 from genkit.kit import files as tree
 from genkit.kit.files import Opener
-from genkit.kit.items import Readers, as_array, as_stream, paired
+from genkit.kit.items import Readers, as_array, as_source, as_stream, paired
 from genkit.kit.sources import Items, check_no_label, items_of_tree, items_of_values, open_items
 from genkit.plugin import Remark, Skipped
 from genkit_audio.compressed import MPEG_PADDING, decoded, mpeg_length, silenced_if
@@ -189,9 +189,9 @@ def open_sounds(source: Any, labels: str = "folders", label: str | None = None) 
         source: a sound file (whatever libsndfile or FFmpeg reads: wav, flac, ogg, opus, mp3, m4a, aiff ...); whatever
             else `genkit.kit.sources.open_items` takes: a folder, a zip or tar file of these, a list of paths, Parquet,
             `hub:NAME`, rows with a column `audio` ...; `builtin:drums`, and its parts `builtin:drums/train` and
-            `builtin:drums/held-out`; an array or tensor [N, n] or [N, C, n], floats in [-1, 1] or int16, which has no
-            rate; a list or map-style data set of sounds: arrays, (array, rate), {"array", "sampling_rate"}, or files in
-            bytes.
+            `builtin:drums/held-out`; an array or tensor [N, n] or [N, C, n], or a `.npy` file of one, floats in [-1, 1]
+            or int16, which has no rate; a list or map-style data set of sounds: arrays, (array, rate), {"array",
+            "sampling_rate"}, files in bytes, or pairs of one of these and its label.
         labels: one of `LABELS`. Sub-folders are classes unless sounds lie beside them.
         label: the column that holds the classes, as for `open_items`.
 
@@ -199,6 +199,7 @@ def open_sounds(source: Any, labels: str = "folders", label: str | None = None) 
         ConfigError: for an unknown built-in set, or a column that there is not.
         DataError: if the source does not exist, holds no sound files, or has another type or shape.
     """
+    source = as_source(source)
     if isinstance(source, np.ndarray | Tensor):
         check_no_label(label, "the array")
         return Sounds("the array", _from_array(as_array(source)))

@@ -28,8 +28,17 @@ from torch import Tensor
 from genkit.errors import ConfigError, DataError, did_you_mean
 from genkit.kit import compat
 from genkit.kit import files as tree
-from genkit.kit.items import as_array, as_stream, classes_of, label_of, paired, silenced
+from genkit.kit.items import (
+    as_array,
+    as_source,
+    as_stream,
+    classes_of,
+    label_of,
+    paired,
+    silenced,
+)
 from genkit.kit.sources import Items, Numbered, check_no_label, open_items
+from genkit.kit.tables import TABLES
 from genkit.plugin import Remark, Skipped
 from genkit_image import idx
 
@@ -152,15 +161,16 @@ def open_source(source: Any, label: str | None = None) -> Source:
         source: whatever `genkit.kit.sources.open_items` takes: a folder of pictures, a zip or tar file of one
             (sub-folders are classes), Parquet, `hub:NAME`, rows with a column `image` ...; a folder with IDX files, or
             an IDX image file, plain or gzipped; `builtin:fashion`; `torchvision:NAME[:ROOT]`; a uint8 array or tensor
-            [N, H, W], [N, H, W, C] or [N, C, H, W] with C in 1, 3, 4; a map-style data set of pictures or of pairs
-            (picture, label). Where both the first and the last axis could be channels, they are the first of a tensor
-            and the last of an array.
+            [N, H, W], [N, H, W, C] or [N, C, H, W] with C in 1, 3, 4, or a `.npy` file of one; a map-style data set of
+            pictures, their paths, or pairs (picture, label). Where both the first and the last axis could be channels,
+            they are the first of a tensor and the last of an array.
         label: the column that holds the classes, as for `open_items`.
 
     Raises:
         ConfigError: for an unknown built-in or torchvision set, or a column that there is not.
         DataError: if the source does not exist, or holds no pictures in a form that can be read.
     """
+    source = as_source(source)
     items = None if _is_own(source) else open_items(source, ENDINGS, "pictures", COLUMNS, label)
     if items is not None:
         return of_items(items)
@@ -225,7 +235,7 @@ def _without_columns(source: Any) -> Source:
 
 def _is_common(path: Path) -> bool:
     """Whether a file is of a form that all modalities read, or a picture."""
-    return tree.is_archive(path) or path.suffix.lower() in {".parquet", *ENDINGS}
+    return tree.is_archive(path) or path.suffix.lower() in {*TABLES, *ENDINGS}
 
 
 # Files ---------------------------------------------------------------------------------------------------------------

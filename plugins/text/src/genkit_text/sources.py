@@ -133,14 +133,9 @@ def open_source(source: Any, options: Options) -> Source:
     is_list = isinstance(source, list | tuple)
     rows = None if is_list or _is_file(source) else open_rows(source)
     remarks: list[Remark] = []
-    records = _records(source) if rows is None else None
     if rows is not None:
         title, remarks = rows.title, [*rows.remarks]
         entries = _from_rows(rows, options, remarks)
-    elif records is not None:
-        title = f"the {type(source).__name__}"
-        numbered = (Row(place, fields) for place, fields in enumerate(records))
-        entries = _of_table("", numbered, options, remarks)
     elif is_list and _are_paths(source):
         paths = {str(path): partial(ordinary, Path(path)) for path in source}
         title, entries = "the list", _from_tree(Tree("the list", paths), options, remarks)
@@ -169,15 +164,6 @@ def _is_file(source: Any) -> bool:
     if not isinstance(source, str | Path) or str(source).startswith("hub:"):
         return False
     return not is_saved(Path(source))
-
-
-def _records(source: Any) -> Iterable[Mapping[str, Any]] | None:
-    """The rows of a table of pandas, Polars or pyarrow; None: it is none."""
-    for name, arguments in (("to_pylist", ()), ("to_dicts", ()), ("to_dict", ("records",))):
-        if hasattr(source, "columns") and hasattr(source, name):
-            rows: list[Mapping[str, Any]] = getattr(source, name)(*arguments)
-            return rows
-    return None
 
 
 def _are_paths(items: Sequence[Any]) -> bool:

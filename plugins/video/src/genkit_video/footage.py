@@ -21,7 +21,7 @@ from torch import Tensor
 
 from genkit.errors import ConfigError, DataError, did_you_mean
 from genkit.kit import files as tree
-from genkit.kit.items import Readers, as_array, as_stream, paired
+from genkit.kit.items import Readers, as_array, as_source, as_stream, paired
 from genkit.kit.sources import Items, check_no_label, items_of_values, open_items, select
 from genkit.plugin import Remark, Skipped
 from genkit_image import sources as pictures
@@ -88,6 +88,7 @@ def open_footage(
         ConfigError: for an unknown built-in set, or a column that there is not.
         DataError: if the source does not exist, holds no videos, or has another type or shape.
     """
+    source = source if isinstance(source, str | Path) else as_source(source)
     if isinstance(source, np.ndarray | Tensor):
         check_no_label(label, "the array")
         clips, remark = _from_array(source, "clip")
