@@ -404,6 +404,25 @@ def test_the_length_of_an_mp3_is_that_of_its_sound(tmp_path):
     assert [sound.frames > 120_000 for sound in checked.sounds] == [True, True]
 
 
+def test_the_rate_that_most_sounds_have_is_taken_and_said(tmp_path):
+    for name, rate in (("a", 8000), ("b", 16000), ("c", 16000), ("d", 8000)):
+        put(tmp_path / f"{name}.wav", tone(9000), rate)
+    data = SoundWindows(CheckedSounds(tmp_path, Cut()), Cut())
+    assert data.checked.rate == 16000  # of equally many the highest, by which nothing is lost
+    (note,) = data.notes
+    assert note.startswith("rate: 16,000 Hz, which 2 of 4 sounds have; ")
+    assert CheckedSounds(tmp_path, Cut(rate=8000)).notes == ()
+    assert CheckedSounds(tmp_path / "a.wav", Cut()).notes == ()
+
+
+def test_channels_may_come_last():
+    waves = np.stack([tone(5000)[0], np.zeros(5000, np.float32)])
+    for source in ([waves.T], [(waves.T, 8000)], waves.T[None], [torch.from_numpy(waves.T.copy())]):
+        (found,) = open_sounds(source).items
+        assert (found.channels, found.frames) == (2, 5000)
+        assert np.allclose(found.read(0, 5000), waves.mean(0))
+
+
 def test_channels_that_cancel_are_no_silence(tmp_path):
     wave = tone(20_000)[0]
     put(tmp_path / "a.wav", np.stack([wave, -0.99 * wave]))

@@ -465,6 +465,25 @@ def test_a_file_that_breaks_in_the_middle_is_cut_elsewhere_and_counted(tmp_path,
 # Clips -----------------------------------------------------------------------------------------------------------
 
 
+def test_the_rate_that_most_videos_have_is_taken_and_said(tmp_path):
+    for name, rate in (("a", 5), ("b", 10), ("c", 10), ("d", 5)):
+        film(tmp_path / f"{name}.mp4", 20, rate=rate)
+    clips = Clips(CheckedVideos(tmp_path, Cut()), Cut(), 1)
+    assert clips.checked.rate == 10  # of equally many the highest, by which no frame is lost
+    (note,) = clips.notes
+    assert note.startswith("fps: 10, which 2 of 4 videos have; ")
+    assert CheckedVideos(tmp_path, Cut(fps=5)).notes == ()
+    assert CheckedVideos(tmp_path / "a.mp4", Cut()).notes == ()
+
+
+def test_a_list_of_frames_is_no_list_of_clips():
+    found = CheckedVideos(list(counted(9, colour=True)), Cut())
+    assert not found.videos
+    assert set(reasons(found).values()) == {
+        "an array of shape (32, 32, 3) is a picture, and no clip: stack frames to [T, H, W, C]"
+    }
+
+
 def test_clips_are_cut_from_anywhere_or_one_after_the_other(tmp_path):
     film(tmp_path / "long.mp4", 41)
     film(tmp_path / "short.mp4", 20)
@@ -523,9 +542,7 @@ def test_nothing_usable_is_an_empty_set_with_reasons(tmp_path):
 
 def test_a_source_that_is_none_is_refused_in_one_sentence(tmp_path):
     (tmp_path / "notes.txt").write_text("")
-    with pytest.raises(
-        DataError, match=r"holds no videos and no folders of frames .*found: 1 \.txt"
-    ):
+    with pytest.raises(DataError, match=r"holds no videos or frames .*found: 1 \.txt"):
         open_footage(tmp_path)
     with pytest.raises(DataError, match="there is no such file or folder"):
         open_footage(tmp_path / "nowhere")

@@ -189,9 +189,9 @@ def open_sounds(source: Any, labels: str = "folders", label: str | None = None) 
         source: a sound file (whatever libsndfile or FFmpeg reads: wav, flac, ogg, opus, mp3, m4a, aiff ...); whatever
             else `genkit.kit.sources.open_items` takes: a folder, a zip or tar file of these, a list of paths, Parquet,
             `hub:NAME`, rows with a column `audio` ...; `builtin:drums`, and its parts `builtin:drums/train` and
-            `builtin:drums/held-out`; an array or tensor [N, n] or [N, C, n], or a `.npy` file of one, floats in [-1, 1]
-            or int16, which has no rate; a list or map-style data set of sounds: arrays, (array, rate), {"array",
-            "sampling_rate"}, files in bytes, or pairs of one of these and its label.
+            `builtin:drums/held-out`; an array or tensor [N, n], [N, C, n] or [N, n, C] with n > C, or a `.npy` file of
+            one, floats in [-1, 1] or int16, which has no rate; a list or map-style data set of sounds: arrays, (array,
+            rate), {"array", "sampling_rate"}, files in bytes, or pairs of one of these and its label.
         labels: one of `LABELS`. Sub-folders are classes unless sounds lie beside them.
         label: the column that holds the classes, as for `open_items`.
 
@@ -454,8 +454,8 @@ def _from_value(name: str, value: Any) -> Sound:
     """A sound from a value.
 
     Args:
-        value: an array [n] or [C, n]; (array, rate, ...), as the data sets of torchaudio give it; {"array": ...,
-            "sampling_rate": ...}.
+        value: an array [n], [C, n], or [n, C] with n > C; (array, rate, ...), as the data sets of torchaudio give it;
+            {"array": ..., "sampling_rate": ...}.
 
     Raises:
         ValueError: for anything else.
@@ -483,6 +483,8 @@ def _from_array(array: NDArray[Any]) -> list[Sound]:
         )
     if 0 in array.shape:
         raise DataError(f"an array of shape {array.shape} holds no sound")
+    if array.ndim == 3 and array.shape[1] > array.shape[2]:  # channels last, as soundfile reads
+        array = array.swapaxes(1, 2)
 
     def sound(number: int) -> Sound:
         rows = array[number].reshape(-1, array.shape[-1])

@@ -103,7 +103,7 @@ def open_footage(
             )
         check_no_label(label, text)
         return _from_builtin(text, BUILTIN[name](shape, frames))
-    items = open_items(source, ENDINGS, "videos and no folders of frames", COLUMNS, label)
+    items = open_items(source, ENDINGS, "videos or frames", COLUMNS, label)
     if items is None and hasattr(source, "__getitem__") and hasattr(source, "__len__"):
         check_no_label(label, f"the {type(source).__name__}")
         items = items_of_values(source)
@@ -264,6 +264,10 @@ def _from_array(values: NDArray[Any] | Tensor, name: str) -> tuple[list[Footage]
     has_channels = array.ndim == 5 or (
         array.ndim == 4 and (array.shape[-1] in (1, 3, 4) or array.shape[1] == 3)
     )
+    if array.ndim == 3 and array.shape[2] in (1, 3, 4):
+        raise DataError(
+            f"an array of shape {array.shape} is a picture, and no clip: stack frames to [T, H, W, C]"
+        )
     is_first = channels_first(values) if has_channels else False
     is_unit = array.dtype.kind == "f" and array.size and array.min() >= 0 and array.max() <= 1
     if is_first is None or array.ndim not in (3, 4, 5) or not (is_unit or array.dtype == np.uint8):
