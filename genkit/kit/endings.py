@@ -1,22 +1,59 @@
-"""Where containers end, and where they would have to: FFmpeg decodes what there is of a file without a word.
+"""Files that are cut off: what can be read of compressed ones, and what containers of streams lack.
 
-Use it in a plugin that reads files by FFmpeg. Raw streams and MPEG program streams do not tell their length, nor can it
-be told that a transport stream ends between two packets. Imports no torch.
+FFmpeg decodes what there is of a container without a word; use `cut_off` in a plugin that reads files by it. Raw
+streams and MPEG program streams do not tell their length, nor can it be told that a transport stream ends between two
+packets. Imports no torch.
 """
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import lzma
 import os
 import struct
+import zlib
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-__all__ = ["cut_off"]
+__all__ = ["cut_off", "unpacked"]
+
+PACKERS: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
+"""Functions that unpack files, by the bytes that these begin with."""
 
 UNKNOWN = 2**32 - 1
 """The size of a chunk that a writer could not go back to."""
+
+
+def unpacked(raw: bytes, limit: int) -> tuple[bytes, str]:
+    """(the content of a compressed file, why it is not whole: empty, it is); other bytes as they are.
+
+    Args:
+        raw: bytes of the file.
+        limit: of the content in bytes.
+
+    Raises:
+        ValueError: if it is damaged at its beginning, or holds more.
+    """
+    unpack = next((one for start, one in PACKERS.items() if raw.startswith(start)), None)
+    if unpack is None:
+        return raw, ""
+    parts: list[bytes] = []
+    size, fault = 0, ""
+    try:
+        with unpack(BytesIO(raw)) as file:
+            while size <= limit and (part := file.read1(2**20)):
+                parts.append(part)
+                size += len(part)
+    except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+        fault = str(error)
+        if not parts:
+            raise ValueError(f"it cannot be read ({error})") from error
+    if size > limit:
+        raise ValueError(f"it holds more than {limit:,} bytes: unpack it")
+    return b"".join(parts), fault
 
 
 def cut_off(file: Path | BytesIO, format: str, end: int | None) -> str:

@@ -22,7 +22,8 @@ from genkit.kit.archives import ENTRY_BYTES, reason
 from genkit.kit.separated import distinct, opening, records
 
 __all__ = [
-    "COCO", "COMPRESSIONS", "TABLES", "Row", "content", "ending_of", "lines_of", "parquet", "read_rows", "rows_of",
+    "COCO", "COMPRESSIONS", "TABLES", "Row", "content", "ending_of", "in_utf8", "lines_of", "parquet", "read_rows",
+    "rows_of",
 ]  # fmt: skip
 
 TABLES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet")
@@ -59,7 +60,7 @@ def read_rows(name: str, raw: bytes) -> Iterator[Row]:
     separated by commas, semicolons, tabs or bars, whichever gives most rows as many values as the first one; blanks
     after them do not count. Of two columns with one name, the second is called `NAME (2)`, and a last row with a fault
     says so. A `.json` file is an array of objects, an object of equally long arrays (columns), one object with a single
-    array of objects, or JSON lines. Text may be in UTF-8 or UTF-16.
+    array of objects, or JSON lines. Text may be in UTF-8, or with its mark in UTF-16 or UTF-32.
 
     Args:
         name: of the file; its ending decides how it is read: one of `TABLES`, compressed or not.
@@ -77,8 +78,7 @@ def rows_of(name: str, raw: bytes, has_header: bool) -> Iterator[Row]:
     try:
         if unpack:
             raw = unpack(BytesIO(raw)).read(ENTRY_BYTES + 1)
-        if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
-            raw = raw.decode("utf-16").encode()
+        raw = in_utf8(raw)
     except Exception as error:  # of several kinds, by the compression
         raise DataError(f"{name} is damaged ({reason(error)})") from error
     if len(raw) > ENTRY_BYTES:
@@ -89,6 +89,17 @@ def rows_of(name: str, raw: bytes, has_header: bool) -> Iterator[Row]:
     if ending in (".csv", ".tsv"):
         return _csv_rows(raw, "\t" if ending == ".tsv" else None, has_header)
     return _json_rows(raw) if ending == ".json" else _json_lines(raw)
+
+
+def in_utf8(raw: bytes) -> bytes:
+    """Text in UTF-8 of bytes that begin with the mark of UTF-16 or UTF-32; other bytes as they are.
+
+    Raises:
+        UnicodeError: if they are none.
+    """
+    if raw[:4] in (b"\xff\xfe\0\0", b"\0\0\xfe\xff"):
+        return raw.decode("utf-32").encode()
+    return raw.decode("utf-16").encode() if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else raw
 
 
 def content(file: Path | BytesIO) -> bytes:

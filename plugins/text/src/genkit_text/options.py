@@ -68,8 +68,9 @@ class Options(Settings):
     @classmethod
     def _is_known(cls, encoding: str) -> str:
         try:
+            "".encode(encoding)  # raises for codecs of other things than text
             return codecs.lookup(encoding).name
-        except LookupError:
+        except (LookupError, UnicodeError):
             raise ValueError(
                 f"{encoding!r} is no encoding that Python knows, such as latin-1"
             ) from None
@@ -83,6 +84,10 @@ class Options(Settings):
         if ":" in self.critic and self.critic_decay:
             raise ValueError(
                 "critic_decay is of the built-in critics: leave it at 0, or name one of them"
+            )
+        if self.field == self.prompt_field:
+            raise ValueError(
+                f"prompt_field {self.prompt_field!r} is the field of the line itself: name another one"
             )
         if self.generator == "decoder" and self.pretrained is None and self.hidden % self.heads:
             raise ValueError(f"hidden {self.hidden} must be a multiple of heads {self.heads}")
