@@ -779,6 +779,27 @@ def test_a_profile_holds_for_more_than_eight_bits(tmp_path, format, kind):
     assert np.array_equal(untouched, levels)
 
 
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "I;16"])
+def test_the_gamma_of_a_png_file_holds_where_no_profile_does(tmp_path, mode):
+    picture = Image.new("RGBA", (16, 16), (100, 100, 100, 200))
+    if mode == "I;16":
+        whole = encoded(Image.fromarray(np.full((16, 16), 100 * 257, np.uint16)), "PNG")
+    else:
+        whole = encoded(picture.convert(mode), "PNG")
+    end = whole.index(b"IHDR") + 4 + 13 + 4
+    for name, added in (
+        ("a", chunk(b"gAMA", struct.pack(">I", 100_000))),
+        ("b", chunk(b"gAMA", struct.pack(">I", 45_455))),
+        ("c", chunk(b"gAMA", struct.pack(">I", 100_000)) + chunk(b"sRGB", b"\0")),
+    ):
+        put(tmp_path / f"{name}.png", whole[:end] + added + whole[end:])
+    paths = sorted(tmp_path.iterdir())
+    pixels = opened(paths, size=16).pixels(range(3), 4)[:, :, 0, 0].tolist()
+    alpha = 200 if mode in ("RGBA", "P") else 255
+    linear = round(255 * (100 / 255) ** (1 / 2.2)) - (mode == "I;16")  # of deep values, the floor
+    assert pixels == [[grey, grey, grey, alpha] for grey in (linear, 100, 100)]
+
+
 def test_a_profile_for_other_pictures_is_passed_over(tmp_path):
     colour = Image.new("RGB", (16, 16), (200, 60, 30))
     put(tmp_path / "a.png", encoded(colour, "PNG", icc_profile=profiles()[1]))

@@ -29,8 +29,9 @@ from genkit.kit import compat
 from genkit.kit.files import CACHE_BYTES, THREADS
 from genkit.kit.items import Readers, classes_of, numbers_in
 from genkit.plugin import Remark, Sample, Skipped
+from genkit_image.colours import Content
 from genkit_image.options import Options
-from genkit_image.sources import Content, Source, reason
+from genkit_image.sources import Source, reason
 
 BLOCK = 64
 """Number of pictures that one thread decodes at a time."""

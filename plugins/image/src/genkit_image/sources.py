@@ -11,9 +11,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from importlib.resources import as_file, files
 from inspect import signature
 from io import BytesIO
@@ -22,7 +20,7 @@ from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from genkit.errors import ConfigError, DataError, did_you_mean
@@ -41,6 +39,7 @@ from genkit.kit.sources import Items, Numbered, check_no_label, open_items
 from genkit.kit.tables import TABLES
 from genkit.plugin import Remark, Skipped
 from genkit_image import idx
+from genkit_image.colours import Content, shown
 
 BUILTIN = {
     "fashion": (
@@ -105,12 +104,6 @@ ENDINGS = frozenset(ending for endings in FORMATS.values() for ending in endings
 """Files that are read as pictures in a folder or an archive."""
 COLUMNS = ("image", "img", "picture", "photo", "jpg", "png", "webp", "pixel_values")
 """Columns that are taken for pictures in rows of a data set."""
-
-Content = Image.Image | NDArray[np.uint8] | NDArray[np.uint16]
-"""One picture before it is scaled: a Pillow image, or an array [H, W] or [H, W, C].
-
-Arrays of uint16 are deep pictures, grey ones of more than 8 bits: their source says what is white.
-"""
 
 
 class Picture(NamedTuple):
@@ -275,82 +268,6 @@ def count_frames(picture: Image.Image) -> int:
     return 1 if picture.format == "PSD" else getattr(picture, "n_frames", 1)
 
 
-def shown(picture: Image.Image) -> Content:
-    """A picture as it is shown: upright as its EXIF data say, in sRGB where it has another colour profile.
-
-    Raises:
-        ValueError: as `eight_bits`.
-    """
-    picture = ImageOps.exif_transpose(picture)
-    profile = picture.info.get("icc_profile")
-    content = picture if picture.mode in ("CMYK", "LAB") else eight_bits(picture)
-    if profile:
-        # A damaged profile: as if there were none.
-        with suppress(ImageCms.PyCMSError, OSError, ValueError):
-            if not isinstance(content, Image.Image):
-                levels = _levels(profile)
-                return (
-                    levels[content] if content.dtype == np.uint16 else levels[::257][content] // 257
-                )
-            content = _in_srgb(content, profile, picture.mode)
-    return eight_bits(content) if isinstance(content, Image.Image) else content
-
-
-@lru_cache(maxsize=16)
-def _levels(profile: bytes) -> NDArray[np.uint16]:
-    """[65536]: the values of deep grey pictures in sRGB, by those that they have under a colour profile.
-
-    Pillow transforms them with 8 bits only, so values between are interpolated.
-
-    Raises:
-        PyCMSError, OSError: if the profile is damaged.
-    """
-    ramp = np.arange(256, dtype=np.uint8)
-    shown_ramp = np.asarray(_in_srgb(Image.fromarray(ramp[None]), profile, "L"))[0]
-    return np.interp(np.arange(65536), ramp * 257.0, shown_ramp * 257.0).round().astype(np.uint16)
-
-
-def _in_srgb(picture: Image.Image, profile: bytes, mode: str) -> Image.Image:
-    """A picture in the colours of sRGB; as it is, if its colour profile is for other pictures.
-
-    Args:
-        mode: in which it was stored.
-
-    Raises:
-        PyCMSError: if its colour profile is damaged.
-        OSError: the same.
-    """
-    space, transform = _to_srgb(profile)
-    kinds = {"L": ("L", "LA"), "CMYK": ("CMYK",), "LAB": ("LAB",)}
-    fits = mode not in ("CMYK", "LAB") if space == "RGB" else mode in kinds.get(space, ())
-    if transform is None or not fits:
-        return picture
-    srgb = cast(Image.Image, transform.apply(picture.convert(space)))
-    if picture.mode == "RGBA":
-        srgb.putalpha(picture.getchannel("A"))
-    return srgb.convert("L") if picture.mode == "L" else srgb
-
-
-@lru_cache(maxsize=16)
-def _to_srgb(profile: bytes) -> tuple[str, Any]:
-    """(mode of the pictures that a colour profile is for, its transform to sRGB; None: it is sRGB).
-
-    Raises:
-        PyCMSError: if the profile is damaged, or for pictures of modes that Pillow does not have.
-        OSError: the same.
-    """
-    source = ImageCms.getOpenProfile(BytesIO(profile))
-    mode = _SPACES.get(source.profile.xcolor_space, "")
-    if "sRGB" in ImageCms.getProfileDescription(source):
-        return mode, None
-    target = ImageCms.createProfile("sRGB")
-    return mode, ImageCms.buildTransform(source, target, mode, "RGB")
-
-
-_SPACES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab ": "LAB"}
-"""Colour spaces of profiles (ICC.1:2022, 7.2.6), and Pillow's modes of the pictures they are for."""
-
-
 def reason(error: BaseException) -> str:
     """Why a picture could not be read, in a few words."""
     if isinstance(error, UnidentifiedImageError):
@@ -358,27 +275,6 @@ def reason(error: BaseException) -> str:
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return f"it claims more pixels than the {Image.MAX_IMAGE_PIXELS:,} that are safe (a decompression bomb?)"
     return tree.reason(error)
-
-
-def eight_bits(picture: Image.Image) -> Content:
-    """A picture in mode L, RGB or RGBA, with 8 bits a channel; a deep one as an array [H, W] of its values, uint16.
-
-    Raises:
-        ValueError: for values without a known range (integers beyond 16 bits, floats beyond [0, 1]).
-    """
-    if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
-        values = np.asarray(picture)
-        if picture.mode == "F" and values.min() >= 0 and values.max() <= 1:
-            return (values * 255).round().astype(np.uint8)
-        if picture.mode == "F" or values.min() < 0 or values.max() > 65535:
-            raise ValueError(
-                f"its values lie between {values.min():g} and {values.max():g}: integers in 0 to 65,535 or floats in "
-                "[0, 1] can be read"
-            )
-        return values.astype(np.uint16)
-    if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
-        return picture.convert("RGBA")
-    return picture.convert("L" if picture.mode in ("L", "1") else "RGB")
 
 
 def _from_idx_folder(folder: Path, title: str) -> Source:

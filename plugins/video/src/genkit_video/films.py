@@ -25,8 +25,9 @@ from genkit.errors import DataError
 from genkit.kit.endings import cut_off
 from genkit.kit.files import Opener
 from genkit.kit.items import silenced
+from genkit_image.colours import Content, shown
 from genkit_image.pictures import Pixels, scaled, shallow, white_of, with_channels
-from genkit_image.sources import FORMATS, Content, count_frames, shown
+from genkit_image.sources import FORMATS, count_frames
 from genkit_image.sources import reason as picture_reason
 from genkit_video.decoding import Decoders, playable
 

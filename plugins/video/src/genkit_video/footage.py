@@ -25,8 +25,9 @@ from genkit.kit.items import Readers, as_array, as_source, as_stream, paired
 from genkit.kit.sources import Items, check_no_label, items_of_values, open_items, select
 from genkit.plugin import Remark, Skipped
 from genkit_image import sources as pictures
+from genkit_image.colours import Content
 from genkit_image.pictures import is_deep, quiet, shallow, white_of
-from genkit_image.sources import UNIT, Content, as_bytes, channels_first
+from genkit_image.sources import UNIT, as_bytes, channels_first
 from genkit_video.decoding import Decoders
 from genkit_video.films import Footage, has_moving, open_film, reason, untimed
 from genkit_video.moving import Moving
