@@ -527,6 +527,25 @@ def test_numbers_and_their_texts_are_the_same_class(tmp_path):
     assert items.remarks == (("1.dat", "not named in b.jsonl"),)
 
 
+def test_parts_that_tables_tell_of_and_that_are_trained_on_are_named(tmp_path):
+    files = {f"x/{number}.dat": bytes([number]) for number in range(4)}
+    column = "file,split\n0,train\n1,test\n2,valid\n3,Train\n"
+    items = opened(put(tmp_path / "a", {**files, "all.csv": column}))
+    text = "its column 'split' tells parts: 2 items of test and validation are trained on as well"
+    assert (len(items.names), items.remarks) == (4, (("all.csv", text),))
+    tables = {"train.tsv": "path\tsaid\n0.dat\ta\n1.dat\tb\n", "test.tsv": "path\tsaid\n2.dat\tc\n"}
+    remarks = dict(opened(put(tmp_path / "b", {**files, **tables})).remarks)
+    assert remarks["test.tsv"] == (
+        "named like a part of a data set; the 1 files that it names are trained on as well"
+    )
+    assert "train.tsv" not in remarks
+    rows = [{"blob": b"1", "split": "train"}, {"blob": b"2", "split": "test"}]
+    text = "its column 'split' tells parts: 1 items of test are trained on as well"
+    assert opened(rows).remarks == (("the list", text),)
+    rows[1]["split"] = "bus"  # classes, one of which is train
+    assert opened(rows).remarks == ()
+
+
 def test_parts_that_are_held_out_are_named_and_strict_takes_them(tmp_path):
     files = {"train/1.dat": b"1", "train/2.dat": b"2", "test/3.dat": b"3", "val/4.dat": b"4"}
     tables = {

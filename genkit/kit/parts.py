@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from genkit.plugin import Remark
 
-__all__ = ["SPLITS", "HeldOut", "Parts", "group", "lies_in", "split_of", "training_part"]
+__all__ = [
+    "SPLITS",
+    "HeldOut",
+    "Parts",
+    "group",
+    "lies_in",
+    "split_of",
+    "trained_as_well",
+    "training_part",
+]
 
 SPLITS = {
     "train": ("train", "training"),
@@ -139,6 +148,28 @@ def split_of(name: str) -> str | None:
     """The part of a data set that a folder or file holds by a word of its name; None: it names none."""
     word = _WORDS.search(name)
     return _SPLIT_OF[word[1].lower()] if word else None
+
+
+def trained_as_well(column: str, first: Any, values: Callable[[], Iterable[Any]]) -> str:
+    """What a remark says of a column that tells the part of each item, all of which are trained on; empty: it does not.
+
+    Args:
+        column: its name.
+        first: its value for one item.
+        values: gives those for all items; it is called if the first names a part.
+    """
+
+    def part(value: Any) -> str | None:
+        return split_of(value) if isinstance(value, str) and _is_only_split(value) else None
+
+    counts = Counter(map(part, values() if part(first) else ()))
+    if None in counts or len(counts) < 2:
+        return ""
+    held_out = " and ".join(sorted(str(split) for split in counts if split != "train"))
+    count = counts.total() - counts["train"]
+    return (
+        f"its column {column!r} tells parts: {count:,} items of {held_out} are trained on as well"
+    )
 
 
 def _is_only_split(name: str) -> bool:

@@ -30,6 +30,7 @@ from genkit.kit.files import (
     ordinary,
     unread,
 )
+from genkit.kit.parts import trained_as_well
 from genkit.kit.rows import HUB, Rows, first_rows, is_saved, open_rows, rows_of_file
 from genkit.kit.tables import TABLES, columns_beside
 from genkit.plugin import Remark, Skipped
@@ -310,6 +311,10 @@ def _of_rows(rows: Rows, kind: str, columns: Sequence[str], label: str | None) -
         rows.is_parallel,
     )
     others = [name for name in rows.columns if name != item_column]
+    first: Mapping[str, Any] = next(first_rows(rows.row, rows.count), {})
+    for name in others:
+        if text := trained_as_well(name, first.get(name), partial(rows.values, name)):
+            items = replace(items, remarks=(*items.remarks, Remark(rows.title, text)))
     column = label or called(others, LABEL_COLUMNS)
     if column is None:
         return items

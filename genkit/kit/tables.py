@@ -8,12 +8,14 @@ from __future__ import annotations
 import json
 import posixpath
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 from genkit.kit.columns import TRIED, Files, called, class_name, is_within
 from genkit.kit.files import HeldOut, Opener, Tree, group, reason
+from genkit.kit.parts import split_of, trained_as_well
 from genkit.kit.table_rows import (
     COCO,
     TABLES,
@@ -119,6 +121,7 @@ def columns_beside(tree: Tree) -> Columns:
         ]
         if unnamed:
             remarks.append(Remark(group(unnamed), f"not named in {path}"))
+        remarks += [Remark(path, text) for text in _parts_in(table, path, bool(unnamed))]
     sidecars = dict.fromkeys(path for paths in described_by.values() for path in paths)
     sidecar_names: set[str] = set()
     for ending in SIDECARS:
@@ -182,6 +185,24 @@ def _merge(table: _Table, path: str, rows: dict[str, dict[str, Any]]) -> list[Re
         )
         for column, names in conflicts.items()
     ]
+
+
+def _parts_in(table: _Table, path: str, is_partial: bool) -> Iterator[str]:
+    """What a table says of parts of the data set, none of which is held out.
+
+    Args:
+        path: of the table.
+        is_partial: whether there are files that it does not name.
+    """
+    if is_partial and split_of(PurePosixPath(path).name) in ("validation", "test"):
+        yield f"named like a part of a data set; the {len(table.rows):,} files that it names are trained on as well"
+    for column, first in table.rows[0][1].items():
+        if text := trained_as_well(column, first, partial(_column, table, column)):
+            yield text
+
+
+def _column(table: _Table, name: str) -> list[Any]:
+    return [fields.get(name) for _, fields in table.rows]
 
 
 def _differ(first: Any, second: Any) -> bool:
