@@ -9,7 +9,7 @@ The public API. Its names are imported on first use, so that `import genkit` is 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+TYPE_CHECKING = False  # as in typing, whose import would take ten times as long as all else here
 
 __version__ = "0.1.0"
 
@@ -57,6 +57,8 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from genkit.discovery.registry import found as plugins
     from genkit.discovery.registry import register, unregister
     from genkit.engine.clock import Progress

@@ -131,12 +131,15 @@ def did_you_mean(word: str, allowed: Iterable[str], likeness: float = 0.5) -> st
 
 
 def memory_fault(error: BaseException, call: str) -> GenkitError | None:
-    """What to raise for an error that says that a device's memory ran out, as torch does; None: for any other.
+    """What to raise for an error that says that memory ran out, as Python, NumPy and torch do; None: for any other.
 
     Args:
         call: in which it was raised.
     """
-    if type(error).__name__ != "OutOfMemoryError":
+    is_torchs = "can't allocate memory" in str(error) and isinstance(error, RuntimeError)
+    if not (
+        isinstance(error, MemoryError) or is_torchs or type(error).__name__ == "OutOfMemoryError"
+    ):
         return None
     return GenkitError(
         f"memory ran out at {call} ({first_line(error)}): take a smaller recipe.batch_size, more parts of a batch "

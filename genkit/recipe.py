@@ -241,7 +241,7 @@ class Stage(Settings):
 class Recipe(Settings):
     """A whole game. Each stage starts with fresh optimiser states; progress and schedules count items."""
 
-    batch_size: PositiveInt = 64
+    batch_size: Annotated[PositiveInt, Field(le=2**20)] = 64
     gradient_accumulation: PositiveInt = 1
     """Number of parts into which a batch is cut to save memory. The gradient is that of the whole batch, except for
     what looks across rows: batch statistics, and the baselines of a score function, which see one part at a time."""

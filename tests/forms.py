@@ -68,6 +68,7 @@ class Forms:
             "shards",
         ),
         *("folders", "zip", "tgz", "parquet_files", "dicts", "data_set", "saved_data_set", "hub"),
+        *("table_alone", "table_of_ids", "data_frame"),
     )
 
     def __init__(self, files, labels, column):
@@ -167,6 +168,27 @@ class Forms:
     def _saved_data_set(self, at):
         self._data_set(at).save_to_disk(str(at / "saved"))
         return at / "saved"
+
+    def _table_alone(self, at):
+        at = put(at, {f"x/{name}": content for name, content in self.files.items()})
+        pairs = [(f"x/{name}", label) for name, label in self.pairs]
+        return (
+            put(at, {"list.csv": table(["where", "label"], pairs), "x/more.txt": ""}) / "list.csv"
+        )
+
+    def _table_of_ids(self, at):
+        at = put(at, {f"x/{name}": content for name, content in self.files.items()})
+        pairs = [(int(PurePosixPath(name).stem), label) for name, label in self.pairs]
+        return (
+            put(at, {"a.tsv": table(["id", "label"], pairs, "\t"), "b.csv": "id,label\n0,no"})
+            / "a.tsv"
+        )
+
+    def _data_frame(self, at):
+        pandas = pytest.importorskip("pandas")
+        put(at, self.files)
+        paths = [str(at / name) for name in self.files]
+        return pandas.DataFrame({"where": paths, "label": list(self.labels.values())})
 
     def _hub(self, at):
         self._data_set(at).to_parquet(str(at / "train.parquet"))

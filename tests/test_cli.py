@@ -341,6 +341,30 @@ def test_a_signal_ends_any_command_at_any_time(command, monkeypatch, place, numb
     assert (done.returncode, done.stderr, done.stdout) == (code, "genkit: stopped\n", "")
 
 
+PRESS = """
+import atexit, os, signal, sys
+
+place = sys.argv.pop()
+sys.modules.pop(place, None)
+sys.argv.append("--version")
+press = lambda: os.kill(os.getpid(), signal.SIGINT)
+sys.addaudithook(lambda event, arguments: event == "import" and arguments[0] == place and press())
+if place == "exit":
+    atexit.register(press)
+from genkit.cli import main
+
+main()
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="os.kill sends no Ctrl-C elsewhere")
+@pytest.mark.parametrize("place", ["typing", "genkit.errors", "typer", "exit"])
+def test_ctrl_c_while_the_program_begins_or_ends_leaves_no_traceback(place):
+    done = subprocess.run([sys.executable, "-c", PRESS, place], capture_output=True, text=True)
+    assert done.returncode in (-signal.SIGINT, 130)  # the first is 130 to a shell
+    assert done.stderr in ("", "genkit: stopped\n")
+
+
 def test_a_signal_while_data_are_opened_changes_nothing_and_has_its_exit_code(
     tmp_path, monkeypatch
 ):

@@ -2,6 +2,7 @@
 
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from PIL import Image
 
 import genkit
 from genkit.engine.data import Batches, open_data
-from genkit.errors import DataError
+from genkit.errors import ConfigError, DataError
 
 COUNT = 24
 LABELS = ["even", "odd"]
@@ -65,7 +66,7 @@ def test_every_form_gives_the_same_batches(modality, form, tmp_path):
     files = {f"{number:03d}.{ending}": content(number) for number in range(COUNT)}
     labels = {name: LABELS[number >= COUNT // 2] for number, name in enumerate(files)}
     forms = Forms(files, labels, modality)
-    options |= {"conditional": True}
+    options = {**options, "conditional": True}
     facts, expected, _ = batches(modality, forms.write("folders", tmp_path / "a"), **options)
     other_facts, got, notes = batches(modality, forms.write(form, tmp_path / "b"), **options)
     assert (other_facts, notes) == (facts, [])
@@ -73,6 +74,78 @@ def test_every_form_gives_the_same_batches(modality, form, tmp_path):
     assert torch.equal(got.condition, expected.condition)
     assert facts["labels"] == LABELS
     assert len(expected.x) == COUNT
+
+
+@pytest.mark.parametrize("modality", KINDS)
+def test_arrays_of_paths_or_objects_and_files_of_arrays_are_sources(modality, tmp_path):
+    content, ending, options = KINDS[modality]
+    files = {f"{number}.{ending}": content(number) for number in range(COUNT)}
+    put(tmp_path, files)
+    paths = [str(tmp_path / name) for name in files]
+    _, expected, _ = batches(modality, paths, **options)
+    for source in (np.array(paths), np.array([*paths, None], dtype=object)[:-1]):
+        assert torch.equal(batches(modality, source, **options)[1].x, expected.x)
+    shape = {"image": (COUNT, 16, 16, 3), "audio": (COUNT, 1024), "video": (COUNT, 4, 16, 16)}
+    array = noise(1, *shape[modality])
+    array = array if modality != "audio" else (array / 256).astype(np.float32)
+    np.save(tmp_path / "a.npy", array)
+    _, expected, _ = batches(modality, array, **options)
+    assert torch.equal(batches(modality, tmp_path / "a.npy", **options)[1].x, expected.x)
+    (tmp_path / "b.npy").write_bytes(b"no array")
+    with pytest.raises(DataError, match=r"b\.npy"):
+        batches(modality, tmp_path / "b.npy", **options)
+
+
+@pytest.mark.parametrize("modality", KINDS)
+def test_where_classes_come_from_has_a_meaning_or_is_refused(modality, tmp_path):
+    content, ending, options = KINDS[modality]
+    put(tmp_path, {f"{number}.{ending}": content(number) for number in range(2)})
+    put(tmp_path, {"a.csv": f"file,kind\n0.{ending},a\n1.{ending},b\n"})
+    for name, value in [
+        ("label", "kind"),
+        *([("labels", "prefix")] if modality == "audio" else ()),
+    ]:
+        with pytest.raises(
+            ConfigError, match=rf"{name} = '{value}' .* set options\.conditional=true"
+        ):
+            batches(modality, tmp_path, **options, **{name: value})
+    wanted = {**options, "conditional": True, "label": "kind"}
+    facts, _, _ = batches(modality, tmp_path, **wanted)
+    assert facts["labels"] == ["a", "b"]
+    arrays = [np.zeros(1024), np.zeros(1024)] if modality == "audio" else [noise(0, 4, 16, 16)]
+    paths = sorted(tmp_path.glob(f"*.{ending}"))
+    builtin = {"image": "fashion", "audio": "drums", "video": "moving"}[modality]
+    for source in (np.stack(arrays), paths, f"builtin:{builtin}", arrays):
+        with pytest.raises(ConfigError, match=r"'kind': .* has no columns; leave label out"):
+            batches(modality, source, **wanted)
+
+
+@pytest.mark.parametrize("modality", KINDS)
+def test_pairs_of_an_item_and_its_label_give_the_same_batches(modality, tmp_path):
+    content, ending, options = KINDS[modality]
+    options = {**options, "conditional": True}
+    files = {f"{number:03d}.{ending}": content(number) for number in range(COUNT)}
+    labels = {name: LABELS[number >= COUNT // 2] for number, name in enumerate(files)}
+    facts, expected, _ = batches(
+        modality, Forms(files, labels, modality).write("folders", tmp_path / "a"), **options
+    )
+    put(tmp_path / "b", files)
+    paths = [str(tmp_path / "b" / name) for name in files]
+    for pairs in (
+        list(zip(paths, labels.values(), strict=True)),
+        list(zip(map(Path, paths), labels.values(), strict=True)),
+        list(zip(files.values(), labels.values(), strict=True)),
+        list(zip(paths, labels.values(), range(COUNT), strict=True)),
+    ):
+        other_facts, got, notes = batches(modality, pairs, **options)
+        assert (other_facts, notes) == (facts, [])
+        assert torch.equal(got.x, expected.x)
+        assert torch.equal(got.condition, expected.condition)
+    for kind in (float, np.int64, torch.tensor, bool):
+        numbers = [kind(LABELS.index(label)) for label in labels.values()]
+        other_facts, got, _ = batches(modality, list(zip(paths, numbers, strict=True)), **options)
+        assert other_facts["labels"] == ["0", "1"]
+        assert torch.equal(got.condition, expected.condition)
 
 
 LINES = [f"line {number}, with a comma and {number % 7}" for number in range(COUNT)]

@@ -2,6 +2,7 @@
 
 import datetime
 import gzip
+import json
 import os
 import tarfile
 import unicodedata
@@ -14,10 +15,11 @@ import torch
 from forms import Forms, packed, parquet, put
 
 from genkit.errors import ConfigError, DataError
-from genkit.kit.files import open_tree
-from genkit.kit.items import check_classes, classes_of
+from genkit.kit.files import HeldOut, open_tree
+from genkit.kit.items import check_classes, check_usable, classes_of
 from genkit.kit.sources import open_items, open_rows
 from genkit.kit.tables import lines_of, read_rows
+from genkit.plugin import Remark
 
 ENDINGS, COLUMNS = {".dat"}, ("blob",)
 COUNT = 30
@@ -64,7 +66,7 @@ def test_a_column_is_chosen_by_name_and_what_lacks_it_is_left_out(tmp_path):
     assert partial.remarks[1] == (
         "002.dat", "no value in the column 'label', so that it is not taken for classes",
     )  # fmt: skip
-    with pytest.raises(ConfigError, match=r"'bred': .* no such column\. Did you mean 'breed'"):
+    with pytest.raises(ConfigError, match=r"'bred': .* no column 'bred'\. Did you mean 'breed'"):
         opened(tmp_path, "bred")
 
 
@@ -323,12 +325,12 @@ def test_names_in_tables_are_found_however_they_are_spelt(files, first, second, 
 
 def test_what_would_have_to_be_guessed_is_named(tmp_path):
     files = {"a/00.dat": b"0", "a/1.dat": b"1", "b/1.dat": b"2", "c/2.dat": b"3", "c/2.d.dat": b"4"}
-    table = "file_name,cls\n0,x\n1.dat,x\nq/1.dat,x\n../../2.dat,x\n,x\nc/2,y\n"
+    table = "file_name,cls\n9,x\n1.dat,x\nq/1.dat,x\n../../2.dat,x\n,x\nc/2,y\n"
     items = opened(put(tmp_path, {**files, "t.csv": table}), "cls")
     said = dict(items.skipped)
     assert list(items.names) == ["c/2.dat"]
     assert [text for name, text in said.items() if name.startswith("t.csv")] == [
-        "there is no file 0",
+        "there is no file 9",
         "several files could be 1.dat",
         "there is no file q/1.dat",
         "it names no file",
@@ -393,6 +395,182 @@ def test_sidecars_that_cannot_be_read_are_named(tmp_path):
         ((name, why),) = items.skipped
         assert name == "0.dat"
         assert why.startswith(f"{left_out} cannot be read: ")
+
+
+NUMBERED = {f"{number:06d}.dat": bytes([number]) for number in (3, 7, 12)}
+
+
+@pytest.mark.parametrize(
+    ("files", "table"),
+    [
+        (NUMBERED, "a.csv: number,kind\n7,b\n12,c\n3,a\n"),
+        (NUMBERED, "a.csv: 7,b\n12,c\n3,a\n"),
+        (NUMBERED, 'a.json: [{"id": 7, "kind": "b"}, {"id": 12.0, "kind": "c"}, {"id": 3, "kind": "a"}]'),
+        (
+            {f"x/img_{name}": content for name, content in NUMBERED.items()},
+            "a.csv: image,kind\nx/img_7,b\nimg_12.dat,c\nimg_03,a\n",
+        ),
+        ({f"data/{name}": content for name, content in NUMBERED.items()}, "notes/a.csv: number,kind\n7,b\n12,c\n3,a\n"),
+    ],
+)  # fmt: skip
+def test_zeros_in_front_of_numbers_make_no_difference(files, table, tmp_path):
+    name, _, content = table.partition(": ")
+    items = opened(
+        put(tmp_path, {**files, name: content}), "label" if content[0] == "7" else "kind"
+    )
+    assert (items.labels, contents(items)) == (list("abc"), [b"\3", b"\7", b"\x0c"])
+    assert (items.skipped, items.remarks) == ((), ())
+
+
+def test_numbers_that_are_no_names_of_files_are_none(tmp_path):
+    ages = "who,age,label\nann,7,x\nbob,12,y\neve,7,z\n"  # two are 7: no number of a file is twice there
+    items = opened(put(tmp_path, {**NUMBERED, "a.csv": ages}))
+    assert items.labels == [None] * 3
+    assert items.remarks == (("a.csv", "not read: files .csv are not taken as blobs"),)
+    files = {"7.dat": b"1", "07.dat": b"2", "007.dat": b"3"}
+    items = opened(put(tmp_path / "b", {**files, "a.csv": "file_name,cls\n7,x\n0007,y\n"}), "cls")
+    assert (list(items.names), items.labels) == (["7.dat"], ["x"])
+    assert items.skipped[0] == ("a.csv, row 3", "several files could be 0007")
+
+
+def test_a_table_in_a_folder_without_files_names_those_above(tmp_path):
+    files = {"images/a/0.dat": b"0", "images/b/1.dat": b"1", "c/2.dat": b"2"}
+    tables = {"labels/train/x.csv": "id,label\n0,x\n1,y\n2,z\n", "images/b/t.csv": "id,kind\n2,q\n"}
+    items = opened(put(tmp_path, {**files, **tables}))
+    assert dict(zip(items.names, items.labels, strict=True)) == {
+        "images/a/0.dat": "x", "images/b/1.dat": "y", "c/2.dat": "z",
+    }  # fmt: skip
+    # A table beside files speaks of these alone.
+    assert items.remarks == (("images/b/t.csv", "not read: files .csv are not taken as blobs"),)
+
+
+BITS = "file,cat,dog,bird\n0.dat,1,0,0\n1.dat,0,0,1.0\n2.dat,-1,-1,1\n3.dat,,true,\n"
+
+
+def test_one_hot_columns_are_classes_where_one_is_1(tmp_path):
+    files = {f"{number}.dat": bytes([number]) for number in range(8)}
+    odd = "4.dat,1,1,0\n5.dat,0,0,0\n6.dat,0,2,0\n7.dat,,,\n"
+    items = opened(put(tmp_path, {**files, "a.csv": BITS + odd}), "cat, dog, bird")
+    assert items.labels == ["cat", "bird", "bird", "dog"]
+    assert [text for _, text in items.skipped] == [
+        "several of the columns cat, dog, bird are 1",
+        "none of the columns cat, dog, bird is 1",
+        "'2' in the column 'dog' is neither 0 nor 1",
+        "no value in the column 'cat, dog, bird'",
+    ]
+    rows = [{"blob": b"1", "cat": 0, "dog": True}, {"blob": b"2", "cat": 1, "dog": False}]
+    assert opened(rows, "cat,dog").labels == ["dog", "cat"]
+    with pytest.raises(ConfigError, match=r"has no column 'dgo'\. Did you mean 'dog'"):
+        opened(rows, "cat,dgo")
+    with pytest.raises(DataError, match=r"none of the items .* \(several of the columns"):
+        opened([{"blob": b"1", "cat": 1, "dog": 1}], "cat,dog")
+    assert opened([{"blob": b"1", "a,b": "x"}], "a,b").labels == ["x"]
+
+
+def coco(categories_of, **more):
+    """Annotations in COCO's form: categories by the numbers of images, 1.dat ..."""
+    images = [{"id": number, "file_name": f"{number}.dat", "width": 1} for number in range(1, 4)]
+    pairs = [(image, name) for image, names in categories_of.items() for name in names]
+    annotations = [
+        {"id": number, "image_id": image, "category_id": ord(name), "bbox": [0, 0, 1, 1]}
+        for number, (image, name) in enumerate(pairs)
+    ]
+    categories = [{"id": ord(name), "name": f"kind {name}"} for name in "abc"]
+    return json.dumps(
+        {"images": images, "annotations": annotations, "categories": categories, **more}
+    )
+
+
+@pytest.mark.parametrize("more", [{}, {"info": {}, "licenses": []}])
+def test_categories_in_cocos_form_are_classes_where_a_file_has_one(more, tmp_path):
+    files = {f"train2017/{number}.dat": bytes([number]) for number in range(1, 4)}
+    table = coco({1: "aa", 2: "b", 3: "c"}, **more)
+    put(tmp_path, {**files, "annotations/instances_train2017.json": table})
+    items = opened(tmp_path)
+    assert items.labels == ["kind a", "kind b", "kind c"]
+    assert (items.skipped, items.remarks) == ((), ())
+    # No category is the right one of several, so such a file keeps none, and it is said.
+    put(tmp_path, {"annotations/instances_train2017.json": coco({1: "ab", 2: "b"}, **more)})
+    items = opened(tmp_path)
+    text = "1 of 3 files have several categories, and so none of the classes"
+    assert items.labels == [None] * 3
+    assert items.remarks[0] == ("annotations/instances_train2017.json", text)
+    assert opened(tmp_path, "label").labels == ["kind b"]
+    damaged = {**json.loads(table), "annotations": [1]}
+    put(tmp_path, {"annotations/instances_train2017.json": json.dumps(damaged)})
+    ((name, _),) = opened(tmp_path).skipped
+    assert name == "annotations/instances_train2017.json"
+
+
+@pytest.mark.parametrize(
+    ("column", "sidecars", "labels", "differing"),
+    [
+        (None, {"0.json": '{"label": "z"}', "1.json": '{"label": "y"}'}, ["x", "y"], "0.dat"),
+        ("kind", {"0.json": '{"kind": 1}', "0.kind.txt": "", "1.json": '{"kind": "3"}'}, ["1", "2"], "1.dat"),
+        ("cls", {"0.cls": "a", "0.json": '{"cls": "b"}', "1.cls": "1", "1.json": '{"cls": 1}'}, ["a", "1"], "0.dat"),
+        ("txt", {"0.txt": "a", "1.txt": "b"}, ["a", "b"], None),
+    ],
+)  # fmt: skip
+def test_a_table_and_files_beside_that_differ_are_named(
+    column, sidecars, labels, differing, tmp_path
+):
+    table = "file,label,kind\n0.dat,x,1\n1.dat,y,2\n"
+    items = opened(put(tmp_path, {**PAIR, **sidecars, "a.csv": table}), column)
+    assert items.labels == labels
+    text = f"several values of {column or 'label'!r}, in a table or in files beside: the first of these counts"
+    assert items.remarks == (((differing, text),) if differing else ())
+
+
+def test_numbers_and_their_texts_are_the_same_class(tmp_path):
+    tables = {"a.csv": "file,label\n0.dat,1\n1.dat,2\n", "b.jsonl": '{"file": "0.dat", "label": 1}'}
+    items = opened(put(tmp_path, {**PAIR, **tables}))
+    assert items.remarks == (("1.dat", "not named in b.jsonl"),)
+
+
+def test_parts_that_tables_tell_of_and_that_are_trained_on_are_named(tmp_path):
+    files = {f"x/{number}.dat": bytes([number]) for number in range(4)}
+    column = "file,split\n0,train\n1,test\n2,valid\n3,Train\n"
+    items = opened(put(tmp_path / "a", {**files, "all.csv": column}))
+    text = "its column 'split' tells parts: 2 items of test and validation are trained on as well"
+    assert (len(items.names), items.remarks) == (4, (("all.csv", text),))
+    tables = {"train.tsv": "path\tsaid\n0.dat\ta\n1.dat\tb\n", "test.tsv": "path\tsaid\n2.dat\tc\n"}
+    remarks = dict(opened(put(tmp_path / "b", {**files, **tables})).remarks)
+    assert remarks["test.tsv"] == (
+        "named like a part of a data set; the 1 files that it names are trained on as well"
+    )
+    assert "train.tsv" not in remarks
+    rows = [{"blob": b"1", "split": "train"}, {"blob": b"2", "split": "test"}]
+    text = "its column 'split' tells parts: 1 items of test are trained on as well"
+    assert opened(rows).remarks == (("the list", text),)
+    rows[1]["split"] = "bus"  # classes, one of which is train
+    assert opened(rows).remarks == ()
+
+
+def test_parts_that_are_held_out_are_named_and_strict_takes_them(tmp_path):
+    files = {"train/1.dat": b"1", "train/2.dat": b"2", "test/3.dat": b"3", "val/4.dat": b"4"}
+    tables = {
+        "train.csv": "id,label\n1,x\n2,y\n",
+        "test.csv": "id\n3\n",
+        "val.csv": "id,label\n4,x\n",
+    }
+    items = opened(put(tmp_path, {**files, **tables}))
+    assert items.labels == ["x", "y"]
+    assert dict(items.remarks) == {
+        "test": "held out: 1 blobs, not trained on",
+        "val": "held out: 1 blobs, not trained on",
+        "test.csv": "it describes files that are held out",
+        "val.csv": "it describes files that are held out",
+    }
+    assert check_usable(2, items.skipped, "it", True, items.remarks) is None
+    put(tmp_path, {"extra/5.dat": b"5"})
+    with pytest.raises(DataError, match=r"it: extra \(beside the parts .*\)\. Change that"):
+        check_usable(2, (), "it", True, opened(tmp_path).remarks)
+    datasets = pytest.importorskip("datasets")
+    data = datasets.Dataset.from_dict({"blob": [b"a", b"b"]})
+    parts = datasets.DatasetDict({"train": data, "test": data, "unsupervised": data})
+    remarks = opened(parts).remarks
+    assert [type(one) for one in remarks] == [HeldOut, Remark]
+    assert remarks[1] == ("unsupervised", "another part: 2 items, not trained on")
 
 
 # Rows and labels -----------------------------------------------------------------------------------------------------
@@ -488,6 +666,38 @@ def test_a_mistake_in_the_code_of_a_data_set_is_no_fault_of_a_row():
 def test_a_source_that_is_none_is_one_sentence(source, said):
     with pytest.raises(DataError, match=said):
         opened(source)
+
+
+def test_a_table_alone_names_its_items(tmp_path):
+    files = {
+        "x/001.dat": b"1",
+        "x/002.dat": b"2",
+        "x/003.dat": b"3",
+        "other.csv": "file,label\n3,z\n",
+    }
+    put(
+        tmp_path,
+        {**files, "a.csv": "path,label\nx/001.dat,a\ngone.dat,b\nx/003.dat,c\nx/002.dat\n"},
+    )
+    items = opened(tmp_path / "a.csv")
+    assert items.labels == ["a", "b", "c"]
+    assert items.skipped == (("item 3", "1 values; the header has 2 columns"),)
+    assert items.read(0) == tmp_path / "x/001.dat"
+    with pytest.raises(OSError, match="No such file"):
+        items.read(1)
+    put(tmp_path, {"b.csv": "x/001.dat,a\nx/002.dat,b\n"})  # without a header
+    assert opened(tmp_path / "b.csv", "column 2").labels == ["a", "b"]
+    for name, table in (
+        ("c.json", coco({1: "a", 2: "b"})),
+        ("d.csv", "id,label\n1,kind a\n2,kind b\n"),
+    ):
+        put(tmp_path, {name: table})
+        items = opened(tmp_path / name, "label")
+        assert (contents(items), items.labels) == ([b"1", b"2"], ["kind a", "kind b"])
+        assert items.remarks == ()
+    put(tmp_path, {"e.csv": "path,label\nnone.dat,a\n"})
+    with pytest.raises(DataError, match=r"e\.csv names no blobs that are there"):
+        opened(tmp_path / "e.csv")
 
 
 def test_a_row_that_names_a_pipe_is_no_item(tmp_path):

@@ -1,16 +1,21 @@
 """A folder and a zip file of it hold the same files, in the same order, within the same limits."""
 
+import gzip
 import io
 import os
 import tarfile
+import unicodedata
 import warnings
 import zipfile
 from pathlib import Path
 
 import pytest
+from toys import ring
 
+import genkit
 from genkit.errors import DataError
-from genkit.kit.files import is_archive, labels, located, open_tree, ordinary, reason
+from genkit.kit.columns import class_name
+from genkit.kit.files import HeldOut, is_archive, labels, located, open_tree, ordinary, reason
 
 NAMES = ["a-b/1.dat", "a/10.DAT", "a/2.dat", "a/deep/3.dat.gz"]
 
@@ -64,7 +69,7 @@ def test_what_never_ends_is_not_opened(tmp_path):
             opened()
         said[name] = reason(error.value)
     assert said == {"lost.dat": "No such file or directory", "pipe.dat": "it is no ordinary file"}
-    with pytest.raises(ValueError, match="no ordinary file"):
+    with pytest.raises(ValueError, match="it is a folder"):
         ordinary(tmp_path)
 
 
@@ -85,10 +90,12 @@ def test_a_source_that_never_ends_is_refused_before_it_is_read(name, tmp_path):
         ("", "names nothing"),
         (" ", "names nothing"),
         ("gone/x.dat", "there is no such file or folder"),
+        ("https://a/b.zip", "no such file or folder; nothing is fetched from addresses: download"),
+        ("gone/*.dat", "no such file or folder; patterns are not expanded: name the folder"),
         ("a\0b", "cannot be opened"),
         ("x" * 5000, r"x\.\.\.' cannot be opened \(File name too long\)"),
     ],
-    ids=["empty", "blank", "gone", "zero", "long"],
+    ids=["empty", "blank", "gone", "address", "pattern", "zero", "long"],
 )
 def test_a_name_that_leads_nowhere_is_one_sentence(name, said):
     with pytest.raises(DataError, match=f"^data = .{{0,210}}{said}") as error:
@@ -121,6 +128,18 @@ def test_entries_of_one_path_are_named(tmp_path):
     files, remarks, _ = told(tmp_path)
     assert files == ["set.zip/a.dat", "set.zip/b.dat", "set.zip/y/c.dat"]
     assert remarks == {"set.zip/a.dat": REPEATED, "set.zip/x": "nothing lies there"}
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
+@pytest.mark.parametrize("name", ["set", "set.gz", "set.dat"])
+def test_a_tar_file_is_known_by_its_content(mode, name, tmp_path):
+    (tmp_path / "1.dat").write_text("x")
+    with tarfile.open(tmp_path / name, mode) as archive:
+        archive.add(tmp_path / "1.dat", "1.dat")
+    assert is_archive(tmp_path / name)
+    assert told(tmp_path / name)[0] == ["1.dat"]
+    (tmp_path / "x.gz").write_bytes(gzip.compress(bytes(600)))
+    assert not is_archive(tmp_path / "x.gz")
 
 
 def test_names_of_entries_lead_nowhere_outside(tmp_path):
@@ -178,6 +197,25 @@ def test_hidden_files_of_any_kind_and_empty_folders_are_named(tmp_path):
     }
 
 
+def test_what_genkit_wrote_beside_the_data_is_none(tmp_path):
+    endings = {".json", ".dat"}
+    (tmp_path / "0.dat").touch()
+    model = genkit.train(ring, out=tmp_path / "x" / "run", items=64, run={"plan": "fp32"})
+    model.generate(3).save(tmp_path / "samples")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "samples.json").write_text('{"samples": []}')
+    tree = open_tree(tmp_path, endings, "data")
+    assert list(tree.files) == ["0.dat", "mine/samples.json"]
+    assert tree.others == {}
+    (remark,) = tree.remarks
+    assert remark == ("2 folders (samples ...)", "written by genkit, and no data")
+    assert isinstance(remark, HeldOut)
+    for name in ("0.dat", "mine/samples.json"):  # nothing but samples: these are meant
+        (tmp_path / name).unlink()
+    assert "samples/samples.json" in open_tree(tmp_path, endings, "data").files
+    assert "samples.json" in open_tree(tmp_path / "samples", endings, "data").files
+
+
 HELD, BESIDE = (
     "held out: 1 data, not trained on",
     "beside the parts of the data set: 1 data, not trained on",
@@ -230,7 +268,7 @@ def test_only_the_part_for_training_is_read_and_the_rest_is_named(names, files, 
 def test_entries_that_claim_too_much_are_not_unpacked(tmp_path, monkeypatch):
     with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
         archive.writestr("large.dat", bytes(1001))
-    monkeypatch.setattr("genkit.kit.files.ENTRY_BYTES", 1000)
+    monkeypatch.setattr("genkit.kit.archives.ENTRY_BYTES", 1000)
     (opened,) = open_tree(tmp_path / "set.zip", [".dat"], "data").files.values()
     with pytest.raises(
         ValueError, match="it claims to hold 1,001 bytes; at most 1,000 are unpacked"
@@ -241,6 +279,21 @@ def test_entries_that_claim_too_much_are_not_unpacked(tmp_path, monkeypatch):
 def test_folders_are_labels_unless_files_lie_beside_them():
     assert labels(["a/1", "b/c/2", "a/3"]) == ["a", "b", "a"]
     assert labels(["a/1", "2"]) == [None, None]
+    assert labels([]) == []
+
+
+def test_folders_that_all_files_have_in_common_are_no_labels():
+    assert labels(["x/y/a/1", "x/y/b/2", "x/y/b/c/3"]) == ["a", "b", "b"]
+    assert labels(["x/a/1", "x/2"]) == ["x", "x"]
+    assert labels(["x/y/1", "x/y/2"]) == ["x", "x"]
+    assert labels(["x/s.zip/a/1", "x/t.zip/b/2"]) == ["a", "b"]
+
+
+def test_labels_that_look_the_same_are_the_same():
+    words = [unicodedata.normalize(form, "caf\u00e9") for form in ("NFC", "NFD")]
+    assert len(set(words)) == 2
+    assert labels([f"{word}/1" for word in words]) == words[:1] * 2
+    assert {class_name(word)[0] for word in words} == set(words[:1])
 
 
 @pytest.mark.parametrize(

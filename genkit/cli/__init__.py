@@ -15,12 +15,15 @@ runs: `--help` and `plugins list` never import torch.
 
 from __future__ import annotations
 
-import contextlib
 import signal
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = (
+    False  # as in typing, which is slow to import: until `main` runs, Ctrl-C leaves a traceback
+)
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
     from genkit.cli.commands import app
 
 __all__ = ["app", "main"]
@@ -29,20 +32,26 @@ __all__ = ["app", "main"]
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit.
 
+    While the command line itself is imported, and once a command has ended, Ctrl-C ends the process without a
+    traceback; a command has its own ways to stop.
+
     Args:
         arguments: the words after `genkit`; None: those of this process.
     """
     ctrl_c = signal.getsignal(signal.SIGINT)
-    with contextlib.suppress(ValueError):  # outside of the main thread
-        # While the command line itself is imported, Ctrl-C ends the process without a traceback.
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        if ctrl_c is signal.default_int_handler:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+    except ValueError:  # outside of the main thread
+        ctrl_c = None
     try:
         from genkit.cli.commands import app
         from genkit.kit.program import run
+
+        run(app, "genkit", arguments)
     finally:
-        with contextlib.suppress(ValueError):
+        if arguments is not None and ctrl_c is signal.default_int_handler:
             signal.signal(signal.SIGINT, ctrl_c)
-    run(app, "genkit", arguments)
 
 
 def __getattr__(name: str) -> Any:

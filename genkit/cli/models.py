@@ -239,7 +239,8 @@ def data_check(
     strict: Annotated[
         bool,
         typer.Option(
-            "--strict", help="Exit code 2 if any item cannot be used, or there is any remark."
+            "--strict",
+            help="Exit code 2 if any item cannot be used, or there is any remark but on parts that are held out.",
         ),
     ] = False,
     as_json: Annotated[

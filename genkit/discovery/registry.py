@@ -323,7 +323,6 @@ def asking(
         modality: the plugin's manifest.
         call: the method or step, for the message.
         own: the setting that names a user's own code which is called: then it is a `ConfigError`. Empty: the plugin's.
-
     Yields: a function that makes this error of a reason, for an answer that breaks the contract.
     """
 
@@ -337,7 +336,8 @@ def asking(
     except GenkitError:
         raise
     except _FAULTS as error:
-        raise memory_fault(error, call) or fault(f"{first_line(error)} (-v shows where)") from error
+        memory = memory_fault(error, own or f"{call} of {origin(modality)}")
+        raise memory or fault(f"{first_line(error)} (-v shows where)") from error
 
 
 def origin(modality: Modality) -> str:

@@ -122,7 +122,8 @@ def open_data(
         tell: is told every few seconds that the data are still being read; None: nobody is.
 
     Raises:
-        DataError: if no item can be used; with `run.strict`, if any item cannot, or anything else is not used.
+        DataError: if no item can be used; with `run.strict`, if any item cannot, or anything else is not used
+            but other parts of the data set (`kit.files.HeldOut`).
     """
     with waiting("reading the data", tell):
         data = _open(config, TRIAL)
@@ -168,7 +169,10 @@ def _open(config: RunConfig, seconds: float) -> _Opened:
         if isinstance(notes, str):
             raise fault(f"its notes = {notes!r}: a sequence of sentences was expected")
         skipped = [Skipped(*item) for item in getattr(dataset, "skipped", ())]
-        remarks = tuple(Remark(*one) for one in getattr(dataset, "remarks", ()))
+        remarks = tuple(
+            one if isinstance(one, Remark) else Remark(*one)
+            for one in getattr(dataset, "remarks", ())
+        )
     unusable = Batches(dataset, config.run.seed, modality).tried(seconds) if count else {}
     skipped += [Skipped(f"item {index}", fault) for index, fault in unusable.items()]
     items, all_notes = count - len(unusable), tuple(map(str, notes))

@@ -6,6 +6,7 @@ of them import torch.
 items       data sets: items that are checked once, read in threads, cut into windows, with classes     imports torch
 sources     items of any data source (files, tables, Parquet, objects) with their classes               no torch
 files       reading the files of a folder, a zip or a tar file; writing files completely or not at all  no torch
+endings     what a container of streams lacks at its end, where it is cut off                           no torch
 tables      rows of CSV, JSON and Parquet files; what tables and sidecars say about files beside them   no torch
 blocks      network blocks for 1, 2 or 3 spatial axes, initial weights, truncation                      imports torch
 distances   Frechet distance between two sets of features                                               no torch

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import posixpath
+import re
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import PurePosixPath
@@ -16,7 +17,7 @@ from typing import Any
 
 from genkit.kit.files import Tree, reason
 
-__all__ = ["TRIED", "Files", "called", "class_name", "is_within"]
+__all__ = ["TRIED", "Files", "called", "class_name", "is_within", "named_in", "values_of"]
 
 TRIED = 100
 """So many rows of a table decide whether it names files, and so many files what endings they have."""
@@ -30,7 +31,7 @@ def called(names: Iterable[str], usual: Sequence[str]) -> str | None:
 
 
 def class_name(value: Any) -> tuple[str | None, str]:
-    """(a value of a column as the name of a class, why it is none)."""
+    """(a value of a column as the name of a class, in the composed form of Unicode; why it is none)."""
     if isinstance(value, Exception):
         return None, reason(value)
     try:
@@ -44,9 +45,66 @@ def class_name(value: Any) -> tuple[str | None, str]:
             value = json.loads(json.dumps(value, default=_plain))
         is_json = isinstance(value, list | dict)
         text = (json.dumps(value) if is_json else str(value)).strip()
+        text = unicodedata.normalize("NFC", text)
     except Exception:  # of objects of any kind
         return None, f"a value of the type {type(value).__name__}, which names no class,"
     return (text, "") if text else (None, "no value")
+
+
+def named_in(option: str, names: Collection[str]) -> list[str]:
+    """The columns that an option names: one, or several with commas between them."""
+    if option in names or "," not in option:
+        return [option]
+    return [name.strip() for name in option.split(",")]
+
+
+def values_of(
+    option: str, names: Collection[str], values: Callable[[str], Sequence[Any]]
+) -> Sequence[Any]:
+    """[N] values of the column that an option names; of several, the name of the one that has a 1 for an item.
+
+    Args:
+        names: of the columns.
+        values: maps the name of a column to its values [N].
+    """
+    columns = named_in(option, names)
+    return (
+        values(option) if len(columns) == 1 else _one_hot({name: values(name) for name in columns})
+    )
+
+
+def _one_hot(columns: Mapping[str, Sequence[Any]]) -> list[Any]:
+    """The class of each of N items by columns of its own for each class: the one whose value is 1, the others' are 0.
+
+    Args:
+        columns: [N] values of each class; -1 and no value count as 0.
+
+    Returns:
+        [N] names of columns; None where no column has a value, an exception where there is not exactly one 1.
+    """
+
+    def name(values: Sequence[Any]) -> Any:
+        texts = [class_name(value)[0] for value in values]
+        fault = next((value for value in values if isinstance(value, Exception)), None)
+        if fault or not any(texts):
+            return fault
+        bits = [_BITS.get((text or "0").lower()) for text in texts]
+        if None in bits:
+            place = bits.index(None)
+            return ValueError(
+                f"{texts[place]!r} in the column {list(columns)[place]!r} is neither 0 nor 1"
+            )
+        if bits.count(1) == 1:
+            return list(columns)[bits.index(1)]
+        count = "several" if 1 in bits else "none"
+        return ValueError(
+            f"{count} of the columns {', '.join(columns)} {'are' if 1 in bits else 'is'} 1"
+        )
+
+    return [name(values) for values in zip(*columns.values(), strict=True)]
+
+
+_BITS = {"0": 0, "0.0": 0, "-1": 0, "-1.0": 0, "false": 0, "1": 1, "1.0": 1, "true": 1}
 
 
 def _plain(value: Any) -> Any:
@@ -72,7 +130,9 @@ class Files:
 
     A value names a file by its path relative to the table, without its ending if no other file has the same. Where
     there is no such file, capitals, forms of Unicode and `\\` make no difference, and one path may be the end of the
-    other (`1.png`, `images/1.png`, `/old/images/1.png`), if only one file in the folder of the table can be meant.
+    other (`1.png`, `images/1.png`, `/old/images/1.png`), if only one file in the folder of the table can be meant; for
+    a table in a folder without files (`annotations/`), in the nearest folder above that holds any. Then zeros in front
+    of numbers make no difference either (`7`, `000007.png`).
 
     Attributes:
         names: of the files by their paths from the top; None for those that are not read.
@@ -83,26 +143,40 @@ class Files:
             **dict.fromkeys(tree.held_out),
             **{path: name for name, path in tree.paths.items()},
         }
+        self._folders = {""}
+        for path in self.names:
+            while (path := posixpath.dirname(path)) not in self._folders:
+                self._folders.add(path)
 
-    def find(self, value: Any, folder: str) -> tuple[str, str]:
+    def scope(self, folder: str) -> str:
+        """The folder whose files a table in some folder may name: that one, or the nearest above that holds any."""
+        while folder not in self._folders:
+            folder = posixpath.dirname(folder)
+        return folder
+
+    def find(self, value: Any, folder: str, is_padded: bool = True) -> tuple[str, str]:
         """(the path of the file that a value in a table names, why there is none).
 
         Args:
             value: of any type.
             folder: of the table.
+            is_padded: zeros in front of numbers make no difference.
         """
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
         if value is None or isinstance(value, list | dict) or not str(value).strip():
             return "", "it names no file"
-        text = str(value).strip()
-        path = posixpath.normpath(posixpath.join(folder, text))
-        if path in self.names:
-            return path, ""
+        text, scope = str(value).strip(), self.scope(folder)
+        for start in (folder, scope):
+            path = posixpath.normpath(posixpath.join(start, text))
+            if path in self.names:
+                return path, ""
         parts = _alike(text)
-        for index in (self._whole, self._stems):
+        for index, form in self._indices[: None if is_padded else 2]:
             candidates = [
                 path
-                for path in index.get(parts[-1] if parts else "", ())
-                if is_within(path, folder) and _is_end(parts[:-1], _alike(path)[:-1])
+                for path in index.get(form(parts[-1]) if parts else "", ())
+                if is_within(path, scope) and _is_end(parts[:-1], _alike(path)[:-1])
             ]
             exact = [one for one in candidates if path in (one, _stem(one))]
             if len(exact or candidates) == 1:
@@ -136,20 +210,22 @@ class Files:
         return groups
 
     @cached_property
-    def _whole(self) -> dict[str, list[str]]:
-        return _grouped(self.names, lambda path: path)
+    def _indices(self) -> list[tuple[dict[str, list[str]], Callable[[str], str]]]:
+        """(paths by a form of their last part, that form), the forms that tell most files apart first."""
+        indices: list[tuple[dict[str, list[str]], Callable[[str], str]]] = []
+        for form in (str, _unpadded):
+            whole: dict[str, list[str]] = {}
+            stems: dict[str, list[str]] = {}
+            for path in self.names:
+                whole.setdefault(form(_alike(path)[-1]), []).append(path)
+                stems.setdefault(form(_alike(_stem(path))[-1]), []).append(path)
+            indices += [(whole, form), (stems, form)]
+        return indices
 
-    @cached_property
-    def _stems(self) -> dict[str, list[str]]:
-        return _grouped(self.names, _stem)
 
-
-def _grouped(paths: Iterable[str], form: Callable[[str], str]) -> dict[str, list[str]]:
-    """Paths by the last part of a form of them."""
-    groups: dict[str, list[str]] = {}
-    for path in paths:
-        groups.setdefault(_alike(form(path))[-1], []).append(path)
-    return groups
+def _unpadded(name: str) -> str:
+    """A name in which no number begins with a zero."""
+    return re.sub(r"(?<!\d)0+(?=\d)", "", name)
 
 
 def _alike(path: str) -> list[str]:

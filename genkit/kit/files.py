@@ -14,31 +14,38 @@ and folders that cannot be listed are reported.
 
 from __future__ import annotations
 
-import lzma
 import os
 import posixpath
 import re
 import stat
-import tarfile
-import threading
-import zipfile
-import zlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from io import BytesIO
 from pathlib import Path, PurePosixPath
+from unicodedata import normalize
 
-from genkit.errors import DataError, GenkitError
-from genkit.kit.entry_names import zip_names
-from genkit.kit.parts import SPLITS, group, lies_in, training_part
+from genkit.errors import DataError
+from genkit.kit.archives import (
+    ENTRY_BYTES,
+    TARS,
+    ZIPS,
+    Listing,
+    Opener,
+    has_ending,
+    is_archive,
+    ordinary,
+    read_archive,
+    readable,
+    reason,
+)
+from genkit.kit.parts import SPLITS, HeldOut, group, lies_in, training_part
 from genkit.plugin import Remark, Skipped
 from genkit.system.files import make_folder, write_whole, writing
 
 __all__ = [
-    "CACHE_BYTES", "ENTRY_BYTES", "SPLITS", "THREADS", "Opener", "Tree", "group", "is_archive", "labels", "located",
-    "make_folder", "open_tree", "ordinary", "reason", "unread", "write_whole", "writing",
+    "CACHE_BYTES", "ENTRY_BYTES", "SPLITS", "THREADS", "HeldOut", "Opener", "Tree", "group", "is_archive", "labels",
+    "located", "make_folder", "open_tree", "ordinary", "reason", "unread", "write_whole", "writing",
 ]  # fmt: skip
 
 THREADS = min(4, os.cpu_count() or 1)
@@ -47,25 +54,12 @@ THREADS = min(4, os.cpu_count() or 1)
 CACHE_BYTES = 512 * 2**20
 """Suggested limit of memory for decoded data: keep them if they fit, else read them again each time."""
 
-ENTRY_BYTES = 512 * 2**20
-"""Largest size of an entry of a zip file, and of all entries of a compressed tar file; more is not unpacked."""
-
-ZIPS, TARS = (".zip",), (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
-"""Endings of archives."""
-
 _LITTER = re.compile(
     r"__macosx|@eadir|#recycle|\$recycle\.bin|system volume information|lost\+found|(eh)?thumbs\.db|desktop\.ini"
     r"|\._.*|\.ds_store|\.git\w*|\.ipynb_checkpoints|\.thumbnails|\.trash.*|\.apdisk|\.nomedia",
     re.IGNORECASE,
 )
 """What systems and programs leave in folders by themselves; no user's data."""
-
-Opener = Callable[[], Path | BytesIO]
-"""A function that gives what a parser can open: the path of a file, or the content of an entry of an archive.
-
-It can be called any number of times. Raises OSError if the file is missing or may not be read, ValueError if it is not
-an ordinary file or an entry is encrypted or too large, and any exception of `zipfile` if an entry is damaged.
-"""
 
 
 @dataclass(frozen=True)
@@ -91,43 +85,12 @@ class Tree:
     held_out: Collection[str] = ()
 
 
-@dataclass
-class _Listing:
-    """All files by their paths, and what was noticed on the way.
-
-    Args:
-        repeated: paths that several files have; the last of these files is listed.
-        empty: paths of folders that hold nothing.
-    """
-
-    openers: dict[PurePosixPath, Opener] = field(default_factory=dict)
-    skipped: list[Skipped] = field(default_factory=list)
-    remarks: list[Remark] = field(default_factory=list)
-    repeated: list[PurePosixPath] = field(default_factory=list)
-    empty: list[PurePosixPath] = field(default_factory=list)
-
-    def add(self, path: PurePosixPath, opener: Opener) -> None:
-        """Add a file; one of the same path is replaced, and noted."""
-        if path in self.openers:
-            self.repeated.append(path)
-        self.openers[path] = opener
-
-    def add_folders(self, folders: Sequence[PurePosixPath]) -> None:
-        """Note which of the folders of an archive, whose files were added, are empty."""
-        parents: set[str] = set()
-        for path in (*self.openers, *folders):
-            parent = posixpath.dirname(str(path))
-            while parent not in parents:
-                parents.add(parent)
-                parent = posixpath.dirname(parent)
-        self.empty += [path for path in folders if path.parts and str(path) not in parents]
-
-
 def open_tree(source: Path | bytes, endings: Collection[str], kind: str, title: str = "") -> Tree:
     """The files of a folder, a zip file or a tar file with certain endings, sorted by path.
 
     Subfolders are included, also those behind links, and archives in a folder are read as if they were folders. What
-    systems leave behind (`__MACOSX`, `@eaDir`, `Thumbs.db` ...) is no part of a source. Paths in an archive are
+    systems leave behind (`__MACOSX`, `@eaDir`, `Thumbs.db` ...) is no part of a source, nor are runs and samples that
+    genkit wrote beside other files. Paths in an archive are
     relative to the deepest folder that all these files have in common, so that it reads like the folder that was
     packed. In a folder where most names are those of `SPLITS`, a part for training and another one among them, only
     the part for training is read, and remarks name what else lies there.
@@ -144,19 +107,28 @@ def open_tree(source: Path | bytes, endings: Collection[str], kind: str, title: 
     title = title or str(source)
     is_folder = isinstance(source, Path) and source.is_dir()
     listing = (
-        _of_folder(source) if isinstance(source, Path) and is_folder else _archive(source, title)
+        _of_folder(source)
+        if isinstance(source, Path) and is_folder
+        else read_archive(source, title)
     )
     visible = {
         path: opener
         for path, opener in sorted(listing.openers.items())
         if path.parts and not _is_litter(path)
     }
+    written = {path.parts for path in listing.written}
+    rest = [path for path in visible if not lies_in(path, written)]
+    if written and any(has_ending(path, endings) and not _is_hidden(path) for path in rest):
+        visible = {path: visible[path] for path in rest}
+        listing.empty = [path for path in listing.empty if not lies_in(path, written)]
+        texts = [str(PurePosixPath(*path)) for path in sorted(written)]
+        listing.remarks.append(HeldOut(group(texts, "folders"), "written by genkit, and no data"))
     hidden = [path for path in visible if _is_hidden(path)]
     files: dict[PurePosixPath, Opener] = {}
     others: dict[PurePosixPath, Opener] = {}
     for path, opener in visible.items():
         if not _is_hidden(path):
-            (files if _has(path, endings) else others)[path] = opener
+            (files if has_ending(path, endings) else others)[path] = opener
     if not files:
         common = Counter(path.suffix.lower() for path in others).most_common(4)
         counts = (
@@ -207,13 +179,6 @@ def unread(others: Iterable[str], kind: str) -> tuple[Remark, ...]:
     )
 
 
-def is_archive(path: Path) -> bool:
-    """Whether a file is a zip or tar file: a zip file by its content, a tar file by its ending."""
-    if not os.path.isfile(path):  # a pipe would be waited for
-        return False
-    return _has(PurePosixPath(path.name), (*ZIPS, *TARS)) or zipfile.is_zipfile(path)
-
-
 def located(source: str | Path) -> Path:
     """The path of a folder or an ordinary file that a user named as the data.
 
@@ -230,7 +195,12 @@ def located(source: str | Path) -> Path:
     try:
         mode = os.stat(source).st_mode
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise DataError(f"data = {name}: there is no such file or folder") from error
+        hint = ""
+        if re.match(r"\w+://", text):
+            hint = "; nothing is fetched from addresses: download it, and name the file or folder"
+        elif re.search(r"[*?\[]", text):
+            hint = "; patterns are not expanded: name the folder, or pass a list of paths in Python"
+        raise DataError(f"data = {name}: there is no such file or folder{hint}") from error
     except (OSError, ValueError) as error:
         raise DataError(f"data = {name} cannot be opened ({reason(error)})") from error
     if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
@@ -240,46 +210,19 @@ def located(source: str | Path) -> Path:
     return Path(source)
 
 
-def ordinary(path: Path) -> Path:
-    """The path, unchanged, if it is an ordinary file (or a link to one), which can be read to an end.
-
-    Raises:
-        OSError: if there is no such file, or it may not be accessed.
-        ValueError: for a folder, a pipe or a device.
-    """
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise ValueError("it is no ordinary file")
-    return path
-
-
 def labels(names: Sequence[str]) -> list[str | None]:
-    """The label of each file: the first folder in its path. [N] paths -> [N] labels. An archive is no folder.
+    """The label of each file: a folder in its path. [N] paths -> [N] labels. An archive is no folder.
 
-    All labels are None if any file is in no folder.
+    It is the first folder, or if all files lie in the same one, the first that not all of them lie in. All labels are
+    None if any file is in no folder. Labels are in the composed form of Unicode (NFC): what looks the same is the same.
     """
     parts = [
-        [part for part in name.split("/") if not _has(PurePosixPath(part), (*ZIPS, *TARS))]
+        [part for part in name.split("/") if not has_ending(PurePosixPath(part), (*ZIPS, *TARS))]
         for name in names
     ]
-    nested = all(len(path) > 1 for path in parts)
-    return [path[0] if nested else None for path in parts]
-
-
-def reason(error: BaseException) -> str:
-    """Why a file could not be read, in at most 120 characters, for `Skipped.reason`."""
-    if isinstance(error, MemoryError):
-        return "it does not fit into memory"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    text = str(error).strip().partition("\n")[0]
-    is_clear = text and isinstance(
-        error, GenkitError | OSError | ValueError | RuntimeError | SyntaxError | Warning
-    )
-    return (text if is_clear else f"damaged: {error!r}")[:120]
-
-
-def _has(path: PurePosixPath, endings: Collection[str]) -> bool:
-    return path.name.lower().endswith(tuple(endings))
+    depth = min(map(len, parts), default=0) - 1  # folders that every path has
+    level = next((one for one in range(depth) if len({path[one] for path in parts}) > 1), 0)
+    return [normalize("NFC", path[level]) if depth > 0 else None for path in parts]
 
 
 def _is_litter(path: PurePosixPath) -> bool:
@@ -298,14 +241,14 @@ def _common_depth(paths: Collection[PurePosixPath]) -> int:
 # Folders and archives ------------------------------------------------------------------------------------------------
 
 
-def _of_folder(folder: Path) -> _Listing:
+def _of_folder(folder: Path) -> Listing:
     """All files of a folder and of the archives in it."""
-    listing = _Listing()
+    listing = Listing()
     places: dict[tuple[int, int], str] = {}
     odd_paths: list[str] = []
 
     def note(fault: OSError) -> None:
-        name = _readable(os.path.relpath(fault.filename, folder))[0]
+        name = readable(os.path.relpath(fault.filename, folder))[0]
         listing.skipped.append(Skipped(name, f"the folder: {fault.strerror}"))
 
     for place, folders, names in os.walk(folder, onerror=note, followlinks=True):
@@ -315,20 +258,20 @@ def _of_folder(folder: Path) -> _Listing:
         first = places.setdefault((state.st_dev, state.st_ino), relative)
         if first != relative:  # a link to a folder that is read already, or around it
             listing.remarks.append(
-                Remark(
-                    _readable(relative)[0], f"the same folder as {_readable(first)[0]}, read once"
-                )
+                Remark(readable(relative)[0], f"the same folder as {readable(first)[0]}, read once")
             )
             folders.clear()
             continue
+        if place != os.fspath(folder) and _is_written(Path(place), names):
+            listing.written.append(PurePosixPath(readable(relative)[0]))
         if not folders and not names:
-            listing.empty.append(PurePosixPath(_readable(relative)[0]))
+            listing.empty.append(PurePosixPath(readable(relative)[0]))
         for name in names:
             file = Path(place, name)
-            path, is_odd = _readable(file.relative_to(folder).as_posix())
+            path, is_odd = readable(file.relative_to(folder).as_posix())
             if is_odd:
                 odd_paths.append(path)
-            if _has(PurePosixPath(name), (*ZIPS, *TARS)) and name[0] != ".":
+            if has_ending(PurePosixPath(name), (*ZIPS, *TARS)) and name[0] != ".":
                 _add_archive(listing, file, path)
             else:
                 listing.add(PurePosixPath(path), partial(ordinary, file))
@@ -339,10 +282,22 @@ def _of_folder(folder: Path) -> _Listing:
     return listing
 
 
-def _add_archive(listing: _Listing, file: Path, path: str) -> None:
+def _is_written(folder: Path, names: Collection[str]) -> bool:
+    """Whether genkit wrote a folder with files of some names: that of a run, or one of samples."""
+    if ".genkit.lock" in names:
+        return True
+    try:
+        return (
+            "samples.json" in names and '"sha256"' in (folder / "samples.json").read_text()[:4096]
+        )
+    except (OSError, ValueError):
+        return False
+
+
+def _add_archive(listing: Listing, file: Path, path: str) -> None:
     """Add the files of an archive in a folder, as if it were a folder of its own."""
     try:
-        archive = _archive(file, path)
+        archive = read_archive(file, path)
     except DataError as error:
         listing.skipped.append(Skipped(path, reason(error)))
         return
@@ -357,167 +312,3 @@ def _add_archive(listing: _Listing, file: Path, path: str) -> None:
         Skipped(path if name == file.name else f"{path}/{name}", text)
         for name, text in archive.skipped
     ]
-
-
-def _readable(path: str) -> tuple[str, bool]:
-    """(a path as text that can be printed and stored, whether its bytes are no UTF-8)."""
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return os.fsencode(path).decode("latin-1"), True
-    return path, False
-
-
-def _archive(file: Path | bytes, title: str) -> _Listing:
-    """All files of a zip or tar file.
-
-    Raises:
-        DataError: if it is none, or damaged.
-    """
-    kind = "zip"
-    try:
-        if isinstance(file, Path) and _has(PurePosixPath(ordinary(file).name), TARS):
-            kind = "zip" if zipfile.is_zipfile(file) else "tar"
-            if kind == "tar":
-                return _of_tar(file)
-        return _of_zip(file, title)
-    except DataError:
-        raise
-    except Exception as error:  # both raise many kinds of exceptions for a malformed archive
-        raise DataError(f"{title} cannot be read as a {kind} file ({reason(error)})") from error
-
-
-def _of_zip(file: Path | bytes, title: str) -> _Listing:
-    """All files of a zip file by their paths."""
-    archive = zipfile.ZipFile(BytesIO(file) if isinstance(file, bytes) else file)
-    infos = archive.infolist()
-    lock = threading.Lock()  # zipfile's count of open entries is not thread-safe
-
-    def unpack(info: zipfile.ZipInfo) -> BytesIO:
-        if info.flag_bits & 1:
-            raise ValueError("it is encrypted")
-        if info.file_size > ENTRY_BYTES:
-            raise ValueError(
-                f"it claims to hold {info.file_size:,} bytes; at most {ENTRY_BYTES:,} are unpacked"
-            )
-        with lock, archive.open(info) as entry:
-            # No more than the checked size is unpacked, even if the entry holds more.
-            return BytesIO(entry.read(info.file_size))
-
-    names, encoding = zip_names(infos)
-    names = [
-        name.replace("\\", "/") if info.create_system == 0 else name  # of old packers for Windows
-        for name, info in zip(names, infos, strict=True)
-    ]
-    listing, folders = _Listing(), []
-    for name, info in zip(names, infos, strict=True):
-        if info.is_dir():
-            folders.append(_inside(name))
-        else:
-            listing.add(_inside(name), partial(unpack, info))
-    listing.add_folders(folders)
-    if encoding:
-        listing.remarks.append(
-            Remark(title, f"its names are not in UTF-8 and were read as {encoding}")
-        )
-    return listing
-
-
-def _inside(name: str) -> PurePosixPath:
-    """The name of an entry of an archive as a path that leads nowhere outside of it."""
-    return PurePosixPath(posixpath.normpath(f"/{name}").lstrip("/"))
-
-
-def _of_tar(file: Path) -> _Listing:
-    """All files of a tar file by their paths. Entries are read in place; a compressed file is unpacked at once."""
-    listing = _Listing()
-    with tarfile.open(file) as archive:
-        is_plain = _is_tar(file)
-        total, folders = 0, []
-        links: dict[PurePosixPath, PurePosixPath] = {}
-        for info in _whole_entries(archive, listing):
-            path = _inside(_readable(info.name)[0])
-            if info.isdir():
-                folders.append(path)
-                continue
-            if info.issym() or info.islnk():
-                start = "" if info.islnk() else str(path.parent)
-                if path in links:
-                    listing.repeated.append(path)
-                links[path] = PurePosixPath(
-                    posixpath.normpath(posixpath.join(start, info.linkname))
-                )
-                continue
-            if not info.isreg() or info.issparse():
-                fault = "stored with gaps (a sparse file)" if info.isreg() else "no ordinary file"
-                listing.skipped.append(Skipped(str(path), f"it is {fault}"))
-                continue
-            if is_plain:
-                listing.add(path, partial(_stretch, file, info.offset_data, info.size))
-                continue
-            total += info.size
-            if total > ENTRY_BYTES:
-                raise DataError(
-                    f"{file} holds more than {ENTRY_BYTES:,} bytes compressed: unpack it, or pack it as .tar"
-                )
-            try:
-                entry = archive.extractfile(info)
-                listing.add(path, partial(BytesIO, entry.read() if entry else b""))
-            except (EOFError, OSError, zlib.error, lzma.LZMAError):  # the file ends, or is damaged
-                listing.skipped.append(Skipped(str(path), "the archive is damaged within it"))
-    for path, first in links.items():  # a link inside of the archive is the file that it leads to
-        target, passed = first, {path}
-        while target in links and target not in passed:
-            passed.add(target)
-            target = links[target]
-        if target in listing.openers:
-            listing.add(path, listing.openers[target])
-        else:
-            listing.skipped.append(
-                Skipped(str(path), f"a link to {target}, which is no file of the archive")
-            )
-    listing.add_folders(folders)
-    return listing
-
-
-def _whole_entries(archive: tarfile.TarFile, listing: _Listing) -> Iterator[tarfile.TarInfo]:
-    """The entries of a tar file up to its first damage, which is noted.
-
-    Raises:
-        TarError: if the first entry is damaged.
-    """
-    count = 0
-    try:
-        for info in archive:
-            yield info
-            count += 1
-    except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError):
-        if not count:
-            raise
-        listing.skipped.append(
-            Skipped(
-                Path(str(archive.name)).name, f"damaged after {count:,} entries, which are used"
-            )
-        )
-
-
-def _is_tar(file: Path) -> bool:
-    """Whether a file is a tar file without compression."""
-    with file.open("rb") as content:
-        return content.read(512)[257:262] == b"ustar"
-
-
-def _stretch(file: Path, start: int, size: int) -> BytesIO:
-    """Some bytes of a file.
-
-    Raises:
-        ValueError: if there are too many, or the file is shorter.
-    """
-    if size > ENTRY_BYTES:
-        raise ValueError(f"it claims to hold {size:,} bytes; at most {ENTRY_BYTES:,} are unpacked")
-    with file.open("rb") as content:
-        content.seek(start)
-        raw = content.read(size)
-    if len(raw) < size:
-        raise ValueError(f"the archive ends after {len(raw):,} of its {size:,} bytes")
-    return BytesIO(raw)

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from io import BytesIO
+from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -25,13 +26,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from genkit.errors import DataError
-from genkit.kit.files import THREADS, reason
+from genkit.errors import ConfigError, DataError
+from genkit.kit.columns import class_name
+from genkit.kit.files import THREADS, HeldOut, reason
 from genkit.plugin import Remark, Sample, Skipped
 
 __all__ = [
-    "ATTEMPTS", "EXAMPLES", "Classes", "Readers", "Windows", "as_array", "as_stream", "check_classes", "check_usable",
-    "classes_of", "count_skipped", "name_skipped", "numbers_in", "read_until_damage", "silenced",
+    "ATTEMPTS", "EXAMPLES", "Classes", "Readers", "Windows", "as_array", "as_source", "as_stream",
+    "check_class_options", "check_classes", "check_usable", "classes_of", "count_skipped", "label_of", "name_skipped",
+    "numbers_in", "paired", "read_until_damage", "silenced",
 ]  # fmt: skip
 
 ATTEMPTS = 8
@@ -61,12 +64,13 @@ def check_usable(
         items: number of usable items.
         skipped: the unusable items.
         source: the name of the source in messages.
-        strict: whether a single unusable item or remark is an error.
+        strict: whether a single unusable item or remark is an error; a `HeldOut` is none.
         remarks: what else is not used, or is used otherwise than it lies there.
 
     Raises:
         DataError: if no item can be used; or if any item cannot, or there are remarks, and `strict` is set.
     """
+    remarks = [one for one in remarks if not isinstance(one, HeldOut)]
     if skipped and not items:
         raise DataError(
             f"none of the {len(skipped):,} items of {source} can be used: {name_skipped(skipped)}"
@@ -121,11 +125,12 @@ class Classes(NamedTuple):
     numbers: NDArray[np.int64] | None = None
 
 
-def classes_of(labels: Sequence[str | None]) -> Classes:
+def classes_of(labels: Sequence[str | None], order: Sequence[str] = ()) -> Classes:
     """The classes of items by their labels.
 
     Args:
         labels: [N], the label of each item, None for an item without one.
+        order: names of classes, which come first, in this order.
 
     Returns:
         The sorted labels as classes, numbers in their order; `Classes()` if any item has no label.
@@ -133,10 +138,50 @@ def classes_of(labels: Sequence[str | None]) -> Classes:
     names = sorted({label for label in labels if label is not None})
     if all(name.isdecimal() for name in names):
         names.sort(key=int)
+    places = {name: place for place, name in enumerate(order)}
+    names.sort(key=lambda name: places.get(name, len(places)))
     if not names or any(label is None for label in labels):
         return Classes()
     number_of = {name: number for number, name in enumerate(names)}
     return Classes(tuple(names), np.array([number_of[str(label)] for label in labels]))
+
+
+def label_of(value: Any, names: Sequence[str] = ()) -> str | None:
+    """A value as the name of a class; None: it names none.
+
+    Args:
+        value: of any type.
+        names: of classes, by their numbers.
+    """
+    if isinstance(value, Tensor) and value.ndim == 0:
+        value = value.item()
+    if isinstance(value, int | np.integer) and 0 <= value < len(names):
+        return names[int(value)]
+    return class_name(int(value) if isinstance(value, bool) else value)[0]
+
+
+def paired(value: Any, names: Sequence[str] = ()) -> tuple[Any, str | None]:
+    """(an item, its label) of what a data set gives: an item alone, or a tuple (item, label, ...), as torchvision's do.
+
+    A list is one too, if it has two elements and the second is a single number or a text. The name of a file becomes
+    its path.
+
+    Args:
+        value: of any type.
+        names: of classes, by their numbers.
+    """
+    if isinstance(value, str):
+        return Path(value), None
+    if not isinstance(value, tuple | list) or len(value) < 2:
+        return value, None
+    item, label = value[:2]
+    is_single = isinstance(label, str | int | float | np.generic | Tensor) and np.ndim(label) == 0
+    if isinstance(value, list) and not (
+        len(value) == 2 and is_single and not isinstance(item, int | float)
+    ):
+        return value, None
+    item = Path(item) if isinstance(item, str) else item
+    return item, label_of(label, names) if is_single else None
 
 
 def check_classes(
@@ -161,9 +206,29 @@ def check_classes(
     cause = f" ({reasons})" if reasons else ""
     raise DataError(
         f"options.conditional is set, but {source} has {classes_text}{cause}: put the {noun} into one "
-        "sub-folder per class, or beside a table with the columns file_name and label (or options.label=COLUMN)"
+        "sub-folder per class, or beside a table with the columns file_name and label (or options.label=COLUMN, or "
+        "options.label=COLUMN,COLUMN... for columns of which one is 1)"
         + (f", or {otherwise}" if otherwise else "")
     )
+
+
+def check_class_options(options: Any, *names: str) -> None:
+    """Raise an error if options say where classes come from, and the model is to have none.
+
+    Args:
+        options: of the modality, with a field `conditional`.
+        names: of these options.
+
+    Raises:
+        ConfigError: for the first of them that is not at its default.
+    """
+    for name in names:
+        value = getattr(options, name)
+        if not options.conditional and value != type(options).model_fields[name].default:
+            raise ConfigError(
+                f"options.{name} = {value!r} says where classes come from, and the model has none: set "
+                f"options.conditional=true as well, or leave {name} out"
+            )
 
 
 def numbers_in(
@@ -404,6 +469,23 @@ def as_array(values: Any) -> NDArray[Any]:
             f"a tensor of type {values.dtype} on the device {values.device} cannot be read: pass one with its values "
             "in memory, of uint8, int16 or float32"
         ) from error
+
+
+def as_source(source: Any) -> Any:
+    """A source as what it holds: a `.npy` file as its array, an array of texts or objects as a list; or as it is.
+
+    Raises:
+        DataError: if a `.npy` file is none, or holds Python objects.
+    """
+    if isinstance(source, str | Path) and str(source).endswith(".npy") and os.path.isfile(source):
+        try:
+            return np.load(source, "r")
+        except (OSError, ValueError, EOFError) as error:
+            raise DataError(
+                f"{source} cannot be read as NumPy's array ({reason(error)})"
+            ) from error
+    is_boxed = isinstance(source, np.ndarray) and source.dtype.kind in "OU" and source.ndim == 1
+    return source.tolist() if is_boxed else source
 
 
 def as_stream(value: Any) -> Any:

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from genkit.plugin import Remark
 
-__all__ = ["SPLITS", "Parts", "group", "lies_in", "split_of", "training_part"]
+__all__ = [
+    "SPLITS",
+    "HeldOut",
+    "Parts",
+    "group",
+    "lies_in",
+    "split_of",
+    "trained_as_well",
+    "training_part",
+]
 
 SPLITS = {
     "train": ("train", "training"),
@@ -19,6 +28,13 @@ SPLITS = {
 }
 """Parts of a data set, and the names of folders and files that hold them (as on the Hugging Face Hub)."""
 
+HELD_OUT = "held out"
+"""Why a part of a data set is not trained on."""
+
+
+class HeldOut(Remark):
+    """A remark on what is left out on purpose, such as another part of a data set; `strict` takes it."""
+
 
 class Parts(NamedTuple):
     """What is trained on of some files.
@@ -26,7 +42,7 @@ class Parts(NamedTuple):
     Args:
         names: of the files to train on, with their paths; folders that hold a part are left out of the names.
         excluded: what is not trained on: paths of files and folders, as their parts.
-        remarks: on what is left, and on what is named like a part and was not taken for one.
+        remarks: on what is left, `HeldOut` for other parts, and on what is named like one and was not taken for it.
     """
 
     names: dict[str, PurePosixPath]
@@ -60,7 +76,7 @@ def training_part(paths: Collection[PurePosixPath], depth: int, kind: str) -> Pa
         if training and ((is_most and has_others) or counts.keys() == training & exact):
             dropped |= {(*folder, name) for name in training}
             for name in counts.keys() - training:
-                cause = "held out" if name in splits else "beside the parts of the data set"
+                cause = HELD_OUT if name in splits else "beside the parts of the data set"
                 excluded[(*folder, name)] = cause, splits.get(name, "")
             continue
         if len(counts) == 1:
@@ -72,7 +88,7 @@ def training_part(paths: Collection[PurePosixPath], depth: int, kind: str) -> Pa
         ]
     if excluded:  # a folder that holds nothing but a part held out lacks the part for training that others have
         lone_parts = [path for path in unclear if len(contents[path[:-1]]) == 1]
-        excluded |= {path: ("held out", split_of(path[-1]) or "") for path in lone_parts}
+        excluded |= {path: (HELD_OUT, split_of(path[-1]) or "") for path in lone_parts}
     remarks = _named(excluded, contents, depth, kind)
     doubtful = sorted("/".join(path[depth:]) for path in unclear if path not in excluded)
     if doubtful:
@@ -100,7 +116,7 @@ def _named(
         name = path[-1] if path in contents else split  # folders by name, files by what they hold
         groups.setdefault((cause, split, name), []).append(path)
     return [
-        Remark(
+        (HeldOut if cause == HELD_OUT else Remark)(
             group(["/".join(path[depth:]) for path in paths], "parts"),
             f"{cause}: {sum(contents[path[:-1]][path[-1]] for path in paths):,} {kind}, not trained on",
         )
@@ -132,6 +148,28 @@ def split_of(name: str) -> str | None:
     """The part of a data set that a folder or file holds by a word of its name; None: it names none."""
     word = _WORDS.search(name)
     return _SPLIT_OF[word[1].lower()] if word else None
+
+
+def trained_as_well(column: str, first: Any, values: Callable[[], Iterable[Any]]) -> str:
+    """What a remark says of a column that tells the part of each item, all of which are trained on; empty: it does not.
+
+    Args:
+        column: its name.
+        first: its value for one item.
+        values: gives those for all items; it is called if the first names a part.
+    """
+
+    def part(value: Any) -> str | None:
+        return split_of(value) if isinstance(value, str) and _is_only_split(value) else None
+
+    counts = Counter(map(part, values() if part(first) else ()))
+    if None in counts or len(counts) < 2:
+        return ""
+    held_out = " and ".join(sorted(str(split) for split in counts if split != "train"))
+    count = counts.total() - counts["train"]
+    return (
+        f"its column {column!r} tells parts: {count:,} items of {held_out} are trained on as well"
+    )
 
 
 def _is_only_split(name: str) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 
 from genkit.errors import DataError
 from genkit.kit.files import CACHE_BYTES, reason
-from genkit.kit.tables import parquet
+from genkit.kit.table_rows import parquet
 
 __all__ = ["Shards", "open_shards"]
 

@@ -12,7 +12,7 @@ Shape letters: N items.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from io import BytesIO
@@ -21,25 +21,25 @@ from typing import Any
 
 from genkit.errors import ConfigError, DataError, did_you_mean
 from genkit.kit import files as tree_files
-from genkit.kit.columns import called, class_name
+from genkit.kit.columns import called, class_name, named_in, values_of
 from genkit.kit.files import (
     Tree,
     is_archive,
     located,
     open_tree,
     ordinary,
-    reason,
     unread,
 )
-from genkit.kit.parts import split_of
-from genkit.kit.shards import open_shards
-from genkit.kit.tables import columns_beside
+from genkit.kit.parts import trained_as_well
+from genkit.kit.rows import HUB, Rows, first_rows, is_saved, open_rows, rows_of_file
+from genkit.kit.tables import TABLES, columns_beside
 from genkit.plugin import Remark, Skipped
 
 __all__ = [
     "Items",
     "Numbered",
     "Rows",
+    "check_no_label",
     "is_saved",
     "items_of_tree",
     "items_of_values",
@@ -48,14 +48,8 @@ __all__ = [
     "select",
 ]
 
-HUB = "hub:"
-"""Prefix of the name of a data set on the Hugging Face Hub: `hub:NAME[:CONFIGURATION]`."""
-
 LABEL_COLUMNS = ("label", "labels", "class", "cls")
 """Columns that are taken for the labels of items if the user names none; capitals make no difference."""
-
-FIRST_ROWS = 8
-"""So many rows tell what columns there are."""
 
 
 @dataclass(frozen=True)
@@ -83,31 +77,6 @@ class Items:
     column: str | None = None
 
 
-@dataclass(frozen=True)
-class Rows:
-    """A source whose N items are rows with named columns.
-
-    Args:
-        title: the name of the source in messages.
-        count: N.
-        columns: their names.
-        row: the values of the row at an index by column; files are {"bytes": ..., "path": ...}.
-        values: [N] values of a column; an exception stands for the value of a row that cannot be read.
-        folder: that relative paths in rows begin at.
-        remarks: on what of the source is not read.
-        is_parallel: whether `row` may be called from several threads at once.
-    """
-
-    title: str
-    count: int
-    columns: Sequence[str]
-    row: Callable[[int], Mapping[str, Any]]
-    values: Callable[[str], Sequence[Any]]
-    folder: Path = Path()
-    remarks: tuple[Remark, ...] = ()
-    is_parallel: bool = True
-
-
 def open_items(
     source: Any,
     endings: Collection[str],
@@ -119,13 +88,14 @@ def open_items(
 
     Args:
         source: a folder, a zip or tar file, a Parquet file or a folder of these, a folder that `datasets` saved, a
-            single file; `hub:NAME[:CONFIGURATION]`; a data set of `datasets`; a list of paths; a list or map-style data
-            set of dicts.
+            CSV, TSV or JSON file that names the items; a single file; `hub:NAME[:CONFIGURATION]`; a data set of
+            `datasets`; a table of pandas, Polars or pyarrow; a list of paths; a list or map-style data set of dicts.
         endings: endings of the names of files that are items, in lower case.
         kind: what the items are, in the plural, for messages.
         columns: names of the columns that hold the item, the most usual first.
-        label: the column that holds the classes of the items. None: one of `LABEL_COLUMNS`, or else the first level
-            of sub-folders, unless files lie beside them.
+        label: the column that holds the classes of the items, or the columns of all classes with commas between
+            them, of which one is 1. None: one of `LABEL_COLUMNS`, or else the first level of sub-folders, unless files
+            lie beside them.
 
     Raises:
         ConfigError: if there is no column `label`.
@@ -133,6 +103,8 @@ def open_items(
     """
     is_path = isinstance(source, str | Path) and not str(source).startswith(HUB)
     path = located(source) if is_path else Path()
+    if is_path and path.suffix.lower() in TABLES and path.suffix.lower() != ".parquet":
+        return _of_table(path, endings, kind, columns, label)
     rows = open_rows(source)
     if rows is not None:
         return _of_rows(rows, kind, columns, label)
@@ -142,6 +114,7 @@ def open_items(
         and all(isinstance(one, str | Path) for one in source)
     ):
         paths = [Path(path) for path in source]
+        check_no_label(label, "the list")
         return Items(
             "the list",
             list(map(str, source)),
@@ -153,6 +126,50 @@ def open_items(
     if path.is_dir() or is_archive(path):
         return items_of_tree(open_tree(path, endings, kind, str(source)), kind, label)
     return items_of_tree(Tree(str(source), {path.name: partial(ordinary, path)}), kind, label)
+
+
+def check_no_label(label: str | None, title: str) -> None:
+    """Raise an error if a column is to hold the classes of a source that has no columns.
+
+    Args:
+        label: the column; None: there is none.
+        title: the name of the source in messages.
+
+    Raises:
+        ConfigError: if there is one.
+    """
+    if label is not None:
+        raise ConfigError(f"options.label = {label!r}: {title} has no columns; leave label out")
+
+
+def _of_table(
+    path: Path,
+    endings: Collection[str],
+    kind: str,
+    columns: Sequence[str],
+    label: str | None,
+) -> Items:
+    """The items that a CSV, TSV or JSON file names: by paths from its folder, or as a table beside files does.
+
+    Raises:
+        ConfigError: if there is no column `label`.
+        DataError: if it names none.
+    """
+    rows = rows_of_file(path)
+    if _path_columns(rows):
+        return _of_rows(rows, kind, columns, label)
+    fault = DataError(f"{path} names no {kind} that are there, by paths from its folder")
+    try:
+        tree = open_tree(path.parent, endings, kind, str(path))
+    except DataError:
+        raise fault from None
+    others = {name: opener for name, opener in tree.others.items() if name == path.name}
+    tree = replace(tree, others=others, remarks=())
+    names = columns_beside(tree).named_files
+    if not names:
+        raise fault
+    files = {name: opener for name, opener in tree.files.items() if name in names}
+    return items_of_tree(replace(tree, files=files), kind, label)
 
 
 def items_of_tree(tree: Tree, kind: str, label: str | None = None) -> Items:
@@ -178,7 +195,8 @@ def items_of_tree(tree: Tree, kind: str, label: str | None = None) -> Items:
     )
     column = label or called(columns.names, LABEL_COLUMNS)
     if column is not None:
-        values = columns.values(column)
+        values = values_of(column, columns.names, columns.values)
+        items = replace(items, remarks=(*items.remarks, *columns.conflicts(column)))
         return _labelled(items, column, values, columns.names, label is not None)
     labels = tree_files.labels(names)
     loose = [name for name in names if "/" not in name]
@@ -216,12 +234,14 @@ def _labelled(
         for name, value in zip(items.names, values, strict=True)
         if isinstance(value, Exception)
     }
-    if is_asked and len(missing) == len(pairs):
-        if column not in names:
-            hint = did_you_mean(column, list(map(str, names)))
+    columns, is_empty = named_in(column, names), len(missing) == len(pairs)
+    for one in columns:
+        if is_asked and one not in names and (is_empty or len(columns) > 1):
+            hint = did_you_mean(one, list(map(str, names)))
             raise ConfigError(
-                f"options.label = {column!r}: {items.title} has no such column.{hint}"
+                f"options.label = {column!r}: {items.title} has no column {one!r}.{hint}"
             )
+    if is_asked and is_empty:
         fault = next(iter(missing.values()), "no value")
         raise DataError(
             f"options.label = {column!r}: none of the items of {items.title} can be used ({fault})"
@@ -264,158 +284,6 @@ def items_of_values(source: Any) -> Items | None:
     )
 
 
-def open_rows(source: Any) -> Rows | None:
-    """The rows of a source; None: it does not consist of rows with named columns.
-
-    Args:
-        source: a Parquet file, or a folder of Parquet files; a folder that `datasets` saved; `hub:NAME`; a data set of
-            `datasets`, of which a dictionary of data sets gives the part train; a list or map-style data set of dicts.
-
-    Raises:
-        DataError: if it cannot be opened, or a package that is needed is not installed.
-    """
-    if isinstance(source, type):
-        raise DataError(f"data = {source.__name__} is a class: pass an object of it")
-    if isinstance(source, str | Path):
-        text, path = str(source), Path(source)
-        if text.startswith(HUB):
-            return _of_datasets(_from_hub(text), text)
-        if is_saved(path):
-            return _of_datasets(_loaded(lambda module: module.load_from_disk(text), text), text)
-        if os.path.isfile(path) and path.suffix.lower() == ".parquet":
-            return _of_parquet(Tree(text, {path.name: partial(ordinary, path)}))
-        shards = _shards(path)
-        return None if shards is None else _of_parquet(shards)
-    if hasattr(source, "column_names") and (hasattr(source, "features") or hasattr(source, "keys")):
-        return _of_datasets(source, f"the {type(source).__name__}")
-    if not hasattr(source, "__len__") or not hasattr(source, "__getitem__"):
-        return None
-    if isinstance(source, Mapping | bytes) or hasattr(source, "dtype"):
-        return None
-    try:
-        count = len(source)
-    except Exception as error:  # of data sets of any kind
-        title = f"the {type(source).__name__}"
-        raise DataError(f"{title} has no length that can be used ({reason(error)})") from error
-    first_rows = _first_rows(source.__getitem__, count)
-    first = next(first_rows, None)
-    return _of_dicts(source, [first, *first_rows]) if isinstance(first, Mapping) else None
-
-
-def is_saved(folder: Path) -> bool:
-    """Whether a folder is one that the package `datasets` saved."""
-    names = ("dataset_info.json", "dataset_dict.json")
-    return any(os.path.isfile(folder / name) for name in names)
-
-
-def _first_rows(read: Callable[[int], Any], count: int) -> Iterator[Any]:
-    """Those of the first `FIRST_ROWS` items that can be read."""
-    for index in range(min(count, FIRST_ROWS)):
-        try:
-            value = read(index)
-        except Exception:  # a damaged item: whoever reads the items one by one names it
-            continue
-        if value is not None:
-            yield value
-
-
-def _of_dicts(source: Any, first: Sequence[Any]) -> Rows:
-    """A list or map-style data set of dicts, whose first ones tell the columns."""
-
-    def row(index: int) -> Mapping[str, Any]:
-        value = source[index]
-        if not isinstance(value, Mapping):
-            raise ValueError(f"it is a {type(value).__name__}; the others are dicts")
-        return value
-
-    def value(index: int, column: str) -> Any:
-        try:
-            return row(index).get(column)
-        except (NameError, ImportError):  # a mistake in the user's code, not in the data
-            raise
-        except Exception as error:  # of data sets of any kind
-            return error
-
-    def values(column: str) -> list[Any]:
-        return [value(index, column) for index in range(len(source))]
-
-    title = f"the {type(source).__name__}"
-    dicts = [one for one in first if isinstance(one, Mapping)]
-    names = list(dict.fromkeys(str(name) for one in dicts for name in one))
-    return Rows(title, len(source), names, row, values, is_parallel=False)
-
-
-def _from_hub(text: str) -> Any:
-    """The data set of a name on the Hugging Face Hub, or of a local folder, with the package `datasets`."""
-    name, _, configuration = text.removeprefix(HUB).partition(":")
-    if not name:
-        raise DataError(f"data = {text!r} names no data set: hub:NAME or hub:NAME:CONFIGURATION")
-    return _loaded(lambda module: module.load_dataset(name, configuration or None), text)
-
-
-def _loaded(load: Callable[[Any], Any], title: str) -> Any:
-    """What the package `datasets` loads.
-
-    Raises:
-        DataError: if it is not installed, or cannot load the data.
-    """
-    try:
-        import datasets
-    except ImportError as error:
-        raise DataError(
-            f'{title} needs the package datasets: pip install "genkit-gan[hub]"'
-        ) from error
-    try:
-        return load(datasets)
-    except (
-        Exception
-    ) as error:  # of many kinds: of the network, of file formats, of the package's own
-        raise DataError(
-            f"{title} cannot be loaded by the package datasets ({reason(error)})"
-        ) from error
-
-
-def _of_datasets(source: Any, title: str) -> Rows:
-    """A data set of the package `datasets`, whose files are not decoded."""
-    parts: dict[str, Any] = dict(source.items()) if hasattr(source, "keys") else {"": source}
-    if not parts:
-        raise DataError(f"{title} is empty")
-    part = next((name for name in parts if split_of(name) == "train"), next(iter(parts)))
-    source = parts.pop(part)
-    if not hasattr(source, "__len__"):
-        raise DataError(
-            f"{title} is a stream, whose order cannot be resumed: load it without streaming=True"
-        )
-    remarks = [
-        Remark(other, f"held out: {len(data):,} items, not trained on")
-        for other, data in parts.items()
-    ]
-    if part and split_of(part) != "train":
-        remarks.append(Remark(part, "trained on, since no part is called train"))
-    features = source.features or {}
-    undecoded = source.with_format(None)
-    for name, feature in features.items():
-        if getattr(feature, "decode", False) is True:
-            undecoded = undecoded.cast_column(name, replace(feature, decode=False))
-
-    def values(column: str) -> Sequence[Any]:
-        plain = list(undecoded[column])
-        to_name = getattr(features.get(column), "int2str", None)
-        is_named = to_name is not None and all(isinstance(one, int) for one in plain)
-        return (
-            [to_name(one) if one >= 0 else None for one in plain] if to_name and is_named else plain
-        )
-
-    return Rows(
-        title,
-        len(undecoded),
-        list(undecoded.column_names),
-        lambda index: undecoded[index],
-        values,
-        remarks=tuple(remarks),
-    )
-
-
 def _of_rows(rows: Rows, kind: str, columns: Sequence[str], label: str | None) -> Items:
     """The items in one column of a source of rows.
 
@@ -443,15 +311,22 @@ def _of_rows(rows: Rows, kind: str, columns: Sequence[str], label: str | None) -
         rows.is_parallel,
     )
     others = [name for name in rows.columns if name != item_column]
+    first: Mapping[str, Any] = next(first_rows(rows.row, rows.count), {})
+    for name in others:
+        if text := trained_as_well(name, first.get(name), partial(rows.values, name)):
+            items = replace(items, remarks=(*items.remarks, Remark(rows.title, text)))
     column = label or called(others, LABEL_COLUMNS)
     if column is None:
         return items
-    values = rows.values(column) if column in rows.columns else [None] * rows.count
+    missing = [None] * rows.count
+    values = values_of(
+        column, rows.columns, lambda name: rows.values(name) if name in rows.columns else missing
+    )
     return _labelled(items, column, values, rows.columns, label is not None)
 
 
 def _item_column(rows: Rows, kind: str, columns: Sequence[str]) -> str:
-    """The column that holds the items: one with a usual name, or the only one that holds no plain value.
+    """The column that holds the items: one with a usual name, the only one without plain values, or one of paths.
 
     Raises:
         DataError: if there is none, or several.
@@ -459,18 +334,29 @@ def _item_column(rows: Rows, kind: str, columns: Sequence[str]) -> str:
     usual = called(rows.columns, columns)
     if usual is not None:
         return usual
-    first: Mapping[str, Any] = next(_first_rows(rows.row, rows.count), {})
+    first: Mapping[str, Any] = next(first_rows(rows.row, rows.count), {})
     candidates = [
         name
         for name, value in first.items()
         if not isinstance(value, str | int | float | bool | None)
-    ]
+    ] or _path_columns(rows)
     if len(candidates) == 1:
         return candidates[0]
     raise DataError(
         f"{rows.title} has the columns {', '.join(map(str, rows.columns))}; "
         f"{'several' if candidates else 'none'} could hold {kind}: call it {columns[0]!r}"
     )
+
+
+def _path_columns(rows: Rows) -> list[str]:
+    """The columns most of whose first values are paths of files."""
+    first = list(first_rows(rows.row, rows.count))
+
+    def count(name: str) -> int:
+        values = [row.get(name) for row in first]
+        return sum(isinstance(one, str) and os.path.isfile(rows.folder / one) for one in values)
+
+    return [name for name in rows.columns if 2 * count(name) > len(first)]
 
 
 def _content(value: Any, folder: Path) -> Any:
@@ -503,37 +389,3 @@ class Numbered(Sequence[str]):
         if not 0 <= index < self._count:
             raise IndexError(index)
         return f"item {index}"
-
-
-# Parquet -------------------------------------------------------------------------------------------------------------
-
-
-def _shards(folder: Path) -> Tree | None:
-    """The Parquet files of a folder that holds no other files but descriptions; None: it holds others, or none."""
-    usual_endings = {".parquet", ".md", ".json", ".gitattributes", ""}
-    for path in folder.rglob("*") if os.path.isdir(folder) else ():
-        if path.suffix.lower() not in usual_endings and path.is_file():
-            return None
-    try:
-        tree = open_tree(folder, {".parquet"}, "Parquet files", str(folder))
-    except DataError:  # there are none
-        return None
-    return tree if all(Path(name).suffix.lower() in usual_endings for name in tree.others) else None
-
-
-def _of_parquet(tree: Tree) -> Rows:
-    """The rows of Parquet files.
-
-    Raises:
-        DataError: if pyarrow is missing, or a file is damaged or has other columns than the first.
-    """
-    try:
-        paths = [Path(str(opener())) for opener in tree.files.values()]
-    except (OSError, ValueError) as error:
-        raise DataError(f"{tree.title} cannot be read as Parquet ({reason(error)})") from error
-    shards = open_shards(paths, tree.title)
-    remarks = (*tree.remarks, *unread(tree.others, "Parquet files"))
-    folder = paths[0].parent
-    return Rows(
-        tree.title, shards.count, shards.columns, shards.row, shards.values, folder, remarks
-    )

@@ -352,7 +352,7 @@ def test_augmentation_changes_speed_level_and_polarity(tmp_path):
 
 
 def test_a_large_entry_of_a_zip_is_not_unpacked(tmp_path, monkeypatch):
-    monkeypatch.setattr("genkit.kit.files.ENTRY_BYTES", 1000)
+    monkeypatch.setattr("genkit.kit.archives.ENTRY_BYTES", 1000)
     buffer = io.BytesIO()
     soundfile.write(buffer, tone(4000).T, 16000, "PCM_16", format="WAV")
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
@@ -404,6 +404,25 @@ def test_the_length_of_an_mp3_is_that_of_its_sound(tmp_path):
     assert [sound.frames > 120_000 for sound in checked.sounds] == [True, True]
 
 
+def test_the_rate_that_most_sounds_have_is_taken_and_said(tmp_path):
+    for name, rate in (("a", 8000), ("b", 16000), ("c", 16000), ("d", 8000)):
+        put(tmp_path / f"{name}.wav", tone(9000), rate)
+    data = SoundWindows(CheckedSounds(tmp_path, Cut()), Cut())
+    assert data.checked.rate == 16000  # of equally many the highest, by which nothing is lost
+    (note,) = data.notes
+    assert note.startswith("rate: 16,000 Hz, which 2 of 4 sounds have; ")
+    assert CheckedSounds(tmp_path, Cut(rate=8000)).notes == ()
+    assert CheckedSounds(tmp_path / "a.wav", Cut()).notes == ()
+
+
+def test_channels_may_come_last():
+    waves = np.stack([tone(5000)[0], np.zeros(5000, np.float32)])
+    for source in ([waves.T], [(waves.T, 8000)], waves.T[None], [torch.from_numpy(waves.T.copy())]):
+        (found,) = open_sounds(source).items
+        assert (found.channels, found.frames) == (2, 5000)
+        assert np.allclose(found.read(0, 5000), waves.mean(0))
+
+
 def test_channels_that_cancel_are_no_silence(tmp_path):
     wave = tone(20_000)[0]
     put(tmp_path / "a.wav", np.stack([wave, -0.99 * wave]))
@@ -436,9 +455,18 @@ def test_a_file_that_is_cut_off_is_named(tmp_path, ending):
     assert text.startswith(("cut off", "damaged: "))
 
 
-@pytest.mark.parametrize("ending", ["mka", "m4a", "flv"])
-def test_a_compressed_file_that_is_cut_off_is_named(tmp_path, ending):
-    path = compressed(tmp_path / f"a.{ending}", tone(160_000)[0], "aac", 44100)
+@pytest.mark.parametrize(
+    ("ending", "codec"),
+    [
+        ("mka", "aac"),
+        ("m4a", "aac"),
+        ("flv", "aac"),
+        ("avi", "ac3"),
+        ("rm", "ac3"),
+    ],
+)
+def test_a_compressed_file_that_is_cut_off_is_named(tmp_path, ending, codec):
+    path = compressed(tmp_path / f"a.{ending}", tone(160_000)[0], codec, 44100)
     assert CheckedSounds(path, Cut()).remarks == ()
     content = path.read_bytes()
     path.write_bytes(content[: len(content) * 7 // 10])
@@ -508,7 +536,7 @@ def test_objects_that_are_no_sounds_are_left_out():
             torch.ones(9, device="meta"),
             torch.quantize_per_tensor(torch.ones(9), 0.1, 0, torch.qint8),
         ),
-        *(None, 5, "gone.wav", wave[None, None], wave.astype(complex), (wave, "a")),
+        *(None, 5, "gone.wav", wave[None, None], wave.astype(complex), ("gone.wav", "a")),
     ]
     found = open_sounds([{"audio": one} for one in [wave, *faulty]])
     assert (len(found.items), len(found.skipped)) == (1, len(faulty))

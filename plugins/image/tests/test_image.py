@@ -18,10 +18,11 @@ from genkit.kit.blocks import Residual
 from genkit.plugin import Facts, Sample
 from genkit_image import compact, dcgan, modality, modern
 from genkit_image.dcgan import Critic, Generator, halvings
+from genkit_image.idx import read_idx
 from genkit_image.options import Controls, Options
 from genkit_image.pictures import to_pixels, to_png
 from genkit_image.plugin import ImagePlugin
-from genkit_image.sources import open_source, read_idx
+from genkit_image.sources import open_source
 
 TINY = {"size": 16, "features": 4}
 

@@ -19,6 +19,8 @@ from pydantic import ValidationError
 import genkit
 from genkit.engine.data import Batches, open_data
 from genkit.errors import ConfigError, DataError
+from genkit.kit.files import HeldOut
+from genkit.plugin import Remark
 from genkit_image import sources
 from genkit_image.options import Options
 from genkit_image.pictures import augmented, with_channels
@@ -324,7 +326,7 @@ def test_hostile_entries_of_zip_files_are_skipped(tmp_path, monkeypatch):
         "<I", 100
     )
     path.write_bytes(raw)
-    monkeypatch.setattr("genkit.kit.files.ENTRY_BYTES", 4000)
+    monkeypatch.setattr("genkit.kit.archives.ENTRY_BYTES", 4000)
     checked = opened(str(path))
     reasons = dict(checked.skipped)
     assert set(reasons) == {"large.png", "liar.png", "locked.png"}
@@ -526,10 +528,9 @@ def test_a_run_goes_on_without_what_cannot_be_used_and_says_so(tmp_path):
     arguments = {"options": TINY, "recipe": {"batch_size": 4}, "threads": 1}
     arguments |= {"progress": lambda progress: notes.append(progress.note)}
     genkit.train("image", str(tmp_path / "set"), out=tmp_path / "run", items=8, **arguments)
-    assert notes[0].startswith(
-        f"5 of 11 items of {tmp_path / 'set'} cannot be used and are left out: bell?.png ("
-    )
-    assert notes[0].endswith("; and 2 more")
+    start = f"5 of 11 items of {tmp_path / 'set'} cannot be used and are left out: bell?.png ("
+    (note,) = {note for note in notes if note and note.startswith(start)}
+    assert note.endswith("; and 2 more")
     with pytest.raises(DataError, match=r"5 of 11 items.*cannot be used: bell.*without them"):
         genkit.train(
             "image", out=tmp_path / "run", items=12, resume=True, run={"strict": True}, **arguments
@@ -762,6 +763,43 @@ def test_a_profile_of_grey_values_holds(tmp_path, mode):
     assert checked.channels == (4 if mode == "LA" else 1)
 
 
+@pytest.mark.parametrize(
+    ("format", "kind"), [("PNG", np.uint16), ("TIFF", np.uint16), ("TIFF", np.float32)]
+)
+def test_a_profile_holds_for_more_than_eight_bits(tmp_path, format, kind):
+    levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    deep = levels.astype(np.uint16) * 257 if kind is np.uint16 else levels / np.float32(255)
+    for number, profile in enumerate((profiles()[1], b"damaged")):
+        for name, picture in (("deep", Image.fromarray(deep)), ("plain", Image.fromarray(levels))):
+            put(tmp_path / f"{number}{name}", encoded(picture, format, icc_profile=profile))
+    paths = sorted(tmp_path.iterdir())
+    deep, plain, untouched, _ = opened(paths, size=16).pixels(range(4), 1)[:, 0].astype(int)
+    assert np.abs(deep - plain).max() <= 1
+    assert np.abs(deep - levels).max() > 40
+    assert np.array_equal(untouched, levels)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "I;16"])
+def test_the_gamma_of_a_png_file_holds_where_no_profile_does(tmp_path, mode):
+    picture = Image.new("RGBA", (16, 16), (100, 100, 100, 200))
+    if mode == "I;16":
+        whole = encoded(Image.fromarray(np.full((16, 16), 100 * 257, np.uint16)), "PNG")
+    else:
+        whole = encoded(picture.convert(mode), "PNG")
+    end = whole.index(b"IHDR") + 4 + 13 + 4
+    for name, added in (
+        ("a", chunk(b"gAMA", struct.pack(">I", 100_000))),
+        ("b", chunk(b"gAMA", struct.pack(">I", 45_455))),
+        ("c", chunk(b"gAMA", struct.pack(">I", 100_000)) + chunk(b"sRGB", b"\0")),
+    ):
+        put(tmp_path / f"{name}.png", whole[:end] + added + whole[end:])
+    paths = sorted(tmp_path.iterdir())
+    pixels = opened(paths, size=16).pixels(range(3), 4)[:, :, 0, 0].tolist()
+    alpha = 200 if mode in ("RGBA", "P") else 255
+    linear = round(255 * (100 / 255) ** (1 / 2.2)) - (mode == "I;16")  # of deep values, the floor
+    assert pixels == [[grey, grey, grey, alpha] for grey in (linear, 100, 100)]
+
+
 def test_a_profile_for_other_pictures_is_passed_over(tmp_path):
     colour = Image.new("RGB", (16, 16), (200, 60, 30))
     put(tmp_path / "a.png", encoded(colour, "PNG", icc_profile=profiles()[1]))
@@ -787,10 +825,29 @@ def test_what_lies_beside_an_idx_file_is_named(tmp_path):
         put(tmp_path / "more" / f"{number}.png", encoded(noise(number), "PNG"))
     checked = opened(str(tmp_path))
     assert len(checked.usable) == 6
-    ((name, text),) = checked.remarks
-    assert name == "5 files (more/0.png ...)"
-    assert text.startswith("not read: ")
-    assert text.endswith("train-images-idx3-ubyte")
+    rest, test = checked.remarks
+    assert rest[0] == "3 files (more/0.png ...)"
+    assert rest[1].startswith("not read: ")
+    assert rest[1].endswith("train-images-idx3-ubyte")
+    assert test == ("2 files (t10k-images-idx3-ubyte ...)", "held out: not trained on")
+    assert [type(one) for one in checked.remarks] == [Remark, HeldOut]
+
+
+@pytest.mark.parametrize("above", ["FashionMNIST/raw", "FashionMNIST", ""])
+@pytest.mark.parametrize("test", ["t10k", "x-test"])
+def test_the_usual_folder_of_idx_files_is_used_whole(tmp_path, above, test):
+    training = "train" if test == "t10k" else "x-train"
+    for name in (training, test):
+        for kind, array in (("images-idx3", GREY), ("labels-idx1", np.arange(6, dtype=np.uint8))):
+            path = tmp_path / "FashionMNIST" / "raw" / f"{name}-{kind}-ubyte"
+            write_idx(path, array if name == training else 255 - array)
+            put(path.with_name(f"{path.name}.gz"), gzip.compress(path.read_bytes(), mtime=0))
+    checked = opened(str(tmp_path / above), size=16)
+    assert np.array_equal(checked.pixels(range(6), 1)[:, 0], GREY)
+    assert checked.classes.numbers.tolist() == list(range(6))
+    (held_out,) = checked.remarks
+    assert held_out[0].startswith("4 ")
+    assert isinstance(held_out, HeldOut)
 
 
 def test_a_pipe_named_like_an_idx_file_is_not_waited_for(tmp_path):

@@ -1,6 +1,9 @@
-"""The contract, kept: an LSTM scored step by step, and one with prompts whose rollouts are scored."""
+"""The contract, kept: an LSTM scored step by step, one with prompts whose rollouts are scored, a pretrained model."""
 
 import json
+
+import pytest
+from language_models import write_language_model
 
 from genkit.testing import ModalityConformance
 
@@ -32,3 +35,17 @@ class TestPrompted(ModalityConformance):
         path = tmp_path / "lines.jsonl"
         path.write_text("\n".join(map(json.dumps, rows)))
         return path
+
+
+@pytest.mark.slow
+class TestPretrained(ModalityConformance):
+    """A causal language model as Hugging Face writes it, tiny and on disk: nothing is fetched."""
+
+    modality = "text"
+    preset = "lm"
+    minimum = 30
+
+    def source(self, tmp_path):
+        folder = write_language_model(tmp_path / "model", LINES)
+        type(self).options = {"pretrained": str(folder)}
+        return LINES

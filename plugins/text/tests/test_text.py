@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 import toys
-from tokenizers import Tokenizer
+from language_models import write_language_model
 from torch import nn
 from torch.nn.functional import kl_div, log_softmax, one_hot
 
@@ -180,26 +180,7 @@ def test_pretraining_learns_the_language(model):
 
 @pytest.fixture(scope="module")
 def language_model(tmp_path_factory):
-    """A folder as Hugging Face writes it: a tiny decoder and its tokenizer."""
-    from genkit_text.pretrained import transformers_library
-
-    folder, library = tmp_path_factory.mktemp("lm"), transformers_library()
-    torch.manual_seed(0)
-    facts = TextPlugin.inspect(LINES, Options(tokenizer="words"))
-    words = Tokenizer.from_str(facts.files["tokenizer.json"].decode())
-    tokenizer = library.PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>")
-    tokenizer.save_pretrained(folder)
-    configuration = library.GPT2Config(
-        vocab_size=facts["symbols"],
-        n_positions=32,
-        n_embd=8,
-        n_layer=1,
-        n_head=2,
-        eos_token_id=0,
-        bos_token_id=0,
-    )
-    library.GPT2LMHeadModel(configuration).save_pretrained(folder)
-    return folder
+    return write_language_model(tmp_path_factory.mktemp("lm"), LINES)
 
 
 def test_a_language_model_is_tuned_resumed_and_drawn_from_without_its_folder(

@@ -1,7 +1,10 @@
 """Text: every source, every fault, the facts, the samples, the files, pretrained models."""
 
+import bz2
 import gzip
 import json
+import lzma
+import random
 import types
 
 import numpy as np
@@ -12,6 +15,7 @@ from tokenizers import Tokenizer
 
 from genkit.engine.data import check_data
 from genkit.errors import ConfigError, DataError
+from genkit.kit.files import HeldOut
 from genkit.plugin import Networks, Sample
 from genkit_text import modality
 from genkit_text.lines import Rows
@@ -90,15 +94,89 @@ def test_what_is_no_line_is_named(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("encoding", ["latin-1", "gbk", "cp1251", "utf-16"])
+@pytest.mark.parametrize("encoding", ["latin-1", "gbk", "cp1251", "utf-16", "utf-32"])
 def test_texts_in_other_encodings_are_read(tmp_path, encoding):
-    line = {"latin-1": "Größe", "gbk": "床前明月光", "cp1251": "привет", "utf-16": "ä一п"}[encoding]
+    lines = {"latin-1": "Größe", "gbk": "床前明月光", "cp1251": "привет"}
+    line = lines.get(encoding, "ä一п")
     (tmp_path / "a.txt").write_bytes(f"{line}\nmore".encode(encoding))
     (tmp_path / "b.csv").write_bytes(f"text\n{line}!".encode(encoding))
-    name = "utf-8" if encoding == "utf-16" else encoding
+    name = encoding if encoding in lines else "utf-8"
     assert opened(tmp_path, encoding=name).lines == [line, "more", f"{line}!"]
-    with pytest.raises(ValidationError, match="no encoding that Python knows"):
-        Options(encoding="latin1000")
+    for name in ("latin1000", "rot13", "base64", "zip", "undefined"):
+        with pytest.raises(ValidationError, match="no encoding that Python knows"):
+            Options(encoding=name)
+
+
+@pytest.mark.parametrize(
+    "pack",
+    [gzip.compress, lambda raw: bz2.compress(raw, 1), lzma.compress],
+    ids=["gzip", "bz2", "xz"],
+)
+@pytest.mark.parametrize("ending", ["txt", "csv"])
+def test_of_a_compressed_text_that_is_cut_off_whole_lines_are_read(tmp_path, pack, ending):
+    draw = random.Random(0)
+    lines = [f"{number} {draw.getrandbits(300)}" for number in range(9000)]
+    raw = "\n".join(["text", *lines] if ending == "csv" else lines).encode()
+    whole = pack(raw)
+    for source in (tmp_path, tmp_path / f"a.{ending}.gz"):
+        (tmp_path / f"a.{ending}.gz").write_bytes(whole[: len(whole) * 3 // 4])
+        source = opened(source)
+        assert 3000 < len(source.lines) < 7000
+        assert source.lines == lines[: len(source.lines)]
+        ((name, text),) = source.remarks
+        assert name == f"a.{ending}.gz"
+        assert text.startswith("cut off (")
+        assert text.endswith(" can be unpacked, whose whole lines are read")
+
+
+def test_a_column_of_plain_text_is_said_to_have_no_meaning(tmp_path):
+    (tmp_path / "a.txt").write_text("one\ntwo\n")
+    (tmp_path / "b.csv").write_text("quote\nthree\n")
+    text = "plain text has no field 'quote': whole lines are read"
+    found = opened(tmp_path, field="quote")
+    assert (found.lines, found.remarks) == (["one", "two", "three"], (("a.txt", text),))
+    assert opened(["a", "b"], field="quote").remarks == (("the strings", text),)
+    assert opened("builtin:verses", field="quote").remarks[0][1] == text
+    with pytest.raises(
+        ValidationError, match="prompt_field 'text' is the field of the line itself"
+    ):
+        Options(prompt_field="text")
+
+
+@pytest.mark.parametrize(
+    ("content", "is_json"),
+    [
+        ('{"text": "a"}\n{"text": "b"}\n', True),
+        ('[\n {"text": "a"},\n {"text": "b"}\n]\n', True),
+        ("[1] first\n[2] second\n", False),
+        ("{x}\n", False),
+        ("a\n", False),
+    ],
+)
+def test_json_that_is_read_as_text_is_named(tmp_path, content, is_json):
+    (tmp_path / "a.txt").write_text(content)
+    found = opened(tmp_path / "a.txt")
+    assert found.lines == content.splitlines()
+    assert [text.partition(",")[0] for _, text in found.remarks] == ["it is JSON"] * is_json
+
+
+def test_what_describes_a_folder_of_texts_is_named_and_not_read(tmp_path):
+    (tmp_path / "b").mkdir()
+    for name in ("README.md", "a.txt", "LICENSE.txt", "readme_first.txt", "b/README.md"):
+        (tmp_path / name).write_text(f"{name}\n")
+    found = opened(tmp_path)
+    assert found.lines == ["a.txt", "b/README.md"]
+    text = "not read: by its name it describes the data"
+    assert found.remarks == (("3 files (LICENSE.txt ...)", text),)
+    assert isinstance(found.remarks[0], HeldOut)
+    for name in ("a.txt", "b/README.md"):
+        (tmp_path / name).unlink()
+    assert len(opened(tmp_path).lines) == 3  # they are all that there is
+
+
+def test_a_set_has_no_order():
+    with pytest.raises(DataError, match=r"no order.*pass sorted\(lines\)"):
+        opened({"a", "b"})
 
 
 def test_jsonl_is_read_by_field_and_its_faults_are_named(tmp_path):
@@ -198,7 +276,7 @@ def test_a_list_of_paths_is_these_files(tmp_path, monkeypatch):
         assert found.names[1] == f"{source[0]}, line 2"
     found = opened(["a.txt", "gone.txt", "b.csv"])
     assert found.skipped == [("gone.txt", "No such file or directory")]
-    assert opened([tmp_path]).skipped == [(str(tmp_path), "it is no ordinary file")]
+    assert opened([tmp_path]).skipped == [(str(tmp_path), "it is a folder")]
     assert opened(["a.txt is a file", "c"]).lines == ["a.txt is a file", "c"]
 
 

@@ -46,7 +46,7 @@ def numbers(clip):
     return ((clip[..., 0].mean((1, 2)) - 20) / 5).round().astype(int).tolist()
 
 
-def film(path, frames=120, rate=25, codec="libx264", times=None, audio_only=False, **options):
+def film(path, frames=120, rate=25, codec="libx264", times=None, has_sound=False, **options):
     """A video file by PyAV; keyframes every 250 frames, as encoders do it."""
     ticks = Fraction(rate) if times is None else Fraction(1000)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,12 +58,24 @@ def film(path, frames=120, rate=25, codec="libx264", times=None, audio_only=Fals
         stream.pix_fmt = "yuv420p"
         stream.codec_context.time_base = 1 / ticks
         stream.codec_context.thread_count = 1
+        audio = container.add_stream("aac", rate=16000) if has_sound else None
         for number, frame in enumerate(counted(frames).repeat(3, 3)):
             picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
             picture.pts, picture.time_base = number if times is None else times[number], 1 / ticks
             container.mux(stream.encode(picture))
+            if audio is not None:
+                heard = noise(number, 16000 // rate)
+                heard.sample_rate, heard.pts = 16000, number * (16000 // rate)
+                container.mux(audio.encode(heard))
         container.mux(stream.encode(None))
+        if audio is not None:
+            container.mux(audio.encode(None))
     return path
+
+
+def noise(seed, count):
+    values = np.random.default_rng(seed).normal(0, 0.1, (1, count)).astype(np.float32)
+    return av.AudioFrame.from_ndarray(values, format="fltp", layout="mono")
 
 
 def sound(path):
@@ -408,6 +420,28 @@ def test_of_a_file_that_is_cut_off_the_whole_frames_are_used(tmp_path, ending):
     assert {item.name for item in checked.videos} <= {name for name, _ in checked.remarks}
 
 
+CUTS = [
+    ("mkv", "libx264", True), ("avi", "mpeg4", False), ("wmv", "wmv2", False), ("wmv", "wmv2", True),
+    ("rm", "rv20", False), ("flv", "flv", True), ("ts", "libx264", True), ("ts", "mpeg2video", False),
+    ("ogv", "libvpx", False), ("y4m", "wrapped_avframe", False), ("mxf", "mpeg2video", False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("ending", "codec", "has_sound"), CUTS)
+def test_what_a_file_lacks_at_its_end_is_named(tmp_path, ending, codec, has_sound):
+    path = film(tmp_path / f"a.{ending}", 60, codec=codec, has_sound=has_sound)
+    whole = path.read_bytes()
+    for source in (path, [{"video": whole}]):
+        (item,) = open_footage(source).items
+        assert (len(item.times), item.remark) == (60, "")
+    for share in (0.4, 0.85):
+        path.write_bytes(whole[: int(share * len(whole)) // 188 * 188 + 57])
+        checked = CheckedVideos(path, Cut())
+        said = [text for _, text in (*checked.skipped, *checked.remarks)]
+        assert checked.skipped or "cut off" in " ".join(said) or ending == "mxf", share
+        assert said
+
+
 def test_a_file_that_breaks_in_the_middle_is_cut_elsewhere_and_counted(tmp_path, monkeypatch):
     monkeypatch.setattr("genkit_video.clips.CACHE_BYTES", 0)
     monkeypatch.setattr("genkit_video.decoding.POOL", 0)
@@ -429,6 +463,25 @@ def test_a_file_that_breaks_in_the_middle_is_cut_elsewhere_and_counted(tmp_path,
 
 
 # Clips -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_rate_that_most_videos_have_is_taken_and_said(tmp_path):
+    for name, rate in (("a", 5), ("b", 10), ("c", 10), ("d", 5)):
+        film(tmp_path / f"{name}.mp4", 20, rate=rate)
+    clips = Clips(CheckedVideos(tmp_path, Cut()), Cut(), 1)
+    assert clips.checked.rate == 10  # of equally many the highest, by which no frame is lost
+    (note,) = clips.notes
+    assert note.startswith("fps: 10, which 2 of 4 videos have; ")
+    assert CheckedVideos(tmp_path, Cut(fps=5)).notes == ()
+    assert CheckedVideos(tmp_path / "a.mp4", Cut()).notes == ()
+
+
+def test_a_list_of_frames_is_no_list_of_clips():
+    found = CheckedVideos(list(counted(9, colour=True)), Cut())
+    assert not found.videos
+    assert set(reasons(found).values()) == {
+        "an array of shape (32, 32, 3) is a picture, and no clip: stack frames to [T, H, W, C]"
+    }
 
 
 def test_clips_are_cut_from_anywhere_or_one_after_the_other(tmp_path):
@@ -489,9 +542,7 @@ def test_nothing_usable_is_an_empty_set_with_reasons(tmp_path):
 
 def test_a_source_that_is_none_is_refused_in_one_sentence(tmp_path):
     (tmp_path / "notes.txt").write_text("")
-    with pytest.raises(
-        DataError, match=r"holds no videos and no folders of frames .*found: 1 \.txt"
-    ):
+    with pytest.raises(DataError, match=r"holds no videos or frames .*found: 1 \.txt"):
         open_footage(tmp_path)
     with pytest.raises(DataError, match="there is no such file or folder"):
         open_footage(tmp_path / "nowhere")

@@ -15,6 +15,7 @@ import numpy as np
 from av.container import InputContainer
 from numpy.typing import NDArray
 
+from genkit.kit.endings import cut_off
 from genkit.kit.files import CACHE_BYTES
 from genkit.kit.items import silenced
 
@@ -49,13 +50,12 @@ def decoded(content: Path | BytesIO, error: Exception) -> tuple[NDArray[np.int16
                     size += parts[-1].nbytes
                 if size > CACHE_BYTES:
                     break
-            # FFmpeg says nothing where a Matroska file is cut off; its header tells its length.
-            length = (
-                (container.duration or 0) / av.time_base
-                if "matroska" in container.format.name
-                else 0
-            )
-            is_whole = len(container.streams) > 1 or sum(map(len, parts)) > 0.95 * length * rate
+            # FFmpeg says nothing where a file is cut off.
+            format = container.format.name
+            is_told = len(container.streams) == 1 and "matroska" in format
+            length = (container.duration or 0) / av.time_base if is_told else 0
+            is_whole = sum(map(len, parts)) > 0.95 * length * rate
+            is_whole = is_whole and not cut_off(content, format, None)
     except Exception:  # of FFmpeg, or of streams whose codec it does not know
         if not parts:
             raise error from None

@@ -33,10 +33,10 @@ class Options(Settings):
     conditional: bool = False
     """Learn each class by its label."""
     labels: Literal["folders", "prefix"] = "folders"
-    """Where class labels come from: sub-folders, or the beginnings of file names."""
+    """Where class labels come from: sub-folders or a column called `label`; or the beginnings of file names."""
     label: str | None = None
-    """The column that holds the classes, in a table beside the sounds (`metadata.csv`, say) or of a data set. None: a
-    column called `label`, or else what `labels` says."""
+    """The column that holds the classes, in a table beside the sounds (`metadata.csv`, say) or of a data set; or
+    several with commas between them, of which one is 1. None: what `labels` says."""
     architecture: Literal["wavegan", "stream", "vocoder"] = "wavegan"
     """The generator. wavegan: a whole window at once (Donahue et al. 2019); stream: endless sounds, by convolutions
     over noise; vocoder: a wave from its log-mel spectrum."""
@@ -75,6 +75,14 @@ class Options(Settings):
             lower = 1 << samples.bit_length() - 1
             raise ValueError(f"{samples} must be a power of two: choose {lower} or {2 * lower}")
         return samples
+
+    @model_validator(mode="after")
+    def _has_one_source_of_classes(self) -> Options:
+        if self.label is not None and self.labels == "prefix":
+            raise ValueError(
+                "label and labels=prefix both say where classes come from: leave one of them out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _has_one_condition(self) -> Options:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from genkit.kit import streams
-from genkit.kit.items import check_classes, check_usable
+from genkit.kit.items import check_class_options, check_classes, check_usable
 from genkit.plugin import (
     Critique,
     Evidence,
@@ -50,11 +50,10 @@ class AudioPlugin(ModalityPlugin):
         """The source as `genkit_audio.sounds.CheckedSounds`, for which every file is read once."""
         from genkit_audio import sounds
 
-        return (
-            source
-            if isinstance(source, sounds.CheckedSounds)
-            else sounds.CheckedSounds(source, options)
-        )
+        if isinstance(source, sounds.CheckedSounds):
+            return source
+        check_class_options(options, "label", "labels")
+        return sounds.CheckedSounds(source, options)
 
     @classmethod
     def inspect(cls, source: Any, options: Options) -> Facts:

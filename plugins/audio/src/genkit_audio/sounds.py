@@ -117,6 +117,7 @@ class CheckedSounds:
             channels cancel each other, or whose files hold more than is read; and what else of the source is not used.
         rate: of the windows, in Hz.
         origin: the source, as it was given.
+        notes: how the rate was chosen, where sounds have several.
         classes: of the usable sounds.
         readers: threads that read sounds.
     """
@@ -126,7 +127,9 @@ class CheckedSounds:
         self.source = open_sounds(source, options.labels, options.label)
         self.readers = Readers("genkit-sounds")
         rates = Counter(item.rate for item in self.source.items if item.rate is not None)
-        self.rate = int(options.rate or (rates.most_common(1)[0][0] if rates else RATE))
+        usual = max(rates, key=lambda rate: (rates[rate], rate), default=RATE)
+        self.rate = int(options.rate or usual)
+        self.notes = _rate_notes(rates, usual) if options.rate is None else ()
         items = [item if item.rate else replace(item, rate=self.rate) for item in self.source.items]
         self._fits_memory = 2 * sum(item.count(self.rate) for item in items) <= CACHE_BYTES
         results = self.readers.each(self._scan, items)
@@ -188,6 +191,16 @@ class CheckedSounds:
         return _Scan(sound, min(peak, 1.0), "; ".join(remarks))
 
 
+def _rate_notes(rates: Counter[int], usual: int) -> tuple[str, ...]:
+    """A sentence on the rate that was chosen out of several; none: all sounds have it."""
+    if len(rates) < 2:
+        return ()
+    return (
+        f"rate: {usual:,} Hz, which {rates[usual]:,} of {rates.total():,} sounds have; the others are resampled; "
+        "options.rate chooses otherwise",
+    )
+
+
 class SoundWindows(Windows[Values]):
     """Windows of sounds, as a map-style data set of Samples x [1, n] in [-1, 1].
 
@@ -215,7 +228,7 @@ class SoundWindows(Windows[Values]):
     ) -> None:
         self.checked, self.options, self.condition_of = checked, options, condition_of
         title = checked.source.title
-        self.remarks = checked.remarks
+        self.remarks, self.notes = checked.remarks, checked.notes
         numbers = numbers_in(checked.classes, labels, title, "sounds")
         lengths = [sound.count(checked.rate) for sound in checked.sounds]
         capacities = [max(are_padded, length // options.samples) for length in lengths]

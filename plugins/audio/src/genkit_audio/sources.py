@@ -30,8 +30,8 @@ from genkit.errors import ConfigError, DataError, did_you_mean
 from genkit.kit import compat
 from genkit.kit import files as tree
 from genkit.kit.files import Opener
-from genkit.kit.items import Readers, as_array, as_stream
-from genkit.kit.sources import Items, items_of_tree, items_of_values, open_items
+from genkit.kit.items import Readers, as_array, as_source, as_stream, paired
+from genkit.kit.sources import Items, check_no_label, items_of_tree, items_of_values, open_items
 from genkit.plugin import Remark, Skipped
 from genkit_audio.compressed import MPEG_PADDING, decoded, mpeg_length, silenced_if
 
@@ -189,33 +189,37 @@ def open_sounds(source: Any, labels: str = "folders", label: str | None = None) 
         source: a sound file (whatever libsndfile or FFmpeg reads: wav, flac, ogg, opus, mp3, m4a, aiff ...); whatever
             else `genkit.kit.sources.open_items` takes: a folder, a zip or tar file of these, a list of paths, Parquet,
             `hub:NAME`, rows with a column `audio` ...; `builtin:drums`, and its parts `builtin:drums/train` and
-            `builtin:drums/held-out`; an array or tensor [N, n] or [N, C, n], floats in [-1, 1] or int16, which has no
-            rate; a list or map-style data set of sounds: arrays, (array, rate), {"array", "sampling_rate"}, or files in
-            bytes.
+            `builtin:drums/held-out`; an array or tensor [N, n], [N, C, n] or [N, n, C] with n > C, or a `.npy` file of
+            one, floats in [-1, 1] or int16, which has no rate; a list or map-style data set of sounds: arrays, (array,
+            rate), {"array", "sampling_rate"}, files in bytes, or pairs of one of these and its label.
         labels: one of `LABELS`. Sub-folders are classes unless sounds lie beside them.
         label: the column that holds the classes, as for `open_items`.
 
     Raises:
-        ConfigError: for an unknown built-in set.
+        ConfigError: for an unknown built-in set, or a column that there is not.
         DataError: if the source does not exist, holds no sound files, or has another type or shape.
     """
+    source = as_source(source)
     if isinstance(source, np.ndarray | Tensor):
+        check_no_label(label, "the array")
         return Sounds("the array", _from_array(as_array(source)))
     text = str(source) if isinstance(source, str | Path) else ""
     if text.startswith("builtin:"):
+        check_no_label(label, text)
         return _from_builtin(text, labels)
     rated = _with_rates(source)
     items = open_items(rated, ENDINGS, "sounds", COLUMNS, label)
     if items is not None and rated is not source:
         items = replace(items, title=f"the {type(source).__name__}")
     if items is None and hasattr(source, "__getitem__") and hasattr(source, "__len__"):
+        check_no_label(label, f"the {type(source).__name__}")
         items = items_of_values(source)
     if items is None:
         raise DataError(
             f"sounds cannot be read from a {type(source).__name__}: pass a path, a list of paths, "
             f"builtin:{' or builtin:'.join(BUILTIN)}, or an array"
         )
-    return _from_items(items, labels)
+    return _from_items(items, "folders" if label is not None else labels)
 
 
 @dataclass(frozen=True)
@@ -287,20 +291,21 @@ def _from_items(items: Items, labels: str) -> Sounds:
     def opened(place: int) -> Sound | Skipped:
         name = items.names[place]
 
-        def opener() -> Any:
-            return as_stream(items.read(place))
+        def opened_again() -> Any:
+            return _content(_paired(items.read(place))[0])
 
         try:
-            content = opener()
+            item, label = _paired(items.read(place))
+            content = _content(item)
             is_file = isinstance(content, Path | BytesIO)
-            sound = _from_file(name, opener) if is_file else _from_value(name, content)
+            sound = _from_file(name, opened_again) if is_file else _from_value(name, content)
             if sound.rate is not None and sound.rate not in RATES:
                 raise ValueError(f"a rate of {sound.rate:,} Hz: 1 to {RATES[-1]:,} can be")
         except Exception as error:  # whatever parsers raise at damaged files
             return Skipped(name, reason(error))
         prefix = re.split(r"[_\-\d]", PurePosixPath(name).stem)[0] or None
-        is_prefix = labels == "prefix" and items.column is None
-        return replace(sound, label=prefix if is_prefix else items.labels[place])
+        label = label or items.labels[place]
+        return replace(sound, label=prefix if labels == "prefix" else label)
 
     places = range(len(items.names))
     readers = Readers("genkit-headers")
@@ -312,6 +317,23 @@ def _from_items(items: Items, labels: str) -> Sounds:
         (*items.skipped, *faults),
         items.remarks,
     )
+
+
+def _content(item: Any) -> Any:
+    """What a parser can open: the path or content of a file; any other value as it is."""
+    return tree.ordinary(item) if isinstance(item, Path) else as_stream(item)
+
+
+def _paired(value: Any) -> tuple[Any, str | None]:
+    """(a sound, its label) of a value: a sound alone, (sound, label, ...), or (array, rate, label, ...).
+
+    Arrays in a tuple are channels.
+    """
+    if not isinstance(value, tuple) or len(value) < 2 or isinstance(value[0], str | Path | bytes):
+        return paired(value)
+    if isinstance(value[1], int | np.integer):
+        return value[:2], paired(value[1:])[1]
+    return (value, None) if np.ndim(value[1]) else paired(value)
 
 
 def _from_file(name: str, opener: Opener) -> Sound:
@@ -432,8 +454,8 @@ def _from_value(name: str, value: Any) -> Sound:
     """A sound from a value.
 
     Args:
-        value: an array [n] or [C, n]; (array, rate, ...), as the data sets of torchaudio give it; {"array": ...,
-            "sampling_rate": ...}.
+        value: an array [n], [C, n], or [n, C] with n > C; (array, rate, ...), as the data sets of torchaudio give it;
+            {"array": ..., "sampling_rate": ...}.
 
     Raises:
         ValueError: for anything else.
@@ -461,6 +483,8 @@ def _from_array(array: NDArray[Any]) -> list[Sound]:
         )
     if 0 in array.shape:
         raise DataError(f"an array of shape {array.shape} holds no sound")
+    if array.ndim == 3 and array.shape[1] > array.shape[2]:  # channels last, as soundfile reads
+        array = array.swapaxes(1, 2)
 
     def sound(number: int) -> Sound:
         rows = array[number].reshape(-1, array.shape[-1])

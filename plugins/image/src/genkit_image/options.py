@@ -40,8 +40,8 @@ class Options(Sized):
     conditional: bool = False
     """Train a class-conditional model. Classes are sub-folders, or the labels of tables, IDX files and data sets."""
     label: str | None = None
-    """The column that holds the classes, in a table beside the pictures (`metadata.csv`, say) or of a data set. None: a
-    column called `label`, or else the sub-folders."""
+    """The column that holds the classes, in a table beside the pictures (`metadata.csv`, say) or of a data set; or
+    several with commas between them, of which one is 1. None: a column called `label`, or else the sub-folders."""
     channels: Literal["auto", 1, 3, 4] = "auto"
     """1 grey, 3 colour, 4 colour and transparency. auto: 4 if every picture has transparent pixels, 1 if all are grey,
     else 3. With 1 or 3, transparent pixels are laid on white."""

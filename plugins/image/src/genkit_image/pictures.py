@@ -27,10 +27,11 @@ from torch import Tensor
 from genkit.errors import DataError, GenkitError
 from genkit.kit import compat
 from genkit.kit.files import CACHE_BYTES, THREADS
-from genkit.kit.items import Classes, Readers, numbers_in
+from genkit.kit.items import Readers, classes_of, numbers_in
 from genkit.plugin import Remark, Sample, Skipped
+from genkit_image.colours import Content
 from genkit_image.options import Options
-from genkit_image.sources import Content, Source, reason
+from genkit_image.sources import Source, reason
 
 BLOCK = 64
 """Number of pictures that one thread decodes at a time."""
@@ -70,7 +71,7 @@ class CheckedPictures:
         count = len(source.items)
         self._bands = np.zeros(count, np.uint8)  # of each decoded picture; 0: it cannot be used
         self._grey = np.zeros(count, np.bool_)
-        self._labels = np.full(count, -1)
+        self._labels: list[str | None] = [None] * count
         self._maxima = np.zeros(count, np.uint16)  # of deep pictures
         self._notes: dict[int, str] = {}
         self.white = 0
@@ -91,10 +92,7 @@ class CheckedPictures:
             self._cache.settle(self._bands, self.channels)
         else:
             self._cache = None
-        values, numbers = np.unique(self._labels[self.usable], return_inverse=True)
-        self.classes = Classes()
-        if len(values) > 0 and values[0] >= 0:
-            self.classes = Classes(tuple(_name(source, value) for value in values), numbers)
+        self.classes = classes_of([self._labels[index] for index in self.usable], source.names)
 
     def pixels(self, indices: Sequence[int], channels: int) -> Pixels:
         """[B, C, H, W]: the pictures at some indices into `usable`.
@@ -143,7 +141,7 @@ class CheckedPictures:
                     self._maxima[index] = max(1, int(content.max()))
                     continue
                 bands = scaled(content, self.shape, self.white)
-                self._labels[index] = -1 if label is None else label
+                self._labels[index] = label
                 if remark:
                     self._notes[index] = remark
             except Exception as error:  # parsers and users' data sets raise anything at damage
@@ -456,11 +454,6 @@ def png_chunk(kind: bytes, data: bytes) -> bytes:
 def _is_grey(bands: Pixels) -> bool:
     """Whether the first three bands are equal."""
     return bool((bands[0] == bands[1]).all() and (bands[0] == bands[2]).all())
-
-
-def _name(source: Source, number: int) -> str:
-    """The name of a class; of a class without one, its number."""
-    return source.names[number] if number < len(source.names) else str(number)
 
 
 @contextmanager

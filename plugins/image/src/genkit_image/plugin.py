@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from genkit import user_objects
-from genkit.kit.items import check_classes, check_usable
+from genkit.kit.items import check_class_options, check_classes, check_usable
 from genkit.plugin import (
     Evidence,
     Facts,
@@ -44,6 +44,7 @@ class ImagePlugin(ModalityPlugin):
         """The pictures of a source, each decoded once; a source that was opened before is returned as it is."""
         if isinstance(source, CheckedPictures):
             return source
+        check_class_options(options, "label")
         return CheckedPictures(open_source(source, options.label), options)
 
     @classmethod

@@ -8,15 +8,10 @@ Shape letters: N pictures, C channels, H W pixels.
 
 from __future__ import annotations
 
-import gzip
 import logging
-import math
 import os
-import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from importlib.resources import as_file, files
 from inspect import signature
 from io import BytesIO
@@ -25,15 +20,26 @@ from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from genkit.errors import ConfigError, DataError, did_you_mean
 from genkit.kit import compat
 from genkit.kit import files as tree
-from genkit.kit.items import as_array, as_stream, classes_of, silenced
-from genkit.kit.sources import Items, Numbered, open_items
+from genkit.kit.items import (
+    as_array,
+    as_source,
+    as_stream,
+    classes_of,
+    label_of,
+    paired,
+    silenced,
+)
+from genkit.kit.sources import Items, Numbered, check_no_label, open_items
+from genkit.kit.tables import TABLES
 from genkit.plugin import Remark, Skipped
+from genkit_image import idx
+from genkit_image.colours import Content, shown
 
 BUILTIN = {
     "fashion": (
@@ -99,24 +105,18 @@ ENDINGS = frozenset(ending for endings in FORMATS.values() for ending in endings
 COLUMNS = ("image", "img", "picture", "photo", "jpg", "png", "webp", "pixel_values")
 """Columns that are taken for pictures in rows of a data set."""
 
-Content = Image.Image | NDArray[np.uint8] | NDArray[np.uint16]
-"""One picture before it is scaled: a Pillow image, or an array [H, W] or [H, W, C].
-
-Arrays of uint16 are deep pictures, grey ones of more than 8 bits: their source says what is white.
-"""
-
 
 class Picture(NamedTuple):
     """One picture of a source.
 
     Args:
         content: its pixels.
-        number: of its class; None: it has none.
+        label: the name of its class; None: it has none.
         remark: what of the file is not used; empty: all is.
     """
 
     content: Content
-    number: int | None
+    label: str | None
     remark: str = ""
 
 
@@ -126,13 +126,13 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 @dataclass(frozen=True)
 class Source:
-    """Pictures that are read one by one, with the numbers of their classes.
+    """Pictures that are read one by one, with their labels.
 
     Args:
         title: what messages call the source.
         items: names of the pictures, in order.
         read: the picture at an index. May raise any exception if the picture is damaged.
-        names: names of the classes by number; a class beyond their end is called by its number.
+        names: of classes, in their order; others that pictures have come behind them.
         skipped: what could not be listed, with reasons.
         remarks: what of the source is not used, or is used otherwise than it lies there.
         is_parallel: whether `read` may be called from several threads at once.
@@ -154,14 +154,50 @@ def open_source(source: Any, label: str | None = None) -> Source:
         source: whatever `genkit.kit.sources.open_items` takes: a folder of pictures, a zip or tar file of one
             (sub-folders are classes), Parquet, `hub:NAME`, rows with a column `image` ...; a folder with IDX files, or
             an IDX image file, plain or gzipped; `builtin:fashion`; `torchvision:NAME[:ROOT]`; a uint8 array or tensor
-            [N, H, W], [N, H, W, C] or [N, C, H, W] with C in 1, 3, 4; a map-style data set of pictures or of pairs
-            (picture, label). Where both the first and the last axis could be channels, they are the first of a tensor
-            and the last of an array.
+            [N, H, W], [N, H, W, C] or [N, C, H, W] with C in 1, 3, 4, or a `.npy` file of one; a map-style data set of
+            pictures, their paths, or pairs (picture, label). Where both the first and the last axis could be channels,
+            they are the first of a tensor and the last of an array.
         label: the column that holds the classes, as for `open_items`.
 
     Raises:
-        ConfigError: for an unknown built-in or torchvision set.
+        ConfigError: for an unknown built-in or torchvision set, or a column that there is not.
         DataError: if the source does not exist, or holds no pictures in a form that can be read.
+    """
+    source = as_source(source)
+    items = None if _is_own(source) else open_items(source, ENDINGS, "pictures", COLUMNS, label)
+    if items is not None:
+        return of_items(items)
+    pictures = _without_columns(source)
+    check_no_label(label, pictures.title)
+    return pictures
+
+
+def _is_own(source: Any) -> bool:
+    """Whether a source has a form that only pictures have."""
+    if isinstance(source, np.ndarray | Tensor):
+        return True
+    if not isinstance(source, str | Path) or not str(source):
+        return False
+    path = Path(source)
+    if str(source).startswith(("torchvision:", "builtin:")):
+        return True
+    if os.path.isfile(path):
+        return not _is_common(path)
+    return bool(_idx_files(path))
+
+
+def _idx_files(folder: Path) -> list[Path]:
+    """Files of pictures in IDX format in a folder, or where torchvision keeps them below it."""
+    places = ("", "raw/", "*/raw/") if os.path.isdir(folder) else ()
+    return [file for place in places for file in sorted(folder.glob(f"{place}*images-idx3-ubyte*"))]
+
+
+def _without_columns(source: Any) -> Source:
+    """The pictures of a source that is not common to all modalities.
+
+    Raises:
+        ConfigError: for an unknown built-in or torchvision set.
+        DataError: if it holds no pictures in a form that can be read.
     """
     if isinstance(source, np.ndarray | Tensor):
         return _from_array(source)
@@ -178,15 +214,9 @@ def open_source(source: Any, label: str | None = None) -> Source:
         with as_file(files("genkit_image") / "data") as folder:
             return _from_idx(folder / file, names, text)
     path = Path(text)
-    if text and os.path.isfile(path) and not _is_common(path):
-        return _from_idx(path, (), text)
-    is_folder = text and os.path.isdir(path)
-    idx_files = sorted(path.glob("*images-idx3-ubyte*")) if is_folder else []
-    if idx_files:
-        return _from_idx_folder(path, idx_files, text)
-    items = open_items(source, ENDINGS, "pictures", COLUMNS, label)
-    if items is not None:
-        return of_items(items)
+    if text:
+        is_file = os.path.isfile(path)
+        return _from_idx(path, (), text) if is_file else _from_idx_folder(path, text)
     is_indexed = hasattr(source, "__len__") and hasattr(source, "__getitem__")
     if is_indexed and not isinstance(source, Mapping | bytes | bytearray):
         return _from_dataset(source, f"the {type(source).__name__}")
@@ -198,7 +228,7 @@ def open_source(source: Any, label: str | None = None) -> Source:
 
 def _is_common(path: Path) -> bool:
     """Whether a file is of a form that all modalities read, or a picture."""
-    return tree.is_archive(path) or path.suffix.lower() in {".parquet", *ENDINGS}
+    return tree.is_archive(path) or path.suffix.lower() in {*TABLES, *ENDINGS}
 
 
 # Files ---------------------------------------------------------------------------------------------------------------
@@ -206,11 +236,11 @@ def _is_common(path: Path) -> bool:
 
 def of_items(items: Items) -> Source:
     """Pictures that are files or values, with their classes."""
-    names, numbers = classes_of(items.labels)
+    names = classes_of(items.labels).names
 
     def read(index: int) -> Picture:
         content, remark = _content(items.read(index))
-        return Picture(content, None if numbers is None else int(numbers[index]), remark)
+        return Picture(content, items.labels[index] if names else None, remark)
 
     return Source(
         items.title, items.names, read, names, items.skipped, items.remarks, items.is_parallel
@@ -238,63 +268,6 @@ def count_frames(picture: Image.Image) -> int:
     return 1 if picture.format == "PSD" else getattr(picture, "n_frames", 1)
 
 
-def shown(picture: Image.Image) -> Content:
-    """A picture as it is shown: upright as its EXIF data say, in sRGB where it has another colour profile.
-
-    Raises:
-        ValueError: as `eight_bits`.
-    """
-    picture = ImageOps.exif_transpose(picture)
-    profile = picture.info.get("icc_profile")
-    content = picture if picture.mode in ("CMYK", "LAB") else eight_bits(picture)
-    if profile and isinstance(content, Image.Image):
-        # A damaged profile: as if there were none.
-        with suppress(ImageCms.PyCMSError, OSError, ValueError):
-            content = _in_srgb(content, profile, picture.mode)
-    return eight_bits(content) if isinstance(content, Image.Image) else content
-
-
-def _in_srgb(picture: Image.Image, profile: bytes, mode: str) -> Image.Image:
-    """A picture in the colours of sRGB; as it is, if its colour profile is for other pictures.
-
-    Args:
-        mode: in which it was stored.
-
-    Raises:
-        PyCMSError: if its colour profile is damaged.
-        OSError: the same.
-    """
-    space, transform = _to_srgb(profile)
-    kinds = {"L": ("L", "LA"), "CMYK": ("CMYK",), "LAB": ("LAB",)}
-    fits = mode not in ("CMYK", "LAB") if space == "RGB" else mode in kinds.get(space, ())
-    if transform is None or not fits:
-        return picture
-    srgb = cast(Image.Image, transform.apply(picture.convert(space)))
-    if picture.mode == "RGBA":
-        srgb.putalpha(picture.getchannel("A"))
-    return srgb.convert("L") if picture.mode == "L" else srgb
-
-
-@lru_cache(maxsize=16)
-def _to_srgb(profile: bytes) -> tuple[str, Any]:
-    """(mode of the pictures that a colour profile is for, its transform to sRGB; None: it is sRGB).
-
-    Raises:
-        PyCMSError: if the profile is damaged, or for pictures of modes that Pillow does not have.
-        OSError: the same.
-    """
-    source = ImageCms.getOpenProfile(BytesIO(profile))
-    mode = _SPACES.get(source.profile.xcolor_space, "")
-    if "sRGB" in ImageCms.getProfileDescription(source):
-        return mode, None
-    target = ImageCms.createProfile("sRGB")
-    return mode, ImageCms.buildTransform(source, target, mode, "RGB")
-
-
-_SPACES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab ": "LAB"}
-"""Colour spaces of profiles (ICC.1:2022, 7.2.6), and Pillow's modes of the pictures they are for."""
-
-
 def reason(error: BaseException) -> str:
     """Why a picture could not be read, in a few words."""
     if isinstance(error, UnidentifiedImageError):
@@ -304,83 +277,16 @@ def reason(error: BaseException) -> str:
     return tree.reason(error)
 
 
-def eight_bits(picture: Image.Image) -> Content:
-    """A picture in mode L, RGB or RGBA, with 8 bits a channel; a deep one as an array [H, W] of its values, uint16.
-
-    Raises:
-        ValueError: for values without a known range (integers beyond 16 bits, floats beyond [0, 1]).
-    """
-    if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
-        values = np.asarray(picture)
-        if picture.mode == "F" and values.min() >= 0 and values.max() <= 1:
-            return (values * 255).round().astype(np.uint8)
-        if picture.mode == "F" or values.min() < 0 or values.max() > 65535:
-            raise ValueError(
-                f"its values lie between {values.min():g} and {values.max():g}: integers in 0 to 65,535 or floats in "
-                "[0, 1] can be read"
-            )
-        return values.astype(np.uint16)
-    if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
-        return picture.convert("RGBA")
-    return picture.convert("L" if picture.mode in ("L", "1") else "RGB")
-
-
-def _from_idx_folder(folder: Path, idx_files: Sequence[Path], title: str) -> Source:
-    """The pictures of one IDX file of a folder, preferably of that for training; remarks name what else lies there."""
-    training = [file for file in idx_files if file.name.startswith("train")]
-    file = (training or idx_files)[0]
-    source = _from_idx(file, (), title)
-    listing = tree.open_tree(folder, ("",), "files", title)
-    rest = [name for name in listing.files if name not in (file.name, _labels_of(file).name)]
-    remark = f"not read: of a folder with IDX files (MNIST's format) one is, here {file.name}"
-    remarks = (Remark(tree.group(rest), remark),) if rest else ()
-    return replace(source, skipped=listing.skipped, remarks=(*listing.remarks, *remarks))
-
-
-def _labels_of(path: Path) -> Path:
-    """The file with the labels of an IDX file of pictures."""
-    return path.with_name(path.name.replace("images-idx3", "labels-idx1"))
+def _from_idx_folder(folder: Path, title: str) -> Source:
+    """The pictures of one IDX file of a folder, with remarks on what else lies there."""
+    file, skipped, remarks = idx.chosen(folder, _idx_files(folder), title)
+    return replace(_from_idx(file, (), title), skipped=skipped, remarks=remarks)
 
 
 def _from_idx(path: Path, names: tuple[str, ...], title: str) -> Source:
     """Pictures of an IDX file, with labels from the `labels-idx1` file of the same name beside it, if there is one."""
-    arrays = read_idx(path)
-    if arrays.ndim != 3:
-        raise DataError(
-            f"{path} holds an IDX array of {arrays.ndim} axes; pictures have 3: number, height, width"
-        )
-    label_path = _labels_of(path)
-    if label_path == path or not label_path.exists():
-        return _from_rows(arrays, title)
-    labels = read_idx(label_path)
-    if labels.shape != (len(arrays),):
-        raise DataError(f"{label_path} holds {labels.shape} labels for {len(arrays)} pictures")
-    return _from_rows(arrays, title, labels.tolist(), names)
-
-
-def read_idx(path: Path) -> NDArray[np.uint8]:
-    """The array of an IDX file of unsigned bytes (the format of MNIST), plain or gzipped.
-
-    Raises:
-        DataError: if the file is no such file, or its size is not what its header says.
-    """
-    try:
-        raw = tree.ordinary(path).read_bytes()
-        data = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
-    except (OSError, ValueError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} cannot be read ({error})") from error
-    axes = data[3] if len(data) >= 4 else 0
-    if data[:3] != b"\0\0\x08" or not 1 <= axes <= 4 or len(data) < 4 + 4 * axes:
-        raise DataError(
-            f"{path} is no IDX file of unsigned bytes (MNIST's format), no zip file and no folder of pictures"
-        )
-    shape = tuple(int(size) for size in np.frombuffer(data, ">u4", axes, 4))
-    body = np.frombuffer(data, np.uint8, offset=4 + 4 * axes)
-    if math.prod(shape) != len(body):
-        raise DataError(
-            f"{path} is damaged: its header promises {shape}, it holds {len(body)} bytes"
-        )
-    return body.reshape(shape)
+    rows, labels = idx.read_pictures(path)
+    return _from_rows(rows, title, labels, names)
 
 
 # Objects -------------------------------------------------------------------------------------------------------------
@@ -435,7 +341,7 @@ def _from_rows(
     """Pictures of an array [N, H, W] or [N, H, W, C]."""
 
     def read(index: int) -> Picture:
-        return Picture(rows[index], labels[index] if labels else None)
+        return Picture(rows[index], label_of(labels[index], names) if labels else None)
 
     return Source(title, Numbered(len(rows)), read, names)
 
@@ -477,23 +383,15 @@ def _from_torchvision(text: str) -> Source:
 
 
 def _from_dataset(dataset: Any, title: str) -> Source:
-    """Pictures of a map-style data set of pictures or of pairs (picture, label)."""
-
-    def read(index: int) -> Picture:
-        item = dataset[index]
-        if not isinstance(item, tuple | list):
-            content, remark = _content(item)
-            return Picture(content, None, remark)
-        has_label = (
-            len(item) == 2
-            and isinstance(item[1], int | np.integer | Tensor)
-            and np.ndim(item[1]) == 0
-        )
-        content, remark = _content(item[0])
-        return Picture(content, int(item[1]) if has_label else None, remark)
-
+    """Pictures of a map-style data set of pictures, or of pairs (picture, label), which may be longer."""
     classes = getattr(dataset, "classes", ())
     names = tuple(map(str, classes)) if isinstance(classes, Iterable) else ()
+
+    def read(index: int) -> Picture:
+        item, label = paired(dataset[index], names)
+        content, remark = _content(tree.ordinary(item) if isinstance(item, Path) else item)
+        return Picture(content, label, remark)
+
     return Source(title, Numbered(len(dataset)), read, names, is_parallel=False)
 
 

@@ -25,7 +25,7 @@ class Options(Settings):
     vocabulary: PositiveInt | None = None
     """Keep this many of the most frequent symbols; the others become one unknown symbol. None: keep all. For bpe: how
     many pieces are learned, 4096 by default."""
-    length: Annotated[int, Field(ge=2)] | None = None
+    length: Annotated[int, Field(ge=2, le=2**16)] | None = None
     """The largest number of symbols of a line, its end included. None: that of the longest line, at most 256."""
     field: str = "text"
     """The field of a JSONL object that holds the line."""
@@ -68,8 +68,9 @@ class Options(Settings):
     @classmethod
     def _is_known(cls, encoding: str) -> str:
         try:
+            "".encode(encoding)  # raises for codecs of other things than text
             return codecs.lookup(encoding).name
-        except LookupError:
+        except (LookupError, UnicodeError):
             raise ValueError(
                 f"{encoding!r} is no encoding that Python knows, such as latin-1"
             ) from None
@@ -83,6 +84,10 @@ class Options(Settings):
         if ":" in self.critic and self.critic_decay:
             raise ValueError(
                 "critic_decay is of the built-in critics: leave it at 0, or name one of them"
+            )
+        if self.field == self.prompt_field:
+            raise ValueError(
+                f"prompt_field {self.prompt_field!r} is the field of the line itself: name another one"
             )
         if self.generator == "decoder" and self.pretrained is None and self.hidden % self.heads:
             raise ValueError(f"hidden {self.hidden} must be a multiple of heads {self.heads}")

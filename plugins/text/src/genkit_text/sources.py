@@ -5,15 +5,14 @@ What cannot be read as a line is named and left out. Encodes nothing, and knows 
 
 from __future__ import annotations
 
-import bz2
-import gzip
+import json
 import lzma
 import os
 import re
-import zlib
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.resources import files
@@ -23,9 +22,21 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from genkit.errors import ConfigError, DataError, did_you_mean
-from genkit.kit.files import Tree, is_archive, located, open_tree, ordinary, reason, unread
+from genkit.kit.endings import unpacked
+from genkit.kit.files import (
+    ENTRY_BYTES,
+    HeldOut,
+    Tree,
+    group,
+    is_archive,
+    located,
+    open_tree,
+    ordinary,
+    reason,
+    unread,
+)
 from genkit.kit.sources import Rows, is_saved, open_rows
-from genkit.kit.tables import TABLES, Row, content, lines_of, read_rows
+from genkit.kit.tables import TABLES, Row, content, in_utf8, lines_of, read_rows
 from genkit.plugin import Remark, Skipped
 from genkit_text.options import Options
 
@@ -40,12 +51,8 @@ PARTS = ("train", "held-out")
 HELD_OUT_EVERY = 20
 """In a built-in set, every line whose number is a multiple of this is in the part held-out; the others are in train."""
 
-COMPRESSIONS = {
-    ".gz": (b"\x1f\x8b", gzip.decompress),
-    ".bz2": (b"BZh", bz2.decompress),
-    ".xz": (b"\xfd7zXZ", lzma.decompress),
-}
-"""Endings of compressed files: the bytes that they begin with, and the function that unpacks them."""
+COMPRESSIONS = (".gz", ".bz2", ".xz")
+"""Endings of compressed files."""
 
 TEXTS = (".txt", ".text", ".md", ".markdown", ".rst", ".tex", ".log", ".srt", ".vtt")
 """Endings of files whose rows are lines; of subtitles, the rows of their cues."""
@@ -67,6 +74,12 @@ READABLE = "text in UTF-8, CSV, TSV, JSON, JSON lines and Parquet, also compress
 
 _TIMES = re.compile(r"\s*(\d+:)?\d+:\d+[,.]\d+\s*-->")
 """The times of a cue in SRT and WebVTT files, which its text follows."""
+
+_DESCRIPTION = re.compile(
+    r"(readme|licen[cs]e|copying|notice|citation|changelog|authors|contributing)([._-][^/]*)?",
+    re.IGNORECASE,
+)
+"""Names of files at the top of a folder that describe what lies there."""
 
 _TAG = re.compile(r"</?\w[^<>]*>")
 """A tag of markup."""
@@ -133,35 +146,39 @@ def open_source(source: Any, options: Options) -> Source:
     is_list = isinstance(source, list | tuple)
     rows = None if is_list or _is_file(source) else open_rows(source)
     remarks: list[Remark] = []
-    records = _records(source) if rows is None else None
     if rows is not None:
         title, remarks = rows.title, [*rows.remarks]
         entries = _from_rows(rows, options, remarks)
-    elif records is not None:
-        title = f"the {type(source).__name__}"
-        numbered = (Row(place, fields) for place, fields in enumerate(records))
-        entries = _of_table("", numbered, options, remarks)
     elif is_list and _are_paths(source):
         paths = {str(path): partial(ordinary, Path(path)) for path in source}
         title, entries = "the list", _from_tree(Tree("the list", paths), options, remarks)
     elif not isinstance(source, str | Path):
-        title, entries = f"the {type(source).__name__}", _from_items(source, options)
+        title, entries = f"the {type(source).__name__}", _from_items(source, options, remarks)
     else:
         title, path = str(source), Path(source)
         if title.startswith("builtin:"):
-            entries = _from_builtin(title, options)
+            entries = _from_builtin(title, options, remarks)
         elif located(source).is_dir() or is_archive(path):
-            tree = open_tree(path, ENDINGS, "texts", title)
+            tree = _without_descriptions(open_tree(path, ENDINGS, "texts", title))
             remarks += [*tree.remarks, *unread(tree.others, "texts")]
             entries = _from_tree(tree, options, remarks)
         else:
             try:
-                entries = _rows(
-                    path.name, unpacked(ordinary(path), options.encoding), options, remarks
-                )
+                raw = _text_of(path.name, ordinary(path), options.encoding, remarks)
+                entries = _rows(path.name, raw, options, remarks)
             except (OSError, ValueError) as error:
                 raise DataError(f"{path}: {reason(error)}; {READABLE}") from error
     return replace(_collect(title, entries, options), remarks=tuple(remarks))
+
+
+def _without_descriptions(tree: Tree) -> Tree:
+    """The files of a tree without those beside others that describe the data by their names: README, LICENSE ..."""
+    names = [name for name in tree.files if _DESCRIPTION.fullmatch(name)]
+    if not 0 < len(names) < len(tree.files):
+        return tree
+    remark = HeldOut(group(names), "not read: by its name it describes the data")
+    files = {name: opener for name, opener in tree.files.items() if name not in names}
+    return replace(tree, files=files, remarks=(*tree.remarks, remark))
 
 
 def _is_file(source: Any) -> bool:
@@ -169,15 +186,6 @@ def _is_file(source: Any) -> bool:
     if not isinstance(source, str | Path) or str(source).startswith("hub:"):
         return False
     return not is_saved(Path(source))
-
-
-def _records(source: Any) -> Iterable[Mapping[str, Any]] | None:
-    """The rows of a table of pandas, Polars or pyarrow; None: it is none."""
-    for name, arguments in (("to_pylist", ()), ("to_dicts", ()), ("to_dict", ("records",))):
-        if hasattr(source, "columns") and hasattr(source, name):
-            rows: list[Mapping[str, Any]] = getattr(source, name)(*arguments)
-            return rows
-    return None
 
 
 def _are_paths(items: Sequence[Any]) -> bool:
@@ -246,27 +254,32 @@ class _Names(Sequence[str]):
 # Files ---------------------------------------------------------------------------------------------------------------
 
 
-def unpacked(file: Path | BytesIO, encoding: str) -> bytes:
+def _text_of(name: str, file: Path | BytesIO, encoding: str, remarks: list[Remark]) -> bytes:
     """The bytes of a text file or table, unpacked if it is compressed, in UTF-8 if it was in another encoding.
+
+    Of a compressed file that is cut off the whole lines are read, with a remark.
 
     Raises:
         OSError: if it cannot be read.
         ValueError: if it is damaged or empty; the message says what it is.
     """
-    raw = content(file)
-    for start, unpack in COMPRESSIONS.values():
-        if raw.startswith(start):
-            try:
-                raw = unpack(raw)
-            except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-                raise ValueError(f"it cannot be read ({error})") from error
+    raw, fault = unpacked(content(file), ENTRY_BYTES)
+    if fault:
+        size = len(raw)
+        raw = raw[: raw.rfind(b"\n") + 1]
+        if not raw:
+            raise ValueError(f"it cannot be read ({fault})")
+        text = (
+            f"cut off ({fault}): {size:,} bytes of it can be unpacked, whose whole lines are read"
+        )
+        remarks.append(Remark(name, text))
     if not raw:
         raise ValueError("it is empty")
-    if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        try:
-            return raw.decode("utf-16").encode()
-        except UnicodeError as error:
-            raise ValueError(f"it is damaged text in UTF-16 ({error})") from error
+    try:
+        if (unmarked := in_utf8(raw)) is not raw:
+            return unmarked
+    except UnicodeError as error:
+        raise ValueError(f"it is damaged text in UTF-16 or UTF-32 ({error})") from error
     if encoding != "utf-8" and raw[:4] != b"PAR1":
         try:
             return raw.decode(encoding).encode()
@@ -307,6 +320,10 @@ def _of_text(file: str, raw: bytes, options: Options, remarks: list[Remark]) -> 
         rows = _of_cues(lines_of(raw))
     else:
         rows = lines_of(raw)
+    remarks += _unused_field(file, options)
+    if _is_json(raw):
+        text = "it is JSON, read as text as it stands: call it .jsonl or .json to read its fields"
+        remarks.append(Remark(file, text))
     no_field = f"plain text has no field {options.prompt_field!r}" if options.prompt_field else ""
     for number, text, fault in rows:
         if fault:
@@ -314,6 +331,29 @@ def _of_text(file: str, raw: bytes, options: Options, remarks: list[Remark]) -> 
         elif text and not text.isspace():
             yield _Entry(file, number, text, fault=no_field)
 
+
+def _unused_field(name: str, options: Options) -> list[Remark]:
+    """A remark on the column that the options name, where plain lines are read; none: they name none."""
+    if options.field == Options.model_fields["field"].default:
+        return []
+    return [Remark(name, f"plain text has no field {options.field!r}: whole lines are read")]
+
+
+def _is_json(raw: bytes) -> bool:
+    """Whether a text is an object or array of JSON, or its first line is."""
+    raw = raw.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if raw[:1] not in (b"{", b"["):
+        return False
+    for part in (raw.partition(b"\n")[0], raw[:JSON_BYTES]):
+        try:
+            return isinstance(json.loads(part), dict | list)
+        except (ValueError, RecursionError):
+            continue
+    return False
+
+
+JSON_BYTES = 2**24
+"""In a text of more bytes it is not looked whether all of it is JSON."""
 
 CUE_ROWS = 64
 """The first times of subtitles lie in so many rows."""
@@ -400,7 +440,8 @@ def _from_tree(tree: Tree, options: Options, remarks: list[Remark]) -> Iterator[
         yield _Entry(name, 0, fault=fault)
     for name, opener in tree.files.items():
         try:
-            yield from _rows(name, unpacked(opener(), options.encoding), options, remarks)
+            raw = _text_of(name, opener(), options.encoding, remarks)
+            yield from _rows(name, raw, options, remarks)
         except Exception as error:  # of the file system, of archives and of damaged tables
             yield _Entry(name, 0, fault=reason(error))
 
@@ -429,7 +470,7 @@ def _row(rows: Rows, place: int) -> Row:
         return Row(place, {}, reason(error))
 
 
-def _from_builtin(title: str, options: Options) -> Iterator[_Entry]:
+def _from_builtin(title: str, options: Options, remarks: list[Remark]) -> Iterator[_Entry]:
     """The rows of a built-in set, or of one of its parts.
 
     Raises:
@@ -441,7 +482,7 @@ def _from_builtin(title: str, options: Options) -> Iterator[_Entry]:
         hint = did_you_mean(title.removeprefix("builtin:"), names)
         raise ConfigError(f"data = {title!r}: no such built-in set.{hint}")
     raw = lzma.decompress((files("genkit_text") / "data" / BUILTIN[name]).read_bytes())
-    for entry in _rows(BUILTIN[name].removesuffix(".xz"), raw, options, []):
+    for entry in _rows(BUILTIN[name].removesuffix(".xz"), raw, options, remarks):
         is_held_out = entry.number % HELD_OUT_EVERY == 0
         if not part or is_held_out == (part == "held-out"):
             yield entry
@@ -450,7 +491,7 @@ def _from_builtin(title: str, options: Options) -> Iterator[_Entry]:
 # Objects -------------------------------------------------------------------------------------------------------------
 
 
-def _from_items(source: Any, options: Options) -> Iterator[_Entry]:
+def _from_items(source: Any, options: Options, remarks: list[Remark]) -> Iterator[_Entry]:
     """The items of a list, or of any object with a length.
 
     Raises:
@@ -460,6 +501,11 @@ def _from_items(source: Any, options: Options) -> Iterator[_Entry]:
         raise DataError(
             f"lines cannot be read from a {type(source).__name__}: pass a path, builtin:kjv, or a list of strings"
         )
+    if isinstance(source, AbstractSet):
+        raise DataError(
+            "lines of a set have no order, by which a run could go on: pass sorted(lines)"
+        )
+    is_text = False
     is_indexed = not hasattr(source, "__iter__")
     for number, item in enumerate(range(len(source)) if is_indexed else source):
         try:
@@ -476,4 +522,6 @@ def _from_items(source: Any, options: Options) -> Iterator[_Entry]:
         elif options.prompt_field is not None:
             yield _Entry("", number, fault=f"a string has no field {options.prompt_field!r}")
         else:
+            is_text = True
             yield _Entry("", number, item)
+    remarks += _unused_field("the strings", options) if is_text else []

@@ -82,6 +82,7 @@ class CheckedVideos:
         skipped: the unusable videos, with reasons.
         remarks: what else of the source is not used, or is used otherwise than it lies there.
         rate: frames per second of the clips.
+        notes: how the rate was chosen, where videos have several.
         channels: as the options say; for "auto" 1 if all decoded frames are grey, else 3.
         classes: of the usable videos.
         readers: threads that read videos.
@@ -94,7 +95,9 @@ class CheckedVideos:
         self.readers = Readers("genkit-clips")
         items = self.source.items
         rates = Counter(round(item.rate, 3) for item in items if item.rate is not None)
-        self.rate = float(options.fps or (rates.most_common(1)[0][0] if rates else FPS))
+        usual = max(rates, key=lambda rate: (rates[rate], rate), default=FPS)
+        self.rate = float(options.fps or usual)
+        self.notes = _rate_notes(rates, usual) if options.fps is None else ()
         with quiet():
             results = self.readers.each(self._probe, items)
         self.videos = [
@@ -198,6 +201,16 @@ class CheckedVideos:
         )
 
 
+def _rate_notes(rates: Counter[float], usual: float) -> tuple[str, ...]:
+    """A sentence on the rate that was chosen out of several; none: all videos have it."""
+    if len(rates) < 2:
+        return ()
+    return (
+        f"fps: {usual:g}, which {rates[usual]:,} of {rates.total():,} videos have; of the others the nearest frames "
+        "are taken; options.fps chooses otherwise",
+    )
+
+
 class Clips(Windows[Pixels]):
     """Clips of videos, as a map-style data set of Samples x [C, T, H, W] in [-1, 1].
 
@@ -225,7 +238,7 @@ class Clips(Windows[Pixels]):
         ]
         counts = np.minimum(capacities, 1) if options.cut == "start" else capacities
         names = [item.name for item in checked.videos]
-        self.remarks = checked.remarks
+        self.remarks, self.notes = checked.remarks, checked.notes
         super().__init__(counts, names, title, "clips", numbers, checked.skipped, checked.readers)
 
     def random_batch(self, indices: list[int], words: NDArray[np.uint64]) -> Sample:

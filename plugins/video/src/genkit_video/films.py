@@ -22,10 +22,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from genkit.errors import DataError
+from genkit.kit.endings import cut_off
 from genkit.kit.files import Opener
 from genkit.kit.items import silenced
+from genkit_image.colours import Content, shown
 from genkit_image.pictures import Pixels, scaled, shallow, white_of, with_channels
-from genkit_image.sources import FORMATS, Content, count_frames, shown
+from genkit_image.sources import FORMATS, count_frames
 from genkit_image.sources import reason as picture_reason
 from genkit_video.decoding import Decoders, playable
 
@@ -211,29 +213,32 @@ def _film(opener: Opener, name: str, decoders: Decoders) -> Footage:
         if transfer := HDR.get(int(context.color_trc or 0)):
             remarks.append(f"its colours are HDR ({transfer}) and are taken as if they were not")
         times: list[int | None] = []
-        keys, last = [], 0
+        keys, last, end = [], 0, None
         is_whole = [True]
         for packet in _whole_packets(container, stream, is_whole):
             times.append(packet.pts)
             keys += [packet.pts] if packet.is_keyframe else []
             last = packet.duration or 0
+            end = None if packet.pos is None else packet.pos + packet.size
         if not is_whole[0]:
             remarks.append(f"damaged after {len(times):,} frames, which are used")
         rates = [float(rate) for rate in (stream.average_rate, stream.guessed_rate) if rate]
         # AVI stores no display order, and raw streams no times: their frames are numbered from the beginning.
         is_numbered = None in times or (container.format.name == "avi" and context.has_b_frames)
-        is_matroska = "matroska" in container.format.name and len(container.streams) == 1
-        header_seconds = (container.duration or 0) / av.time_base if is_matroska else 0.0
+        format = container.format.name
+        is_told = format == "mxf" or ("matroska" in format and len(container.streams) == 1)
+        header_seconds = (container.duration or 0) / av.time_base if is_told else 0.0
         crop = CROP.search(container.metadata.get("comment", container.metadata.get("COMMENT", "")))
     if not times:
         raise ValueError("it holds no frame")
     stamps = np.arange(len(times)) if is_numbered else np.unique(np.array(times, np.int64))
     key_stamps = np.array([0]) if is_numbered else np.unique(np.array(keys or stamps[:1], np.int64))
     seconds, duration, rate = _timed(stamps - stamps[0], tick, last, rates, is_numbered)
-    if (
-        duration < 0.95 * header_seconds and not remarks
-    ):  # FFmpeg says nothing where such a file is cut off
+    # FFmpeg says nothing where such files are cut off.
+    if duration < 0.95 * header_seconds and not remarks:
         remarks.append(f"cut off after {duration:.3g} of {header_seconds:.3g} seconds")
+    elif text := cut_off(opener(), format, end):
+        remarks.append(text)
 
     def frames(places: Sequence[int]) -> Iterator[Content]:
         frame_stamps = stamps[places].tolist()

@@ -21,12 +21,13 @@ from torch import Tensor
 
 from genkit.errors import ConfigError, DataError, did_you_mean
 from genkit.kit import files as tree
-from genkit.kit.items import Readers, as_array, as_stream
-from genkit.kit.sources import Items, items_of_values, open_items, select
+from genkit.kit.items import Readers, as_array, as_source, as_stream, paired
+from genkit.kit.sources import Items, check_no_label, items_of_values, open_items, select
 from genkit.plugin import Remark, Skipped
 from genkit_image import sources as pictures
+from genkit_image.colours import Content
 from genkit_image.pictures import is_deep, quiet, shallow, white_of
-from genkit_image.sources import UNIT, Content, as_bytes, channels_first
+from genkit_image.sources import UNIT, as_bytes, channels_first
 from genkit_video.decoding import Decoders
 from genkit_video.films import Footage, has_moving, open_film, reason, untimed
 from genkit_video.moving import Moving
@@ -85,10 +86,12 @@ def open_footage(
         label: the column that holds the classes, as for `open_items`.
 
     Raises:
-        ConfigError: for an unknown built-in set.
+        ConfigError: for an unknown built-in set, or a column that there is not.
         DataError: if the source does not exist, holds no videos, or has another type or shape.
     """
+    source = source if isinstance(source, str | Path) else as_source(source)
     if isinstance(source, np.ndarray | Tensor):
+        check_no_label(label, "the array")
         clips, remark = _from_array(source, "clip")
         remarks = (Remark("the array", remark),) if remark else ()
         return Footages("the array", clips, is_cheap=True, remarks=remarks)
@@ -99,9 +102,11 @@ def open_footage(
             raise ConfigError(
                 f"data = {text!r}: no such built-in set.{did_you_mean(name, BUILTIN)}"
             )
+        check_no_label(label, text)
         return _from_builtin(text, BUILTIN[name](shape, frames))
-    items = open_items(source, ENDINGS, "videos and no folders of frames", COLUMNS, label)
+    items = open_items(source, ENDINGS, "videos or frames", COLUMNS, label)
     if items is None and hasattr(source, "__getitem__") and hasattr(source, "__len__"):
+        check_no_label(label, f"the {type(source).__name__}")
         items = items_of_values(source)
     if items is None:
         raise DataError(
@@ -139,7 +144,7 @@ def _from_items(items: Items, is_folder: bool) -> Footages:
     names = [one.name for _, one in results if not isinstance(one, Skipped)]
     labels = dict(zip(names, tree.labels(names), strict=True))
     footages = [
-        replace(one, label=items.labels[place] if items.column else labels[one.name])
+        replace(one, label=one.label or (items.labels[place] if items.column else labels[one.name]))
         for place, one in results
         if not isinstance(one, Skipped)
     ]
@@ -168,21 +173,25 @@ def _from_item(items: Items, decoders: Decoders, place: int) -> Sequence[Footage
     """The videos of one item."""
     name = items.names[place]
 
+    def content_of(item: Any) -> Any:
+        return tree.ordinary(item) if isinstance(item, Path) else as_stream(item)
+
     def opener() -> Any:
-        return as_stream(items.read(place))
+        return content_of(paired(items.read(place))[0])
 
     try:
-        content = opener()
+        item, label = paired(items.read(place))
+        content = content_of(item)
         if isinstance(content, list):
             content = pictures.of_list(content)
         if isinstance(content, Path | BytesIO) and Path(name).suffix.lower() == ".npy":
             content = np.load(content, "r" if isinstance(content, Path) else None)
         if isinstance(content, Tensor | np.ndarray):
             clips, remark = _from_array(content, name)
-            return [replace(clip, remark=remark) for clip in clips]
+            return [replace(clip, remark=remark, label=label) for clip in clips]
         if not isinstance(content, Path | BytesIO):
             raise ValueError(f"a {type(content).__name__} is no video")
-        return [open_film(opener, name, decoders)]
+        return [replace(open_film(opener, name, decoders), label=label)]
     except Exception as error:  # whatever parsers raise at damaged files
         return [Skipped(name, reason(error))]
 
@@ -256,6 +265,10 @@ def _from_array(values: NDArray[Any] | Tensor, name: str) -> tuple[list[Footage]
     has_channels = array.ndim == 5 or (
         array.ndim == 4 and (array.shape[-1] in (1, 3, 4) or array.shape[1] == 3)
     )
+    if array.ndim == 3 and array.shape[2] in (1, 3, 4):
+        raise DataError(
+            f"an array of shape {array.shape} is a picture, and no clip: stack frames to [T, H, W, C]"
+        )
     is_first = channels_first(values) if has_channels else False
     is_unit = array.dtype.kind == "f" and array.size and array.min() >= 0 and array.max() <= 1
     if is_first is None or array.ndim not in (3, 4, 5) or not (is_unit or array.dtype == np.uint8):

@@ -28,8 +28,8 @@ class Options(Sized):
     conditional: bool = False
     """Learn each class by its label; sub-folders are classes, or the labels of tables and data sets."""
     label: str | None = None
-    """The column that holds the classes, in a table beside the videos (`metadata.csv`, say) or of a data set. None: a
-    column called `label`, or else the sub-folders."""
+    """The column that holds the classes, in a table beside the videos (`metadata.csv`, say) or of a data set; or
+    several with commas between them, of which one is 1. None: a column called `label`, or else the sub-folders."""
     channels: Literal["auto", 1, 3] = "auto"
     """1 grey, 3 colour; auto: 1 if all frames that are checked are grey, else 3."""
     architecture: Literal["stream", "tgan", "mocogan"] = "stream"

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from genkit.kit.items import check_classes, check_usable
+from genkit.kit.items import check_class_options, check_classes, check_usable
 from genkit.plugin import (
     Critique,
     Evidence,
@@ -46,7 +46,10 @@ class VideoPlugin(ModalityPlugin):
         """The source as `genkit_video.clips.CheckedVideos`, for which every file is checked once."""
         from genkit_video.clips import CheckedVideos
 
-        return source if isinstance(source, CheckedVideos) else CheckedVideos(source, options)
+        if isinstance(source, CheckedVideos):
+            return source
+        check_class_options(options, "label")
+        return CheckedVideos(source, options)
 
     @classmethod
     def inspect(cls, source: Any, options: Options) -> Facts:
