@@ -4,6 +4,7 @@
     models      train, generate, info, explain, data check
     evaluation  evaluate
     sharing     models, copy, card, push
+    export      export
     plugins     plugins list, show, doctor, disable, enable, new, check
     progress    the progress of a command in the terminal
 

@@ -35,8 +35,10 @@ from genkit.sampling.drawing import (
     rows_of,
     unrolls,
 )
+from genkit.sampling.exporting import OPSET, Export, check_path, export_model
 from genkit.sampling.model_folder import WEIGHTS, read_critics, read_model, read_notes, save_model
 from genkit.sampling.model_names import find_model
+from genkit.sampling.parity import TOLERANCE
 from genkit.sampling.reranking import Reranker, open_reranker
 from genkit.sampling.samples import Samples
 from genkit.system.files import file_hash, user_path
@@ -350,6 +352,40 @@ class Model:
             notes=read_notes(self.path), **names,
         )  # fmt: skip
         return path
+
+    def export(
+        self,
+        path: str | Path,
+        controls: Mapping[str, Any] | None = None,
+        label: str | None = None,
+        samples: int = 1000,
+        seed: int = 0,
+        opset: int = OPSET,
+        tolerance: float = TOLERANCE,
+    ) -> Export:
+        """Write an ONNX file that draws the same samples without genkit and torch, and a reader `draw.py` beside it.
+
+        Args:
+            path: of the file.
+            controls: values of the modality's controls; numbers become inputs of the graph with these as defaults,
+                where the generator computes with them as tensors. All others are fixed.
+            label: the default condition, as in `generate`.
+            samples, seed: samples of this seed that both draw, to be compared.
+            opset: version of ONNX's operators.
+            tolerance: the largest difference of a value that is taken for equal.
+
+        Returns:
+            What the file says of itself, and how equal the samples are.
+
+        Raises:
+            ConfigError: for arguments that cannot be, a path that would replace something else, or a missing library.
+            PluginError: if the generator cannot be exported; it says why.
+            GenkitError: if the samples are not equal enough; then nothing is written.
+        """
+        check_path(path)
+        exported_model = export_model(self, controls, label, samples, seed, opset, tolerance)
+        exported_model.save(path)
+        return exported_model
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the model's card."""
