@@ -10,11 +10,12 @@ from typing import Annotated, Any
 
 import typer
 
+from genkit.cli.models import MODEL
 from genkit.kit.program import AsJson, Quiet, parse_overrides, print_json, print_lines, teller
 
 
 def export(
-    model: Annotated[Path, typer.Argument(help="A run folder or a model folder.")],
+    model: Annotated[str, typer.Argument(help=MODEL)],
     settings: Annotated[
         list[str] | None,
         typer.Argument(
@@ -53,7 +54,13 @@ def export(
     quiet: Quiet = False,
 ) -> None:
     """Write a model as ONNX, with a reader that needs NumPy and ONNX Runtime alone. Compares samples of both."""
-    from genkit.sampling.exporting import READER, check_libraries, check_path, export_model
+    from genkit.sampling.exporting import (
+        READER,
+        check_libraries,
+        check_numbers,
+        check_path,
+        export_model,
+    )
     from genkit.sampling.model import open_model
     from genkit.system.runtime import waiting
 
@@ -61,6 +68,7 @@ def export(
         sys.path.append(os.getcwd())  # its module may be a file of the working folder
     check_libraries()
     check_path(out)
+    check_numbers(samples, opset, tolerance)
     controls = parse_overrides(settings or [])
     with waiting(f"{model} is exported, and {samples:,} samples are compared", teller(quiet)):
         opened_model = open_model(model, "cpu", user_objects=user_object or ())

@@ -116,6 +116,19 @@ def check_libraries() -> None:
         )
 
 
+def check_numbers(samples: int, opset: int, tolerance: float) -> None:
+    """Raise ConfigError for numbers that no export has."""
+    import onnx
+
+    newest = onnx.defs.onnx_opset_version()
+    if not OPSET <= opset <= newest:
+        raise ConfigError(f"opset = {opset}: from {OPSET} to {newest} can be written here")
+    if samples < 1 or not tolerance > 0:
+        raise ConfigError(
+            f"samples = {samples}, tolerance = {tolerance}: at least one sample, and a tolerance above 0, are needed"
+        )
+
+
 def export_model(
     model: Drawable,
     controls: Mapping[str, Any] | None = None,
@@ -142,26 +155,13 @@ def export_model(
         PluginError: if the generator cannot be exported; it says why.
     """
     check_libraries()
-    _check_numbers(samples, opset, tolerance)
+    check_numbers(samples, opset, tolerance)
     settings = config.controls(model.modality, controls or {})
     graph = graph_of(model, label, settings)
     about = _description(model, graph, label, settings)
     content = _encoded(model, graph, about, opset)
     parity = compare(model, content, about, label, settings, samples, seed, tolerance)
     return Export(content, about, parity)
-
-
-def _check_numbers(samples: int, opset: int, tolerance: float) -> None:
-    """Raise ConfigError for numbers that no export has."""
-    import onnx
-
-    newest = onnx.defs.onnx_opset_version()
-    if not OPSET <= opset <= newest:
-        raise ConfigError(f"opset = {opset}: from {OPSET} to {newest} can be written here")
-    if samples < 1 or not tolerance > 0:
-        raise ConfigError(
-            f"samples = {samples}, tolerance = {tolerance}: at least one sample, and a tolerance above 0, are needed"
-        )
 
 
 # The file ----------------------------------------------------------------------------------------------------------

@@ -354,33 +354,22 @@ class Model:
         return path
 
     def export(
-        self,
-        path: str | Path,
-        controls: Mapping[str, Any] | None = None,
-        label: str | None = None,
-        samples: int = 1000,
-        seed: int = 0,
-        opset: int = OPSET,
-        tolerance: float = TOLERANCE,
-    ) -> Export:
-        """Write an ONNX file that draws the same samples without genkit and torch, and a reader `draw.py` beside it.
+        self, path: str | Path, controls: Mapping[str, Any] | None = None, label: str | None = None,
+        samples: int = 1000, seed: int = 0, opset: int = OPSET, tolerance: float = TOLERANCE,
+    ) -> Export:  # fmt: skip
+        """Write an ONNX file that draws the same samples elsewhere, and its reader `draw.py`; tell how equal they are.
 
         Args:
             path: of the file.
-            controls: values of the modality's controls; numbers become inputs of the graph with these as defaults,
-                where the generator computes with them as tensors. All others are fixed.
-            label: the default condition, as in `generate`.
-            samples, seed: samples of this seed that both draw, to be compared.
+            controls, label: as in `generate`; the file's defaults. Controls that are numbers become inputs where the
+                generator computes with them as tensors; all others are fixed.
+            samples, seed: so many samples of this seed are drawn both ways, and compared.
             opset: version of ONNX's operators.
-            tolerance: the largest difference of a value that is taken for equal.
-
-        Returns:
-            What the file says of itself, and how equal the samples are.
+            tolerance: the largest difference of a value; with a larger one nothing is written.
 
         Raises:
-            ConfigError: for arguments that cannot be, a path that would replace something else, or a missing library.
-            PluginError: if the generator cannot be exported; it says why.
-            GenkitError: if the samples are not equal enough; then nothing is written.
+            ConfigError: for arguments that cannot be, a path of something else, or a missing library.
+            PluginError, GenkitError: if the model cannot be exported, or its samples differ; they say why.
         """
         check_path(path)
         exported_model = export_model(self, controls, label, samples, seed, opset, tolerance)
