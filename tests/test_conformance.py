@@ -245,6 +245,41 @@ class LosesAStep(Curves):
         )
 
 
+class ForgetsWhatItDrew(toys.LanguageStep):
+    def forward(self, noise, condition, controls, forced, state):
+        step, new = super().forward(noise, condition, controls, forced, state)
+        return step, {**new, "seen": state["seen"]}
+
+
+class DrawsWhereItIsForced(toys.LanguageStep):
+    def forward(self, noise, condition, controls, forced, state):
+        return super().forward(noise, condition, controls, torch.full_like(forced, -1), state)
+
+
+def stepping(step, length=3):
+    """The tiny language with a loop of its own."""
+
+    class Generator(toys.LanguageGenerator):
+        def stepwise(self, condition, controls):
+            return replace(super().stepwise(condition, controls), step=step(self), length=length)
+
+    return speaker(Generator)
+
+
+class TupleInExportFacts(toys.Duet):
+    def export_facts(self):
+        return {"range": (-1, 1)}
+
+
+class OtherWords(toys.Language):
+    def encode(self, sample, format, controls):
+        symbols = sample.x if sample.mask is None else sample.x[sample.mask]
+        return "".join("-abc"[symbol] for symbol in symbols).encode()
+
+    def export_facts(self):
+        return {"vocabulary": ["-", "a", "b", "d"]}
+
+
 class WritesNoPng(toys.Mixture):
     def encode(self, sample, format, controls):
         return super().encode(sample, "npy", controls)
@@ -498,6 +533,8 @@ MUTANTS = {
         replace(points(ShakyHand), models={"a": "fake_shipped:ring"}),
         "its model 'a' drew other samples when it was opened again",
     ),
+    "steps_are_one_sample": (stepping(ForgetsWhatItDrew), "draws other samples than forward"),
+    "export_facts_are_plain": (like(duet, plugin=TupleInExportFacts), "not the same after JSON"),
 }
 """Check -> (a modality that it must catch, what it says)."""
 
@@ -554,6 +591,13 @@ MORE = [
     ("critics_judge_each_row", points(critic=WritesIntoItsInput), r"wrote into its input \(x\)"),
     ("first_steps_follow_log_prob", speaker(ScoresTheNextStep), "log_prob gives"),
     ("complete_keeps_prefixes", speaker(GoesOnAsItLikes), "the same samples from other noise"),
+    ("steps_are_one_sample", stepping(DrawsWhereItIsForced), "where it is forced to take one"),
+    ("steps_are_one_sample", stepping(toys.LanguageStep, length=2), "of other lengths"),
+    (
+        "export_facts_are_plain",
+        like(language, plugin=OtherWords, formats=("txt",), media_type="text/plain"),
+        "the vocabulary of export_facts writes",
+    ),
     ("condition_answers", like(duet, plugin=AlwaysClassZero), "'class0' and 'class1' alike"),
     ("condition_answers", like(duet, plugin=DefaultIsClassZero), "64 indices the same default"),
     ("corruptions_are_faults", like(duet, plugin=CorruptsInPlace), r"wrote into its input \(x\)"),
@@ -643,8 +687,8 @@ def test_a_preview_without_an_ending_does_not_suffice():
 EVALUATION = ("references", "corruptions", "feature_networks", "measures")
 CAPABILITIES = {
     "ring": set(),
-    "language": {"pretrain_loss", "log_prob", "complete", "relaxed"},
-    "duet": {"condition", "terms", "preview", *EVALUATION},
+    "language": {"pretrain_loss", "log_prob", "complete", "relaxed", "stepwise"},
+    "duet": {"condition", "terms", "preview", "export_facts", *EVALUATION},
     "curves": {"preview", "unroll", "writer"},
 }
 """Toy -> the optional capabilities that its classes have."""

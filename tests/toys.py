@@ -35,6 +35,7 @@ from genkit.plugin import (
     Noise,
     Preset,
     Sample,
+    Stepwise,
 )
 from genkit.recipe import Settings
 
@@ -302,6 +303,16 @@ class LanguageGenerator(nn.Module):
         """Negative log-likelihood per sentence."""
         return -self.log_prob(real).sum(1).mean()
 
+    def stepwise(self, condition: Tensor | None, controls: Any) -> Stepwise:
+        """The same sentences as a loop."""
+        length = self.options.length
+        state = {
+            "seen": torch.zeros(1, length, self.alphabet),
+            "step": torch.zeros(1, dtype=torch.long),
+            "alive": torch.ones(1, dtype=torch.bool),
+        }
+        return Stepwise(LanguageStep(self), state, torch.zeros(1, 0, dtype=torch.long), length)
+
     def _roll(
         self,
         words: Tensor,
@@ -331,6 +342,34 @@ class LanguageGenerator(nn.Module):
         return Sample(
             words, mask=torch.stack(masks, 1), relaxed=torch.stack(relaxed, 1) if relaxed else None
         )
+
+
+class LanguageStep(nn.Module):
+    """One symbol of a sentence, from the one-hots of those before it and its place."""
+
+    def __init__(self, generator: LanguageGenerator) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def forward(
+        self, noise: Mapping[str, Tensor], condition: Tensor | None, controls: Any, forced: Tensor,
+        state: Mapping[str, Tensor],
+    ) -> tuple[Sample, dict[str, Tensor]]:  # fmt: skip
+        seen, step, alive = state["seen"], state["step"], state["alive"]
+        options, alphabet = self.generator.options, self.generator.alphabet
+        where = one_hot(step, options.length + 1)[:, :-1].float()
+        logits = self.generator.body(torch.cat([seen.flatten(1), where], 1))
+        if options.variable:
+            is_empty = (step == 0)[:, None] & (torch.arange(alphabet) == 0)
+            logits = logits.masked_fill(is_empty, -torch.inf)
+        cumulative = logits.double().softmax(1).cumsum(1)
+        drawn = (noise["symbols"][:, None] >= (cumulative / cumulative[:, -1:])[:, :-1]).sum(1)
+        words = torch.where(alive, torch.where(forced < 0, drawn, forced), 0)
+        seen = seen + where[:, :, None] * one_hot(words, alphabet).float()[:, None]
+        state = {"seen": seen, "step": step + 1, "alive": alive}
+        if options.variable:
+            state["alive"] = alive & (words != 0)
+        return Sample(words, mask=alive), state
 
 
 class LanguageCritic(nn.Module):
@@ -615,6 +654,10 @@ class Duet(ModalityPlugin):
         width = None if judge is None else float(judge[1].options.width)
         gap = (x.mean(0) - evidence.real.x.mean(0)).norm()
         return {"spread": x.std(0).mean().item(), "gap": gap.item(), "judge's width": width}
+
+    def export_facts(self) -> dict[str, Any]:
+        """What the two numbers are."""
+        return {"axes": ["coordinates"]}
 
     def preview(
         self, samples: Sample, format: str, controls: Any, columns: int | None = None

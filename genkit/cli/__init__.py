@@ -5,6 +5,7 @@
     generating  generate
     evaluation  evaluate
     sharing     models, copy, card, push
+    export      export
     plugins     plugins list, show, doctor, disable, enable, new, check
     progress    the progress of a command in the terminal
 

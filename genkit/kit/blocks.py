@@ -227,7 +227,7 @@ MEAN_ROWS = 256
 
 
 def towards_mean(
-    start: Callable[[Tensor], Tensor], code: Tensor, latent: int, share: float | None
+    start: Callable[[Tensor], Tensor], code: Tensor, latent: int, share: float | Tensor | None
 ) -> Tensor:
     """Activations of a generator, moved towards their mean over the noise: mean + share (start(code) - mean).
 
@@ -237,9 +237,10 @@ def towards_mean(
 
     Args:
         start: code [B, Z + K] -> activations [B, ...], row by row.
-        code: noise [B, Z], behind it K numbers that are no noise (a class): the mean is over the noise alone.
+        code: noise [B, Z], behind it K numbers that are no noise (a class): the mean is over the noise alone. In an
+            exported graph these must be one-hot.
         latent: Z.
-        share: in (0, 1]; None: 1.
+        share: in (0, 1], a tensor [] in an exported graph; None: 1.
 
     Returns:
         [B, ...]; a row does not depend on the others.
@@ -247,12 +248,14 @@ def towards_mean(
     Source: Karras et al. 2019, arXiv:1812.04948, appendix B, where the activations are those of a mapping network.
     """
     activations = start(code)
-    if share is None or share == 1:
+    if share is None or (not isinstance(share, Tensor) and share == 1):
         return activations
     z = torch.from_numpy(draw(Noise((latent,)), "mean", 0, range(MEAN_ROWS))).to(code)
     rest = code[:, latent:]
-    tails, places = rest[:1], torch.zeros(len(code), dtype=torch.long, device=code.device)
-    if rest.shape[1]:
+    tails, places = rest[:1], torch.zeros(code.shape[0], dtype=torch.long, device=code.device)
+    if rest.shape[1] and torch.compiler.is_exporting():  # a graph cannot ask how many there are
+        tails, places = torch.eye(rest.shape[1]).to(rest), rest.argmax(1)
+    elif rest.shape[1]:
         tails, places = torch.unique(rest, dim=0, return_inverse=True)
     means = torch.stack(
         [start(torch.cat([z, tail.expand(len(z), -1)], 1)).mean(0) for tail in tails]

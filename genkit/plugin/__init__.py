@@ -32,6 +32,7 @@ from genkit.plugin.networks import (
     Networks,
     Noise,
     Sample,
+    Stepwise,
     Unrolling,
     full_precision,
 )
@@ -63,6 +64,7 @@ __all__ = [
     "Remark",
     "Sample",
     "Skipped",
+    "Stepwise",
     "Unrolling",
     "capabilities_of",
     "class_numbers",

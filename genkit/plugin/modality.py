@@ -28,9 +28,12 @@ PLUGIN_CAPABILITIES = frozenset(
         "corruptions",
         "feature_networks",
         "measures",
+        "export_facts",
     }
 )
-GENERATOR_CAPABILITIES = frozenset({"pretrain_loss", "log_prob", "complete", "relaxed", "unroll"})
+GENERATOR_CAPABILITIES = frozenset(
+    {"pretrain_loss", "log_prob", "complete", "relaxed", "unroll", "stepwise"}
+)
 CAPABILITIES = PLUGIN_CAPABILITIES | GENERATOR_CAPABILITIES
 """Optional capabilities: names of methods of the plugin or of its generator. A class that has the method has the
 capability; nothing else has to be declared."""
@@ -211,6 +214,17 @@ class ModalityPlugin(ABC):
         """The modality's own measures of a set of samples, by name; None for one that cannot be computed.
 
         Called for each model, and for the rows that show the scale: other real samples, and noise.
+        """
+        raise NotImplementedError
+
+    def export_facts(self) -> Mapping[str, Any]:
+        """What a program without this plugin must know to use the samples of an exported model, as plain JSON data.
+
+        It stands beside the facts of the data in the file: the range of values, say. `vocabulary`, a list with the
+        UTF-8 bytes of each symbol, as Latin-1 text, is what the reader of genkit writes lines with.
+
+        Raises:
+            ConfigError: if this model cannot be exported; it says why.
         """
         raise NotImplementedError
 

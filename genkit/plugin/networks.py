@@ -127,6 +127,8 @@ class Generator(Protocol):
             the logits at the temperature of sampling and the symbol drawn from them; steps that are masked out hold the
             one-hot of the padding, without a gradient. The input of later steps may carry the gradient too, as
             `genkit.adversarial.straight_through(relaxed, symbol)`, whose value is the one-hot that `forward` sees.
+        `stepwise(condition, controls) -> Stepwise`: the samples of `forward` as a loop over one step, by which they are
+            exported. A generator without it is exported as a whole, its loops unrolled.
     """
 
     noise: Mapping[str, Noise]
@@ -170,6 +172,29 @@ class Unrolling(Generator, Protocol):
     ) -> Sample:
         """Some output steps, from exactly the noise that `needs` names; equal in whatever blocks they are drawn."""
         ...
+
+
+@dataclass(frozen=True)
+class Stepwise:
+    """A generator's samples as a loop over one module, for programs that run without the generator.
+
+    The loop calls `step` for each symbol of `prefix`, then `length` times, and passes the state on. The sample is x and
+    mask of the last `length` calls; steps that are masked out may be left out.
+
+    Args:
+        step: an `nn.Module`, called with (noise, condition, controls, forced, state); returns (Sample, state). The
+            sample is one step, x [B, *event of a step] and a mask [B]. `noise` has the numbers of this step, without
+            the step axis; noise parts without one are whole. Where `forced` [B], int64, is not -1, the step is this
+            symbol, and nothing is drawn (teacher forcing). States are tensors [B, ...] by name.
+        state: what the first call gets, [1, ...] each.
+        prefix: [1, K], int64: symbols that are read before the sample; K may be 0.
+        length: steps of the sample.
+    """
+
+    step: nn.Module
+    state: Mapping[str, Tensor]
+    prefix: Tensor
+    length: int
 
 
 @dataclass(frozen=True)

@@ -36,8 +36,10 @@ from genkit.sampling.drawing import (
     rows_of,
     unrolls,
 )
+from genkit.sampling.exporting import OPSET, Export, check_path, export_model
 from genkit.sampling.model_folder import WEIGHTS, read_critics, read_model, read_notes, save_model
 from genkit.sampling.model_names import find_model
+from genkit.sampling.parity import TOLERANCE
 from genkit.sampling.reranking import Reranker, open_reranker
 from genkit.sampling.samples import Samples
 from genkit.system.files import file_hash, user_path
@@ -383,6 +385,29 @@ class Model:
             notes=read_notes(self.path), **names,
         )  # fmt: skip
         return path
+
+    def export(
+        self, path: str | Path, controls: Mapping[str, Any] | None = None, label: str | None = None,
+        samples: int = 1000, seed: int = 0, opset: int = OPSET, tolerance: float = TOLERANCE,
+    ) -> Export:  # fmt: skip
+        """Write an ONNX file that draws the same samples elsewhere, and its reader `draw.py`; tell how equal they are.
+
+        Args:
+            path: of the file.
+            controls, label: as in `generate`; the file's defaults. Controls that are numbers become inputs where the
+                generator computes with them as tensors; all others are fixed.
+            samples, seed: so many samples of this seed are drawn both ways, and compared.
+            opset: version of ONNX's operators.
+            tolerance: the largest difference of a value; with a larger one nothing is written.
+
+        Raises:
+            ConfigError: for arguments that cannot be, a path of something else, or a missing library.
+            PluginError, GenkitError: if the model cannot be exported, or its samples differ; they say why.
+        """
+        check_path(path)
+        exported_model = export_model(self, controls, label, samples, seed, opset, tolerance)
+        exported_model.save(path)
+        return exported_model
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the model's card."""

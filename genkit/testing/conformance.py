@@ -91,6 +91,8 @@ CHECKS = (
     Check(comparisons.measures_are_numbers, "measures"),
     Check(optional.shipped_models_open, MODELS),
     Check(optional.shipped_models_draw, MODELS),
+    Check(optional.steps_are_one_sample, "stepwise"),
+    Check(optional.export_facts_are_plain, "export_facts"),
 )
 """All checks, in the order in which they run."""
 

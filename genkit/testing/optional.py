@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
+import json
 import math
 from collections import Counter
 from dataclasses import replace
@@ -16,7 +17,7 @@ from torch import Tensor
 from genkit.adversarial import straight_through
 from genkit.discovery import bundled
 from genkit.errors import ConfigError, UserError
-from genkit.plugin import Sample
+from genkit.plugin import Sample, Stepwise
 from genkit.sampling.drawing import cut, noise_for
 from genkit.sampling.model import open_model
 from genkit.system.seeding import global_seeds
@@ -377,6 +378,97 @@ def unroll_is_one_sample(subject: Subject) -> None:
         gap <= 1e-4 * max(1.0, fake.x.abs().max().item()),
         f"unroll and forward differ by up to {gap:g} for the same noise",
     )
+
+
+def steps_are_one_sample(subject: Subject) -> None:
+    """The loop over `stepwise`'s step draws the samples of `forward`, and takes the symbols that it is forced to."""
+    generator: Any = perturbed(subject.generator, FIRM)
+    rows, condition, controls = (
+        len(subject.real_batch),
+        subject.real_batch.condition,
+        subject.controls,
+    )
+    first = None if condition is None else condition[:1]
+    condition = None if first is None else first.expand_as(cast(Tensor, condition)).contiguous()
+    loop: Stepwise = generator.stepwise(first, controls)
+    noise = subject.noise()
+    stepped = {part for part, spec in generator.noise.items() if spec.steps is not None}
+    with torch.no_grad():
+        whole = generator(noise, condition, controls)
+
+    def looped(forced: Tensor) -> Sample:
+        """A batch whose first symbols [B] are forced, where they are not -1."""
+        state = {name: row.repeat(rows, *(1,) * (row.ndim - 1)) for name, row in loop.state.items()}
+        steps = []
+        for number in range(-loop.prefix.shape[1], loop.length):
+            step_noise = {
+                part: values[:, max(number, 0)] if part in stepped else values
+                for part, values in noise.items()
+            }
+            symbol = torch.full((rows,), -1)
+            if number <= 0:
+                symbol = loop.prefix[0, number].expand(rows) if number < 0 else forced
+            with torch.no_grad():
+                step, state = loop.step(step_noise, condition, controls, symbol, state)
+            steps += [step] if number >= 0 else []
+        masks = [
+            torch.ones(rows, dtype=torch.bool) if step.mask is None else step.mask for step in steps
+        ]
+        return Sample(torch.stack([step.x for step in steps], 1), mask=torch.stack(masks, 1))
+
+    loop_sample = looped(torch.full((rows,), -1))
+    counts = [
+        shape[1] if mask is None else mask.sum(1)
+        for shape, mask in ((whole.x.shape, whole.mask), (loop_sample.x.shape, loop_sample.mask))
+    ]
+    expect(
+        torch.equal(*(torch.as_tensor(count).expand(rows) for count in counts)),
+        "the loop over stepwise's step draws other samples than forward from the same noise: of other lengths",
+    )
+    valid = cast(Tensor, loop_sample.mask)
+    ours, theirs = loop_sample.x[valid], whole.x[:, : loop_sample.x.shape[1]][valid]
+    is_same = torch.equal(ours, theirs)
+    if ours.is_floating_point():
+        is_same = torch.allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+    expect(
+        is_same,
+        "the loop over stepwise's step draws other samples than forward from the same noise",
+    )
+    if not ours.is_floating_point():
+        kinds, places = torch.unique(loop_sample.x, return_inverse=True)
+        symbols = kinds[(places[:, 0] + 1) % len(kinds)]  # others than were drawn
+        expect(
+            torch.equal(looped(symbols).x[:, 0], symbols),
+            "stepwise's step draws a symbol where it is forced to take one",
+        )
+
+
+def export_facts_are_plain(subject: Subject) -> None:
+    """`export_facts` gives JSON data; a vocabulary in them writes the lines that `encode` writes."""
+    plugin = subject.model.plugin
+    facts = plugin.export_facts()
+    try:
+        is_same = json.loads(json.dumps(facts)) == facts
+    except (TypeError, ValueError):
+        is_same = False
+    expect(
+        is_same,
+        f"export_facts gave {facts!r}, which is not the same after JSON: use lists and dicts",
+    )
+    names = facts.get("vocabulary")
+    if names is None or "txt" not in subject.modality.formats:
+        return
+    samples = subject.draw(range(5))
+    mask = samples.sample.mask
+    for row, content in enumerate(samples.encode("txt")):
+        symbols = samples.x[row] if mask is None else samples.x[row][mask[row]]
+        line = "".join(names[symbol] for symbol in symbols.tolist())
+        line = line.removeprefix(facts.get("lead", ""))
+        text = line.encode("latin-1").decode(errors="replace")
+        expect(
+            text == content.decode(),
+            f"the vocabulary of export_facts writes {text!r}, encode {content.decode()!r}",
+        )
 
 
 def writer_writes_what_encode_writes(subject: Subject) -> None:

@@ -87,6 +87,40 @@ def drawn_with(generator, prompt, rows=40, **more):
 # One policy ------------------------------------------------------------------------------------------------------
 
 
+def looped(generator, noise, prompt, controls):
+    """Lines and masks, one call after the other of the step by which the generator is exported."""
+    rows, first = len(noise["symbols"]), None if prompt is None else prompt[:1]
+    loop = generator.stepwise(first, controls)
+    state = {name: row.repeat(rows, *(1,) * (row.ndim - 1)) for name, row in loop.state.items()}
+    steps = []
+    for number in range(-loop.prefix.shape[1], loop.length):
+        forced = torch.full((rows,), int(loop.prefix[0, number]) if number < 0 else -1)
+        now = {"symbols": noise["symbols"][:, max(number, 0)]}
+        step, state = loop.step(now, prompt, controls, forced, state)
+        steps += [step] if number >= 0 else []
+    return torch.stack([step.x for step in steps], 1), torch.stack([step.mask for step in steps], 1)
+
+
+@every_kind
+@every_end
+@pytest.mark.parametrize(
+    ("width", "prompt"),
+    [(0, None), (0, [[1, 2]]), (2, [[1, 2]]), (3, [[1, 2, -1]])],
+    ids=["no prompt", "beginning", "question", "short question"],
+)
+def test_step_by_step_lines_are_those_of_forward(options, end, width, prompt):
+    generator = network(options, end=end, prompt_length=width)
+    prompt = None if prompt is None else torch.tensor(prompt).repeat(60, 1)
+    for controls in (None, Controls(temperature=0.5, top_k=3), Controls(max_new_tokens=2)):
+        sample, noise = drawn_with(generator, prompt, 60, controls=controls)
+        with torch.no_grad():
+            x, mask = looped(generator, noise, prompt, controls)
+        count = x.shape[1]
+        assert not sample.mask[:, count:].any()
+        assert torch.equal(mask, sample.mask[:, :count])
+        assert torch.equal(x[mask], sample.x[:, :count][mask])
+
+
 @every_kind
 @every_end
 @every_prompt

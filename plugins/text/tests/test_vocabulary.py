@@ -4,10 +4,11 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from genkit.errors import ConfigError
 from genkit_text.vocabulary import KINDS, Vocabulary, learned, loaded
@@ -99,6 +100,27 @@ def test_bytes_are_256_and_pieces_more():
         learned("bytes", [], 9)
     with pytest.raises(ConfigError, match="built from 256 bytes; give more"):
         learned("bpe", [], 256)
+
+
+@pytest.mark.parametrize("size", [None, 300], ids=["whole", "cut"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_texts_of_symbols_are_the_line_one_after_the_other(kind, size):
+    size = {"bytes": None, "bpe": size}.get(kind, size and 4)
+    vocabulary = learned(kind, LINES, size).with_end()
+    texts, lead = vocabulary.texts()
+    assert (len(texts), texts[vocabulary.end]) == (vocabulary.size, b"")
+    numbers = np.random.Generator(np.random.Philox(key=1))
+    lines = [vocabulary.encode(line) for line in LINES]
+    lines += [numbers.integers(1, vocabulary.size, 9).tolist() for _ in range(50)]
+    for symbols in lines:
+        line = b"".join(texts[symbol] for symbol in [*symbols, vocabulary.end])
+        assert line.removeprefix(lead).decode(errors="replace") == vocabulary.decode(symbols)
+
+
+def test_a_tokenizer_whose_symbols_mean_something_else_within_a_line_has_no_texts():
+    pieces = Tokenizer(models.WordPiece({"a": 0, "##b": 1, "[UNK]": 2}))
+    pieces.decoder = decoders.WordPiece()
+    assert Vocabulary(pieces).texts() is None
 
 
 def test_nothing_to_learn_from_is_no_symbols():

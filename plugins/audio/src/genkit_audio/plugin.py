@@ -191,6 +191,10 @@ class AudioPlugin(ModalityPlugin):
             self._memory = training, controls, torch.cat(parts)
         return self._memory[2]
 
+    def export_facts(self) -> Mapping[str, Any]:
+        """The axes of a sound, and the range of its values; what lies beyond is clipped in a file."""
+        return {"axes": ["channels", "samples"], "range": [-1, 1]}
+
     def encode(self, sample: Sample, format: str, controls: Any) -> bytes:
         """One sound [1, L] as the bytes of an audio file."""
         from genkit_audio import writing

@@ -174,12 +174,13 @@ class Vocoder(nn.Module):
             raise ConfigError(
                 "a vocoder needs a condition: a sound file, or log-mel spectra [B, M, T]"
             )
-        stop, half = self._samples(condition), self.hop // 2
+        stop, half = self._stop(condition), self.hop // 2
         hops = range((steps.start + half) // self.hop, (steps.stop - 1 + half) // self.hop + 1)
-        stages = [(hops, self._frames(hops, stop))]  # from the last correction back to the network
+        last = condition.shape[2]
+        stages = [(hops, self._frames(hops, last))]  # from the last correction back to the network
         for _ in range(self.corrections):
             hops = range(stages[-1][1].start - 1, stages[-1][1].stop + 2)
-            stages.append((hops, self._frames(hops, stop)))
+            stages.append((hops, self._frames(hops, last)))
         hops, frames = stages.pop()
         outputs = self._outputs(condition, frames)
         # In float32: torch has no complex numbers of half precision.
@@ -213,15 +214,22 @@ class Vocoder(nn.Module):
             return condition.shape[2] * self.hop
         return round(condition[0, self.mels].sum(dtype=torch.float64).item() * self.hop)
 
-    def _frames(self, hops: range, stop: int) -> range:
+    def _stop(self, condition: Tensor) -> int | Tensor:
+        """Where the sound ends, in samples; in an exported graph a tensor [B, 1]."""
+        if not torch.compiler.is_exporting() or condition.shape[1] == self.mels:
+            return self._samples(condition)
+        shares = condition[:, self.mels].sum(1, keepdim=True, dtype=torch.float64)
+        return (shares * self.hop).round()
+
+    def _frames(self, hops: range, last: int) -> range:
         """Frames that overlap some hops of the wave, without those beyond the sound.
 
         Args:
             hops: of the wave, counted from half a hop before its start.
-            stop: length of the sound, in samples.
+            last: number of frames of the condition.
         """
         first = max(hops.start - 2, -2)
-        return range(first, max(min(hops.stop + 1, -(-stop // self.hop) + 2), first + 1))
+        return range(first, max(min(hops.stop + 1, last + 2), first + 1))
 
     def _excerpt(self, condition: Tensor, frames: range) -> Tensor:
         """Some frames [B, M, frames] of the condition; frames beyond the sound are silence."""
@@ -258,14 +266,14 @@ class Vocoder(nn.Module):
             / direction.abs().clamp(min=1e-6)
         )
 
-    def _wave(self, spectra: Tensor, frames: range, hops: range, stop: int) -> Tensor:
+    def _wave(self, spectra: Tensor, frames: range, hops: range, stop: int | Tensor) -> Tensor:
         """The wave [B, hops * hop], by overlap-add of the inverse transforms of frames; zero beyond the sound.
 
         Args:
             spectra: complex, [B, bins, frames].
             frames: their numbers.
             hops: of the wave, counted from half a hop before its start.
-            stop: length of the sound, in samples.
+            stop: where the sound ends, in samples.
         """
         # Over four overlapping frames the squares of the Hann window add up to 1.5.
         parts = torch.fft.irfft(spectra, self.window, 1) * (self.hann[:, None] / 1.5)

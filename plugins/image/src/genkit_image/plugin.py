@@ -129,6 +129,10 @@ class ImagePlugin(ModalityPlugin):
         """The sample that critics see: augmented at random if the fact `augment` is set, else unchanged."""
         return sample.with_x(augmented(sample.x)) if self.facts["augment"] else sample
 
+    def export_facts(self) -> Mapping[str, Any]:
+        """The axes of a picture, and the range of its values; what lies beyond is clipped in a file."""
+        return {"axes": ["channels", "height", "width"], "range": [-1, 1]}
+
     def encode(self, sample: Sample, format: str, controls: Any) -> bytes:
         """One picture as PNG."""
         return to_png(to_pixels(sample.x[None]))[0]

@@ -20,12 +20,10 @@ from torch.nn.functional import cross_entropy, one_hot
 from genkit import user_objects
 from genkit.adversarial import straight_through
 from genkit.errors import ConfigError, first_line
-from genkit.plugin import Facts, Noise, Sample
+from genkit.plugin import Facts, Noise, Sample, Stepwise
+from genkit_text.drawing import Step, pick, warper, without
 from genkit_text.options import Controls, Options
 from genkit_text.pretrained import configuration, transformers_library
-
-BLOCK = 64
-"""Number of symbols whose probabilities are summed as one block when a symbol is drawn."""
 
 Relax = Callable[[Tensor, Tensor], Tensor]
 """The relaxation of one step: (logits [B, V], symbol [B]) -> [B, V]; see `genkit.plugin.Generator.relaxed`."""
@@ -98,6 +96,42 @@ class Autoregressive(nn.Module):
         """[..., V]: logits of the next symbol from hidden states [..., H]."""
         return hidden
 
+    def blank(self) -> dict[str, Tensor]:
+        """What `read` keeps before anything is read, [1, ...]; the default: the line, and its length, from -1."""
+        return {
+            "line": torch.zeros(1, self.length, dtype=torch.long),
+            "length": torch.full((1,), -1),
+        }
+
+    def read(
+        self, symbol: Tensor, condition: Tensor | None, memory: Mapping[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Read one more symbol when exported: as `begin` and `advance`, with tensors of constant shapes alone.
+
+        The default follows the whole line each time, which costs about L times as much.
+
+        Args:
+            symbol: [B]; the first one, V, stands for the start.
+            condition: [B, P], the prompt that the line answers; None: there is none.
+            memory: of `blank` or `read`, [B, ...].
+
+        Returns:
+            (logits [B, V] of the next symbol, what is kept).
+        """
+        place = memory["length"][:, None]
+        is_place = torch.arange(self.length, device=symbol.device) == place
+        line = torch.where(is_place, symbol[:, None], memory["line"])
+        hidden = self.follow(condition if self.answers else None, line[:, :-1])
+        places = (place + 1).clamp(max=self.length - 1)[:, :, None].expand(-1, -1, hidden.shape[2])
+        return self.score(hidden.gather(1, places)[:, 0]), {"line": line, "length": place[:, 0] + 1}
+
+    def prefix(self, condition: Tensor | None) -> Tensor:
+        """[1, K]: symbols that `read` reads before a line; the default: the start, and a prompt that it continues."""
+        start = torch.full((1, 1), self.symbols)
+        return (
+            start if condition is None or self.answers else torch.cat([start, condition.cpu()], 1)
+        )
+
     def dropout_module(self) -> nn.Module:
         """The module whose training mode switches dropout on."""
         return nn.Identity()
@@ -127,12 +161,17 @@ class Autoregressive(nn.Module):
         """The lines of `forward` with their relaxation, whose gradient also flows through what later steps read."""
         return self._roll(noise["symbols"], condition, controls, relax=relax)
 
+    def stepwise(self, condition: Tensor | None, controls: Controls | None) -> Stepwise:
+        """The lines of `forward` as a loop that programs without genkit can run."""
+        step, prefix = Step(self), self.prefix(condition)
+        return Stepwise(step, step.state(), prefix, self._steps(condition, controls))
+
     def logits(self, sample: Sample) -> Tensor:
         """[B, L, V], float32: the logits of every step; -inf for the end at the first step, unless it may be there."""
         logits = self.score(self.follow(sample.condition, sample.x[:, :-1])).float()
         if not self._is_never_empty(sample.condition):
             return logits
-        return torch.cat([_without(logits[:, :1], self.end or 0), logits[:, 1:]], 1)
+        return torch.cat([without(logits[:, :1], self.end or 0), logits[:, 1:]], 1)
 
     def log_prob(self, sample: Sample, temperature: float = 1.0) -> Tensor:
         """[B, L]: log p of each symbol of `sample.x`, given those before it; 0 where a step is masked out."""
@@ -183,9 +222,8 @@ class Autoregressive(nn.Module):
             relax: makes the relaxation of each step; None: there is none.
         """
         rows, length = uniform.shape
-        limit = length if prompt is None or self.answers else length - prompt.shape[1]
-        stop = min(limit, (controls and controls.max_new_tokens) or limit)
-        warp = _warper(controls)
+        stop = self._steps(prompt, controls)
+        warp = warper(controls)
         x = torch.full_like(uniform, self.end or 0, dtype=torch.long)
         is_open = torch.ones(rows, dtype=torch.bool, device=uniform.device)
         mask = torch.zeros_like(x, dtype=torch.bool)
@@ -200,7 +238,7 @@ class Autoregressive(nn.Module):
         for step in range(first, stop):
             logits = logits.float()
             if step == 0 and self._is_never_empty(prompt):
-                logits = _without(logits, self.end or 0)
+                logits = without(logits, self.end or 0)
             symbol = pick(warp(logits.detach()), uniform[:, step])
             if prefix is not None:
                 symbol = torch.where(step < prefix[1], prefix[0][:, step], symbol)
@@ -224,6 +262,13 @@ class Autoregressive(nn.Module):
             return Sample(x, prompt, mask, torch.cat([torch.stack(relaxations, 1), tail], 1))
         return Sample(x, prompt, mask)
 
+    def _steps(self, prompt: Tensor | None, controls: Controls | None) -> int:
+        """The largest number of symbols that are drawn."""
+        limit = self.length
+        if prompt is not None and not self.answers:
+            limit -= prompt.shape[1]
+        return min(limit, (controls and controls.max_new_tokens) or limit)
+
     def _valid(self, symbols: Tensor) -> Tensor:
         """[B, K] bool: the steps up to and with the first end."""
         if self.end is None:
@@ -238,81 +283,6 @@ class Autoregressive(nn.Module):
     def _still_open(self, symbols: Tensor, is_open: Tensor) -> Tensor:
         """[B] bool: the rows that were open and have no end among their next symbols [B, K]."""
         return is_open if self.end is None else is_open & (symbols != self.end).all(1)
-
-
-def _without(logits: Tensor, symbol: int) -> Tensor:
-    """Logits [..., V] with -inf for one symbol, so that it is never drawn."""
-    return logits.index_fill(-1, torch.tensor([symbol], device=logits.device), -torch.inf)
-
-
-def pick(logits: Tensor, uniform: Tensor) -> Tensor:
-    """Draw from categorical distributions by inverting their cumulative distribution functions.
-
-    A symbol whose logit is -inf is never drawn. Exponentials are float32, their sums float64. The block in which a
-    symbol lies is found first, by the sums of the blocks: cumulative sums over all of a large vocabulary would cost
-    several times as much.
-
-    Args:
-        logits: [B, V].
-        uniform: [B], float64, in (0, 1).
-
-    Returns:
-        [B]: the symbols at which the cumulative sums of softmax(logits) pass `uniform`.
-    """
-    rows, count = logits.shape
-    weights = logits.new_zeros(rows, -(-count // BLOCK) * BLOCK)
-    torch.exp(logits - logits.amax(1, keepdim=True), out=weights[:, :count])
-    blocks = weights.view(rows, -1, BLOCK)
-    block, rest = _passes(blocks.sum(2).double(), None, uniform)
-    block_weights = blocks[torch.arange(rows, device=logits.device), block]
-    symbol, _ = _passes(block_weights.double(), rest, uniform)
-    return block * BLOCK + symbol
-
-
-def _passes(weights: Tensor, rest: Tensor | None, uniform: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the cumulative sums of weights pass a target.
-
-    Args:
-        weights: [B, N].
-        rest: [B], the target; None: it is `uniform` [B] times the sum of the weights. Rounding never takes it to the
-            whole sum.
-
-    Returns:
-        (place [B] in the weights, what remains of the target there [B]).
-    """
-    sums = weights.cumsum(1)
-    total = sums[:, -1]
-    target = torch.minimum(
-        uniform * total if rest is None else rest, torch.nextafter(total, torch.zeros_like(total))
-    )
-    place = torch.searchsorted(sums, target[:, None], right=True)
-    remainder = target - (sums.gather(1, place) - weights.gather(1, place))[:, 0]
-    return place[:, 0], remainder.clamp(min=0)
-
-
-def _warper(controls: Controls | None) -> Callable[[Tensor], Tensor]:
-    """A function from logits [B, V] to those that are drawn from: Hugging Face's own warpers, in its order."""
-    if controls is None:
-        return lambda logits: logits
-    temperature = controls.temperature
-    chain: list[Callable[[Any, Tensor], Tensor]] = []
-    if (controls.top_k, controls.top_p, controls.min_p) != (None, None, None):
-        from transformers import MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
-
-        if controls.top_k is not None:
-            chain.append(TopKLogitsWarper(controls.top_k))
-        if controls.top_p is not None:
-            chain.append(TopPLogitsWarper(controls.top_p))
-        if controls.min_p is not None:
-            chain.append(MinPLogitsWarper(controls.min_p))
-
-    def warp(logits: Tensor) -> Tensor:
-        logits = logits if temperature == 1 else logits / temperature
-        for warper in chain:
-            logits = warper(None, logits)
-        return logits
-
-    return warp
 
 
 # The networks --------------------------------------------------------------------------------------------------------
@@ -350,6 +320,24 @@ class Recurrent(Autoregressive):
 
     def score(self, hidden: Tensor) -> Tensor:
         return self.out(hidden)
+
+    def blank(self) -> dict[str, Tensor]:
+        shape = 1, self.lstm.num_layers, self.lstm.hidden_size
+        return {"hidden": torch.zeros(shape), "cell": torch.zeros(shape)}
+
+    def read(
+        self, symbol: Tensor, condition: Tensor | None, memory: Mapping[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        state = tuple(memory[name].transpose(0, 1).contiguous() for name in ("hidden", "cell"))
+        logits, (hidden, cell) = self.advance(state, self.embed(symbol))
+        return logits, {"hidden": hidden.transpose(0, 1), "cell": cell.transpose(0, 1)}
+
+    def prefix(self, condition: Tensor | None) -> Tensor:
+        """[1, K]: the start and the prompt, with the padding that the network reads too."""
+        prompt = None if condition is None else condition.cpu()
+        return with_start(
+            prompt, torch.zeros(1, 0, dtype=torch.long), self.symbols, self.symbols + 1
+        )
 
     def dropout_module(self) -> nn.Module:
         return self.dropout
@@ -451,7 +439,7 @@ def with_start(prompt: Tensor | None, symbols: Tensor, start: int, padding: int)
         symbols: [B, K].
         start, padding: the symbols that stand for them.
     """
-    beginning = symbols.new_full((len(symbols), 1), start)
+    beginning = symbols.new_full((symbols.shape[0], 1), start)
     if prompt is None:
         return torch.cat([beginning, symbols], 1)
     head = left_padded(torch.cat([beginning, prompt], 1))
@@ -459,14 +447,17 @@ def with_start(prompt: Tensor | None, symbols: Tensor, start: int, padding: int)
 
 
 def left_padded(prompt: Tensor) -> Tensor:
-    """[B, P]: prompts with their padding (-1) moved to the front; the order of the symbols stays."""
-    return prompt.gather(1, (prompt >= 0).to(torch.int8).argsort(dim=1, stable=True))
+    """[B, P]: prompts with their padding (-1) moved from the end to the front."""
+    shift = (prompt < 0).sum(1, keepdim=True)
+    places = torch.arange(prompt.shape[1], device=prompt.device) - shift
+    return prompt.gather(1, places % prompt.shape[1])
 
 
 def decoder_inputs(prompt: Tensor | None, symbols: Tensor, start: int) -> dict[str, Tensor]:
     """The arguments of a transformer for a prefix: its symbols, and if there is padding the mask and the positions."""
     ids = with_start(prompt, symbols, start, -1)
-    if prompt is None or not bool((prompt < 0).any()):
+    has_padding = prompt is not None and (torch.compiler.is_exporting() or bool((prompt < 0).any()))
+    if not has_padding:
         return {"input_ids": ids}
     mask = (ids >= 0).long()
     positions = (mask.cumsum(1) - 1).clamp(min=0)

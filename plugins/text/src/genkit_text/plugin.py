@@ -217,6 +217,15 @@ class TextPlugin(ModalityPlugin):
         keys = torch.where(is_moved, torch.rand(samples.x.shape), 1.0 + steps)
         return {"shuffled": samples.with_x(samples.x.gather(1, keys.argsort(1)))}
 
+    def export_facts(self) -> Mapping[str, Any]:
+        """`vocabulary` and `lead`, where lines can be written with them alone: see `Vocabulary.texts`."""
+        if (texts := self.vocabulary.texts()) is None:
+            return {}
+        symbols, lead = texts
+        names = [text.decode("latin-1") for text in symbols]
+        names += [""] * (self.facts["symbols"] - len(names))  # a network may have more symbols
+        return {"vocabulary": names, "lead": lead.decode("latin-1")}
+
     def encode(self, sample: Sample, format: str, controls: Any) -> bytes:
         """One line in UTF-8, without a newline at its end.
 

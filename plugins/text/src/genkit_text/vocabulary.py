@@ -109,6 +109,31 @@ class Vocabulary:
             return False
         return _spelling(self.decode(symbols)) == _spelling(line)
 
+    def texts(self) -> tuple[list[bytes], bytes] | None:
+        """The UTF-8 bytes of each symbol, which make a line one after the other, and what is cut off at its beginning.
+
+        None for a tokenizer whose symbols mean something else within a line than alone, by its decoder.
+        """
+        content = json.loads(self._tokenizer.to_str())
+        decoder = content["decoder"] or {}
+        parts = [part["type"] for part in decoder.get("decoders", [decoder])]
+        tokens = [self._tokenizer.id_to_token(symbol) or "" for symbol in range(self.size)]
+        silent = {self.end} | {row["id"] for row in content["added_tokens"] if row["special"]}
+        if parts == ["ByteLevel"]:
+            characters = _characters_of_bytes()
+            of_text = {character: bytes([byte]) for byte, character in enumerate(characters)}
+            texts = [b"".join(of_text.get(c, c.encode()) for c in token) for token in tokens]
+        elif parts in (["Fuse"], ["Replace", "Fuse", "Strip"]):
+            is_words = len(parts) > 1
+            texts = [
+                (f" {token}" if is_words and token == UNKNOWN else token).encode()
+                for token in tokens
+            ]
+        else:
+            return None
+        texts = [b"" if symbol in silent else text for symbol, text in enumerate(texts)]
+        return texts, b" " if "Strip" in parts else b""
+
     def with_end(self) -> Vocabulary:
         """This learned vocabulary with an end symbol, which is 0; all other symbols become one higher.
 
@@ -207,6 +232,14 @@ def _of_words(lines: Iterable[str], size: int | None) -> Tokenizer:
     join = decoders.Replace(UNKNOWN, f" {UNKNOWN}"), decoders.Fuse(), decoders.Strip(" ", 1, 0)
     tokenizer.decoder = decoders.Sequence(list(join))
     return _with_most_frequent(tokenizer, lines, size)
+
+
+def _characters_of_bytes() -> list[str]:
+    """The characters by which byte-level tokenizers (GPT-2's) write the 256 bytes; printable ones write themselves."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = (byte for byte in range(256) if byte not in printable)
+    places = {byte: 256 + number for number, byte in enumerate(others)}
+    return [chr(places.get(byte, byte)) for byte in range(256)]
 
 
 def _with_most_frequent(tokenizer: Tokenizer, lines: Iterable[str], size: int | None) -> Tokenizer:

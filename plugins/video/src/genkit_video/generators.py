@@ -74,8 +74,13 @@ def moments(steps: range, controls: Any, rate: float) -> Tensor:
         controls: of generation, or None; `fps` is the rate of the output.
         rate: frames per second of the data.
     """
-    fps = rate if controls is None or controls.fps is None else controls.fps
-    return torch.arange(steps.start, steps.stop, dtype=torch.float64) * rate / fps
+    frames = torch.arange(steps.start, steps.stop, dtype=torch.float64)
+    return frames * rate / rate_of(controls, rate)
+
+
+def rate_of(controls: Any, rate: float) -> float:
+    """Frames per second of a clip: the control `fps`, else the rate of the data."""
+    return rate if controls is None or controls.fps is None else controls.fps
 
 
 def interpolate(codes: Tensor, places: Tensor) -> Tensor:
@@ -91,10 +96,10 @@ def apply_precisely(layers: nn.Module, x: Tensor) -> Tensor:
     """`layers(x)` in float32 whatever the precision plan, since its output places things in a frame.
 
     In eval mode it is computed in float64 and rounded, so that the result does not depend on how many frames are
-    generated at once. (MPS has no float64.)
+    generated at once. (MPS and most operators of ONNX Runtime have no float64.)
     """
     with torch.autocast(x.device.type, enabled=False):
-        if layers.training or x.device.type == "mps":  # MPS has no float64
+        if layers.training or x.device.type == "mps" or torch.compiler.is_exporting():
             return layers(x.float())
         parameters = {name: values.double() for name, values in layers.named_parameters()}
         return torch.func.functional_call(layers, parameters, x.double()).float()
@@ -153,16 +158,14 @@ class Unrolled(nn.Module):
 
     def needs(self, steps: range, controls: Any) -> dict[str, range]:
         """Steps of motion noise that determine these output frames."""
-        return {
-            "motion": self.motion_steps(self._code_numbers(moments(steps, controls, self.rate)))
-        }
+        return {"motion": self.motion_steps(self._code_numbers(steps, controls))}
 
     def unroll(
         self, noise: Mapping[str, Tensor], condition: Tensor | None, controls: Any, steps: range
     ) -> Sample:
         """These output frames [B, C, T, H, W] in [-1, 1], from exactly the steps of noise that `needs` names."""
         times = moments(steps, controls, self.rate)
-        numbers = self._code_numbers(times)
+        numbers = self._code_numbers(steps, controls)
         codes = interpolate(
             self.codes(noise["motion"], numbers), times / self.spacing - numbers.start
         )
@@ -175,9 +178,11 @@ class Unrolled(nn.Module):
         """The class numbers [B] that the renderer gets; the default: the condition."""
         return condition
 
-    def _code_numbers(self, times: Tensor) -> range:
-        """Numbers of the codes that frames at ascending times [T] are interpolated from."""
-        return range(int(times[0] // self.spacing), int(times[-1] // self.spacing) + 2)
+    def _code_numbers(self, steps: range, controls: Any) -> range:
+        """Numbers of the codes that these output frames are interpolated from; the arithmetic is that of `moments`."""
+        fps = rate_of(controls, self.rate)
+        first, last = (step * self.rate / fps // self.spacing for step in (steps[0], steps[-1]))
+        return range(int(first), int(last) + 2)
 
 
 class Stream(Unrolled):
@@ -246,7 +251,7 @@ class Stream(Unrolled):
         if self.ages:
             age = (times / (self.frames - 1)).clamp(max=1)[:, None] * torch.arange(1, self.ages + 1)
             cosines = math.sqrt(2) * (math.pi * age).cos().to(x)
-            x = torch.cat([x, cosines.expand(len(x), -1, -1)], 2)
+            x = torch.cat([x, cosines.expand(x.shape[0], -1, -1)], 2)
         return apply_precisely(self.mapping, x)
 
     def phases(self, noise: Mapping[str, Tensor], times: Tensor) -> Tensor:
@@ -259,7 +264,11 @@ class Stream(Unrolled):
             speed = self.pace * self.speeds(torch.cat([paces, noise["content"]], 1).float())
         device = "cpu" if start.device.type == "mps" else start.device  # MPS has no float64
         speed, start = (part.to(device, torch.float64)[:, None] for part in (speed, start))
-        phase = torch.special.ndtr(start) + speed * times.to(device)[:, None]
+        if torch.compiler.is_exporting():  # ONNX Runtime has no normal distribution of doubles
+            start = torch.special.ndtr(start.float()).double()
+        else:
+            start = torch.special.ndtr(start)
+        phase = start + speed * times.to(device)[:, None]
         return phase.remainder(1).to(noise["motion.path"].device, torch.float32)
 
 

@@ -158,6 +158,10 @@ class VideoPlugin(ModalityPlugin):
         order = torch.rand(len(x), x.shape[2]).argsort(1)[:, None, :, None, None]
         return {"shuffled": samples.with_x(x.gather(2, order.expand_as(x)))}
 
+    def export_facts(self) -> Mapping[str, Any]:
+        """The axes of a clip, and the range of its values; what lies beyond is clipped in a file."""
+        return {"axes": ["channels", "frames", "height", "width"], "range": [-1, 1]}
+
     def encode(self, sample: Sample, format: str, controls: Any) -> bytes:
         """One clip [C, T, H, W] as the bytes of a video, an animation, or a zip file of its frames."""
         from genkit_video import writing
