@@ -19,8 +19,9 @@ from genkit.engine.averages import recalibrated
 from genkit.engine.game import RECALIBRATION_ROWS, Game
 from genkit.plugin import Sample
 from genkit.recipe import Recipe
+from genkit.sampling.conditions import condition_of
 from genkit.sampling.drawing import CHUNK, draw_batch
-from genkit.sampling.model import Model, condition_of
+from genkit.sampling.model import Model
 from genkit.system.files import without_place
 from genkit.system.seeding import global_seeds
 

@@ -21,7 +21,8 @@ from genkit.kit.files import reason
 from genkit.kit.items import name_skipped
 from genkit.plugin import Modality, Sample, Skipped, capabilities_of
 from genkit.sampling.batching import PARTS, are_alike, join
-from genkit.sampling.model import Model, condition_of
+from genkit.sampling.conditions import condition_of
+from genkit.sampling.model import Model
 from genkit.sampling.reading import NOT_FINITE, PASSED_ON, Items, finite_rows
 from genkit.system.seeding import global_seeds
 from genkit.system.streams import stream_key

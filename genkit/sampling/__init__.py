@@ -16,6 +16,7 @@ listing        samples.json, read and written row by row
 drawing        identities to samples: chunks, latent interpolations, samples of any length block by block
 reranking      a model's critics, which choose the best of several candidates for a sample
 onnx_reader    what draws from an exported file; its text is written beside it
+conditions     what a plugin makes of a label, checked
 noise          the noise of a sample, a function of (seed, part, index, position)
 batching       batches of samples: stacked, joined, divided
 model_folder   the model folder on disk

@@ -26,6 +26,7 @@ from genkit.sampling import card as cards
 from genkit.sampling import hub
 from genkit.sampling.batching import join
 from genkit.sampling.bulk import generate_to
+from genkit.sampling.conditions import condition_of
 from genkit.sampling.drawing import (
     CHUNK,
     LatentPoint,
@@ -448,30 +449,6 @@ class Model:
             return condition
 
         return conditions
-
-
-def condition_of(
-    modality: Modality, plugin: ModalityPlugin, label: str | None, indices: Sequence[int]
-) -> Tensor | None:
-    """What a plugin with the capability `condition` answers, [B, ...] or None.
-
-    Raises:
-        PluginError: if it answers anything else.
-        UserError: for a label that the plugin cannot use.
-    """
-    with registry.asking(modality, "condition"):
-        condition = plugin.condition(label, indices)
-    if condition is not None and not (
-        isinstance(condition, Tensor) and len(condition) == len(indices)
-    ):
-        kind = (
-            f"{list(condition.shape)}"
-            if isinstance(condition, Tensor)
-            else type(condition).__name__
-        )
-        fault = f"it returned {kind} for {len(indices)} indices; a tensor [{len(indices)}, ...] was expected"
-        raise PluginError(registry.origin(modality), "condition", fault)
-    return condition
 
 
 def generate(
