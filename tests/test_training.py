@@ -823,6 +823,18 @@ def test_data_may_move_and_be_named_from_anywhere(train, tmp_path, monkeypatch):
     assert config["data"] == str(tmp_path / "new" / "points.npy")
 
 
+@pytest.mark.parametrize("name", ["", " "])
+def test_an_empty_name_is_no_folder(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for use in (
+        lambda: genkit.train(ring, out=name, items=64, run={"plan": "fp32"}),
+        lambda: genkit.load(name),
+    ):
+        with pytest.raises(genkit.UserError, match="names no file or folder"):
+            use()
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     model = genkit.train(ring, out="~/run", items=64, threads=1)

@@ -212,7 +212,9 @@ def test_what_genkit_wrote_beside_the_data_is_none(tmp_path):
     assert isinstance(remark, HeldOut)
     for name in ("0.dat", "mine/samples.json"):  # nothing but samples: these are meant
         (tmp_path / name).unlink()
-    assert "samples/samples.json" in open_tree(tmp_path, endings, "data").files
+    tree = open_tree(tmp_path, endings, "data")
+    assert [name.partition("/")[0] for name in tree.files] == ["samples"]  # but never a run
+    assert tree.remarks[0] == ("x/run", "written by genkit, and no data")
     assert "samples.json" in open_tree(tmp_path / "samples", endings, "data").files
 
 

@@ -51,7 +51,7 @@ class Listing:
     Args:
         repeated: paths that several files have; the last of these files is listed.
         empty: paths of folders that hold nothing.
-        written: paths of folders that genkit wrote: runs and samples.
+        runs, samples: paths of folders that genkit wrote.
     """
 
     openers: dict[PurePosixPath, Opener] = field(default_factory=dict)
@@ -59,7 +59,8 @@ class Listing:
     remarks: list[Remark] = field(default_factory=list)
     repeated: list[PurePosixPath] = field(default_factory=list)
     empty: list[PurePosixPath] = field(default_factory=list)
-    written: list[PurePosixPath] = field(default_factory=list)
+    runs: list[PurePosixPath] = field(default_factory=list)
+    samples: list[PurePosixPath] = field(default_factory=list)
 
     def add(self, path: PurePosixPath, opener: Opener) -> None:
         """Add a file; one of the same path is replaced, and noted."""

@@ -116,12 +116,14 @@ def open_tree(source: Path | bytes, endings: Collection[str], kind: str, title: 
         for path, opener in sorted(listing.openers.items())
         if path.parts and not _is_litter(path)
     }
-    written = {path.parts for path in listing.written}
-    rest = [path for path in visible if not lies_in(path, written)]
-    if written and any(has_ending(path, endings) and not _is_hidden(path) for path in rest):
-        visible = {path: visible[path] for path in rest}
+    runs, samples = ({one.parts for one in some} for some in (listing.runs, listing.samples))
+    rest = [path for path in visible if not lies_in(path, runs | samples)]
+    # Samples alone are meant to be the data; a run never is.
+    is_data = not any(has_ending(path, endings) and not _is_hidden(path) for path in rest)
+    if written := runs if is_data else runs | samples:
+        visible = {path: one for path, one in visible.items() if not lies_in(path, written)}
         listing.empty = [path for path in listing.empty if not lies_in(path, written)]
-        texts = [str(PurePosixPath(*path)) for path in sorted(written)]
+        texts = ["/".join(parts) for parts in sorted(written)]
         listing.remarks.append(HeldOut(group(texts, "folders"), "written by genkit, and no data"))
     hidden = [path for path in visible if _is_hidden(path)]
     files: dict[PurePosixPath, Opener] = {}
@@ -262,8 +264,10 @@ def _of_folder(folder: Path) -> Listing:
             )
             folders.clear()
             continue
-        if place != os.fspath(folder) and _is_written(Path(place), names):
-            listing.written.append(PurePosixPath(readable(relative)[0]))
+        if place != os.fspath(folder) and {".genkit.lock", "samples.json"} & set(names):
+            own = PurePosixPath(readable(relative)[0])
+            listing.runs += [own] if ".genkit.lock" in names else []
+            listing.samples += [own] if _are_samples(Path(place)) else []
         if not folders and not names:
             listing.empty.append(PurePosixPath(readable(relative)[0]))
         for name in names:
@@ -282,14 +286,10 @@ def _of_folder(folder: Path) -> Listing:
     return listing
 
 
-def _is_written(folder: Path, names: Collection[str]) -> bool:
-    """Whether genkit wrote a folder with files of some names: that of a run, or one of samples."""
-    if ".genkit.lock" in names:
-        return True
+def _are_samples(folder: Path) -> bool:
+    """Whether a folder holds samples that genkit drew."""
     try:
-        return (
-            "samples.json" in names and '"sha256"' in (folder / "samples.json").read_text()[:4096]
-        )
+        return '"sha256"' in (folder / "samples.json").read_text()[:4096]
     except (OSError, ValueError):
         return False
 

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 import platformdirs
 
-from genkit.errors import ModelError, StorageError, first_line
+from genkit.errors import ConfigError, ModelError, StorageError, first_line
 
 LONGEST_NAME = 60
 """Characters of a file name that every system takes, in any script and with the ending of a file in work."""
@@ -115,7 +115,13 @@ def read_json(path: Path) -> Any:
 
 
 def user_path(path: str | Path) -> Path:
-    """A path as a user writes it: `~` at its start is the home folder, as in a shell."""
+    """A path as a user writes it: `~` at its start is the home folder, as in a shell.
+
+    Raises:
+        ConfigError: for an empty name, such as that of a variable of the shell that is not set.
+    """
+    if isinstance(path, str) and not path.strip():
+        raise ConfigError(f"{path!r} names no file or folder (. is the current one)")
     return Path(os.path.expanduser(path))  # Path.expanduser raises where there is no home folder
 
 
