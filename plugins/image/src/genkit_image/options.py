@@ -75,10 +75,6 @@ class Options(Sized):
     last; with 2 it learns more from each picture, and sees fewer pictures in the same time."""
     expansion: Annotated[float, Field(gt=0)] = 1.0
     """Feature maps within a residual block, as a multiple of those of its input. For residual networks only."""
-    output_gain: Annotated[float, Field(ge=1, le=2)] = 1.0
-    """When sampling, the output of a DCGAN generator is multiplied by this and clipped to [-1, 1], since tanh never
-    quite reaches black and white. Not in training: without that small difference to real pictures critics learn more
-    slowly at first."""
     critic_norm: Literal["batch", "spectral", "none"] = "batch"
     """Normalisation in the critic: BatchNorm (Radford et al. 2015), spectral norm (Miyato et al. 2018), or none (for
     recipes with a gradient penalty). Only DCGAN's critic takes batch."""

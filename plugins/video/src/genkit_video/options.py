@@ -105,7 +105,6 @@ class Options(Sized):
             features=features,
             features_max=self.features_max,
             depth=self.depth,
-            output_gain=self.output_gain if self.architecture == "stream" else 1.0,
             critic_norm=self.critic_norm,
         )
 
