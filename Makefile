@@ -44,7 +44,7 @@ gpu: install
 	$(BIN)/python -m pytest -q -m gpu -s tests/test_gpu.py
 	$(BIN)/python tests/benchmarks/step.py --device cuda --plan auto
 	$(BIN)/python tests/benchmarks/step.py --device cuda --plan auto --preset compact --size 32 --steps 10
-	$(BIN)/python tests/benchmarks/step.py --device cuda --plan auto --preset modern --size 256 --batch 32 --pairs 5
+	$(BIN)/python tests/benchmarks/step.py --device cuda --plan auto --preset projected --size 256 --batch 32 --pairs 5
 
 lint: install
 	$(BIN)/ruff format --check .

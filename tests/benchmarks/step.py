@@ -2,15 +2,16 @@
 
     python tests/benchmarks/step.py [--preset dcgan --size 64 --batch 64 --pairs 20 --steps 4 --plan fp32 --device cpu]
 
-For presets with one critic and no penalty. The hand-written loop has the same networks, optimisers, loss and data, in
-plain fp32; it draws its noise with torch.randn and keeps no books. The printed ratio is the median over pairs of (engine's time / loop's time); with
-`--plan fp32` below 1.05 is the aim. With `--plan auto` the engine computes as it chooses, and the matrix products per
-second that it reaches are compared with those of 2048-cube products on the same machine.
+For presets without penalties. The hand-written loop has the same networks, optimisers, loss and data, in plain fp32; it
+draws its noise with torch.randn and keeps no books. The printed ratio is the median over pairs of (engine's time /
+loop's time); with `--plan fp32` below 1.05 is the aim. With `--plan auto` the engine computes as it chooses, and the
+matrix products per second that it reaches are compared with those of 2048-cube products on the same machine.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import time
 
@@ -116,11 +117,13 @@ def hand_written(plugin, recipe, pixels):
     """The plain loop that everybody writes, as a function of no arguments that does one step."""
     networks = plugin.networks()
     device = pixels.device
-    generator, critic = (
-        network.train().to(device) for network in (networks.generator, networks.critics["critic"])
-    )
+    generator = networks.generator.train().to(device)
+    critics = [critic.train().to(device) for critic in networks.critics.values()]
     make_generator_step = make_optimizer(recipe.generator, list(generator.parameters()))
-    make_critic_step = make_optimizer(recipe.critic, list(critic.parameters()))
+    critic_steps = [
+        make_optimizer(recipe.critic, [weight for weight in critic.parameters() if weight.requires_grad])
+        for critic in critics
+    ]  # fmt: skip
     average = [parameter.detach().clone() for parameter in generator.parameters()]
     latent, hinge = plugin.options.latent, recipe.loss == "hinge"
 
@@ -132,20 +135,29 @@ def hand_written(plugin, recipe, pixels):
         real = Sample(pixels[rows].float() / 127.5 - 1)
         with torch.set_grad_enabled(recipe.reuses_fakes):
             fake = draw()
-        make_critic_step.zero_grad(set_to_none=True)
-        at_real, at_fake = critic(real).logits[0], critic(fake.detach()).logits[0]
-        if hinge:
-            loss = relu(1 - at_real).mean() + relu(1 + at_fake).mean()
-        else:
-            loss = softplus(-at_real).mean() + softplus(at_fake).mean()
-        loss.backward()
-        make_critic_step.step()
+        for critic, make_critic_step in zip(critics, critic_steps, strict=True):
+            make_critic_step.zero_grad(set_to_none=True)
+            loss = torch.zeros((), device=device)
+            for at_real, at_fake in zip(
+                critic(real).logits, critic(fake.detach()).logits, strict=True
+            ):
+                if hinge:
+                    loss = loss + relu(1 - at_real).mean() + relu(1 + at_fake).mean()
+                else:
+                    loss = loss + softplus(-at_real).mean() + softplus(at_fake).mean()
+            loss.backward()
+            make_critic_step.step()
         make_generator_step.zero_grad(set_to_none=True)
-        critic.requires_grad_(False)
-        logits = critic(fake if recipe.reuses_fakes else draw()).logits[0]
-        loss = -logits.mean() if hinge else softplus(-logits).mean()
+        weights = [group["params"] for each in critic_steps for group in each.param_groups]
+        for weight in itertools.chain(*weights):
+            weight.requires_grad_(False)
+        fake = fake if recipe.reuses_fakes else draw()
+        loss = torch.zeros((), device=device)
+        for logits in itertools.chain(*(critic(fake).logits for critic in critics)):
+            loss = loss + (-logits.mean() if hinge else softplus(-logits).mean())
         loss.backward()
-        critic.requires_grad_(True)
+        for weight in itertools.chain(*weights):
+            weight.requires_grad_(True)
         make_generator_step.step()
         torch._foreach_lerp_(
             average, [parameter.detach() for parameter in generator.parameters()], 0.01

@@ -2,13 +2,6 @@
 
 from genkit.plugin import Modality, Preset
 
-# The schedules end at the values of Huang et al. 2024 (arXiv:2501.05441), after a run that a CPU can do instead of
-# their 20,000,000 pictures.
-_MODERN_ITEMS = 300_000
-_RATE = {"start": 2e-4, "end": 5e-5, "items": _MODERN_ITEMS, "shape": "cosine"}
-# R1 and R2 are weighted by gamma / 2. Their gamma, 0.05 to 0.005, is for 32 x 32; it grows with the number of pixels.
-_HALF_GAMMA = {"weight": {"start": 0.025, "end": 0.0025, "items": _MODERN_ITEMS, "shape": "cosine"}}
-
 _PATHWISE_ESTIMATOR = {"kind": "pathwise", "reuse_fakes": True}
 
 # Constant for most of the run, then down to a twentieth: at any length of the run its last part refines.
@@ -66,25 +59,6 @@ modality = Modality(
                 "ema_halflife_items": 0,
             },
             run={"items": 2_000_000},
-        ),
-        "modern": Preset(
-            summary="Norm-free residual networks, relativistic loss, R1 and R2 (Huang et al. 2024); narrow, for a CPU.",
-            options={
-                "size": 32,
-                "architecture": "residual",
-                "features": 16,
-                "latent": 64,
-                "critic_norm": "none",
-            },
-            recipe={
-                "batch_size": 64,
-                "loss": "relativistic",
-                "penalties": {"r1": _HALF_GAMMA, "r2": _HALF_GAMMA},
-                "generator": {"learning_rate": _RATE, "betas": (0.0, 0.99)},
-                "critic": {"learning_rate": _RATE, "betas": (0.0, 0.99)},
-                "ema_halflife_items": 20_000,
-            },
-            run={"items": _MODERN_ITEMS},
         ),
     },
 )

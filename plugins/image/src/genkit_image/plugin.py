@@ -18,7 +18,7 @@ from genkit import user_objects
 from genkit.errors import GenkitError
 from genkit.kit.items import check_classes
 from genkit.plugin import Facts, ModalityPlugin, Networks, Sample, class_numbers
-from genkit_image import compact, dcgan, modern, projected
+from genkit_image import compact, dcgan, projected
 from genkit_image.augment import augmented
 from genkit_image.options import Options
 from genkit_image.pictures import CheckedPictures, Pictures, grid, to_picture, to_png
@@ -71,7 +71,7 @@ class ImagePlugin(ModalityPlugin):
     def networks(self) -> Networks:
         """The generator and the critic (the field's discriminator) of `options.architecture`, or the user's own."""
         options = self.options
-        module = {"dcgan": dcgan, "compact": compact, "residual": modern}[options.architecture]
+        module = {"dcgan": dcgan, "compact": compact}[options.architecture]
         arguments = options, self.facts["channels"], len(self.facts["labels"])
         if options.generator is None:
             generator: nn.Module = module.Generator(*arguments)

@@ -101,10 +101,8 @@ class Options(Sized):
         return PictureOptions(
             size=self.size,
             latent=latent,
-            architecture=self.renderer,
             features=features,
             features_max=self.features_max,
-            depth=self.depth,
             critic_norm=self.critic_norm,
         )
 
