@@ -367,7 +367,7 @@ def open_model(
         with global_seeds("open"):  # new networks draw their weights from the global generators
             plugin = registry.load(manifest)(options, Facts(info["facts"], assets))
             networks = build(
-                lambda: {"": not_placeholder(plugin.networks().generator, folder)},
+                lambda: {"": not_placeholder(plugin.generator(), folder)},
                 tensors,
                 folder / "model.safetensors",
             )
