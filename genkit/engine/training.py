@@ -360,9 +360,9 @@ def _take_over(game: Game, init: str) -> list[str]:
         file = checkpoint / "players.safetensors"
         players = read_tensors(file)
         for name, critic in game.critics.items():
-            weights = under(f"critics.{name}", players)
-            if _shapes(weights) == _shapes(critic.state_dict()):
-                load_state(critic, weights, file)
+            weights = under(f"critics.{name}.module", players)
+            if _shapes(weights) == _shapes(critic.module.state_dict()):
+                load_state(critic.module, weights, file)
             else:
                 notes.append(
                     f"the critic {name!r} starts with fresh weights: its network differs from that in {init}"
