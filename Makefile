@@ -43,8 +43,8 @@ slow: install
 gpu: install
 	$(BIN)/python -m pytest -q -m gpu -s tests/test_gpu.py
 	$(BIN)/python tests/benchmarks/step.py --device cuda --plan auto
-	$(BIN)/python tests/benchmarks/step.py --device cuda --plan auto --preset dcgan-small --size 32 --steps 10
-	$(BIN)/python tests/benchmarks/step.py --device cuda --plan auto --preset modern --size 256 --batch 32 --pairs 5
+	$(BIN)/python tests/benchmarks/step.py --device cuda --plan auto --preset compact --size 32 --steps 10
+	$(BIN)/python tests/benchmarks/step.py --device cuda --plan auto --preset projected --size 256 --batch 32 --pairs 5
 
 lint: install
 	$(BIN)/ruff format --check .
@@ -61,7 +61,7 @@ check: lint types floors test
 bench: install
 	$(BIN)/python tests/benchmarks/step.py
 	$(BIN)/python tests/benchmarks/step.py --plan auto
-	$(BIN)/python tests/benchmarks/step.py --preset dcgan-small --size 32 --steps 10
+	$(BIN)/python tests/benchmarks/step.py --preset compact --size 32 --steps 10
 	$(BIN)/python tests/benchmarks/clip_step.py
 	$(BIN)/python tests/benchmarks/startup.py
 	$(BIN)/python tests/benchmarks/generate.py

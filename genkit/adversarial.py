@@ -22,11 +22,13 @@ class AdversarialLoss(NamedTuple):
             the critic minimises the sum of their means.
         generator: (fake logits, real logits) -> loss at the fakes, shaped as the fake logits.
         paired: the loss compares row with row, so a step counts only where both samples are valid.
+        border: the logit between real and fake; None: a single logit says nothing, only its distance to another one.
     """
 
     critic: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
     generator: Callable[[Tensor, Tensor], Tensor]
     paired: bool = False
+    border: float | None = 0.0
 
 
 class Penalty(NamedTuple):
@@ -100,9 +102,11 @@ def relativistic_generator(fake_logits: Tensor, real_logits: Tensor) -> Tensor:
 LOSSES: dict[str, AdversarialLoss] = {
     "non_saturating": AdversarialLoss(non_saturating_critic, non_saturating_generator),
     "hinge": AdversarialLoss(hinge_critic, hinge_generator),
-    "wasserstein": AdversarialLoss(wasserstein_critic, hinge_generator),
-    "least_squares": AdversarialLoss(least_squares_critic, least_squares_generator),
-    "relativistic": AdversarialLoss(relativistic_critic, relativistic_generator, paired=True),
+    "wasserstein": AdversarialLoss(wasserstein_critic, hinge_generator, border=None),
+    "least_squares": AdversarialLoss(least_squares_critic, least_squares_generator, border=0.5),
+    "relativistic": AdversarialLoss(
+        relativistic_critic, relativistic_generator, paired=True, border=None
+    ),
 }
 
 

@@ -99,14 +99,20 @@ class RunConfig:
         return f"<{type(self.data).__name__}>"
 
     def plain(self) -> dict[str, Any]:
-        """The configuration as YAML or JSON data."""
+        """The configuration as YAML or JSON data, from which `build` makes the same one.
+
+        A penalty of the preset that was taken away is there as null, so that it stays away.
+        """
+        recipe = self.recipe.model_dump(mode="json")
+        preset_penalties = self.modality.presets[self.preset].recipe.get("penalties", {})
+        recipe["penalties"] = {**dict.fromkeys(preset_penalties), **recipe["penalties"]}
         return {
             "modality": self.modality.id,
             "plugin": registry.origin(self.modality),
             "preset": self.preset,
             "data": self.data_name,
             "options": self.options.model_dump(mode="json") if self.options is not None else {},
-            "recipe": self.recipe.model_dump(mode="json"),
+            "recipe": recipe,
             "run": self.run.model_dump(mode="json"),
         }
 

@@ -169,6 +169,18 @@ class PenaltySettings(Settings):
     """Computed at every `interval`-th update of the critic and multiplied by the interval (lazy regularisation)."""
 
 
+class Augmentation(Settings):
+    """Adaptive augmentation: a sample is augmented before a critic sees it with a probability that follows how far this
+    critic overfits (ADA, Karras et al. 2020, arXiv:2006.06676). The probability begins at 0; the log has it, as
+    `<critic>.augmentation`. It needs a modality that augments, and acts where its options say so."""
+
+    target: Annotated[float, Field(gt=0, lt=1)] = 0.6
+    """The mean sign of the critic's logits at real samples: the probability rises above it and falls below it. 0: the
+    critic cannot tell reals from fakes; 1: it takes every real sample for real."""
+    items: PositiveInt = 100_000
+    """Items over which the probability would move from 0 to 1."""
+
+
 class Pathwise(Settings):
     """The gradient flows from the critics through the sample into the generator."""
 
@@ -255,6 +267,8 @@ class Recipe(Settings):
     `module:attribute` (a `genkit.adversarial.Penalty`). null takes a preset's penalty away."""
     terms: dict[str, Scheduled] = Field(default_factory=dict)
     """Weights of the modality's extra loss terms; a term that is not named here weighs 1."""
+    augmentation: Augmentation | None = None
+    """How often what critics see is augmented, by a modality that can do it. None: always."""
     estimator: Estimator = Pathwise()
     generator: Player = Player()
     critic: Critic = Critic()

@@ -559,6 +559,17 @@ def test_a_misspelt_loss_penalty_or_reward_is_answered_with_the_nearest(path, na
     assert f"no such name {name!r}. Did you mean {hint!r}?" in str(caught.value)
 
 
+def test_a_penalty_that_was_taken_away_stays_away_when_the_configuration_is_read_again():
+    """As when a run is resumed, or its config.yaml is used for another one."""
+    assert build().recipe.penalties
+    changed = build("recipe.penalties.r1=null")
+    assert not changed.recipe.penalties
+    saved = yaml.safe_load(yaml.safe_dump(changed.plain()))
+    again = build(layers=[{key: saved[key] for key in ("options", "recipe", "run")}])
+    assert again.recipe == changed.recipe
+    assert again.plain() == changed.plain()
+
+
 # Capabilities ----------------------------------------------------------------------------------------------------
 
 NEEDS = {

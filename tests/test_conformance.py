@@ -88,6 +88,11 @@ class WideOnceItHasSeenData(toys.Mixture):
         return super().dataset(source)
 
 
+class OtherGeneratorAlone(toys.Mixture):
+    def generator(self):
+        return toys.PointGenerator(16, self.options.latent)
+
+
 class OneAxisMore(toys.PointGenerator):
     def forward(self, noise, condition=None, controls=None):
         return Sample(super().forward(noise).x[:, None])
@@ -584,6 +589,11 @@ MORE = [
         r"item 77 \(values that are not finite",
     ),
     ("data_are_samples", like(duet, plugin=DataOfOneClass), "3 labels, but the first 500 items"),
+    (
+        "networks_follow_from_facts",
+        like(ring, plugin=OtherGeneratorAlone),
+        r"generator\(\) gives another network than networks\(\) \(generator.body.0.bias",
+    ),
     ("fakes_are_like_reals", speaker(NeverEnds), "valid steps behind the symbol 0"),
     ("fakes_are_like_reals", speaker(HoleInTheMask), "valid steps come first"),
     ("fakes_are_like_reals", points(MaskOfItsOwn), "have a mask, real ones none"),

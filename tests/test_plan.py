@@ -15,7 +15,7 @@ from genkit.engine.game import Game
 from genkit.errors import ConfigError
 from genkit.plugin import Critique, Modality, ModalityPlugin, Networks, Noise, Preset, Sample
 from genkit.recipe import PLANS
-from genkit.system.runtime import Runtime
+from genkit.system.runtime import Runtime, lay_out
 
 
 class Generator(nn.Module):
@@ -193,3 +193,21 @@ def test_half_precision_is_bf16_and_never_where_a_penalty_acts():
 def test_an_unknown_plan_is_named(train):
     with pytest.raises(ConfigError, match=r"run.plan = 'fp16'"):
         train(squares, 64, data=DATA, run={"plan": "fp16"})
+
+
+@pytest.mark.parametrize(
+    ("rank", "layout"), [(2, torch.channels_last), (3, torch.channels_last_3d)]
+)
+def test_samples_of_one_channel_are_computed_in_the_memory_format_of_all_others(rank, layout):
+    """A tensor with one channel is in both formats at once: what counts for torch are the strides of the weights."""
+    convolution = (nn.Conv2d if rank == 2 else nn.Conv3d)(1, 8, 4, 2, 1)
+    x = torch.randn(2, 1, *[8] * rank)
+    expected = convolution(x)
+    assert expected.is_contiguous()
+    lay_out(convolution, channels_last=True)
+    y = convolution(x)
+    assert y.is_contiguous(memory_format=layout)
+    assert not y.is_contiguous()
+    torch.testing.assert_close(y, expected)
+    lay_out(convolution, channels_last=False)
+    assert convolution(x).is_contiguous()

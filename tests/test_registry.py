@@ -578,6 +578,15 @@ def test_the_home_of_a_manifest_is_the_distribution_that_brought_it(site):
     )  # one's own of the same id was not brought by it
 
 
+def test_the_home_of_a_manifest_is_looked_up_once(monkeypatch):
+    manifest = mine("alpha")
+    home = registry.home_of(manifest)
+    monkeypatch.setattr(registry, "_scan", lambda: pytest.fail("looked up again"))
+    assert registry.home_of(manifest) is home
+    with pytest.raises(pytest.fail.Exception):
+        registry.home_of(mine("alpha"))
+
+
 def test_the_home_of_a_manifest_inside_a_class_is_found_as_well(site):
     source = site.MANIFEST.format(id="alpha", module="x") + "class Box:\n    inner = modality\n"
     site.install("genkit-alpha", {"alpha": "fake_alpha:Box.inner"}, {"fake_alpha": source})

@@ -188,12 +188,8 @@ def manifest_status(id: str, target: str) -> dict[str, str]:
     try:
         _manifest(Found(id, target, "", "", ""))
     except PluginError as error:
-        return {
-            "status": "broken",
-            "reason": error.reason
-            if error.call == "description"
-            else f"{error.call}: {error.reason}",
-        }
+        call = "" if error.call == "description" else f"{error.call}: "
+        return {"status": "broken", "reason": f"{call}{error.reason}"}
     return {"status": "ok", "reason": ""}
 
 
@@ -347,14 +343,14 @@ def origin(modality: Modality) -> str:
 
 def home_of(modality: Modality) -> Found:
     """The row of the installed plugin whose manifest this is; a `local` row if it is not an installed one."""
-    for row in _scan():
-        module, _, attribute = row.target.partition(":")
-        value: Any = sys.modules.get(module)
-        for name in attribute.split("."):
-            value = getattr(value, name, None)
-        if row.id == modality.id and value is modality:
-            return row
-    return _local(modality)
+    if id(modality) not in _HOMES:
+        rows = (row for row in _scan() if row.id == modality.id and _loaded(row) is modality)
+        _HOMES[id(modality)] = modality, next(rows, _local(modality))
+    return _HOMES[id(modality)][1]
+
+
+_HOMES: dict[int, tuple[Modality, Found]] = {}
+"""What `home_of` found, by the manifest's identity: reading the metadata of all that is installed takes its time."""
 
 
 @cache
@@ -407,9 +403,8 @@ def _manifest(row: Found) -> Modality:
     try:
         manifest = resolve(row.target)
     except _FAULTS as error:
-        raise PluginError(
-            str(row), f"import of {row.target}", first_line(error), _cure(row)
-        ) from error
+        call = f"import of {row.target}"
+        raise PluginError(str(row), call, first_line(error), _cure(row)) from error
     fault = check_manifest(row.id, manifest)
     if fault:
         raise PluginError(str(row), "description", fault, _cure(row))
@@ -429,13 +424,17 @@ def _all_usable(rows: list[Found]) -> list[Found]:
 
 
 def _local(modality: Modality) -> Found:
-    return Found(
-        modality.id,
-        getattr(modality.plugin, "__qualname__", str(modality.plugin)),
-        "local",
-        "0",
-        "",
-    )
+    target = getattr(modality.plugin, "__qualname__", str(modality.plugin))
+    return Found(modality.id, target, "local", "0", "")
+
+
+def _loaded(row: Found) -> Any:
+    """What the row's target names, if its module was imported."""
+    module, _, attribute = row.target.partition(":")
+    value: Any = sys.modules.get(module)
+    for name in attribute.split("."):
+        value = getattr(value, name, None)
+    return value
 
 
 def _scan() -> Iterator[Found]:
@@ -544,7 +543,5 @@ def _settle(rows: Sequence[Found]) -> list[Found]:
 
 def rows_as_json(rows: Sequence[Found]) -> str:
     """Rows as a JSON document with the version of its layout (`schema`)."""
-    return json.dumps(
-        {"schema": 1, "api": f"{API[0]}.{API[1]}", "plugins": [asdict(row) for row in rows]},
-        indent=2,
-    )
+    plugins = [asdict(row) for row in rows]
+    return json.dumps({"schema": 1, "api": f"{API[0]}.{API[1]}", "plugins": plugins}, indent=2)

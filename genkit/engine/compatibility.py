@@ -133,6 +133,8 @@ def required_capabilities(recipe: Recipe) -> dict[str, str]:
         needs["relaxed"] = f"recipe.estimator.kind = {recipe.estimator.kind!r}"
     if recipe.terms:
         needs["terms"] = "recipe.terms"
+    if recipe.augmentation is not None:
+        needs["augment"] = "recipe.augmentation"
     return needs
 
 

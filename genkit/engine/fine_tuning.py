@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from genkit import config as configuration
 from genkit.engine.game import Game
@@ -70,16 +70,17 @@ def take_over(game: Game, init: str) -> list[str]:
     load_state(game.networks.generator, tensors, folder / WEIGHTS)
     game.average.load(dict(game.networks.generator.named_parameters()))
     checkpoint = RunFolder(folder.parent, is_main_process=False).latest()
-    critics: Mapping[str, nn.Module] = game.critics
     if checkpoint is None:
-        file, critics = folder / CRITICS, game.networks.critics
-        players = {f"critics.{name}": value for name, value in read_critics(folder).items()}
+        file, players = folder / CRITICS, {}
+        critics = read_critics(folder)
     else:
         file = checkpoint / "players.safetensors"
         players = read_tensors(file)
+        critics = under("critics", players)
+    inner = "" if checkpoint is None else ".module"  # of a player, besides what it keeps of a run
     notes = []
-    for name, critic in critics.items():
-        weights = under(f"critics.{name}", players)
+    for name, critic in game.networks.critics.items():
+        weights = under(f"{name}{inner}", critics)
         if weights and _shapes(weights) == _shapes(critic.state_dict()):
             load_state(critic, weights, file)
         else:

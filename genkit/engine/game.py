@@ -90,9 +90,10 @@ class Game:
             self.networks.generator, recipe, plugin, self.capabilities
         ).to(runtime.device)
         self.critics = {
-            name: CriticPlayer(name, critic, recipe, plugin, self.capabilities)
+            name: CriticPlayer(name, critic, recipe, plugin, self.capabilities).to(runtime.device)
             for name, critic in self.networks.critics.items()
         }
+        self.views = {name: critic.view for name, critic in self.critics.items()}
         self.players: dict[str, nn.Module] = {"generator": self.generator, **self.critics}
         self.trainable = {
             name: [parameter for parameter in player.parameters() if parameter.requires_grad]
@@ -161,9 +162,7 @@ class Game:
 
     def _parameter_ids(self) -> list[int]:
         """The identities of the players' parameter objects."""
-        return [
-            id(parameter) for player in self.players.values() for parameter in player.parameters()
-        ]
+        return [id(weight) for player in self.players.values() for weight in player.parameters()]
 
     # Counters ----------------------------------------------------------------------------------------------------
 
@@ -344,6 +343,7 @@ class Game:
                 (loss / count).backward()
             self._tally(name, statistics)
         self._end_update(name, settings)
+        player.view.follow()
 
     def update_generator(
         self, kind: str, real: Sample, number: int, fake: Sample | None = None
@@ -365,7 +365,7 @@ class Game:
         for place, part in enumerate(parts(real, count)):
             update = GeneratorUpdate(
                 kind, part, self._noises(number, place, len(part)), self.networks, self.controls, self._term_weights(),
-                self._temperature(), fake,
+                self._temperature(), fake, self.views,
             )  # fmt: skip
             with self.asking("generator", "an update of "):
                 with self.runtime.computing():

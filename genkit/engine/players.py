@@ -8,7 +8,7 @@ penalties and estimators; no data, no files and no schedule: weights are passed 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from genkit.adversarial import Penalty, interpolate, masked, masked_mean
+from genkit.engine.augmentation import View
 from genkit.engine.estimators import FakeRequest, Noises, Score, Statistics, make_estimator
 from genkit.errors import ConfigError
 from genkit.plugin import Critique, ModalityPlugin, Networks, Sample, full_precision
@@ -51,7 +52,8 @@ class CriticPlayer(nn.Module):
         self.loss = loss_named(recipe.loss)
         self.penalties = {name: penalty_named(name) for name in recipe.penalties}
         self.terms = plugin.terms if "terms" in capabilities else None
-        self.augment = plugin.augment if "augment" in capabilities else _unchanged
+        augment = plugin.augment if "augment" in capabilities else None
+        self.view = View(augment, recipe)
         self.joint_pass = False
 
     def forward(
@@ -119,9 +121,7 @@ class CriticPlayer(nn.Module):
             name: sample.x.detach().requires_grad_() if name in with_gradient else sample.x
             for name, sample in samples.items()
         }
-        views = {
-            name: self.augment(sample.with_x(points[name])) for name, sample in samples.items()
-        }
+        views = {name: self.view(sample.with_x(points[name])) for name, sample in samples.items()}
         for penalty in penalties:
             if penalty.step is not None:
                 point = views[penalty.at]
@@ -163,7 +163,20 @@ class CriticPlayer(nn.Module):
                 "fake": masked_mean(fake_logits.detach(), fake_mask),
                 "separation": masked_mean((real_logits > fake_logits).float(), both),
             }
+            if self.view.settings is not None:
+                self._observe(real_critique, fake_critique, real_mask, both)
+                statistics["augmentation"] = self.view.strength
         return loss, statistics
+
+    def _observe(
+        self, real: Critique, fake: Critique, real_mask: Tensor | None, both: Tensor | None
+    ) -> None:
+        """Show the view how this critic judges reals: the mean sign of its logits there, over all heads."""
+        border, signs = self.loss.border, []
+        for real_logits, fake_logits in zip(real.logits, fake.logits, strict=True):
+            difference = real_logits - (fake_logits if border is None else border)
+            signs.append(masked_mean(difference.sign(), both if border is None else real_mask))
+        self.view.observe(torch.stack(signs).mean())
 
 
 @dataclass(frozen=True)
@@ -180,6 +193,7 @@ class GeneratorUpdate:
         term_weights: of the modality's own terms; 1 for terms without a weight.
         temperature: of relaxed samples.
         fake: existing fakes with their graph, to be reused; None: new ones are drawn.
+        views: by critic, what it sees of samples; one that is not named sees them as they are.
     """
 
     kind: str
@@ -190,6 +204,7 @@ class GeneratorUpdate:
     term_weights: Mapping[str, float] = field(default_factory=dict)
     temperature: float = 1.0
     fake: Sample | None = None
+    views: Mapping[str, Callable[[Sample], Sample]] = field(default_factory=dict)
 
 
 class GeneratorPlayer(nn.Module):
@@ -198,7 +213,7 @@ class GeneratorPlayer(nn.Module):
     Args:
         generator: a `genkit.plugin.Generator`.
         recipe: of the game.
-        plugin: its `terms` and `augment` are used where it has them.
+        plugin: its `terms` are used where it has them.
         capabilities: of plugin and generator.
     """
 
@@ -217,7 +232,6 @@ class GeneratorPlayer(nn.Module):
         self.default_weight = recipe.critic.weight
         self.group = recipe.group
         self.terms = plugin.terms if "terms" in capabilities else None
-        self.augment = plugin.augment if "augment" in capabilities else _unchanged
 
     def forward(self, update: GeneratorUpdate) -> tuple[Tensor, Statistics]:
         """(the loss of one update, a scalar; statistics)."""
@@ -232,14 +246,15 @@ class GeneratorPlayer(nn.Module):
         def judge(sample: Sample, rows: Tensor | None = None) -> list[Score]:
             scores = []
             for name, critic in critics.items():
-                critique = full_precision(critic(self.augment(sample)))
+                view = update.views.get(name, _unchanged)
+                critique = full_precision(critic(view(sample)))
                 # The terms need those of the fakes themselves, which are scored before completions of prefixes.
                 critiques.setdefault(name, critique)
                 mask, reference = _step_mask(sample, critique), None
                 if self.estimator.compares:
                     pairs = real if rows is None else real[rows]
                     with torch.no_grad():
-                        reference = full_precision(critic(self.augment(pairs)))
+                        reference = full_precision(critic(view(pairs)))
                     if mask is not None and pairs.mask is not None:
                         mask = mask & pairs.mask
                 weight = self.weights.get(name, self.default_weight)
@@ -263,7 +278,7 @@ class GeneratorPlayer(nn.Module):
 
 
 def _unchanged(sample: Sample) -> Sample:
-    """The sample itself: the augmentation of plugins that have none."""
+    """The sample itself."""
     return sample
 
 

@@ -14,7 +14,7 @@ from genkit.plugin.manifest import Facts
 from genkit.plugin.networks import Critique, Networks, Sample
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 PLUGIN_CAPABILITIES = frozenset(
     {
@@ -92,6 +92,13 @@ class ModalityPlugin(ABC):
     @abstractmethod
     def networks(self) -> Networks:
         """Freshly built networks, from options and facts only; the engine sets torch's seed before."""
+
+    def generator(self) -> nn.Module:
+        """A generator like that of `networks`, alone: samples are drawn from a saved model without its critics.
+
+        The default takes it from `networks()`; to be overridden where critics are costly to build.
+        """
+        return self.networks().generator
 
     def encode(self, sample: Sample, format: str, controls: Any) -> bytes:
         """One sample (no batch axis) as the bytes of an ordinary file. The default: NumPy's `.npy`.

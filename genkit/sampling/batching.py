@@ -86,6 +86,15 @@ def join(pieces: Sequence[Sample]) -> Sample:
     return Sample(**tensors)
 
 
+def choose(rows: torch.Tensor, one: Sample, other: Sample) -> Sample:
+    """The batch with the first batch's rows where `rows` [B] is true, and the other's elsewhere; both are alike."""
+    tensors = {}
+    for name in _present(one):
+        first, second = getattr(one, name), getattr(other, name)
+        tensors[name] = torch.where(rows.view(-1, *[1] * (first.ndim - 1)), first, second)
+    return Sample(**tensors)
+
+
 def are_alike(pieces: Sequence[Sample]) -> bool:
     """Whether batches have the same parts, with the same shapes (but for the batch axis) and dtypes."""
 

@@ -1,8 +1,7 @@
 """A trained model that draws samples; all sampling goes through it.
 
 Sample i of seed S is the same whatever else is drawn with it: the generator always runs on whole chunks of CHUNK rows,
-aligned to the index and padded, in float32. Knows plugins, generators and the model folder; no particular modality and
-no training.
+aligned to the index and padded, in float32. Knows plugins, generators and the model folder; no modality, no training.
 """
 
 from __future__ import annotations
@@ -397,8 +396,7 @@ class Model:
             path: of the file.
             controls, label: as in `generate`; the file's defaults. Controls that are numbers become inputs where the
                 generator computes with them as tensors; all others are fixed.
-            samples, seed: so many samples of this seed are drawn both ways, and compared.
-            opset: version of ONNX's operators.
+            samples, seed: so many samples of this seed are drawn both ways, and compared; opset: of ONNX's operators.
             tolerance: the largest difference of a value; with a larger one nothing is written.
 
         Raises:
@@ -406,12 +404,12 @@ class Model:
             PluginError, GenkitError: if the model cannot be exported, or its samples differ; they say why.
         """
         check_path(path)
-        exported_model = export_model(self, controls, label, samples, seed, opset, tolerance)
-        exported_model.save(path)
-        return exported_model
+        result = export_model(self, controls, label, samples, seed, opset, tolerance)
+        result.save(path)
+        return result
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: the model's card."""
+        """What a notebook shows: the card."""
         return cards.as_html(self.info)
 
     def _repr_markdown_(self) -> str:
@@ -517,7 +515,7 @@ def open_model(
         with global_seeds("open"):  # new networks draw their weights from the global generators
             plugin = registry.load(manifest)(options, Facts(info["facts"], assets))
             networks = build(
-                lambda: {"": not_placeholder(plugin.networks().generator, folder)},
+                lambda: {"": not_placeholder(plugin.generator(), folder)},
                 tensors,
                 folder / WEIGHTS,
             )

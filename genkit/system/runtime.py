@@ -197,7 +197,10 @@ def lay_out(module: nn.Module, channels_last: bool) -> None:
     for parameter in module.parameters():
         if parameter.ndim in _LAYOUTS:
             layout = _LAYOUTS[parameter.ndim] if channels_last else torch.contiguous_format
-            parameter.data = parameter.data.contiguous(memory_format=layout)
+            # With one input channel a tensor is in both formats, by whichever strides; convolutions go by the strides.
+            laid_out = torch.empty_like(parameter.data, memory_format=layout)
+            if laid_out.stride() != parameter.data.stride():
+                parameter.data = laid_out.copy_(parameter.data)
 
 
 def keep_freed_memory() -> None:

@@ -219,13 +219,25 @@ def networks_follow_from_facts(subject: Subject) -> None:
     facts = Facts(json.loads(json.dumps(dict(plugin.facts.values))), dict(plugin.facts.files))
     with global_seeds("networks"):
         weights = all_weights(plugin.networks())
+    fresh_plugin = registry.load(subject.modality)(options, facts)
     with global_seeds("networks"):
-        rebuilt = all_weights(registry.load(subject.modality)(options, facts).networks())
+        rebuilt = all_weights(fresh_plugin.networks())
     differing_names = differing(weights, rebuilt)
     expect(
         not differing_names,
         f"networks differ when they are rebuilt without the data ({listed(differing_names)}): keep everything that "
         "depends on the data in the facts, and draw weights from torch's global generator",
+    )
+    with global_seeds("networks"):
+        generator = fresh_plugin.generator().state_dict(prefix="generator.")
+    shapes, expected_shapes = (
+        {(name, value.shape) for name, value in state.items() if name.startswith("generator.")}
+        for state in (generator, weights)
+    )
+    differing_names = sorted({name for name, _ in shapes ^ expected_shapes})
+    expect(
+        not differing_names,
+        f"generator() gives another network than networks() ({listed(differing_names)})",
     )
 
 

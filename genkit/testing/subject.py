@@ -180,7 +180,7 @@ class Subject:
     def capabilities(self) -> frozenset[str]:
         """The optional capabilities of plugin and generator."""
         plugin, _ = self.open()
-        return capabilities_of(plugin, plugin.networks().generator)
+        return capabilities_of(plugin, plugin.generator())
 
     @cached_property
     def parts(self) -> frozenset[str]:

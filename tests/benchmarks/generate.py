@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--folder")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-        model = genkit.train("image", preset="dcgan-small", out=Path(folder) / "run", items=640)
+        model = genkit.train("image", preset="compact", out=Path(folder) / "run", items=640)
 
         def sampler(out: Path, count: int) -> None:
             save(model.stream(count), out)
@@ -57,7 +57,7 @@ def main() -> None:
             for name, write in writers.items() if repeat % 2 else reversed(writers.items()):
                 spent = run(write, arguments.count if repeat else 4 * CHUNK, folder)
                 times[name] += [spent] if repeat else []
-    title = f"{arguments.count} pictures of dcgan-small, {torch.get_num_threads()} threads, {os.cpu_count()} cores"
+    title = f"{arguments.count} pictures of compact, {torch.get_num_threads()} threads, {os.cpu_count()} cores"
     each = {name: 1e6 * statistics.median(spent) / arguments.count for name, spent in times.items()}
     print(
         f"{title}: "

@@ -35,8 +35,8 @@ def main() -> None:
             os._exit(0)
         os.wait()
         print(f"before the data: {peak():.0f} MiB")
-        options = {"size": arguments.size, "features": 4, "critic_norm": "spectral"}
-        chosen = config.build("image", "dcgan-small", folder, [{"options": options}])
+        options = {"size": arguments.size, "features": 4}
+        chosen = config.build("image", "compact", folder, [{"options": options}])
         plugin, dataset, _ = open_data(chosen)
         game = Game(chosen, plugin, dataset, Runtime("cpu"))
         print(

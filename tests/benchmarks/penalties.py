@@ -2,7 +2,7 @@
 
     python tests/benchmarks/penalties.py --data FASHION_MNIST_FOLDER [--items 150000 --grid-items 1000000]
 
-R1 + R2 with the relativistic loss. Time: rounds of the small DCGAN at 32 x 32 (critic without norm, plain fp32), the
+R1 + R2 with the relativistic loss. Time: rounds of `compact` at 32 x 32 (critic without norm, plain fp32), the
 kinds in turn, as multiples of a round without penalties. Modes: 25 Gaussians on a grid after equal items, 2,500
 samples. Distance: of 10,000 pictures after equal items, over garments-cnn (see garments.py); one seed each.
 """
@@ -68,7 +68,7 @@ def main() -> None:
             recipe = PICTURES | {"penalties": penalties(0.1)}
             options = {"critic_norm": "none"}
             given = {"items": arguments.items, "recipe": recipe, "options": options}
-            model = genkit.train("image", arguments.data, "dcgan-small", f"{out}/pictures", **given)
+            model = genkit.train("image", arguments.data, "compact", f"{out}/pictures", **given)
             distance, _ = judge.distance(lambda count, model=model: model.generate(count, seed=1).x)
         report = mixture_report(points, GridOptions())
         print(
@@ -85,7 +85,7 @@ def rounds(data: str, pairs: int = 5) -> dict[str, float]:
             "options": {"critic_norm": "none"},
             "recipe": PICTURES | {"penalties": penalties(0.1)},
         }
-        chosen = config.build("image", "dcgan-small", "builtin:fashion", [settings])
+        chosen = config.build("image", "compact", "builtin:fashion", [settings])
         plugin, dataset, _ = open_data(chosen)
         games[name] = Game(chosen, plugin, dataset, Runtime("cpu"))
     spent: dict[str, list[float]] = {name: [] for name in games}

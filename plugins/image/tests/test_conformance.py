@@ -11,7 +11,7 @@ class TestPlain(ModalityConformance):
 
 class TestConditional(ModalityConformance):
     modality = "image"
-    preset = "modern"
+    preset = "compact"
     options = {
         "size": 16,
         "features": 4,

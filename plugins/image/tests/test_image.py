@@ -14,9 +14,8 @@ from torch import nn
 
 import genkit
 from genkit.errors import ConfigError, DataError, GenkitError
-from genkit.kit.blocks import Residual
 from genkit.plugin import Facts, Sample
-from genkit_image import compact, dcgan, modality, modern
+from genkit_image import compact, dcgan, modality
 from genkit_image.dcgan import Critic, Generator, halvings
 from genkit_image.idx import read_idx
 from genkit_image.options import Controls, Options
@@ -203,8 +202,6 @@ def test_a_damaged_idx_file_is_refused(tmp_path, content):
         (dcgan, "none"),
         (compact, "spectral"),
         (compact, "none"),
-        (modern, "spectral"),
-        (modern, "none"),
     ],
     ids=lambda value: value if isinstance(value, str) else value.__name__.rpartition(".")[2],
 )
@@ -270,19 +267,16 @@ def test_sizes_that_do_not_work_are_refused(size):
         Options(size=size)
 
 
-RESIDUAL = {**TINY, "architecture": "residual", "latent": 8, "critic_norm": "none"}
-
-
 def test_options_choose_the_networks():
     small = {**TINY, "architecture": "compact", "critic_norm": "spectral"}
-    for options, kind in ((TINY, dcgan), (small, compact), (RESIDUAL, modern)):
+    for options, kind in ((TINY, dcgan), (small, compact)):
         networks = plugin_for("builtin:fashion", **options).networks()
         assert type(networks.generator) is kind.Generator
         assert type(networks.critics["critic"]) is kind.Critic
     with pytest.raises(
-        ValidationError, match=r'critic_norm "batch" is not for residual networks: choose "none"'
+        ValidationError, match=r'critic_norm "batch" is not for compact networks: choose "none"'
     ):
-        Options(architecture="residual")
+        Options(architecture="compact")
 
 
 def test_noise_modulates_every_layer_of_a_compact_generator():
@@ -324,92 +318,13 @@ def test_a_compact_generator_draws_no_checkerboard():
     assert nn.ConvTranspose2d(4, 3, 4, 2, 1)(x).flatten(2).std(2).max() > 0.01
 
 
-@pytest.mark.parametrize("kind", [dcgan, compact, modern])
+@pytest.mark.parametrize("kind", [dcgan, compact])
 def test_the_number_of_maps_doubles_up_to_its_bound(kind):
     options = Options(size=64, features=8, features_max=20, critic_norm="none")
     assert dcgan.layout(options) == ([8, 16, 20, 20], (4, 4))
     assert kind.Critic(options, 1, 0)(
         kind.Generator(options, 1, 0)({"z": torch.randn(2, 100)})
     ).features[0].shape == ((2, 20, 4, 4))
-
-
-def test_a_residual_network_has_as_many_blocks_as_asked_for_and_starts_as_identities():
-    options = Options(**{**RESIDUAL, "size": 32, "depth": 3, "expansion": 0.5})
-    for network in (modern.Generator(options, 3, 0), modern.Critic(options, 3, 0)):
-        blocks = [layer for layer in network.modules() if isinstance(layer, Residual)]
-        assert len(blocks) == 9
-        for block in blocks:
-            assert block.body[0].out_channels == block.body[0].in_channels // 2
-            x = torch.randn(2, block.body[0].in_channels, 4, 4)
-            assert torch.equal(block(x), x)
-
-
-def test_residual_networks_neither_fade_nor_explode_at_any_depth():
-    torch.manual_seed(0)
-    options = Options(**{**RESIDUAL, "size": 128, "features": 16, "latent": 64, "depth": 8})
-    generator, critic = modern.Generator(options, 3, 0), modern.Critic(options, 3, 0)
-    sample = generator({"z": torch.randn(16, 64)})
-    critique = critic(sample)
-    for values in (sample.x, critique.features[0], critic.basis(critique.features[0])):
-        assert 1 / 3 < values.std() < 3
-
-
-def test_every_residual_parameter_learns_and_no_picture_tells_of_another():
-    torch.manual_seed(0)
-    options = Options(**RESIDUAL)
-    generator, critic = modern.Generator(options, 3, 4), modern.Critic(options, 3, 4)
-    z, labels = {"z": torch.randn(5, 8)}, torch.arange(5) % 4
-    both = nn.ModuleList([generator, critic])
-    optimizer = torch.optim.Adam(both.parameters(), 1e-2)
-    for _ in range(
-        2
-    ):  # in the first step a branch's last weights are zero, and nothing before them learns
-        optimizer.zero_grad()
-        critic(generator(z, labels)).logits[0].square().mean().backward()
-        optimizer.step()
-    assert all(parameter.grad.any() for parameter in both.parameters())
-    x = generator(z, labels).x.detach().requires_grad_()
-    logits = critic(Sample(x, labels)).logits[0]
-    (gradient,) = torch.autograd.grad(logits[1], x, create_graph=True)
-    assert (gradient[[0, 2, 3, 4]] == 0).all()
-    weights = [
-        parameter for name, parameter in critic.named_parameters() if name.endswith("weight")
-    ]
-    for slope in torch.autograd.grad(gradient.square().sum(), weights):
-        assert slope.isfinite().all()
-        assert slope.any()
-    torch.testing.assert_close(generator({"z": z["z"][1:2]}, labels[1:2]).x, x[1:2])
-
-
-def test_a_spectral_residual_critic_has_norms_of_one():
-    torch.manual_seed(0)
-    critic = modern.Critic(Options(**{**RESIDUAL, "critic_norm": "spectral"}), 1, 4).eval()
-    layers = [
-        layer
-        for layer in critic.modules()
-        if isinstance(layer, nn.Conv2d | nn.Linear | nn.Embedding)
-    ]
-    for layer in layers:
-        assert torch.linalg.matrix_norm(layer.weight.flatten(1), 2).item() == pytest.approx(
-            1, rel=1e-3
-        )
-    assert (
-        len(layers) == 1 + 2 * 3 + 1 + 1 + 1 + 1
-    )  # stem, two blocks, one change of resolution, basis, head, labels
-
-
-def test_residual_networks_run_in_bfloat16_and_channels_last():
-    options = Options(**RESIDUAL)
-    generator, critic = modern.Generator(options, 3, 0), modern.Critic(options, 3, 0)
-    z = {"z": torch.randn(2, 8)}
-    expected = critic(generator(z)).logits[0]
-    for network in (generator, critic):
-        network.to(memory_format=torch.channels_last)
-    torch.testing.assert_close(critic(generator(z)).logits[0], expected)
-    with torch.autocast("cpu", torch.bfloat16):
-        logits = critic(generator(z)).logits[0]
-    logits.sum().backward()
-    torch.testing.assert_close(logits.float(), expected, rtol=0.1, atol=0.05)
 
 
 # Files and the whole path ----------------------------------------------------------------------------------------
@@ -457,7 +372,7 @@ def test_an_animation_shows_the_samples_in_order_and_for_ever():
             assert film.info["duration"] == 50
 
 
-@pytest.mark.parametrize("architecture", ["dcgan", "compact", "residual"])
+@pytest.mark.parametrize("architecture", ["dcgan", "compact"])
 @pytest.mark.parametrize("conditional", [False, True])
 def test_truncation_keeps_who_is_who_and_brings_them_together(architecture, conditional):
     torch.manual_seed(0)
@@ -502,20 +417,6 @@ def test_values_that_are_not_finite_are_never_written():
         )
 
 
-def test_a_gain_brings_pure_black_and_white_within_reach():
-    torch.manual_seed(0)
-    generator = Generator(Options(**TINY, latent=4), 1, 0)
-    strong = Generator(Options(**TINY, latent=4, output_gain=1.25), 1, 0)
-    noise = {"z": torch.randn(64, 4)}
-    torch.nn.init.normal_(generator.body[-2].weight, std=100.0)
-    strong.load_state_dict(generator.state_dict())
-    plain, gained = generator(noise).x, strong(noise).x
-    assert torch.equal(gained, plain)
-    stretched = strong.eval()(noise).x
-    torch.testing.assert_close(stretched, (1.25 * generator.eval()(noise).x).clamp(-1, 1))
-    assert stretched.abs().max() == 1
-
-
 def test_a_preview_has_a_column_for_every_class():
     plugin = plugin_for("builtin:fashion", conditional=True)
     preview = Image.open(
@@ -537,7 +438,7 @@ def test_the_manifest_is_plain_data_and_its_presets_are_configurations():
 
 
 def test_pictures_train_resume_and_generate(tmp_path, colours):
-    options = {**TINY, "conditional": True}
+    options = {**TINY, "size": [16, 20], "conditional": True}
     rates = {player: {"learning_rate": 1e-3} for player in ("generator", "critic")}
     recipe = {"batch_size": 4, **rates}
     whole = genkit.train(
@@ -562,24 +463,11 @@ def test_pictures_train_resume_and_generate(tmp_path, colours):
     assert torch.equal(parts.generate(6).x, whole.generate(6).x)
     files = parts.generate(3, label="red").save(tmp_path / "out")
     with Image.open(files[0]) as picture:
-        assert picture.size == (16, 16)
+        assert picture.size == (20, 16)
     assert (
         sorted(path.name for path in (tmp_path / "a" / "samples").iterdir())[-1]
         == "000000000040.png"
     )
-
-
-def test_the_modern_preset_trains_resumes_and_loads(tmp_path, colours):
-    options = {"size": [16, 20], "features": 4, "latent": 8, "conditional": True}
-    settings = {"preset": "modern", "options": options, "recipe": {"batch_size": 4}, "threads": 1}
-    whole = genkit.train("image", str(colours), out=tmp_path / "a", items=16, **settings)
-    genkit.train("image", str(colours), out=tmp_path / "b", items=8, **settings)
-    parts = genkit.train("image", out=tmp_path / "b", items=16, resume=True)
-    assert isinstance(whole.generator, modern.Generator)
-    made = genkit.load(tmp_path / "a").generate(6)
-    assert made.x.shape == (6, 3, 16, 20)
-    assert torch.equal(made.x, whole.generate(6).x)
-    assert torch.equal(made.x, parts.generate(6).x)
 
 
 def test_sixteen_bits_are_scaled_and_never_clipped(tmp_path):

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from genkit.kit import streams
 from genkit.kit.items import check_class_options, check_classes, check_usable
@@ -93,13 +93,14 @@ class AudioPlugin(ModalityPlugin):
 
     def networks(self) -> Networks:
         """The generator and the critics (the field's discriminators) that the options select."""
-        options, classes, rate = self.options, len(self.facts["labels"]), self.facts["rate"]
-        generator = (
-            vocoder.Vocoder(options, rate)
-            if self.is_vocoder
-            else make_generator(options, classes, rate)
-        )
-        return Networks(generator, make_critics(options, classes))
+        generator = self.generator()
+        return Networks(generator, make_critics(self.options, len(self.facts["labels"])))
+
+    def generator(self) -> nn.Module:
+        """The generator that the options select."""
+        if self.is_vocoder:
+            return vocoder.Vocoder(self.options, self.facts["rate"])
+        return make_generator(self.options, len(self.facts["labels"]), self.facts["rate"])
 
     @property
     def is_vocoder(self) -> bool:

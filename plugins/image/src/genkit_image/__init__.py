@@ -2,24 +2,7 @@
 
 from genkit.plugin import Modality, Preset
 
-# The schedules end at the values of Huang et al. 2024 (arXiv:2501.05441), after a run that a CPU can do instead of
-# their 20,000,000 pictures.
-_MODERN_ITEMS = 300_000
-_RATE = {"start": 2e-4, "end": 5e-5, "items": _MODERN_ITEMS, "shape": "cosine"}
-# R1 and R2 are weighted by gamma / 2. Their gamma, 0.05 to 0.005, is for 32 x 32; it grows with the number of pixels.
-_HALF_GAMMA = {"weight": {"start": 0.025, "end": 0.0025, "items": _MODERN_ITEMS, "shape": "cosine"}}
-
 _PATHWISE_ESTIMATOR = {"kind": "pathwise", "reuse_fakes": True}
-_LAZY_PENALTY = {"weight": 0.3, "interval": 8}
-# A high rate lets the critic learn the classes early; a low one lets the generator catch up with it later.
-_CRITIC_RATE = {"start": 2e-3, "end": 3e-4, "items": 80_000, "delay": 70_000}
-_GENERATOR_RATE = {
-    "start": 2e-3,
-    "end": 5e-4,
-    "items": 400_000,
-    "delay": 400_000,
-    "shape": "cosine",
-}
 
 # Constant for most of the run, then down to a twentieth: at any length of the run its last part refines.
 _FALLING_RATE = {"start": 2e-3, "end": 1e-4, "delay": 0.7, "share": 0.3}
@@ -77,45 +60,6 @@ modality = Modality(
                 "ema_halflife_items": 0,
             },
             run={"items": 2_000_000},
-        ),
-        "modern": Preset(
-            summary="Norm-free residual networks, relativistic loss, R1 and R2 (Huang et al. 2024); narrow, for a CPU.",
-            options={
-                "size": 32,
-                "architecture": "residual",
-                "features": 16,
-                "latent": 64,
-                "critic_norm": "none",
-            },
-            recipe={
-                "batch_size": 64,
-                "loss": "relativistic",
-                "penalties": {"r1": _HALF_GAMMA, "r2": _HALF_GAMMA},
-                "generator": {"learning_rate": _RATE, "betas": (0.0, 0.99)},
-                "critic": {"learning_rate": _RATE, "betas": (0.0, 0.99)},
-                "ema_halflife_items": 20_000,
-            },
-            run={"items": _MODERN_ITEMS},
-        ),
-        "dcgan-small": Preset(
-            summary="A narrow DCGAN with relativistic loss, lazy R1 and R2: fitted to garments, weaves a texture.",
-            options={
-                "size": 32,
-                "features": 32,
-                "latent": 64,
-                "critic_norm": "none",
-                "output_gain": 1.06,
-            },
-            recipe={
-                "batch_size": 64,
-                "loss": "relativistic",
-                "penalties": {"r1": _LAZY_PENALTY, "r2": _LAZY_PENALTY},
-                "estimator": _PATHWISE_ESTIMATOR,
-                "generator": {"learning_rate": _GENERATOR_RATE, "betas": (0.0, 0.99)},
-                "critic": {"learning_rate": _CRITIC_RATE, "betas": (0.0, 0.99)},
-                "ema_halflife_items": 100_000,
-            },
-            run={"items": 300_000},
         ),
     },
 )

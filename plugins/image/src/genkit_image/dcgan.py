@@ -51,7 +51,7 @@ class Generator(nn.Module):
     A class enters as a one-hot code that is appended to the noise (Mirza and Osindero 2014, arXiv:1411.1784).
 
     Args:
-        options: size, latent, features, features_max, output_gain.
+        options: size, latent, features, features_max.
         channels: C.
         classes: K; 0: unconditional.
     """
@@ -73,7 +73,6 @@ class Generator(nn.Module):
                 nn.ReLU(inplace=True),
             ]
         layers += [nn.ConvTranspose2d(maps[0], channels, 4, 2, 1, bias=False), nn.Tanh()]
-        self.gain = options.output_gain
         self.body = nn.Sequential(*layers)
         self.apply(initialise)
 
@@ -82,10 +81,7 @@ class Generator(nn.Module):
     ) -> Sample:
         z = code(noise, condition, self.classes)
         x = towards_mean(self._start, z, self.noise["z"].shape[0], truncation_of(controls))
-        x = self.body[3:](x)
-        if self.gain != 1 and not self.training:
-            x = (self.gain * x).clamp(-1, 1)
-        return Sample(x, condition)
+        return Sample(self.body[3:](x), condition)
 
     def _start(self, z: Tensor) -> Tensor:
         """[B, Z + K] -> the activations of the first layer."""

@@ -54,9 +54,9 @@ class Options(Sized):
     and a rectangle cut out (Zhao et al. 2020). A small set overfits later with it; auto: on for fewer than 5,000."""
     latent: Annotated[int, Field(ge=1)] = 100
     """Size of the latent vector that a picture is generated from."""
-    architecture: Literal["dcgan", "compact", "residual"] = "dcgan"
-    """Of both networks: DCGAN's (Radford et al. 2015); compact, DCGAN's with self-modulation and without checkerboards;
-    or norm-free residual ones (Huang et al. 2024)."""
+    architecture: Literal["dcgan", "compact"] = "dcgan"
+    """Of both networks: DCGAN's (Radford et al. 2015), or compact: DCGAN's with self-modulation and without
+    checkerboards."""
     generator: Annotated[str | None, Named()] = None
     """Your own generator: `module:attribute` of a class that is called with (options, channels, classes). None: that of
     `architecture`."""
@@ -71,14 +71,8 @@ class Options(Sized):
     features_max: Annotated[int, Field(ge=1)] | None = None
     """Upper bound of the feature maps at any resolution. None: there is no bound."""
     depth: Annotated[int, Field(ge=1)] = 1
-    """Of residual networks: blocks at each resolution. Of a compact critic: convolutions at each resolution but the
-    last; with 2 it learns more from each picture, and sees fewer pictures in the same time."""
-    expansion: Annotated[float, Field(gt=0)] = 1.0
-    """Feature maps within a residual block, as a multiple of those of its input. For residual networks only."""
-    output_gain: Annotated[float, Field(ge=1, le=2)] = 1.0
-    """When sampling, the output of a DCGAN generator is multiplied by this and clipped to [-1, 1], since tanh never
-    quite reaches black and white. Not in training: without that small difference to real pictures critics learn more
-    slowly at first."""
+    """Convolutions of a compact critic at each resolution but the last; with 2 it learns more from each picture, and
+    sees fewer pictures in the same time."""
     critic_norm: Literal["batch", "spectral", "none"] = "batch"
     """Normalisation in the critic: BatchNorm (Radford et al. 2015), spectral norm (Miyato et al. 2018), or none (for
     recipes with a gradient penalty). Only DCGAN's critic takes batch."""

@@ -24,12 +24,14 @@ from genkit.plugin import (
     Sample,
     class_numbers,
 )
-from genkit_image import compact, dcgan, features, measures, modern, projected
+from genkit_image import compact, dcgan, features, measures, projected
 from genkit_image.augment import augmented
 from genkit_image.options import Options
 from genkit_image.pictures import CheckedPictures, Pictures, grid, to_picture, to_pixels, to_png
 from genkit_image.sources import open_source
 
+ARCHITECTURES: Any = {"dcgan": dcgan, "compact": compact}
+"""`options.architecture` -> the module with its Generator and its Critic."""
 SMALL_SET = 5000
 """With fewer pictures than this, `augment="auto"` augments what critics see."""
 
@@ -77,21 +79,28 @@ class ImagePlugin(ModalityPlugin):
 
     def networks(self) -> Networks:
         """The generator and the critic (the field's discriminator) of `options.architecture`, or the user's own."""
-        options = self.options
-        module = {"dcgan": dcgan, "compact": compact, "residual": modern}[options.architecture]
-        arguments = options, self.facts["channels"], len(self.facts["labels"])
-        if options.generator is None:
-            generator: nn.Module = module.Generator(*arguments)
-        else:
-            generator = user_objects.network("options.generator", options.generator, *arguments)
+        options, arguments, generator = self.options, self._arguments, self.generator()
         if options.critic is None:
-            critic: nn.Module = module.Critic(*arguments)
+            critic: nn.Module = ARCHITECTURES[options.architecture].Critic(*arguments)
         else:
             critic = user_objects.network("options.critic", options.critic, *arguments)
         critics = {"critic": critic}
         if options.pretrained_critic == "lite0":
             critics["features"] = projected.Critic(*arguments)
         return Networks(generator, critics)
+
+    def generator(self) -> nn.Module:
+        """The generator of `options.architecture`, or the user's own."""
+        options = self.options
+        if options.generator is not None:
+            return user_objects.network("options.generator", options.generator, *self._arguments)
+        generator: nn.Module = ARCHITECTURES[options.architecture].Generator(*self._arguments)
+        return generator
+
+    @property
+    def _arguments(self) -> tuple[Options, int, int]:
+        """What every network is built from: the options, C and K."""
+        return self.options, self.facts["channels"], len(self.facts["labels"])
 
     def condition(self, value: str | None, indices: Sequence[int]) -> Tensor | None:
         """[B]: the class number of each sample; None for an unconditional model.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
 from genkit.errors import ConfigError, ModelError, first_line
@@ -82,7 +82,11 @@ class TextPlugin(ModalityPlugin):
             if self.options.pretrained is None
             else {"reference": make_generator(self.options, self.facts)}
         )
-        return Networks(make_generator(self.options, self.facts), critics, frozen)
+        return Networks(self.generator(), critics, frozen)
+
+    def generator(self) -> nn.Module:
+        """The generator that the options name."""
+        return make_generator(self.options, self.facts)
 
     def initialise(self, networks: Networks) -> None:
         """Load the weights of `options.pretrained` into the generator, its reference and a decoder critic.

@@ -17,9 +17,10 @@ from torch.nn.utils.parametrizations import spectral_norm
 from genkit.errors import ConfigError
 from genkit.kit.blocks import LEAKY_SLOPE, DownStage, Residual, variance_scaling_
 from genkit.plugin import Critique, Sample
-from genkit_image import dcgan, modern
+from genkit_image import dcgan
 from genkit_video.options import Options
 from genkit_video.renderers import initialise, without_bias
+from genkit_video.residual import ResidualCritic
 
 
 def make_critics(options: Options, channels: int, classes: int) -> dict[str, nn.Module]:
@@ -33,15 +34,17 @@ def make_critics(options: Options, channels: int, classes: int) -> dict[str, nn.
     if options.architecture == "tgan":
         return {"clip": TganCritic(options, channels, classes)}
     critics: dict[str, nn.Module] = {}
-    pictures = options.of_pictures(options.critic_features)
     if options.architecture == "mocogan":
         critics["image"] = RandomFrames(PatchCritic(options, channels), options.critic_frames)
         critics["video"] = MocoganCritic(options, channels, classes)
     else:
-        module = modern if options.renderer == "residual" else dcgan
-        critics["frame"] = RandomFrames(
-            module.Critic(pictures, channels, classes), options.critic_frames
-        )
+        pictures = options.of_pictures(options.critic_features)
+        frame: nn.Module
+        if options.renderer == "residual":
+            frame = ResidualCritic(options, channels, classes)
+        else:
+            frame = dcgan.Critic(pictures, channels, classes)
+        critics["frame"] = RandomFrames(frame, options.critic_frames)
         critics["clip"] = ClipCritic(options, channels, classes)
     return critics if options.critic_frames else dict([critics.popitem()])
 
@@ -267,7 +270,7 @@ def _strided(
 def _residual(
     options: Options, channels: int, maps: list[int], lengths: list[int]
 ) -> nn.Sequential:
-    """The stages of the image plugin's norm-free residual critic, with time as a third axis."""
+    """The stages of the norm-free residual critic of frames, with time as a third axis."""
     depth = options.depth * len(maps)
 
     def blocks(width: int) -> list[Residual]:

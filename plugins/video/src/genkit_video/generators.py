@@ -27,6 +27,7 @@ from genkit_video.renderers import (
     initialise,
     without_bias,
 )
+from genkit_video.residual import ResidualRenderer
 
 KERNEL = 3
 """Kernel size of each of stream's two convolutions over motion noise."""
@@ -205,7 +206,7 @@ class Stream(Unrolled):
     """
 
     def __init__(self, options: Options, channels: int, classes: int, rate: float) -> None:
-        renderer = Pictures if options.renderer == "residual" else Modulated
+        renderer = ResidualRenderer if options.renderer == "residual" else Modulated
         super().__init__(
             options, rate, options.spacing, renderer(options, LATENT, channels, classes)
         )

@@ -101,11 +101,8 @@ class Options(Sized):
         return PictureOptions(
             size=self.size,
             latent=latent,
-            architecture=self.renderer,
             features=features,
             features_max=self.features_max,
-            depth=self.depth,
-            output_gain=self.output_gain if self.architecture == "stream" else 1.0,
             critic_norm=self.critic_norm,
         )
 

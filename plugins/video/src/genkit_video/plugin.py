@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from genkit.kit.items import check_class_options, check_classes, check_usable
@@ -75,7 +75,12 @@ class VideoPlugin(ModalityPlugin):
     def networks(self) -> Networks:
         """The generator and the critics (the field's discriminators) that the options select."""
         arguments = self.options, self.facts["channels"], len(self._class_names())
-        return Networks(make_generator(*arguments, self.facts["rate"]), make_critics(*arguments))
+        return Networks(self.generator(), make_critics(*arguments))
+
+    def generator(self) -> nn.Module:
+        """The generator that the options select."""
+        channels, classes = self.facts["channels"], len(self._class_names())
+        return make_generator(self.options, channels, classes, self.facts["rate"])
 
     def condition(self, value: str | None, indices: Sequence[int]) -> Tensor | None:
         """Class numbers [B], or None for a model without labels if no category is asked for.

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from genkit.kit.blocks import LEAKY_SLOPE, variance_scaling_
-from genkit_image import dcgan, modern
+from genkit_image import dcgan
 from genkit_video.options import Options
 
 GAIN = math.sqrt(2 / (1 + LEAKY_SLOPE**2))
@@ -26,10 +26,10 @@ STYLE = 128
 
 
 class Pictures(nn.Module):
-    """A generator of the image plugin that draws each frame from its latent and class; content noise is not used.
+    """The DCGAN of the image plugin, which draws each frame from its latent and class; content noise is not used.
 
     Args:
-        options: size, renderer, features, and the others of the picture network.
+        options: size, features, features_max.
         latent: M.
         channels: C.
         classes: K; 0: unconditional.
@@ -37,10 +37,8 @@ class Pictures(nn.Module):
 
     def __init__(self, options: Options, latent: int, channels: int, classes: int) -> None:
         super().__init__()
-        module = modern if options.renderer == "residual" else dcgan
-        self.pictures = module.Generator(
-            options.of_pictures(options.features, latent), channels, classes
-        )
+        pictures = options.of_pictures(options.features, latent)
+        self.pictures = dcgan.Generator(pictures, channels, classes)
 
     def forward(self, content: Tensor, latents: Tensor, condition: Tensor | None = None) -> Tensor:
         count = latents.shape[1]

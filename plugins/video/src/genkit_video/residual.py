@@ -1,48 +1,47 @@
-"""Norm-free residual networks after Huang et al. 2024 (arXiv:2501.05441), for any height and width that DCGAN takes.
+"""Norm-free residual networks of single frames after Huang et al. 2024 (arXiv:2501.05441).
 
-From the paper: a learned basis that the noise modulates, residual stages without normalisation, a critic (the field's
+From the paper: a learned basis that the latent modulates, residual stages without normalisation, a critic (the field's
 discriminator) that mirrors the generator, and no bound on the generator's output. Not from the paper: as in DCGAN, one
 strided convolution stands between the pixels and the nearest stage, since blocks at the full resolution would cost a
 CPU more than all others together.
 
-Shape letters: B batch, Z latent, C channels, H W pixels, K classes.
+Shape letters: B batch, M latent of a frame, C channels, T frames, H W pixels, K classes.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
-from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import one_hot
 from torch.nn.utils.parametrizations import spectral_norm
 
-from genkit.kit.blocks import DownStage, Residual, UpStage, towards_mean, variance_scaling_
-from genkit.plugin import Critique, Noise, Sample
-from genkit_image.dcgan import code, layout, truncation_of
-from genkit_image.options import Options
+from genkit.kit.blocks import DownStage, Residual, UpStage, variance_scaling_
+from genkit.plugin import Critique, Sample
+from genkit_image.dcgan import layout
+from genkit_video.options import Options
 
 
-class Generator(nn.Module):
-    """Normal noise [B, Z] (and a class [B]) -> pictures [B, C, H, W], about in [-1, 1].
+class ResidualRenderer(nn.Module):
+    """Latents [B, T, M] and class numbers [B] or None -> frames [B, C, T, H, W], about in [-1, 1].
 
-    Nothing bounds the pixels, so that no gradient vanishes near black and white; values beyond [-1, 1] are clipped only
-    when a file is written. A class enters as a one-hot code that is appended to the noise (Mirza and Osindero 2014,
-    arXiv:1411.1784).
+    Each frame is drawn from its latent and class; content noise is not used. Nothing bounds the pixels, so that no
+    gradient vanishes near black and white; values beyond [-1, 1] are clipped only when a file is written. A class
+    enters as a one-hot code that is appended to the latent (Mirza and Osindero 2014, arXiv:1411.1784).
 
     Args:
-        options: size, latent, features, features_max, depth, expansion.
+        options: size, features, features_max, depth.
+        latent: M.
         channels: C.
         classes: K; 0: unconditional.
     """
 
-    def __init__(self, options: Options, channels: int, classes: int) -> None:
+    def __init__(self, options: Options, latent: int, channels: int, classes: int) -> None:
         super().__init__()
-        self.noise = {"z": Noise((options.latent,))}
-        self.classes, self.depth = classes, options.depth
-        maps, base = layout(options)
-        self.project = variance_scaling_(nn.Linear(options.latent + classes, maps[-1], bias=False))
+        self.classes = classes
+        maps, base = layout(options.of_pictures(options.features))
+        self.project = variance_scaling_(nn.Linear(latent + classes, maps[-1], bias=False))
         self.basis = nn.Parameter(torch.randn(maps[-1], *base))
         self.body = nn.Sequential(
             *_blocks(options, maps, maps[-1]),
@@ -53,32 +52,29 @@ class Generator(nn.Module):
             variance_scaling_(nn.ConvTranspose2d(maps[0], channels, 4, 2, 1)),
         )
 
-    def forward(
-        self, noise: Mapping[str, Tensor], condition: Tensor | None = None, controls: Any = None
-    ) -> Sample:
-        z = code(noise, condition, self.classes)
-        x = towards_mean(self._start, z, self.noise["z"].shape[0], truncation_of(controls))
-        return Sample(self.body[self.depth :](x), condition)
-
-    def _start(self, z: Tensor) -> Tensor:
-        """[B, Z + K] -> the activations of the blocks at the lowest resolution."""
-        return cast(Tensor, self.body[: self.depth](self.project(z)[:, :, None, None] * self.basis))
+    def forward(self, content: Tensor, latents: Tensor, condition: Tensor | None = None) -> Tensor:
+        count, z = latents.shape[1], latents.flatten(0, 1)
+        if condition is not None:
+            code = one_hot(condition.repeat_interleave(count), self.classes)
+            z = torch.cat([z, code.to(z.dtype)], 1)
+        frames = self.body(self.project(z)[:, :, None, None] * self.basis)
+        return frames.view(-1, count, *frames.shape[1:]).transpose(1, 2)
 
 
-class Critic(nn.Module):
-    """Pictures [B, C, H, W] (and a class [B]) -> one logit each, [B]; high means real.
+class ResidualCritic(nn.Module):
+    """Frames [B, C, H, W] (and class numbers [B]) -> one logit each, [B]; high means real.
 
     A class enters by projection (Miyato and Koyama 2018, arXiv:1802.05637).
 
     Args:
-        options: size, features, features_max, depth, expansion, critic_norm.
+        options: size, critic_features, features_max, depth, critic_norm.
         channels: C.
         classes: K; 0: unconditional.
     """
 
     def __init__(self, options: Options, channels: int, classes: int) -> None:
         super().__init__()
-        maps, base = layout(options)
+        maps, base = layout(options.of_pictures(options.critic_features))
         self.body = nn.Sequential(
             variance_scaling_(nn.Conv2d(channels, maps[0], 4, 2, 1)),
             *(
@@ -113,5 +109,5 @@ def _blocks(options: Options, maps: list[int], channels: int) -> list[Residual]:
     Args:
         maps: feature maps at each resolution; the network has `options.depth` blocks for each of them.
     """
-    hidden, depth = max(round(channels * options.expansion), 1), options.depth * len(maps)
-    return [Residual(channels, hidden, 2, depth=depth) for _ in range(options.depth)]
+    depth = options.depth * len(maps)
+    return [Residual(channels, channels, 2, depth=depth) for _ in range(options.depth)]
