@@ -48,7 +48,8 @@ def train(
         typer.Option(help="A YAML file with any of preset, data, options, recipe, run."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="The run folder [default: runs/MODALITY].")
+        str | None,
+        typer.Option(metavar="PATH", help="The run folder [default: runs/MODALITY]."),
     ] = None,
     items: Annotated[
         int | None, typer.Option(help="Length of the run: real samples that the critics see.")
@@ -147,14 +148,14 @@ def train(
     from genkit.engine.training import train as run
     from genkit.system.runtime import is_main_process
 
-    out = out or Path("runs") / modality
+    out = str(Path("runs") / modality) if out is None else out
     with reporter(quiet) as progress:
         run(
             modality, data, preset, out, settings=layers, init=init, resume=resume, overwrite=overwrite,
             progress=progress,
         )  # fmt: skip
     if is_main_process():
-        print(out / "model")
+        print(Path(out) / "model")
 
 
 def explain(

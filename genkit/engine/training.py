@@ -113,7 +113,7 @@ def train(
         preset, layers = preset or own_preset, [own_layer, *layers]
     if resume and overwrite:
         raise RunError("resume and overwrite exclude each other: continue the run, or replace it")
-    path = out or Path("runs") / manifest.id
+    path = Path("runs") / manifest.id if out is None else out
     folder = RunFolder(path, resume, overwrite, is_main_process())
     threads_before = torch.get_num_threads()
     try:
@@ -264,7 +264,9 @@ def _manifest_for(modality: str | Modality, out: str | Path | None) -> Modality:
     try:
         return registry.manifest_of(modality)
     except UnknownModality as error:
-        folder = RunFolder(out or Path("runs") / str(modality), is_main_process=False)
+        folder = RunFolder(
+            Path("runs") / str(modality) if out is None else out, is_main_process=False
+        )
         maker = str((folder.config or {}).get("plugin"))
         if maker.startswith("local ") or not maker.endswith(f"({modality})"):
             raise

@@ -510,6 +510,8 @@ def test_objects_of_python_are_the_same_sounds(tmp_path):
         ),
         [{"audio": (wave, np.int64(8000))}],
         [{"speech": wave, "sampling_rate": 8000, "label": "a"}],
+        [{"waveform": wave, "sr": 8000}],
+        [{"wave": tensor, "sample_rate": np.int32(8000)}],
         [{"speech": str(tmp_path / "a.wav"), "sampling_rate": 9}],
     ]
     for source in [

@@ -45,8 +45,11 @@ ENDINGS = frozenset({
 })  # fmt: skip
 """File endings that are taken as sounds. What libsndfile cannot open, FFmpeg decodes; of videos, the sound."""
 
-COLUMNS = ("audio", "sound", "wav", "flac", "mp3", "speech")
+COLUMNS = ("audio", "sound", "wav", "wave", "waveform", "flac", "mp3", "speech")
 """Columns that are taken for sounds in rows of a data set."""
+
+RATE_COLUMNS = ("sampling_rate", "sample_rate", "samplerate", "sr")
+"""Columns that are taken for the rates of arrays of sounds."""
 
 BUILTIN = {"drums": "drums.zip"}
 """Built-in sets and the files that hold them."""
@@ -228,30 +231,32 @@ class _Rated:
 
     source: Any
     column: str
+    rate: str
 
     def __len__(self) -> int:
         return len(self.source)
 
     def __getitem__(self, index: int) -> Any:
         row = dict(self.source[index])
-        rate = row.pop("sampling_rate", None)
+        rate = row.pop(self.rate, None)
         return {**row, "audio": {"array": row.pop(self.column), "sampling_rate": rate}}
 
 
 def _with_rates(source: Any) -> Any:
-    """A source whose rows have sounds, and their rates in a field `sampling_rate`, with both in one; or as it is."""
+    """A source whose rows have sounds, and their rates in one of `RATE_COLUMNS`, with both in one; or as it is."""
     if not hasattr(source, "__getitem__") or hasattr(source, "column_names"):
         return source
     try:
         first = source[0]
     except Exception:  # a damaged item, or no list: whoever reads the items one by one says so
         return source
-    if not isinstance(first, Mapping) or "sampling_rate" not in first:
+    if not isinstance(first, Mapping):
         return source
+    rate = next((name for name in RATE_COLUMNS if name in first), "")
     column = next((name for name in ("array", *COLUMNS) if name in first), "")
     # A file tells its rate itself.
     is_array = isinstance(first.get(column), list | np.ndarray | Tensor)
-    return _Rated(source, column) if is_array else source
+    return _Rated(source, column, rate) if is_array and rate else source
 
 
 def reason(error: BaseException) -> str:
