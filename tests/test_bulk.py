@@ -332,8 +332,10 @@ def test_what_a_job_is_begun_beside(model, begun, tmp_path):
         with pytest.raises(ConfigError, match="was begun with"):
             model.generate_to(folder, **{**JOB, **arguments})
     assert tree(folder) == tree(begun / "unfinished")
+    model.generate_to(folder, 50, seed=1, start=300, per_tar=50, resume=True)  # other samples
+    assert len(list(folder.glob("*.part"))) == 1
     model.generate_to(folder, **{**JOB, "n": 260})  # the same samples, and more
-    assert len(tree(folder)) == 6 + 1  # no notes are left, those of the shorter job neither
+    assert len(tree(folder)) == 7 + 1  # no notes are left, those of the shorter job neither
     folder = shutil.copytree(begun / "finished", tmp_path / "single")
     with pytest.raises(ConfigError, match=r"holds 4 tar files of an earlier job, 000000\.tar"):
         model.generate_to(folder, 130, seed=1)
