@@ -213,9 +213,10 @@ def test_a_later_job_adds_tar_files_and_loses_no_sample(model, tmp_path):
     rows = [json.loads((tmp_path / name / "samples.json").read_text())["tars"] for name in "ab"]
     assert rows[0] == rows[1]
     before = tree(tmp_path / "a")
-    for arguments in ({"n": 310}, {"n": 100, "start": 320}, {"n": 320, "per_tar": 40}):
+    others = ({"n": 310}, {"n": 100, "start": 320}, {"per_tar": 40}, {"per_tar": 400})
+    for arguments in others:
         with pytest.raises(ConfigError, match="which the new tar files would divide otherwise"):
-            model.generate_to(tmp_path / "a", **{"per_tar": 50, **arguments})
+            model.generate_to(tmp_path / "a", **{"n": 320, "per_tar": 50, **arguments})
     assert tree(tmp_path / "a") == before
     model.generate_to(tmp_path / "a", 350, per_tar=50)  # its last tar file holds more than before
 
@@ -331,8 +332,10 @@ def test_what_a_job_is_begun_beside(model, begun, tmp_path):
         with pytest.raises(ConfigError, match="was begun with"):
             model.generate_to(folder, **{**JOB, **arguments})
     assert tree(folder) == tree(begun / "unfinished")
+    model.generate_to(folder, 50, seed=1, start=300, per_tar=50, resume=True)  # other samples
+    assert len(list(folder.glob("*.part"))) == 1
     model.generate_to(folder, **{**JOB, "n": 260})  # the same samples, and more
-    assert len(tree(folder)) == 6 + 1  # no notes are left, those of the shorter job neither
+    assert len(tree(folder)) == 7 + 1  # no notes are left, those of the shorter job neither
     folder = shutil.copytree(begun / "finished", tmp_path / "single")
     with pytest.raises(ConfigError, match=r"holds 4 tar files of an earlier job, 000000\.tar"):
         model.generate_to(folder, 130, seed=1)
@@ -730,7 +733,7 @@ def main(model_path, folder):
     """Kill forked processes that write samples, resume, and tell what happened; then an array of tasks at once."""
     model, report = genkit.load(model_path, modality=duet), {}
     for kind, arguments in KINDS.items():
-        arguments = {"n": 2 * COUNT, "start": START, **arguments}
+        arguments = {"n": 500, "start": START, **arguments}
         model.generate_to(folder / kind / "whole", **arguments)
         report[kind] = kill(model, folder / kind / "killed", arguments, random.Random(kind))
         write = partial(model.generate_to, folder / kind / "array", **arguments, shard="auto")
@@ -763,7 +766,7 @@ def kill(model, folder, arguments, chance):
         moment = (
             None
             if last
-            else (chance.choice(MOMENTS), chance.randint(1, 3 if "per_tar" in arguments else 60))
+            else (chance.choice(MOMENTS), chance.randint(1, 3 if "per_tar" in arguments else 45))
         )
 
         def work(moment=moment):
