@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from genkit.cli.models import MODEL
-from genkit.kit.program import AsJson, Quiet, parse_overrides, print_json, print_lines, teller
+from genkit.kit.program import AsJson, Quiet, parse_overrides, print_json, print_lines
 
 
 def export(
@@ -70,7 +71,9 @@ def export(
     check_path(out)
     check_numbers(samples, opset, tolerance)
     controls = parse_overrides(settings or [])
-    with waiting(f"{model} is exported, and {samples:,} samples are compared", teller(quiet)):
+    # While torch traces, what it prints itself is dropped: progress keeps the stream of now.
+    tell = None if quiet else partial(print, file=sys.stderr, flush=True)
+    with waiting(f"{model} is exported, and {samples:,} samples are compared", tell):
         opened_model = open_model(model, "cpu", user_objects=user_object or ())
         exported_model = export_model(
             opened_model, controls, label, samples, seed, opset, tolerance

@@ -29,6 +29,9 @@ from genkit.sampling.samples import Source
 ROWS = 3
 """Rows of the batch that a graph is traced with: torch takes 0 and 1 for constants."""
 
+LIBRARIES = {"torch", "onnx", "onnxscript", "onnxruntime"}
+"""Folders of code in which the place of a fault tells its author nothing."""
+
 HINTS = {
     "Constraints violated (batch)": "it takes the number of rows as a plain number, by len(x) say, where x.shape[0] "
     "would do",
@@ -188,12 +191,12 @@ def fault_of(model: Drawable, fault: str, error: BaseException) -> PluginError:
         error = error.__cause__
     hints = [words for sign, words in HINTS.items() if sign in str(error)]
     frames = [
-        frame
+        (Path(frame.filename), frame.lineno)
         for frame in traceback.extract_tb(error.__traceback__)
-        if frame.filename != __file__
-        and not {"torch", "onnxscript"} & {*Path(frame.filename).parts}
+        if not LIBRARIES & {*Path(frame.filename).parts}
     ]
-    place = f" in line {frames[-1].lineno} of {Path(frames[-1].filename).name}" if frames else ""
+    own = [(path, line) for path, line in frames if path.parent != Path(__file__).parent]
+    place = f" in line {own[-1][1]} of {own[-1][0].name}" if own else ""
     reason = f"{fault}: {(hints or [first_line(error)])[0]}{place}"
     return PluginError(registry.origin(model.modality), "export", reason)
 
