@@ -76,7 +76,8 @@ def moments(steps: range, controls: Any, rate: float) -> Tensor:
         rate: frames per second of the data.
     """
     fps = rate if controls is None or controls.fps is None else controls.fps
-    return torch.arange(steps.start, steps.stop, dtype=torch.float64) * rate / fps
+    numbers = torch.arange(steps.start, steps.stop, dtype=torch.float64, device="cpu")
+    return numbers * rate / fps
 
 
 def interpolate(codes: Tensor, places: Tensor) -> Tensor:
@@ -231,7 +232,8 @@ class Stream(Unrolled):
             variance_scaling_(nn.Linear(HIDDEN, waves), GAIN),
         )
         # Cycles per frame before training: from one in 16 frames down to one in 128.
-        self.register_buffer("pace", torch.logspace(-4, -7, waves, 2), persistent=False)
+        pace = torch.logspace(-4, -7, waves, 2, device="cpu")
+        self.register_buffer("pace", pace, persistent=False)
 
     def motion_steps(self, numbers: range) -> range:
         return range(numbers.start, numbers.stop + 2 * (KERNEL - 1))
