@@ -17,6 +17,7 @@ import torch
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch.overrides import TorchFunctionMode
 
 from genkit.engine import run_folder
 from genkit.engine.run_folder import LOCK, SCHEMA, RunFolder
@@ -31,7 +32,7 @@ from genkit.system.files import (
     write_json,
     write_whole,
 )
-from genkit.system.tensors import load_state, read_tensors, write_tensors
+from genkit.system.tensors import build, load_state, read_tensors, write_tensors
 
 laws = settings(
     max_examples=25,
@@ -359,6 +360,36 @@ def test_tensors_that_do_not_fit_a_module_are_named(tmp_path):
     ):
         with pytest.raises(ModelError, match=r"m does not fit the network .*(weight|extra)"):
             load_state(module, wrong, tmp_path / "m")
+
+
+class Drawn(TorchFunctionMode):
+    """Notes on which devices initial weights are drawn."""
+
+    def __init__(self):
+        super().__init__()
+        self.devices = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func in (torch.Tensor.normal_, torch.nn.init.normal_, torch.nn.init.kaiming_uniform_):
+            self.devices.append((args or kwargs["tensor"][None])[0].device.type)
+        return func(*args, **(kwargs or {}))
+
+
+def test_to_see_shapes_no_weights_are_drawn(tmp_path):
+    """On the meta device `normal_` would import torch's compiler, which takes a second."""
+    tensors = {f"{n}.weight": torch.ones(2, 3) for n in "ab"} | {"a.bias": torch.ones(2)}
+    with Drawn() as drawn:
+        modules = build(
+            lambda: {"a.": torch.nn.Linear(3, 2), "b.": torch.nn.Embedding(2, 3)}, tensors, tmp_path
+        )
+    assert set(drawn.devices) == {"cpu"}
+    assert modules["b."].weight.sum() == 6
+    with pytest.raises(
+        ModelError, match=r"b\.weight is \(2, 3\) in the file and \(2, 4\) in the net"
+    ):
+        build(
+            lambda: {"a.": torch.nn.Linear(3, 2), "b.": torch.nn.Embedding(2, 4)}, tensors, tmp_path
+        )
 
 
 # The run folder --------------------------------------------------------------------------------------------------

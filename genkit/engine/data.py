@@ -248,6 +248,7 @@ class Batches:
         if len(dataset) == 0:
             raise DataError("the data set is empty")
         self.dataset, self.seed, self.modality = dataset, seed, modality
+        self._length = len(dataset)  # asked once: the length of a tensor costs as much as an item
         self._epoch, self._order = -1, np.empty(0, np.int64)
         self._next_read: tuple[int, int, Future[Sample]] | None = None
         self._last_position = 0
@@ -257,7 +258,7 @@ class Batches:
         self._reader = ThreadPoolExecutor(1, "genkit-reader")
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return self._length
 
     @cached_property
     def means(self) -> list[float]:

@@ -10,6 +10,7 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from genkit.errors import ConfigError, ModelError, did_you_mean, first_line
 from genkit.system.files import write_whole
@@ -111,6 +112,24 @@ def load_state(module: Any, tensors: Tensors, path: Path) -> None:
         ) from error
 
 
+class _Uninitialised(TorchFunctionMode):
+    """A context in which initial weights are not drawn.
+
+    On the meta device there is nothing to draw, but `normal_` would import torch's compiler there: a second.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in _DRAWING or getattr(func, "__module__", "") == nn.init.__name__:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
+_DRAWING = (Tensor.normal_, Tensor.uniform_)
+
+
 def build(
     networks: Callable[[], Mapping[str, nn.Module]], tensors: Tensors, path: Path
 ) -> Mapping[str, nn.Module]:
@@ -131,7 +150,7 @@ def build(
         ModelError: if names or shapes differ; names the first difference.
     """
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _Uninitialised():
             meta_modules = networks().items()
         expectation = {
             name: tensor

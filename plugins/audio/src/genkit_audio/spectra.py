@@ -57,14 +57,15 @@ def _mel(rate: int, mels: int, hop: int, device: torch.device) -> Any:
     compat.torchaudio()
     from torchaudio.transforms import MelSpectrogram
 
-    mel = MelSpectrogram(
-        rate,
-        n_fft=4 * hop,
-        hop_length=hop,
-        n_mels=mels,
-        power=1.0,
-        center=False,
-        norm="slaney",
-        mel_scale="slaney",
-    )
+    with torch.device("cpu"):  # also where networks are built without memory, to see their shapes
+        mel = MelSpectrogram(
+            rate,
+            n_fft=4 * hop,
+            hop_length=hop,
+            n_mels=mels,
+            power=1.0,
+            center=False,
+            norm="slaney",
+            mel_scale="slaney",
+        )
     return mel.to(device)

@@ -141,11 +141,12 @@ class Vocoder(nn.Module):
         self.register_buffer("bands", bands, persistent=False)
         # The lowest and highest bins are in no band: they take the weights of the nearest bin that is.
         band_bins = (bands.sum(1) > 0).nonzero()[:, 0]
-        nearest = band_bins[(torch.arange(bins)[:, None] - band_bins).abs().argmin(1)]
+        nearest = band_bins[(torch.arange(bins, device="cpu")[:, None] - band_bins).abs().argmin(1)]
         spread = bands[nearest] / bands[nearest].sum(1, keepdim=True)
         self.register_buffer("spread", spread, persistent=False)
         self.register_buffer("size", bands.sum(0).log(), persistent=False)
-        self.register_buffer("hann", torch.hann_window(self.window), persistent=False)
+        hann = torch.hann_window(self.window, device="cpu")
+        self.register_buffer("hann", hann, persistent=False)
 
     def forward(
         self, noise: Mapping[str, Tensor], condition: Tensor | None = None, controls: Any = None

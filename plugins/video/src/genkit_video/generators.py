@@ -75,8 +75,8 @@ def moments(steps: range, controls: Any, rate: float) -> Tensor:
         controls: of generation, or None; `fps` is the rate of the output.
         rate: frames per second of the data.
     """
-    frames = torch.arange(steps.start, steps.stop, dtype=torch.float64)
-    return frames * rate / rate_of(controls, rate)
+    numbers = torch.arange(steps.start, steps.stop, dtype=torch.float64, device="cpu")
+    return numbers * rate / rate_of(controls, rate)
 
 
 def rate_of(controls: Any, rate: float) -> float:
@@ -236,7 +236,8 @@ class Stream(Unrolled):
             variance_scaling_(nn.Linear(HIDDEN, waves), GAIN),
         )
         # Cycles per frame before training: from one in 16 frames down to one in 128.
-        self.register_buffer("pace", torch.logspace(-4, -7, waves, 2), persistent=False)
+        pace = torch.logspace(-4, -7, waves, 2, device="cpu")
+        self.register_buffer("pace", pace, persistent=False)
 
     def motion_steps(self, numbers: range) -> range:
         return range(numbers.start, numbers.stop + 2 * (KERNEL - 1))
