@@ -39,6 +39,7 @@ STAGES = {
 """Stages that fit into RUN_LENGTH items, by preset; the first preset of text is seqgan-fast."""
 QUICK_COMMANDS = [
     ("data", "check"),
+    ("evaluate",),
     ("generate",),
     ("info",),
     ("plugins", "list"),
