@@ -264,9 +264,11 @@ def command(config: RunConfig) -> str | None:
         for section in ("options", "recipe")
         for path, value in changes(base[section], plain[section], section)
     ]
-    rebuilt = build(
-        config.modality, config.preset, config.data, [parse_overrides(settings)]
-    ).plain()
+    try:
+        layer = parse_overrides(settings)
+        rebuilt = build(config.modality, config.preset, config.data, [layer]).plain()
+    except ConfigError:  # a card without a command is better than a run without an end
+        return None
     if any(rebuilt[section] != plain[section] for section in ("options", "recipe")):
         return None
     words = ["genkit", "train", config.modality.id, "--preset", config.preset]
@@ -278,8 +280,12 @@ def command(config: RunConfig) -> str | None:
 
 
 def changes(base: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted path, new value) of each setting that differs; mappings with other keys, and lists, are told whole."""
-    if isinstance(base, Mapping) and isinstance(new, Mapping) and base.keys() == new.keys():
+    """(dotted path, new value) of each setting that differs, for `merge`.
+
+    Mappings with other keys, lists, and what `merge` replaces as a whole are told whole.
+    """
+    is_alike = isinstance(base, Mapping) and isinstance(new, Mapping) and base.keys() == new.keys()
+    if is_alike and not _is_other(path.rpartition(".")[2], base, new):
         for key in new:
             yield from changes(base[key], new[key], f"{path}.{key}" if path else key)
     elif base != new:
@@ -343,18 +349,21 @@ def merge(base: Any, override: Any) -> Any:
 
 
 def _merge_key(key: str, base: Any, override: Any) -> Any:
-    """The merged value of a key.
+    """The merged value of a key."""
+    return override if _is_other(key, base, override) else merge(base, override)
 
-    An estimator or constraint of another kind, and a schedule in another unit, replace the old one with its settings.
+
+def _is_other(key: str, base: Any, override: Any) -> bool:
+    """Whether a value replaces the old one with all that belongs to it.
+
+    An estimator or constraint of another kind does, and a schedule in another unit.
     """
     if not (isinstance(override, Mapping) and isinstance(base, Mapping)):
-        is_other = False
-    elif key in ("estimator", "constraint"):
-        is_other = override.get("kind", base.get("kind")) != base.get("kind")
-    else:
-        is_other = _has_unit(override, "share") and _has_unit(base, "items")
-        is_other |= _has_unit(override, "items") and _has_unit(base, "share")
-    return override if is_other else merge(base, override)
+        return False
+    if key in ("estimator", "constraint"):
+        return bool(override.get("kind", base.get("kind")) != base.get("kind"))
+    units = (("share", "items"), ("items", "share"))
+    return any(_has_unit(override, new) and _has_unit(base, old) for new, old in units)
 
 
 def _has_unit(schedule: Mapping[str, Any], unit: str) -> bool:

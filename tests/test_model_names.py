@@ -344,7 +344,9 @@ def test_the_command_of_a_card_makes_the_model_again(dots, command):
 def test_a_command_tells_lists_and_mappings_whole_and_paths_without_their_place(tmp_path):
     photos = tmp_path / "secret" / "photos"
     photos.mkdir(parents=True)
+    schedule = {"start": 1e-3, "end": 1e-4, "items": 200_000}  # the preset's is in shares
     recipe = {"penalties": {"r2": {"weight": 2.0}}, "critics": {"critic": {"steps": 2}}}
+    recipe["critic"] = {"learning_rate": schedule}
     built = configuration.build("image", "compact", photos, [{"recipe": recipe}])
     line = configuration.command(built)
     assert "--data photos" in line
