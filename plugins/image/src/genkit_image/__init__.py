@@ -35,6 +35,7 @@ modality = Modality(
     formats=("png",),
     preview_formats=("png", "webp"),
     data="builtin:fashion",
+    models={"garments": "genkit_image:models/garments"},
     presets={
         "projected": Preset(
             summary="The networks of compact, and a second critic on features of a pretrained network (Projected GAN).",
