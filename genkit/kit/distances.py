@@ -61,11 +61,18 @@ def kernel(one: ArrayLike, other: ArrayLike) -> float:
     0, since its expectation is 0 for two sets of one distribution, of any size. It is called KID only for features of
     Inception.
 
-    Args:    one: features [N, F], N >= 2.   other: features [M, F], M >= 2.
-    Returns: mean k(x, x') + mean k(y, y') - 2 mean k(x, y) over x != x' of `one` and y != y' of `other`, where
-             k(x, y) = (x . y / F + 1)^3.
-    Raises:  ValueError for other shapes.
-    Source:  Gretton et al. 2012, eq. 3; of generated samples, Binkowski et al. 2018, arXiv:1801.01401, eq. 4.
+    Args:
+        one: features [N, F], N >= 2.
+        other: features [M, F], M >= 2.
+
+    Returns:
+        mean k(x, x') + mean k(y, y') - 2 mean k(x, y) over x != x' of `one` and y != y' of `other`, where
+        k(x, y) = (x . y / F + 1)^3.
+
+    Raises:
+        ValueError: for other shapes.
+
+    Source: Gretton et al. 2012, eq. 3; of generated samples, Binkowski et al. 2018, arXiv:1801.01401, eq. 4.
     """
     a, b = kernel_contributions(one, other)
     return float(a.mean() + b.mean())
@@ -121,10 +128,16 @@ def neighbourhoods(samples: ArrayLike, real: ArrayLike, k: int = 5) -> Neighbour
 
     Precision and density say how good samples are, recall and coverage how many kinds of real items they reach.
 
-    Args:    samples: features [N, F], N > k.   real: features [M, F], M > k.   k: neighbours, >= 1.
-    Raises:  ValueError for other shapes.
-    Source:  precision and recall: Kynkaanniemi et al. 2019, arXiv:1904.06991, eq. 1 and 2; density and coverage: Naeem
-             et al. 2020, arXiv:2002.09797, eq. 4 and 6. A point on the edge of a ball lies in it.
+    Args:
+        samples: features [N, F], N > k.
+        real: features [M, F], M > k.
+        k: neighbours, >= 1.
+
+    Raises:
+        ValueError: for other shapes.
+
+    Source: precision and recall: Kynkaanniemi et al. 2019, arXiv:1904.06991, eq. 1 and 2; density and coverage: Naeem
+    et al. 2020, arXiv:2002.09797, eq. 4 and 6. A point on the edge of a ball lies in it.
     """
     a, b = _pair(samples, real, k + 1)
     sample_radii, real_radii = _radii(a, k), _radii(b, k)
@@ -146,10 +159,14 @@ def memorised(
     Of other real items of the same distribution about as large a share is "memorised": that is the scale. Originals
     that occur more than once lie at distance 0, and hide samples that are copied less exactly.
 
-    Args:    samples: features [N, F].   originals: of the training data, features [M, F], M >= 2.
-             share: of originals whose nearest other original is as near.
-             threshold: what `spacing` gives for these originals and this share; None: it is computed.
-    Raises:  ValueError for other shapes.
+    Args:
+        samples: features [N, F].
+        originals: of the training data, features [M, F], M >= 2.
+        share: of originals whose nearest other original is as near.
+        threshold: what `spacing` gives for these originals and this share; None: it is computed.
+
+    Raises:
+        ValueError: for other shapes.
     """
     a, b = _pair(samples, originals, 1)
     limit = spacing(b, share) if threshold is None else threshold
