@@ -402,8 +402,8 @@ class Model:
             ConfigError: for arguments that cannot be, a path of something else, or a missing library.
             PluginError, GenkitError: if the model cannot be exported, or its samples differ; they say why.
         """
-        check_path(path)
-        result = export_model(self, controls, label, samples, seed, opset, tolerance)
+        exporting.check_path(path)
+        result = exporting.export_model(self, controls, label, samples, seed, opset, tolerance)
         result.save(path)
         return result
 
