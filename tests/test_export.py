@@ -74,6 +74,25 @@ def test_the_reader_draws_genkits_noise(spec):
     np.testing.assert_array_equal(rows, wanted)
 
 
+class HighestWords:
+    """Philox, if all of its words were the highest."""
+
+    def __init__(self, key, counter):
+        pass
+
+    def random_raw(self, count):
+        return np.full(count, 2**64 - 1, np.uint64)
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+def test_the_readers_highest_numbers_are_genkits(spec, monkeypatch):
+    monkeypatch.setattr(np.random, "Philox", HighestWords)
+    row = onnx_reader.noise(exporting._noise_part("z", spec, None, None), 0, 0)
+    np.testing.assert_array_equal(row, draw(spec, "z", 0, [0])[0])
+    assert np.isfinite(row).all()
+    assert spec.distribution == "normal" or (row < 1).all()
+
+
 def test_the_reader_is_one_short_file_that_imports_neither_torch_nor_genkit():
     text = exporting._reader_text()
     assert len(text.splitlines()) <= 60

@@ -24,7 +24,8 @@ from genkit.discovery import registry
 from genkit.errors import ConfigError, GenkitError
 from genkit.plugin import Noise, capabilities_of
 from genkit.sampling.drawing import CHUNK, noise_of
-from genkit.sampling.parity import TOLERANCE, Parity, compare
+from genkit.sampling.parity import TOLERANCE as TOLERANCE
+from genkit.sampling.parity import Parity, compare
 from genkit.sampling.tracing import Drawable, Graph, fault_of, graph_of, silence, traced
 from genkit.system.files import make_folder, user_path, write_whole
 

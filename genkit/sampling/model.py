@@ -22,7 +22,7 @@ from genkit.discovery import registry
 from genkit.errors import ConfigError, ModelError, PluginError, UnknownModality, first_line
 from genkit.plugin import Facts, Modality, ModalityPlugin, Sample, Unrolling, capabilities_of
 from genkit.sampling import card as cards
-from genkit.sampling import hub
+from genkit.sampling import exporting, hub
 from genkit.sampling.batching import join
 from genkit.sampling.bulk import generate_to
 from genkit.sampling.conditions import condition_of
@@ -36,10 +36,8 @@ from genkit.sampling.drawing import (
     rows_of,
     unrolls,
 )
-from genkit.sampling.exporting import OPSET, Export, check_path, export_model
 from genkit.sampling.model_folder import WEIGHTS, read_critics, read_model, read_notes, save_model
 from genkit.sampling.model_names import find_model
-from genkit.sampling.parity import TOLERANCE
 from genkit.sampling.reranking import Reranker, open_reranker
 from genkit.sampling.samples import Samples
 from genkit.system.files import file_hash, user_path
@@ -388,8 +386,9 @@ class Model:
 
     def export(
         self, path: str | Path, controls: Mapping[str, Any] | None = None, label: str | None = None,
-        samples: int = 1000, seed: int = 0, opset: int = OPSET, tolerance: float = TOLERANCE,
-    ) -> Export:  # fmt: skip
+        samples: int = 1000, seed: int = 0, opset: int = exporting.OPSET,
+        tolerance: float = exporting.TOLERANCE,
+    ) -> exporting.Export:  # fmt: skip
         """Write an ONNX file that draws the same samples elsewhere, and its reader `draw.py`; tell how equal they are.
 
         Args:
@@ -403,8 +402,8 @@ class Model:
             ConfigError: for arguments that cannot be, a path of something else, or a missing library.
             PluginError, GenkitError: if the model cannot be exported, or its samples differ; they say why.
         """
-        check_path(path)
-        result = export_model(self, controls, label, samples, seed, opset, tolerance)
+        exporting.check_path(path)
+        result = exporting.export_model(self, controls, label, samples, seed, opset, tolerance)
         result.save(path)
         return result
 
