@@ -1,8 +1,9 @@
-"""The README's Python runs as a test, in a folder of its own."""
+"""What holds for all tests: the README's Python is one, in a folder of its own, and nobody waits for the disk."""
 
 import os
 import tempfile
 
+import pytest
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
 
@@ -20,3 +21,11 @@ def _leave(namespace):
 pytest_collect_file = Sybil(
     parsers=[PythonCodeBlockParser()], patterns=["README.md"], setup=_enter, teardown=_leave
 ).pytest()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_power_failure():
+    """Files are flushed to the disk for fear of a power failure, which no test brings about."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield

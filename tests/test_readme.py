@@ -26,7 +26,7 @@ INSTALL = "pip install . plugins/audio plugins/image plugins/text plugins/video"
 RUN_LENGTH = "--items 64 --batch-size 32 --plan fp32 --threads 1 run.sample_items=64 run.samples=4"
 """Behind every `genkit train`: two rounds, no measuring of plans, one small preview."""
 SMALL_NETWORKS = {
-    "image": "options.size=16 options.features=2 options.latent=4",
+    "image": "options.size=16 options.features=2 options.latent=4 options.pretrained_critic=none",
     "video": "options.size=16 options.frames=2 options.features=2 options.critic_features=2",
     "audio": "options.samples=1024 options.features=2 options.critic_features=2",
     "text": "options.vocabulary=64 options.embedding=4 options.hidden=4 options.critic_hidden=4",

@@ -113,7 +113,7 @@ def test_a_run_on_few_pictures_resumes_bit_for_bit(tmp_path):
         "run": {"plan": "fp32"},
         "recipe": CONSTANT,
     }
-    whole = genkit.train("image", out=tmp_path / "whole", items=640, **settings)
-    genkit.train("image", out=tmp_path / "parts", items=320, **settings)
-    parts = genkit.train("image", out=tmp_path / "parts", items=640, resume=True, data=data)
+    whole = genkit.train("image", out=tmp_path / "whole", items=256, **settings)
+    genkit.train("image", out=tmp_path / "parts", items=128, **settings)
+    parts = genkit.train("image", out=tmp_path / "parts", items=256, resume=True, data=data)
     assert torch.equal(whole.generate(8).x, parts.generate(8).x)

@@ -498,9 +498,10 @@ def test_one_coloured_picture_makes_all_of_them_colour(tmp_path):
 
 def test_picture_files_are_byte_equal_alone_in_batches_and_shuffled(tmp_path):
     recipe = {"batch_size": 16}
+    run = {"plan": "fp32", "threads": 1}
     model = genkit.train(
-        "image", out=tmp_path / "run", items=64, options=TINY, recipe=recipe, threads=1
-    )
+        "image", preset="compact", out=tmp_path / "run", items=64, options=TINY, recipe=recipe, run=run
+    )  # fmt: skip
     model.generate(100, seed=3).save(tmp_path / "all")
     model.generate(3, seed=3, start=30).save(tmp_path / "few")
     genkit.load(tmp_path / "run").generate(seed=3, indices=[99, 7, 64, 63, 0]).save(

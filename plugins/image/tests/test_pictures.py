@@ -27,6 +27,8 @@ from genkit_image.pictures import augmented, with_channels
 from genkit_image.plugin import ImagePlugin
 
 TINY = {"size": 16, "features": 4}
+QUICK = {"preset": "compact", "threads": 1, "run": {"plan": "fp32"}}
+"""Of a run: no pretrained network is read, and no plan is measured."""
 laws = settings(max_examples=40, deadline=None, derandomize=True)
 
 
@@ -273,7 +275,7 @@ def test_a_model_of_transparent_pictures_writes_transparent_pictures(tmp_path):
         items=8,
         options=TINY,
         recipe=recipe,
-        threads=1,
+        **QUICK,
     )
     files = [
         model.generate(2).save(tmp_path / "out")[0],
@@ -527,7 +529,8 @@ def test_a_run_goes_on_without_what_cannot_be_used_and_says_so(tmp_path):
     notes = []
     arguments = {"options": TINY, "recipe": {"batch_size": 4}, "threads": 1}
     arguments |= {"progress": lambda progress: notes.append(progress.note)}
-    genkit.train("image", str(tmp_path / "set"), out=tmp_path / "run", items=8, **arguments)
+    start = {"data": str(tmp_path / "set"), "items": 8, **arguments, **QUICK}
+    genkit.train("image", out=tmp_path / "run", **start)
     start = f"5 of 11 items of {tmp_path / 'set'} cannot be used and are left out: bell?.png ("
     (note,) = {note for note in notes if note and note.startswith(start)}
     assert note.endswith("; and 2 more")
@@ -629,14 +632,13 @@ def test_randomness_is_a_matter_of_the_place_alone_and_touches_no_generator(tmp_
 def test_an_augmented_run_resumes_bit_for_bit(tmp_path):
     arrays = np.random.default_rng(0).integers(0, 256, (9, 16, 16, 3), np.uint8)
     arguments = {
-        "preset": "compact",
         "options": {**TINY, "flip": True, "crop": 2},
         "recipe": {
             "batch_size": 4,
             "generator": {"learning_rate": 1e-3},
             "critic": {"learning_rate": 1e-3},
         },
-        "threads": 1,
+        **QUICK,
     }
     whole = genkit.train("image", arrays, out=tmp_path / "a", items=40, **arguments)
     genkit.train("image", arrays, out=tmp_path / "b", items=16, **arguments)
