@@ -115,7 +115,7 @@ def _card(game: Game) -> dict[str, Any]:
         "seed": config.run.seed,
         "init": without_place(config.run.init),
         "recipe": dict(configuration.changes(default, config.recipe.model_dump(mode="json"))),
-        "seconds": round(game.seconds, 1),
+        "seconds": round(game.seconds, 3),
         "device": runtime.device.type,
         "plan": runtime.plan,
         "threads": runtime.threads,
