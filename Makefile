@@ -17,7 +17,7 @@ $(STAMP):
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-		--editable ".[dev,docs,track,hub,export]" --editable "plugins/image[standard]" --editable "plugins/text[wordllama]" \
+		--editable ".[dev,docs,track,hub,export,serve]" --editable "plugins/image[standard]" --editable "plugins/text[wordllama]" \
 		--editable plugins/video --editable plugins/audio torchvision torchaudio
 	rm -f $(VENV)/.installed-* && touch $@
 

@@ -26,6 +26,8 @@ _SOURCES = {
     "Samples": ("genkit.sampling.samples", "Samples"),
     "save": ("genkit.sampling.samples", "save"),
     "generate_on_ray": ("genkit.sampling.cluster", "generate_on_ray"),
+    "Client": ("genkit.serving.clients", "Client"),
+    "AsyncClient": ("genkit.serving.clients", "AsyncClient"),
     "plugins": ("genkit.discovery.registry", "found"),
     "register": ("genkit.discovery.registry", "register"),
     "unregister": ("genkit.discovery.registry", "unregister"),
@@ -35,6 +37,8 @@ _SOURCES = {
 }
 
 __all__ = [
+    "AsyncClient",
+    "Client",
     "DataReport",
     "Evaluation",
     "GenkitError",
@@ -71,6 +75,7 @@ if TYPE_CHECKING:
     from genkit.sampling.model import Model, generate
     from genkit.sampling.model import open_model as load
     from genkit.sampling.samples import Samples, save
+    from genkit.serving.clients import AsyncClient, Client
 
 
 def __getattr__(name: str) -> Any:

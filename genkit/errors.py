@@ -6,10 +6,12 @@
     │  ├─ DataError                data that cannot be read or trained on
     │  ├─ RunError                 a run folder that is in use, of another configuration, or not a run folder
     │  ├─ ModelError               a model folder that is missing, not genkit's, damaged or unsafe
-    │  └─ UnknownModality          no installed plugin provides the modality
+    │  ├─ UnknownModality          no installed plugin provides the modality
+    │  └─ RequestRefused           (in genkit.serving) a request that a server finds wrong
     ├─ PluginError                 a plugin that fails; names the plugin, its version and the call
     ├─ StorageError                a file or folder that cannot be written
     ├─ NativePartMissing           (in genkit.kit.compat) a function whose compiled library cannot be used here
+    ├─ ServerError                 (in genkit.serving) a server that failed, or could not be reached
     ├─ TrainingError               training that cannot continue
     └─ Interrupted                 stopped by Ctrl-C (exit code 130) or another of STOPS; training has saved everything
 

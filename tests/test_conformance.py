@@ -363,6 +363,11 @@ class OneNanAmongTheData(toys.Mixture):
         return x
 
 
+class ConditionsAsList(toys.Duet):
+    def conditions(self):
+        return ["class0", "class1"]
+
+
 class AlwaysClassZero(toys.Duet):
     def condition(self, value, indices):
         return torch.zeros(len(indices), dtype=torch.long)
@@ -609,6 +614,7 @@ MORE = [
         "the vocabulary of export_facts writes",
     ),
     ("condition_answers", like(duet, plugin=AlwaysClassZero), "'class0' and 'class1' alike"),
+    ("condition_answers", like(duet, plugin=ConditionsAsList), "conditions gave a list"),
     ("condition_answers", like(duet, plugin=DefaultIsClassZero), "64 indices the same default"),
     ("corruptions_are_faults", like(duet, plugin=CorruptsInPlace), r"wrote into its input \(x\)"),
     ("corruptions_are_faults", like(duet, plugin=CorruptsAtRandom), "differed under one seed"),

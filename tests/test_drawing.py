@@ -9,6 +9,7 @@ from toy_curves import REACH, Curves, curves
 
 import genkit
 from genkit.errors import ConfigError
+from genkit.sampling.chunks import draw_alone, draw_parts, has_equal_places, identify, units_of
 from genkit.sampling.samples import save
 from genkit.sampling.unrolled import save_long
 
@@ -26,6 +27,22 @@ def test_parts_of_any_size_are_the_whole(model, size):
         parts = [part.x for part in model.unroll(5, index, steps=size, stop=100)]
         assert all(part.shape[2] == (size or 16) for part in parts[:-1])
         assert torch.equal(torch.cat(parts, 2)[0], whole[index])
+
+
+def test_requests_of_samples_of_any_length_are_drawn_one_by_one_or_in_parts(model):
+    controls = model.generate(1, controls={"steps": 100}).controls
+    assert not has_equal_places(model)
+    assert units_of(model, [4, 9]) == [range(1), range(1, 2)]
+    request = identify(5, [4, 9], model.conditions_for(None))
+    whole = model.generate(seed=5, indices=[4, 9], controls={"steps": 100}).x
+    assert torch.equal(draw_alone(model, request[1:], controls).x, whole[1:])
+    for at_once in (1, 2, 9):
+        parts = [part.x for part in draw_parts(model, request[1:], controls, 100, at_once)]
+        assert [part.shape[2] for part in parts[:-1]] == [16 * at_once] * (len(parts) - 1)
+        assert torch.equal(torch.cat(parts, 2), whole[1:])
+    interpolation = model.interpolate([4, 9], seed=5, steps=2, controls={"steps": 100})
+    points = identify(5, interpolation.interpolation, model.conditions_for(None))
+    assert torch.equal(draw_alone(model, points[1:2], controls).x, interpolation.x[1:2])
 
 
 def test_a_longer_sample_begins_as_the_shorter_one(model):

@@ -18,6 +18,13 @@ from toys import duet, language, ring, step_language
 
 import genkit
 from genkit.errors import ConfigError, GenkitError, ModelError, PluginError, StorageError, UserError
+from genkit.sampling.chunks import (
+    draw_alone,
+    draw_together,
+    has_equal_places,
+    identify,
+    units_of,
+)
 from genkit.sampling.drawing import CHUNK, LatentPoint, draw_chunk
 from genkit.sampling.samples import save
 from genkit.system.runtime import overlapped
@@ -212,6 +219,79 @@ def test_the_files_of_an_interpolation_say_between_which_samples_each_lies(model
 def test_what_is_no_interpolation_is_refused(models, arguments):
     with pytest.raises(ConfigError, match="at least two indices"):
         models["ring"].interpolate(**arguments)
+
+
+# Requests that share a chunk --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["ring", "language", "duet"])
+def test_samples_have_the_bits_that_they_have_alone_whatever_they_share_a_chunk_with(models, name):
+    model, controls = models[name], models[name].generate(1).controls
+    label = "class1" if name == "duet" else None
+    assert has_equal_places(model, model.conditions_for(None)([0]))
+    interpolation = model.interpolate([3, 170], seed=2, steps=4)
+    asked = [
+        ((7, [0], None), model.generate(1, seed=7)),
+        ((2, interpolation.interpolation, None), interpolation),
+        ((8, [0], label), model.generate(1, seed=8, label=label)),
+        ((7, range(60, 75), None), model.generate(15, seed=7, start=60)),
+        ((2**60, [10**12, 5], label), model.generate(0, 2**60, label=label, indices=[10**12, 5])),
+    ]
+    requests = [identify(*words[:2], model.conditions_for(words[2])) for words, _ in asked]
+    for order in (requests, requests[::-1], requests[2:3]):
+        drawn, start = draw_together(model, order, controls), 0
+        for request in order:
+            alone = asked[requests.index(request)][1]
+            rows = drawn[start : start + len(request)]
+            start += len(request)
+            assert torch.equal(rows.x, alone.x)
+            if alone.sample.mask is not None:
+                assert torch.equal(rows.mask, alone.sample.mask)
+            if alone.sample.condition is not None:
+                assert torch.equal(rows.condition, alone.sample.condition)
+        assert start == len(drawn)
+
+
+class Uneven(torch.nn.Module):
+    """A generator whose last rows differ from its first in the last bits, as those of a blocked matrix product may."""
+
+    def __init__(self, body):
+        super().__init__()
+        self.body, self.noise = body, body.noise
+
+    def forward(self, *inputs):
+        sample = self.body(*inputs)
+        sample.x[60:] = torch.nextafter(sample.x[60:], torch.tensor(torch.inf))
+        return sample
+
+
+def test_where_places_differ_each_request_has_whole_chunks_for_itself(models):
+    model = models["ring"]
+    uneven = replace(model, generator=Uneven(model.generator))
+    assert not has_equal_places(uneven)
+    points = [*range(50, 130), 500, 7]
+    units = units_of(uneven, points)
+    assert units == [range(14), range(14, 78), range(78, 80), range(80, 81), range(81, 82)]
+    request = identify(3, points, uneven.conditions_for(None))
+    parts = [draw_alone(uneven, request[unit.start : unit.stop], None).x for unit in units]
+    assert torch.equal(torch.cat(parts), uneven.generate(seed=3, indices=points).x)
+    interpolation = uneven.interpolate([1, 2, 3], steps=40)
+    points = interpolation.interpolation
+    request = identify(0, points, uneven.conditions_for(None))
+    parts = [
+        draw_alone(uneven, request[unit.start : unit.stop], None).x
+        for unit in units_of(uneven, points)
+    ]
+    assert [len(part) for part in parts] == [64, 17]
+    assert torch.equal(torch.cat(parts), interpolation.x)
+
+
+def test_the_best_of_several_is_drawn_with_its_whole_chunk(models):
+    model = models["duet"]
+    request = identify(3, [5, 6], model.conditions_for("class2"))
+    drawn = draw_alone(model, request, model.generate(1).controls, best_of=3)
+    expected = model.generate(2, seed=3, start=5, label="class2", best_of=3)
+    assert torch.equal(drawn.x, expected.x)
 
 
 # The best of several ---------------------------------------------------------------------------------------------

@@ -39,6 +39,13 @@ PUBLIC = {
     "genkit.kit.streams": None,
     "genkit.kit.tables": None,
     "genkit.testing": None,
+    "genkit.serving": (
+        "create_app",
+        "ServeSettings",
+        "RemoteSamples",
+        "RequestRefused",
+        "ServerError",
+    ),
     "genkit.engine.run_folder": ("SCHEMA",),
     "genkit.evaluation.results": ("Row",),
     "genkit.evaluation.scores": ("Figure",),

@@ -7,6 +7,7 @@
     sharing     models, copy, card, push
     export      export
     plugins     plugins list, show, doctor, disable, enable, new, check
+    serve       serve
     progress    the progress of a command in the terminal
 
 Results go to standard output; progress, notes and errors to standard error. Exit codes: 0 success, 2 an error that the

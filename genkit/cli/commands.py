@@ -7,11 +7,20 @@ from typing import Annotated
 import typer
 
 from genkit.cli import evaluation, export, generating, models, plugins, sharing
+from genkit.cli.serve import serve
 from genkit.kit.program import Command, group
 
 app = group("Train and sample adversarial generators of any medium.")
 commands = (models.train, generating.generate, evaluation.evaluate, models.info, models.explain)
-for command in (*commands, export.export, sharing.models, sharing.card, sharing.copy, sharing.push):
+for command in (
+    *commands,
+    export.export,
+    serve,
+    sharing.models,
+    sharing.card,
+    sharing.copy,
+    sharing.push,
+):
     app.command(cls=Command)(command)
 app.add_typer(plugins.app, name="plugins")
 app.add_typer(models.data_app, name="data")

@@ -8,7 +8,7 @@ Shape letters, used in every docstring of genkit:
 
 `*event` is the shape of one sample without its batch axis. A plugin adds letters of its own (H W pixels, T frames).
 
-    manifest    what a plugin declares: Modality, Preset, Facts
+    manifest    what a plugin declares: Modality, Preset, Facts, Conditions
     datasets    data sets of a modality
     networks    what passes between its networks and the engine: Noise, Sample, Critique, Networks, what a generator is
     evaluation  what a plugin adds to evaluation: FeatureNetwork, Evidence
@@ -17,7 +17,7 @@ Shape letters, used in every docstring of genkit:
 
 from genkit.plugin.datasets import BatchedDataset, Dataset, RandomDataset, Remark, Skipped
 from genkit.plugin.evaluation import Evidence, FeatureNetwork
-from genkit.plugin.manifest import Facts, Modality, Preset
+from genkit.plugin.manifest import Conditions, Facts, Modality, Preset
 from genkit.plugin.modality import (
     CAPABILITIES,
     GENERATOR_CAPABILITIES,
@@ -49,6 +49,7 @@ __all__ = [
     "GENERATOR_CAPABILITIES",
     "PLUGIN_CAPABILITIES",
     "BatchedDataset",
+    "Conditions",
     "Critique",
     "Dataset",
     "Evidence",

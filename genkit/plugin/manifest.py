@@ -1,4 +1,4 @@
-"""What a plugin declares, plain data and torch-free: its manifest, its presets, the facts of its data."""
+"""What a plugin declares, plain data and torch-free: its manifest, its presets, the facts of its data, conditions."""
 
 from __future__ import annotations
 
@@ -103,3 +103,21 @@ class Facts:
 
     def __getitem__(self, name: str) -> Any:
         return self.values[name]
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """The values that `ModalityPlugin.condition` takes, beside None: what a form can offer and a server may pass on.
+
+    Args:
+        labels: values of a finite list, such as the names of classes.
+        text: whether any text is a value, such as a prompt. No text is ever read as a path.
+        formats: endings of the files whose paths are values, the best known first; their content may come from anybody.
+    """
+
+    labels: tuple[str, ...] = ()
+    text: bool = False
+    formats: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.labels or self.text or self.formats)

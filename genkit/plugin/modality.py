@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from genkit.errors import ConfigError, DataError, did_you_mean
 from genkit.plugin.evaluation import Evidence, FeatureNetwork
-from genkit.plugin.manifest import Facts
+from genkit.plugin.manifest import Conditions, Facts
 from genkit.plugin.networks import Critique, Networks, Sample
 
 if TYPE_CHECKING:
@@ -118,6 +118,16 @@ class ModalityPlugin(ABC):
     def encode_each(self, samples: Sample, format: str, controls: Any) -> list[bytes]:
         """Each sample of a batch, as `encode` writes it; to be overridden where many at once are faster."""
         return [self.encode(samples[row], format, controls) for row in range(len(samples))]
+
+    def conditions(self) -> Conditions:
+        """What values `condition` takes of this model. The default: the labels of the fact `labels`, if there are any.
+
+        Servers pass on nothing else, so that no name or path of a stranger reaches the file system: a plugin whose
+        conditions are texts or files says so here.
+        """
+        labels = self.facts.values.get("labels")
+        is_list = isinstance(labels, list | tuple) and all(isinstance(name, str) for name in labels)
+        return Conditions(labels=tuple(labels) if is_list and labels else ())
 
     # Optional capabilities: a plugin that has the method can do it ------------------------------------------------
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import count
+from itertools import count, pairwise
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from genkit.errors import ConfigError
 from genkit.plugin import Generator, Noise, Sample, Unrolling
 from genkit.sampling.batching import join
-from genkit.sampling.noise import draw as draw_noise
-from genkit.sampling.noise import interpolate_noise
+from genkit.sampling.noise import draw_each, interpolate_noise
 
 CHUNK = 64
 """Rows of every forward when sampling. The last bits of a sample depend on it: changing it changes samples."""
@@ -41,6 +40,18 @@ class LatentPoint(NamedTuple):
     def nearer(self) -> int:
         """The index of the nearer identity; halfway, `start`."""
         return self.end if self.share > 0.5 else self.start
+
+
+def latent_points(ends: Sequence[int], steps: int) -> list[LatentPoint]:
+    """The points of a latent interpolation through several indices, the last of them included.
+
+    Args:
+        ends: at least two indices.
+        steps: points per pair of indices, from the first of the pair up to, but without, the second.
+    """
+    pairs = pairwise(ends)
+    points = [LatentPoint(a, b, step / steps) for a, b in pairs for step in range(steps)]
+    return [*points, LatentPoint(ends[-2], ends[-1], 1.0)]
 
 
 def unrolls(generator: object) -> bool:
@@ -98,33 +109,21 @@ def draw_interpolation(
     Args:
         conditions: indices -> their conditions [B, ...], or None; a point has that of its nearer identity.
     """
-    ends = sorted({index for point in interpolation for index in (point.start, point.end)})
     steps = None
     if unrolls(generator):
         condition = conditions([interpolation[0].nearer])
         steps = range(cast(Unrolling, generator).length(controls, condition))
     windows = {} if steps is None else cast(Unrolling, generator).needs(steps, controls)
-    noises = {
-        part: _draw(spec, part, seed, ends, controls, windows)
-        for part, spec in noise_of(generator).items()
-    }
-    noise_of_end = {part: dict(zip(ends, rows, strict=True)) for part, rows in noises.items()}
+    noise = noise_at(generator, [(seed, point) for point in interpolation], controls, windows)
     pieces: list[Sample] = []
     at_once = rows_of(generator)
     for first in range(0, len(interpolation), at_once):
-        points = list(interpolation[first : first + at_once])
-        whole = points + points[-1:] * (at_once - len(points))
-        condition = conditions([point.nearer for point in whole])
-        noise = {}
-        for part, spec in noise_of(generator).items():
-            of_end = noise_of_end[part]
-            rows = [
-                interpolate_noise(of_end[start], of_end[end], share, spec.distribution)
-                for start, end, share in whole
-            ]
-            noise[part] = torch.from_numpy(np.stack(rows)).to(device)
-        batch = forward(generator, noise, condition, controls, device, steps)
-        pieces.append(batch[: len(points)].to("cpu"))
+        rows = list(range(first, min(first + at_once, len(interpolation))))
+        whole = rows + rows[-1:] * (at_once - len(rows))
+        condition = conditions([interpolation[row].nearer for row in whole])
+        chunk_noise = {part: torch.from_numpy(x[whole]).to(device) for part, x in noise.items()}
+        batch = forward(generator, chunk_noise, condition, controls, device, steps)
+        pieces.append(batch[: len(rows)].to("cpu"))
     return join(pieces)
 
 
@@ -132,14 +131,16 @@ def in_parts(
     generator: nn.Module, blocks: Iterator[Sample], size: int, stop: int | None = None
 ) -> Iterator[Sample]:
     """Blocks regrouped into parts of `size` steps; with a `stop`, that many steps in all, the last part shorter."""
-    axis, position = cast(Unrolling, generator).step_axis, 0
+    axis, position, length = cast(Unrolling, generator).step_axis, 0, 0
     pending: list[Sample] = []
     while stop is None or position < stop:
         count = size if stop is None else min(size, stop - position)
-        while (length := sum(part.x.shape[axis] for part in pending)) < count:
+        while length < count:
             pending.append(next(blocks))
+            length += pending[-1].x.shape[axis]
         yield cut(generator, pending, 0, count)
-        pending, position = [cut(generator, pending, count, length)], position + count
+        pending = [cut(generator, pending, count, length)]
+        position, length = position + count, length - count
 
 
 def cut(generator: nn.Module, parts: Sequence[Sample], start: int, stop: int) -> Sample:
@@ -165,6 +166,17 @@ def noise_for(
     Raises:
         ConfigError: for such a control if the generator has no noise of that name.
     """
+    _check_parts(generator, controls)
+    return {
+        part: torch.from_numpy(_draw(spec, part, [(seed, indices)], controls, windows or {})).to(
+            device
+        )
+        for part, spec in noise_of(generator).items()
+    }
+
+
+def _check_parts(generator: nn.Module, controls: Any) -> None:
+    """Raise ConfigError for a control `<part>_seed` if the generator has no noise of that name."""
     parts = sorted({part.partition(".")[0] for part in noise_of(generator)})
     for name in getattr(type(controls), "model_fields", ()):
         part = name.removesuffix("_seed")
@@ -172,27 +184,63 @@ def noise_for(
             raise ConfigError(
                 f"{name}: this model has no noise {part!r}; it has {', '.join(parts) or 'none'}"
             )
-    return {
-        part: torch.from_numpy(_draw(spec, part, seed, indices, controls, windows or {})).to(device)
-        for part, spec in noise_of(generator).items()
-    }
+
+
+def noise_at(
+    generator: nn.Module, points: Sequence[tuple[int | str, int | LatentPoint]], controls: Any,
+    windows: Mapping[str, range] | None = None,
+) -> dict[str, np.ndarray[Any, Any]]:  # fmt: skip
+    """All parts of a generator's noise at latent points, by name, each [B, ...].
+
+    Args:
+        points: the seed and the point of each sample; an index stands for the point of that identity.
+        controls, windows: as for `noise_for`.
+
+    Raises:
+        ConfigError: as `noise_for`.
+    """
+    _check_parts(generator, controls)
+    interpolation = [
+        (seed, LatentPoint(point, point, 0.0) if isinstance(point, int) else point)
+        for seed, point in points
+    ]
+    indices_of: dict[int | str, set[int]] = {}
+    for seed, point in interpolation:
+        indices_of.setdefault(seed, set()).update(point[:2])
+    groups = [(seed, _as_range(sorted(indices))) for seed, indices in indices_of.items()]
+    ends = [(seed, index) for seed, indices in groups for index in indices]
+    noise = {}
+    for part, spec in noise_of(generator).items():
+        of_end = dict(zip(ends, _draw(spec, part, groups, controls, windows or {}), strict=True))
+        rows = [
+            interpolate_noise(of_end[seed, start], of_end[seed, end], share, spec.distribution)
+            for seed, (start, end, share) in interpolation
+        ]
+        noise[part] = np.stack(rows)
+    return noise
+
+
+def _as_range(indices: list[int]) -> Sequence[int]:
+    """Sorted indices as a range, which is drawn faster, if no number is missing between them."""
+    is_whole = indices[-1] - indices[0] == len(indices) - 1
+    return range(indices[0], indices[-1] + 1) if is_whole else indices
 
 
 def _draw(
     spec: Noise,
     part: str,
-    seed: int | str,
-    indices: Sequence[int],
+    groups: Sequence[tuple[int | str, Sequence[int]]],
     controls: Any,
     windows: Mapping[str, range],
 ) -> np.ndarray[Any, Any]:
-    """One part of the noise; see `noise_for`."""
+    """One part of the noise; see `noise_for` and `draw_each`."""
     own_seed = getattr(controls, f"{part.partition('.')[0]}_seed", None)
-    seed, first_step = seed if own_seed is None else own_seed, 0
-    window = windows.get(part)
+    if own_seed is not None:
+        groups = [(own_seed, indices) for _, indices in groups]
+    window, first_step = windows.get(part), 0
     if window is not None:
         spec, first_step = replace(spec, steps=len(window)), window.start
-    return draw_noise(spec, part, seed, indices, first_step)
+    return draw_each(spec, part, groups, first_step)
 
 
 def noise_of(generator: nn.Module) -> Mapping[str, Noise]:

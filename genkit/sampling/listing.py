@@ -163,14 +163,20 @@ def write_listing(
     Raises:
         StorageError: if it cannot be written.
     """
-    opening = json.dumps({**header, key: []}, indent=1).removesuffix("]\n}")
     with writing(folder / LIST) as file:
-        file.write(opening.encode())
-        separator = ""
-        for row in rows:
-            file.write(f"{separator}\n  {json.dumps(row)}".encode())
-            separator = ","
-        file.write(b"\n ]\n}\n")
+        file.writelines(listing_text(header, rows, key))
+
+
+def listing_text(
+    header: Mapping[str, Any], rows: Iterable[Mapping[str, Any]], key: str = SAMPLES
+) -> Iterator[bytes]:
+    """The content of a samples.json, part by part."""
+    yield json.dumps({**header, key: []}, indent=1).removesuffix("]\n}").encode()
+    separator = ""
+    for row in rows:
+        yield f"{separator}\n  {json.dumps(row)}".encode()
+        separator = ","
+    yield b"\n ]\n}\n"
 
 
 SPOOL_BYTES = 2**20

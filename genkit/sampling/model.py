@@ -6,7 +6,6 @@ aligned to the index and padded, in float32. Knows plugins, generators and the m
 
 from __future__ import annotations
 
-import itertools
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,11 +27,11 @@ from genkit.sampling.bulk import generate_to
 from genkit.sampling.conditions import condition_of
 from genkit.sampling.drawing import (
     CHUNK,
-    LatentPoint,
     draw_blocks,
     draw_chunk,
     draw_interpolation,
     in_parts,
+    latent_points,
     rows_of,
     unrolls,
 )
@@ -193,12 +192,7 @@ class Model:
                 f"{request}: at least two indices, of at least 0, and at least one step are needed"
             )
         settings = config.controls(self.modality, controls or {})
-        interpolation = [
-            LatentPoint(a, b, step / steps)
-            for a, b in itertools.pairwise(ends)
-            for step in range(steps)
-        ]
-        interpolation.append(LatentPoint(ends[-2], ends[-1], 1.0))
+        interpolation = latent_points(ends, steps)
         # A preview has a row for each of several pairs, and the last identity alone in a row below them.
         columns = steps if len(ends) > 2 else len(interpolation)
         conditions = self.conditions_for(label)
@@ -441,7 +435,7 @@ class Model:
             )
             if condition is None and self.info.get("conditional"):
                 raise ConfigError(
-                    "this model is conditional and has no default condition: choose one with --label or --condition"
+                    "this model is conditional and has no default condition: give a label or a condition"
                 )
             return condition
 
@@ -502,7 +496,7 @@ def open_model(
     folder = find_model(model, revision)
     info, tensors, assets = read_model(folder)
     digest = file_hash(folder / WEIGHTS)
-    manifest = modality or _manifest_for(info, folder)
+    manifest = modality or manifest_for(info, folder)
     options_class = registry.named_class(manifest, "options")
     options = None
     try:
@@ -528,7 +522,7 @@ def open_model(
     return Model(manifest, plugin, generator, info, target_device, folder, digest)
 
 
-def _manifest_for(info: Mapping[str, Any], folder: Path) -> Modality:
+def manifest_for(info: Mapping[str, Any], folder: Path) -> Modality:
     """The manifest of the plugin that made a model.
 
     Raises:

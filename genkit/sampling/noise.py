@@ -37,27 +37,44 @@ def draw(
     Raises:
         ValueError: for an unknown distribution.
     """
-    per_step = math.prod(spec.shape)
-    if not isinstance(seed, str):
-        seed = operator.index(seed)  # NumPy's integers name the same streams as Python's
-    if not isinstance(indices, range):
-        indices = [operator.index(index) for index in indices]
+    return draw_each(spec, part, [(seed, indices)], start)
+
+
+def draw_each(
+    spec: Noise, part: str, groups: Sequence[tuple[int | str, Sequence[int]]], start: int = 0
+) -> NDArray[np.floating]:
+    """One part of the noise of samples of several seeds, in order; see `draw`.
+
+    Args:
+        spec, part, start: as there.
+        groups: a seed and indices each.
+    """
     if spec.distribution not in ("normal", "uniform"):
         raise ValueError(f"noise distribution {spec.distribution!r}: must be 'normal' or 'uniform'")
-    if spec.steps is None:
-        words = _static_words(stream_key("noise", seed, part), indices, per_step)
-        shape = (len(indices), *spec.shape)
-    else:
-        key, count = stream_key("noise", seed, part), spec.steps * per_step
-        rows = [stream_words(key, index + 1, start * per_step, count) for index in indices]
-        words = np.stack(rows) if rows else np.empty((0, count), np.uint64)
-        shape = (len(indices), spec.steps, *spec.shape)
+    words = np.concatenate([_words(spec, part, seed, indices, start) for seed, indices in groups])
     values = uniforms(words)
     if spec.distribution == "normal":
         values = normal_quantile(values)
     elif spec.dtype == "float32":
         values = np.minimum(values, 1 - 2.0**-24)  # the largest float32 below 1: none rounds to 1
-    return values.reshape(shape).astype(spec.dtype)
+    steps = () if spec.steps is None else (spec.steps,)
+    return values.reshape(len(words), *steps, *spec.shape).astype(spec.dtype)
+
+
+def _words(
+    spec: Noise, part: str, seed: int | str, indices: Sequence[int], start: int
+) -> NDArray[np.uint64]:
+    """[B, n]: the random words of one part of the noise of some samples; arguments as for `draw`."""
+    if not isinstance(seed, str):
+        seed = operator.index(seed)  # NumPy's integers name the same streams as Python's
+    if not isinstance(indices, range):
+        indices = [operator.index(index) for index in indices]
+    key, per_step = stream_key("noise", seed, part), math.prod(spec.shape)
+    if spec.steps is None:
+        return _static_words(key, indices, per_step)
+    count = spec.steps * per_step
+    rows = [stream_words(key, index + 1, start * per_step, count) for index in indices]
+    return np.stack(rows) if rows else np.empty((0, count), np.uint64)
 
 
 def interpolate_noise(

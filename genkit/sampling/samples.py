@@ -204,17 +204,10 @@ def save(
     if joint:
         ending = path.suffix[1:].lower()
         _refuse_too_many(path, first, count or len(first))
-        whole = join([first.sample, *(chunk.sample for chunk in chunks)])
+        whole = joined([first, *chunks])
         is_joint(modality, path, len(whole))
         make_folder(path.parent)
-        if len(whole) == 1 and ending in modality.formats:
-            (content,) = first.encode(ending)
-        else:
-            check_finite(whole)
-            with registry.asking(modality, "preview"):
-                content = model.plugin.preview(whole, ending, first.controls, first.columns)
-            check_content(modality, "preview", content)
-        write_whole(path, content)
+        write_whole(path, joint_file(whole, ending))
         return [path]
     format = format_of(modality, format)
 
@@ -241,7 +234,7 @@ def save(
         def listed() -> Iterator[Samples]:
             for piece in pieces:
                 refuse_loss(path, unlisted, piece.indices, format)
-                spool.extend(_rows(piece, format))
+                spool.extend(rows_of(piece, format))
                 numbers.extend(piece.indices)
                 yield piece
 
@@ -272,6 +265,35 @@ def header_of(model: Source, controls: Any, best_of: int) -> dict[str, Any]:
     return {"schema": 1, "model": describe_model(model), "controls": settings, **reranking}
 
 
+def joined(pieces: Sequence[Samples]) -> Samples:
+    """Samples of one request, drawn piece by piece, as one."""
+    first, points = pieces[0], None
+    if first.interpolation is not None:
+        points = tuple(point for piece in pieces for point in piece.interpolation or ())
+    indices = tuple(index for piece in pieces for index in piece.indices)
+    sample = join([piece.sample for piece in pieces])
+    return replace(first, sample=sample, indices=indices, interpolation=points)
+
+
+def joint_file(samples: Samples, ending: str) -> bytes:
+    """The content of one file of samples: that of a single one in one of the modality's formats, else a preview.
+
+    Args:
+        ending: that `is_joint` accepts for them.
+    """
+    modality = samples.model.modality
+    if len(samples) == 1 and ending in modality.formats:
+        (content,) = samples.encode(ending)
+        return content
+    check_finite(samples.sample)
+    with registry.asking(modality, "preview"):
+        content = samples.model.plugin.preview(
+            samples.sample, ending, samples.controls, samples.columns
+        )
+    check_content(modality, "preview", content)
+    return content
+
+
 def _refuse_too_many(path: Path, first: Samples, count: int) -> None:
     """Raise ConfigError if memory cannot hold so many samples, which one file needs at once, twice over."""
     tensors = (getattr(first.sample, name) for name in PARTS)
@@ -298,7 +320,7 @@ def check_content(modality: Modality, call: str, content: Any) -> None:
         )
 
 
-def _rows(chunk: Samples, format: str) -> Iterator[dict[str, Any]]:
+def rows_of(chunk: Samples, format: str) -> Iterator[dict[str, Any]]:
     """The row of samples.json for each sample: file, identity, label, and the condition where it is one number."""
     conditions = condition_numbers(chunk.sample.condition, len(chunk))
     for index, (seed, identity), condition in zip(

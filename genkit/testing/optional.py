@@ -17,7 +17,7 @@ from torch import Tensor
 from genkit.adversarial import straight_through
 from genkit.discovery import bundled
 from genkit.errors import ConfigError, UserError
-from genkit.plugin import Sample, Stepwise
+from genkit.plugin import Conditions, Sample, Stepwise
 from genkit.sampling.drawing import cut, noise_for
 from genkit.sampling.model import open_model
 from genkit.system.seeding import global_seeds
@@ -43,6 +43,14 @@ from genkit.testing.subject import Subject
 def condition_answers(subject: Subject) -> None:
     """`condition` gives each index its own condition, like those of the data, and each label another one."""
     plugin, indices = subject.model.plugin, [0, 1, 2, 65]
+    accepted = plugin.conditions()
+    expect(
+        isinstance(accepted, Conditions),
+        f"conditions gave a {type(accepted).__name__}; a genkit.plugin.Conditions was expected",
+    )
+    for label in accepted.labels:
+        row = plugin.condition(label, [0])
+        expect(row is not None, f"conditions has the label {label!r}, but condition gives None")
     with contextlib.suppress(UserError):
         plugin.condition("no such value", indices)
     default, real = plugin.condition(None, indices), subject.real_batch.condition
@@ -56,8 +64,8 @@ def condition_answers(subject: Subject) -> None:
         single = plugin.condition(None, [index])
         is_same = single is not None and torch.equal(single[0], row)
         expect(is_same, f"the condition of index {index} depends on the indices of the same call")
-    labels = plugin.facts.values.get("labels")
-    if isinstance(labels, list) and len(labels) > 1:
+    labels = accepted.labels
+    if len(labels) > 1:
         one, other = (plugin.condition(label, [0]) for label in labels[:2])
         is_one = one is not None and other is not None and torch.equal(one, other)
         expect(

@@ -160,8 +160,8 @@ def test_files_get_sounds_at_the_rate_of_the_data(monkeypatch):
     written = []
 
     @contextmanager
-    def write(file, format, rate):
-        yield lambda part: written.append((file, format, rate, tuple(part.shape)))
+    def write(file, format, rate, length):
+        yield lambda part: written.append((file, format, rate, length, tuple(part.shape)))
 
     def encode(x, format, rate):
         return b"%d of %d at %d" % (*x.shape, rate)
@@ -174,8 +174,11 @@ def test_files_get_sounds_at_the_rate_of_the_data(monkeypatch):
     monkeypatch.setattr(genkit_audio, "writing", writing, raising=False)
     plugin, sounds = plugin_for(), torch.zeros(1, 1, 500)
     assert plugin.encode(Sample(sounds[0]), "wav", Controls()) == b"1 of 500 at 8000"
-    with plugin.writer("sound.ogg", "ogg", Controls()) as take:
-        take(Sample(sounds))
-        take(Sample(sounds[:, :, :20]))
-    assert written == [("sound.ogg", "ogg", 8000, (1, 500)), ("sound.ogg", "ogg", 8000, (1, 20))]
+    for seconds, length in ((None, plugin.options.samples), (0.5, 4000)):
+        written.clear()
+        with plugin.writer("sound.ogg", "ogg", Controls(seconds=seconds)) as take:
+            take(Sample(sounds))
+            take(Sample(sounds[:, :, :20]))
+        start = "sound.ogg", "ogg", 8000, length
+        assert written == [(*start, (1, 500)), (*start, (1, 20))]
     assert plugin.preview(Sample(sounds), "png", None, 3).startswith(b"\x89PNG")

@@ -11,7 +11,18 @@ import torch
 from genkit.errors import ConfigError, GenkitError
 from genkit_audio.sources import open_sounds, to_int16
 from genkit_audio.spectra import FLOOR, hop_of, log_mel
-from genkit_audio.writing import BANDS, FORMATS, GAP, WAVE, WIDTH, Clipped, encode, preview, write
+from genkit_audio.writing import (
+    BANDS,
+    BLOCK,
+    FORMATS,
+    GAP,
+    WAVE,
+    WIDTH,
+    Clipped,
+    encode,
+    preview,
+    write,
+)
 
 RATES = [8000, 16000, 22050, 44100]
 NEAR = {"wav": 2**-16, "flac": 2**-16, "ogg": 0.1, "mp3": 0.15}
@@ -123,6 +134,24 @@ def test_a_pipe_is_enough(format):
     with write(pipe, format, 16000) as put:
         put(wave(5000))
     assert pipe.got == encode(wave(5000), format, 16000)
+
+
+def test_a_wav_of_known_length_grows_in_a_pipe():
+    x, pipe = wave(50_000, 2), Pipe()
+    with write(pipe, "wav", 16000, 2, length=50_000) as put:
+        put(x[:, :40_000])
+        assert len(pipe.got) == 44 + 4 * 2 * BLOCK
+        put(x[:, 40_000:])
+    assert pipe.got == encode(x, "wav", 16000)
+
+
+@pytest.mark.parametrize("length", [8, 10])
+def test_a_wav_of_another_length_than_was_said_is_an_error(length):
+    with (
+        pytest.raises(GenkitError, match="were announced, 9 came"),
+        write(Pipe(), "wav", 16000, length=length) as put,
+    ):
+        put(wave(9))
 
 
 def interrupted(format):

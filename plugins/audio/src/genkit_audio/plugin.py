@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from genkit.kit import streams
 from genkit.kit.items import check_class_options, check_classes, check_usable
 from genkit.plugin import (
+    Conditions,
     Critique,
     Evidence,
     Facts,
@@ -36,6 +37,9 @@ from genkit_audio.spectra import log_mel
 
 ORIGINALS = 4096
 """Windows of the training data, at most, that copies are searched for in."""
+
+CONDITION_FORMATS = ("wav", "flac", "ogg", "mp3")
+"""Endings of sound files that libsndfile reads; a vocoder takes them from strangers, other endings from its user."""
 
 
 class AudioPlugin(ModalityPlugin):
@@ -106,6 +110,10 @@ class AudioPlugin(ModalityPlugin):
     def is_vocoder(self) -> bool:
         """Whether the generator makes sounds from log-mel spectra instead of noise."""
         return self.options.architecture == "vocoder"
+
+    def conditions(self) -> Conditions:
+        """The class labels; for a vocoder sound files, in the formats that are read without FFmpeg."""
+        return Conditions(formats=CONDITION_FORMATS) if self.is_vocoder else super().conditions()
 
     def condition(self, value: str | None, indices: Sequence[int]) -> Tensor | None:
         """Class numbers [B], or for a vocoder the log-mel spectrum of one sound file, repeated: [B, M + 1, T].
@@ -207,7 +215,10 @@ class AudioPlugin(ModalityPlugin):
         """Writes one sound to a file while it is generated; the context's value takes parts x [1, 1, L]."""
         from genkit_audio import writing
 
-        with writing.write(file, format, self.facts["rate"]) as write:
+        rate, count = self.facts["rate"], None
+        if not self.is_vocoder or (controls is not None and controls.seconds is not None):
+            count = length(controls, self.options.samples, rate)
+        with writing.write(file, format, rate, length=count) as write:
             yield lambda part: write(part.x[0])
 
     def preview(

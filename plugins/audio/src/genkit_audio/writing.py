@@ -48,7 +48,11 @@ class Clipped(UserWarning):
 
 @contextmanager
 def write(
-    file: str | Path | IO[bytes], format: str, rate: int, channels: int = 1
+    file: str | Path | IO[bytes],
+    format: str,
+    rate: int,
+    channels: int = 1,
+    length: int | None = None,
 ) -> Iterator[WaveWriter]:
     """Writes one sound in any number of parts; the file is complete when the context is left.
 
@@ -56,14 +60,16 @@ def write(
     warning (`Clipped`) counts them.
 
     Args:
-        file: a path, or a file open for writing. A file that is not seekable, and any ogg, is written at the end.
+        file: a path, or a file open for writing. A file that is not seekable, and any ogg, is written at the end, but
+            for a wav of known length, which is written as it grows.
         format: one of `FORMATS`.
         rate: in Hz.
         channels: C.
+        length: values of each channel, if that is known.
 
     Raises:
         ConfigError: for an unknown format, a rate or number of channels it cannot hold, or a sound without length.
-        GenkitError: if a value is not finite.
+        GenkitError: if a value is not finite, or the sound has another length than was said.
     """
     if format not in FORMATS:
         raise ConfigError(
@@ -72,6 +78,16 @@ def write(
     container, subtype = _ENCODINGS[format]
     with open(file, "wb") if isinstance(file, str | Path) else nullcontext(file) as target:
         is_direct = format != "ogg" and target.seekable()
+        if format == "wav" and length is not None and not is_direct:
+            blocks = _Blocks(_GrowingWave(target, rate, channels, length), is_exact=True)
+            yield blocks.put
+            blocks.finish()
+            if blocks.count != length * channels:
+                raise GenkitError(
+                    f"{length} values were announced, {blocks.count // channels} came"
+                )
+            _warn_of_clipping(blocks)
+            return
         with nullcontext(target) if is_direct else cast(Any, tempfile.TemporaryFile()) as stream:
             try:
                 encoder = soundfile.SoundFile(
@@ -89,11 +105,7 @@ def write(
             if not is_direct:
                 stream.seek(0)
                 _copy_ogg(stream, target) if format == "ogg" else shutil.copyfileobj(stream, target)
-    if blocks.clip_count:
-        excess = f"{blocks.clip_count:,} of {blocks.count:,} values"
-        warnings.warn(
-            f"{excess} lay beyond full scale and were clipped to [-1, 1]", Clipped, stacklevel=3
-        )
+    _warn_of_clipping(blocks)
 
 
 def encode(x: Waves, format: str, rate: int) -> bytes:
@@ -158,6 +170,37 @@ class _Blocks:
         # From two channels of integers libsndfile 1.2.2 writes mp3 files of noise, different each time.
         values = rows if self.is_exact else rows.astype(np.float32) / np.float32(32768)
         self.encoder.write(np.ascontiguousarray(values))
+
+
+class _GrowingWave:
+    """Writes a wav file of 16 bits from its beginning to its end, as libsndfile does.
+
+    Args:
+        file: open for writing; it need not be seekable.
+        rate: in Hz.
+        channels: C.
+        length: values of each channel, which the header tells.
+    """
+
+    def __init__(self, file: IO[bytes], rate: int, channels: int, length: int) -> None:
+        self.file, frame, size = file, 2 * channels, 2 * channels * length
+        if size > 2**32 - 37:
+            raise ConfigError(f"a .wav holds less than 4 GB: {length} values are too many")
+        form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, channels, rate, rate * frame, frame, 16)
+        header = struct.pack("<4sI4s", b"RIFF", size + 36, b"WAVE") + form
+        self.file.write(header + struct.pack("<4sI", b"data", size))
+
+    def write(self, values: NDArray[np.int16]) -> None:
+        """Write frames [n, C]."""
+        self.file.write(values.astype("<i2").tobytes())
+
+
+def _warn_of_clipping(blocks: _Blocks) -> None:
+    if blocks.clip_count:
+        excess = f"{blocks.clip_count:,} of {blocks.count:,} values"
+        warnings.warn(
+            f"{excess} lay beyond full scale and were clipped to [-1, 1]", Clipped, stacklevel=4
+        )
 
 
 _ENCODINGS = {

@@ -19,6 +19,7 @@ from torch.nn.functional import log_softmax
 from genkit.errors import ConfigError, ModelError, first_line
 from genkit.kit.items import check_usable
 from genkit.plugin import (
+    Conditions,
     Critique,
     Evidence,
     Facts,
@@ -158,6 +159,10 @@ class TextPlugin(ModalityPlugin):
             raise ModelError(
                 f"the model's tokenizer cannot be read ({fault}); copy the model folder anew"
             ) from error
+
+    def conditions(self) -> Conditions:
+        """Any text is a prompt."""
+        return Conditions(text=True)
 
     def condition(self, value: str | None, indices: Sequence[int]) -> Tensor | None:
         """[B, P]: the symbols of the prompt `value`, equal for every sample; None without a prompt.

@@ -20,6 +20,7 @@ from torch.nn.functional import cross_entropy
 
 from genkit.kit.items import check_class_options, check_classes, check_usable
 from genkit.plugin import (
+    Conditions,
     Critique,
     Evidence,
     Facts,
@@ -81,6 +82,10 @@ class VideoPlugin(ModalityPlugin):
         """The generator that the options select."""
         channels, classes = self.facts["channels"], len(self._class_names())
         return make_generator(self.options, channels, classes, self.facts["rate"])
+
+    def conditions(self) -> Conditions:
+        """The class labels, or the numbers of categories that were found without labels."""
+        return Conditions(labels=tuple(self._class_names()))
 
     def condition(self, value: str | None, indices: Sequence[int]) -> Tensor | None:
         """Class numbers [B], or None for a model without labels if no category is asked for.
