@@ -19,7 +19,7 @@ from genkit.serving.problems import PROBLEM, Problem, validation_problem
 from genkit.serving.requests import EXAMPLES, GenerateRequest, UploadedCondition
 from genkit.serving.service import Service
 from genkit.serving.settings import ServeSettings
-from genkit.serving.web import Answer, Door
+from genkit.serving.web import Answer, Gateway
 
 PAGE = {"": "text/html", "page.css": "text/css", "page.js": "text/javascript"}
 
@@ -76,7 +76,7 @@ def create_app(settings: ServeSettings | Mapping[str, Any]) -> FastAPI:
     )
     app.state.service = service
     _handle_errors(app)
-    app.add_middleware(Door, settings=settings, metrics=service.metrics)
+    app.add_middleware(Gateway, settings=settings, metrics=service.metrics)
     _add_generation(app, service)
     _add_models(app, service)
     compatible.add_routes(app, service)
@@ -86,7 +86,7 @@ def create_app(settings: ServeSettings | Mapping[str, Any]) -> FastAPI:
 
 
 def _handle_errors(app: FastAPI) -> None:
-    """Let the framework's own errors become documents as well; the door makes those of all others."""
+    """Let the framework's own errors become documents as well; the gateway makes those of all others."""
 
     async def refuse(request: Request, error: Exception) -> Response:
         if isinstance(error, RequestValidationError):

@@ -101,7 +101,7 @@ async def _left(receive: Receive) -> None:
         pass
 
 
-class Door:
+class Gateway:
     """The outermost part of the application: lets requests in, keeps count of them, and tells of their end.
 
     Args:
@@ -120,7 +120,7 @@ class Door:
         elif scope["type"] != "http":
             await self.app(scope, receive, send)
         else:
-            await _Visit(self, scope, receive, send).run()
+            await _Exchange(self, scope, receive, send).run()
 
     def client_of(self, scope: Scope, headers: Headers) -> str:
         """Whose request it is, for fairness: the holder of a token, else an address.
@@ -158,11 +158,11 @@ class Door:
             raise Problem(403, "This server answers no requests of other sites.", "wrong_origin")
 
 
-class _Visit:
+class _Exchange:
     """One request from its first byte to the last of its answer."""
 
-    def __init__(self, door: Door, scope: Scope, receive: Receive, send: Send) -> None:
-        self.door, self.scope, self._receive, self._send = door, scope, receive, send
+    def __init__(self, gateway: Gateway, scope: Scope, receive: Receive, send: Send) -> None:
+        self.gateway, self.scope, self._receive, self._send = gateway, scope, receive, send
         self.start, self.status, self.size = time.perf_counter(), 0, 0
         headers = Headers(scope=scope)
         proposed = headers.get("x-request-id", "")
@@ -175,22 +175,22 @@ class _Visit:
         """Let the request in, and see it out."""
         state: MutableMapping[str, Any] = self.scope.setdefault("state", {})
         state["request_id"] = self.id
-        self.door.open_requests += 1
+        self.gateway.open_requests += 1
         try:
             await self._run(state)
         except asyncio.CancelledError:
             self.scope["genkit.left"] = True
             raise
         finally:
-            self.door.open_requests -= 1
+            self.gateway.open_requests -= 1
             self._tell()
 
     async def _run(self, state: MutableMapping[str, Any]) -> None:
         try:
-            if self.door.open_requests > self.door.settings.max_requests:
+            if self.gateway.open_requests > self.gateway.settings.max_requests:
                 raise Problem(503, "Too many requests are open.", "full", {"retry-after": "1"})
-            state["client"] = self.client = self.door.client_of(self.scope, self.headers)
-            await self.door.app(self.scope, self.receive, self.send)
+            state["client"] = self.client = self.gateway.client_of(self.scope, self.headers)
+            await self.gateway.app(self.scope, self.receive, self.send)
         except Exception as error:
             problem = problem_of(error)
             if problem.status >= 500 and not isinstance(error, Refused | Problem):
@@ -210,12 +210,12 @@ class _Visit:
         if self.is_read:
             return await self._receive()
         try:
-            async with asyncio.timeout(self.door.settings.patience_seconds):
+            async with asyncio.timeout(self.gateway.settings.patience_seconds):
                 message = await self._receive()
         except TimeoutError:
             raise HTTPException(408, "The request did not arrive in time") from None
         self.size_read += len(message.get("body", b""))
-        megabytes = self.door.settings.max_body_mb
+        megabytes = self.gateway.settings.max_body_mb
         if self.size_read > megabytes * 1_000_000:
             raise HTTPException(413, f"A request may have {megabytes} MB", {"connection": "close"})
         self.is_read = message["type"] != "http.request" or not message.get("more_body", False)
@@ -230,7 +230,7 @@ class _Visit:
             message = {**message, "headers": [*message.get("headers", ()), *headers]}
         elif message["type"] == "http.response.body":
             self.size += len(message.get("body", b""))
-        async with asyncio.timeout(self.door.settings.patience_seconds):
+        async with asyncio.timeout(self.gateway.settings.patience_seconds):
             await self._send(message)
 
     def _tell(self) -> None:
@@ -239,8 +239,8 @@ class _Visit:
         route = getattr(scope.get("route"), "path", "other")
         status = "left" if scope.get("genkit.left") else str(self.status)
         method = scope["method"] if scope["method"] in _METHODS else "other"
-        self.door.metrics.requests.labels(method, route, status).inc()
-        self.door.metrics.latency.labels(route).observe(seconds)
+        self.gateway.metrics.requests.labels(method, route, status).inc()
+        self.gateway.metrics.latency.labels(route).observe(seconds)
         path = scope.get("raw_path", b"").decode("latin-1")[:200]
         access_log.info(
             "id=%s client=%r method=%s path=%r status=%s bytes=%d ms=%.1f",
