@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import selectors
 import shutil
 import signal
 import socket
@@ -93,6 +94,26 @@ def test_loopback_needs_no_tokens():
     assert [server._is_loopback(host) for host in ("0.0.0.0", "::", "10.0.0.1", "example.org")] == [
         False
     ] * 4
+
+
+def test_a_turn_of_the_loop_serves_few_sockets_and_comes_to_all():
+    pairs = [socket.socketpair() for _ in range(3 * server.AT_ONCE)]
+    with server._FewAtOnce() as selector:
+        for number, (end, other) in enumerate(pairs):
+            selector.register(end, selectors.EVENT_READ, number)
+            other.send(b"x")
+        served = []
+        while len(set(served)) < len(pairs) - 1:
+            events = selector.select(0)
+            assert 0 < len(events) <= server.AT_ONCE
+            if not served:
+                closed = next(n for n in range(len(pairs)) if n not in [k.data for k, _ in events])
+                selector.unregister(pairs[closed][0])  # it was ready, and its turn had not come
+            served += [key.data for key, _ in events]
+            assert len(served) < 9 * len(pairs)
+    assert set(served) == set(range(len(pairs))) - {closed}
+    for end in (end for pair in pairs for end in pair):
+        end.close()
 
 
 # Processes ---------------------------------------------------------------------------------------------------------

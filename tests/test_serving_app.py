@@ -443,6 +443,20 @@ async def test_a_queue_that_is_full_says_when_to_come_again_and_one_client_has_i
 
 
 @run
+async def test_where_nothing_would_be_accepted_no_body_is_waited_for(models):
+    async with serving(models, max_queue=4, max_share=4) as client:
+        scheduler = client.service.scheduler
+        with scheduler.admit("y", 4):
+            full = Visit(client.app, content=[None])
+            await full.end()
+        scheduler.is_draining = True
+        draining = Visit(client.app, content=[None])
+        await draining.end()
+    for visit, code in ((full, "full"), (draining, "draining")):
+        assert (visit.status, json.loads(visit.bodies[0])["error"]["code"]) == (503, code)
+
+
+@run
 async def test_work_of_a_client_that_left_is_not_computed_and_nothing_of_it_stays(models):
     async with serving(models) as client:
         scheduler, batches = client.service.scheduler, []

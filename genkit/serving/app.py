@@ -76,7 +76,8 @@ def create_app(settings: ServeSettings | Mapping[str, Any]) -> FastAPI:
     )
     app.state.service = service
     _handle_errors(app)
-    app.add_middleware(Gateway, settings=settings, metrics=service.metrics)
+    check_room = service.scheduler.check_room
+    app.add_middleware(Gateway, settings=settings, metrics=service.metrics, check_room=check_room)
     _add_generation(app, service)
     _add_models(app, service)
     compatible.add_routes(app, service)

@@ -289,11 +289,7 @@ class Scheduler:
         Raises:
             Refused: if the queue is full, the client has its share of it, or the server is about to stop.
         """
-        try:
-            self._check_room(client, samples)
-        except Refused as refusal:
-            self.observer.work_refused(refusal.reason)
-            raise
+        self.check_room(client, samples)
         admission = Admission(self, client, samples)
         self._admissions[admission] = None
         self._count(admission)
@@ -311,6 +307,20 @@ class Scheduler:
             del self._admissions[admission]
             if not self._admissions:
                 self._rest.set()
+
+    def check_room(self, client: str, samples: int = 1) -> None:
+        """Raise Refused unless so many samples of a client may wait."""
+        queued, own = self.queued_samples, self._samples_of[client]
+        if self.is_draining:
+            reason, message = "draining", "The server is about to stop."
+        elif queued + samples > self.max_queue:
+            reason, message = "full", f"The queue of {self.max_queue} samples is full."
+        elif own + samples > self.share:
+            reason, message = "share", f"At most {self.share} samples of one client may wait."
+        else:
+            return
+        self.observer.work_refused(reason)
+        raise Refused(reason, message, 5 if reason == "draining" else self.expected_wait())
 
     def put(self, job: Job) -> None:
         """Put a job in line; `Admission.enqueue` is for others.
@@ -371,16 +381,6 @@ class Scheduler:
             await asyncio.get_running_loop().run_in_executor(None, stop)
 
     # Who is next -------------------------------------------------------------------------------------------------
-
-    def _check_room(self, client: str, samples: int) -> None:
-        """Raise Refused unless so many samples of a client may wait."""
-        wait, own = self.expected_wait(), self._samples_of[client]
-        if self.is_draining:
-            raise Refused("draining", "The server is about to stop.", 5)
-        if self.queued_samples + samples > self.max_queue:
-            raise Refused("full", f"The queue of {self.max_queue} samples is full.", wait)
-        if own + samples > self.share:
-            raise Refused("share", f"At most {self.share} samples of one client may wait.", wait)
 
     def _count(self, admission: Admission, is_over: bool = False) -> None:
         client = admission.client

@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 import ipaddress
 import logging
+import selectors
 import signal
 import socket
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator
 
 import uvicorn
@@ -20,6 +22,36 @@ from genkit.serving.settings import ServeSettings
 
 STOPS = (signal.SIGTERM, signal.SIGINT)
 """Signals that end the server: what was accepted is answered first. A second one ends it at once."""
+
+
+AT_ONCE = 16
+"""Sockets that a turn of the event loop serves at most, and connections that it takes up."""
+
+KEEP_ALIVE = 75
+"""Seconds after which an idle connection is closed: later than proxies close theirs, who would use a closed one."""
+
+BACKLOG = 2048
+"""Connections that wait to be taken up, at most."""
+
+
+class _FewAtOnce(selectors.DefaultSelector):
+    """Tells the event loop of a few sockets at a time.
+
+    A turn of the loop serves all sockets that are ready, and what else has happened waits for its end. When thousands
+    of requests have to be refused, batches would wait for it that are computed, and the device would rest meanwhile.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ready = deque[tuple[selectors.SelectorKey, int]]()
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """The next sockets that are ready, in turn."""
+        if not self._ready:
+            self._ready.extend(super().select(timeout))
+        count, registered = min(AT_ONCE, len(self._ready)), self.get_map()
+        events = [self._ready.popleft() for _ in range(count)]
+        return [(key, event) for key, event in events if registered.get(key.fd) is key]
 
 
 class _Server(uvicorn.Server):
@@ -57,7 +89,8 @@ def serve(
     with listener:
         name = f"[{host}]" if ":" in host else host
         url = f"http://{name}:{listener.getsockname()[1]}"
-        number = asyncio.run(_serve(app, listener, settings, lambda: tell(url)))
+        with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(_FewAtOnce())) as runner:
+            number = runner.run(_serve(app, listener, settings, lambda: tell(url)))
     if number == signal.SIGINT:
         raise Interrupted("stopped; all that was accepted is answered")
 
@@ -75,6 +108,8 @@ async def _serve(
             log_config=None,
             access_log=False,
             server_header=False,
+            backlog=AT_ONCE,
+            timeout_keep_alive=KEEP_ALIVE,
             timeout_graceful_shutdown=patience,
         )
     )
@@ -87,6 +122,7 @@ async def _serve(
         task = asyncio.create_task(server.serve(sockets=[listener]))
         while not server.started and not task.done():
             await asyncio.sleep(0.01)
+        listener.listen(BACKLOG)
         tell()
         number = await signals.get()
         second_signal = asyncio.create_task(signals.get())
@@ -110,7 +146,7 @@ def _listener(host: str, port: int) -> socket.socket:
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        listener = socket.create_server((host, port), family=family, backlog=2048)
+        listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
         reason = error.strerror or str(error)
         raise ConfigError(f"--host {host} --port {port} cannot be used: {reason}") from error

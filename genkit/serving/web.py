@@ -11,7 +11,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import AsyncGenerator, MutableMapping
+from collections.abc import AsyncGenerator, Callable, MutableMapping
 from contextlib import aclosing
 from itertools import count
 from typing import Any
@@ -108,10 +108,17 @@ class Gateway:
         app: what is behind it.
         settings: of the server.
         metrics: are told of each request.
+        check_room: raises Refused where no work of a client would be accepted, so that its body need not be read.
     """
 
-    def __init__(self, app: ASGIApp, settings: ServeSettings, metrics: Metrics) -> None:
-        self.app, self.settings, self.metrics = app, settings, metrics
+    def __init__(
+        self,
+        app: ASGIApp,
+        settings: ServeSettings,
+        metrics: Metrics,
+        check_room: Callable[[str], None],
+    ) -> None:
+        self.app, self.settings, self.metrics, self.check_room = app, settings, metrics, check_room
         self.open_requests = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -190,6 +197,8 @@ class _Exchange:
             if self.gateway.open_requests > self.gateway.settings.max_requests:
                 raise Problem(503, "Too many requests are open.", "full", {"retry-after": "1"})
             state["client"] = self.client = self.gateway.client_of(self.scope, self.headers)
+            if self.scope["method"] == "POST":
+                self.gateway.check_room(self.client)
             await self.gateway.app(self.scope, self.receive, self.send)
         except Exception as error:
             problem = problem_of(error)

@@ -16,6 +16,7 @@ with; on a shared machine only the comparisons mean something.
 import argparse
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -42,6 +43,10 @@ uvicorn.Server(uvicorn.Config(app, log_level="critical")).run(sockets=[listener]
 """
 
 TIMEOUT = 120
+CONNECTIONS = 512
+ORDINARY, OTHERS = "token-of-the-ordinary", "token-of-the-others"
+TURN = 20
+"""Samples of one way in a row: threads of a parallel loop spin for a while after its end, in the way of others."""
 
 
 class Server:
@@ -90,8 +95,8 @@ def genkit_server(model, *options):
 class Connection:
     """A connection of HTTP/1.1, as quick as Python allows."""
 
-    def __init__(self, server):
-        self.server, self.reader, self.writer = server, None, None
+    def __init__(self, server, token=""):
+        self.server, self.token, self.reader, self.writer = server, token, None, None
 
     async def post(self, body, path="/v1/generate"):
         """(status, headers, content) of a request; (0, {}, b"") if the server refuses the connection."""
@@ -102,6 +107,7 @@ class Connection:
                 )
             content = body if isinstance(body, bytes) else json.dumps(body).encode()
             head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+            head += f"authorization: Bearer {self.token}\r\n" if self.token else ""
             self.writer.write(f"{head}content-length: {len(content)}\r\n\r\n".encode() + content)
             return await asyncio.wait_for(self._answer(), TIMEOUT)
         except (ConnectionError, asyncio.IncompleteReadError) as error:
@@ -131,12 +137,12 @@ class Connection:
         self.writer = None
 
 
-async def closed_loop(server, clients, seconds, results, first_seed=0, more=None):
+async def closed_loop(server, clients, seconds, results, first_seed=0, more=None, token=""):
     """Clients that ask for the next sample as soon as they have the last; (seed, seconds, status, content) each."""
     end, seeds = time.perf_counter() + seconds, iter(range(first_seed, 10**9))
 
     async def client():
-        connection = Connection(server)
+        connection = Connection(server, token)
         while time.perf_counter() < end:
             seed, start = next(seeds), time.perf_counter()
             status, _, content = await connection.post({"seed": seed, **(more or {})})
@@ -148,15 +154,18 @@ async def closed_loop(server, clients, seconds, results, first_seed=0, more=None
     await asyncio.gather(*(client() for _ in range(clients)))
 
 
-async def open_loop(server, rate, seconds, results, first_seed=0):
-    """Requests at a rate, whether earlier ones are answered or not."""
-    pool, tasks, start = [], [], time.perf_counter()
+async def open_loop(server, rate, seconds, results, first_seed=0, more=None):
+    """Requests at a rate, whether earlier ones are answered or not, over at most CONNECTIONS connections."""
+    pool, tasks, start = asyncio.LifoQueue(), [], time.perf_counter()
+    for _ in range(CONNECTIONS):
+        pool.put_nowait(Connection(server))
 
     async def one(seed):
-        connection, begin = (pool.pop() if pool else Connection(server)), time.perf_counter()
-        status, headers, content = await connection.post({"seed": seed})
+        connection = await pool.get()
+        begin = time.perf_counter()
+        status, headers, content = await connection.post({"seed": seed, **(more or {})})
         results.append((seed, time.perf_counter() - begin, status, content, headers))
-        pool.append(connection)
+        pool.put_nowait(connection)
 
     for number in range(int(rate * seconds)):
         delay = start + number / rate - time.perf_counter()
@@ -164,8 +173,8 @@ async def open_loop(server, rate, seconds, results, first_seed=0):
             await asyncio.sleep(delay)
         tasks.append(asyncio.create_task(one(first_seed + number)))
     await asyncio.gather(*tasks)
-    for connection in pool:
-        connection.close()
+    while not pool.empty():
+        pool.get_nowait().close()
 
 
 def percentile(values, share):
@@ -204,90 +213,106 @@ def alone(model, seconds):
     with genkit_server(model) as server:
 
         async def both():
-            connection, pairs = Connection(server), []
-            end = time.perf_counter() + seconds
+            connection, served, local = Connection(server), [], []
+            end, seeds = time.perf_counter() + seconds, itertools.count()
             while time.perf_counter() < end:  # in turn, so that both see the same machine
-                start = time.perf_counter()
-                await connection.post({"seed": len(pairs)})
-                middle = time.perf_counter()
-                loaded.generate(1, seed=len(pairs)).encode()
-                pairs.append((middle - start, time.perf_counter() - middle))
+                for seed in itertools.islice(seeds, TURN):
+                    start = time.perf_counter()
+                    await connection.post({"seed": seed})
+                    served.append(time.perf_counter() - start)
+                for seed in itertools.islice(seeds, TURN):
+                    start = time.perf_counter()
+                    loaded.generate(1, seed=seed).encode()
+                    local.append(time.perf_counter() - start)
             connection.close()
-            return pairs
+            return served[TURN:], local[TURN:]
 
-        pairs = asyncio.run(both())[3:]
-    served, local = (1e3 * statistics.median(values) for values in zip(*pairs, strict=True))
+        served, local = (1e3 * statistics.median(values) for values in asyncio.run(both()))
     print(
         f"alone: {served:.1f} ms served, {local:.1f} ms in the process: {served - local:+.1f} ms (at most 5)"
     )
 
 
-def capacity(server, seconds=3):
+def capacity(server, seconds=3, clients=128, more=None):
     results = []
-    asyncio.run(closed_loop(server, 128, seconds, results))
+    asyncio.run(closed_loop(server, clients, seconds, results, more=more))
     return sum(row[2] == 200 for row in results) / seconds
 
 
 def overload(model, seconds):
+    """Singly, where this process needs as much of the machine as the server, and by whole chunks."""
+    for n in (1, 16):
+        _overload(model, seconds, n)
+
+
+def _overload(model, seconds, n):
+    title, more = f"overload: {n} at a time", {"n": n, "answer": "zip" if n > 1 else "file"}
     with genkit_server(model, "--max-queue", "128", "--set", "max_share=128") as server:
-        rate = capacity(server)
-        before, results = server.memory(), []
-        asyncio.run(open_loop(server, 5 * rate, seconds, results))
-        after = server.memory()
+        rate = capacity(server, clients=128 // n, more=more)
+        before, results, start = server.memory(), [], time.perf_counter()
+        asyncio.run(open_loop(server, 5 * rate, seconds, results, more=more))
+        took, after = time.perf_counter() - start, server.memory()
         answered = [row for row in results if row[2] == 200]
         refused = [row for row in results if row[2] in (429, 503)]
         other = len(results) - len(answered) - len(refused)
         told = sum("retry-after" in row[4] for row in refused)
-        print(f"overload: capacity {rate:.0f}/s, asked {len(results) / seconds:.0f}/s, answered "
-              f"{len(answered) / seconds:.0f}/s ({milliseconds(answered)})")  # fmt: skip
+        print(f"{title}: capacity {rate:.0f}/s, asked {len(results) / took:.0f}/s, answered "
+              f"{len(answered) / took:.0f}/s ({milliseconds(answered)})")  # fmt: skip
         if refused:
-            print(f"overload: refused {len(refused)} ({milliseconds(refused)}; at most 100 ms), {told} of them with "
-                  f"Retry-After, {other} with neither")  # fmt: skip
-        print(f"overload: memory {before:.0f} -> {after:.0f} MB")
+            print(f"{title}: refused {len(refused)} ({milliseconds(refused)}; at most 100 ms), {told} of them with "
+                  f"Retry-After, {other} with neither "
+                  f"{sorted({row[2] for row in results})}")  # fmt: skip
+        print(f"{title}: memory {before:.0f} -> {after:.0f} MB")
         start, status = time.perf_counter(), 0
         while status != 200:
             status, _, _ = asyncio.run(Connection(server).post({"seed": 1}))
-        print(f"overload: answers again after {time.perf_counter() - start:.2f} s (at most 1)")
-        check(model, [(row[0], row[3]) for row in answered][:2000], "overload")
+        print(f"{title}: answers again after {time.perf_counter() - start:.2f} s (at most 1)")
+        if n == 1:
+            check(model, [(row[0], row[3]) for row in answered][:2000], title)
 
 
 def leaving(model, seconds):
-    with genkit_server(model) as server:
-        asyncio.run(closed_loop(server, 16, 2, []))
-        before, files = server.memory(), server.open_files()
+    tokens = Path(tempfile.mkdtemp()) / "tokens"
+    tokens.write_text(f"{ORDINARY}\n{OTHERS}\n")
+    with genkit_server(model, "--token-file", str(tokens)) as server:
+        asyncio.run(closed_loop(server, 16, 2, [], token=ORDINARY))
+        before, files, alone = server.memory(), server.open_files(), []
+        asyncio.run(closed_loop(server, 16, seconds, alone, token=ORDINARY))
+
+        async def send(writer, body):
+            content = json.dumps(body)
+            head = f"POST /v1/generate HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {OTHERS}\r\n"
+            head += f"content-type: application/json\r\ncontent-length: {len(content)}\r\n\r\n"
+            writer.write((head + content).encode())
 
         async def leaver():
             end = time.perf_counter() + seconds
             while time.perf_counter() < end:
                 with contextlib.suppress(ConnectionError):
                     _, writer = await asyncio.open_connection(server.host, server.port)
-                    content = json.dumps(
-                        {"n": 64, "seed": random.randrange(10**6), "answer": "json"}
-                    )
-                    head = "POST /v1/generate HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
-                    writer.write(f"{head}content-length: {len(content)}\r\n\r\n{content}".encode())
-                    await asyncio.sleep(random.expovariate(5))
+                    await send(writer, {"n": 64, "seed": random.randrange(10**6), "answer": "json"})
+                    await asyncio.sleep(random.expovariate(0.5))
                     writer.transport.abort()
 
         async def slow():
             reader, writer = await asyncio.open_connection(server.host, server.port, limit=2)
-            content = json.dumps({"n": 64, "answer": "events"})
-            head = "POST /v1/generate HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
-            writer.write(f"{head}content-length: {len(content)}\r\n\r\n{content}".encode())
+            await send(writer, {"n": 64, "answer": "events"})
             end = time.perf_counter() + seconds
             while time.perf_counter() < end and await reader.read(1):
                 await asyncio.sleep(1)
             writer.transport.abort()
 
         async def all_of_them(results):
-            others = [*(leaver() for _ in range(100)), *(slow() for _ in range(50))]
-            await asyncio.gather(closed_loop(server, 16, seconds, results), *others)
+            others = [*(leaver() for _ in range(500)), *(slow() for _ in range(50))]
+            load = closed_loop(server, 16, seconds, results, token=ORDINARY)
+            await asyncio.gather(load, *others)
 
         results = []
         asyncio.run(all_of_them(results))
         time.sleep(2)
-        figures = metrics(server)
-        print(f"leaving: {sum(row[2] == 200 for row in results)} of {len(results)} ordinary requests answered, "
+        figures = metrics(server, ORDINARY)
+        print(f"leaving: alone {len(alone)} ordinary requests answered, {milliseconds(alone)}")
+        print(f"leaving: among others {sum(row[2] == 200 for row in results)} of {len(results)} answered, "
               f"{milliseconds(results)}")  # fmt: skip
         dropped = figures.get('genkit_refusals_total{reason="left"}', 0)
         print(f"leaving: dropped {dropped:.0f}, still open "
@@ -297,10 +322,14 @@ def leaving(model, seconds):
         )
 
 
-def metrics(server):
+def metrics(server, token=""):
     import urllib.request
 
-    with urllib.request.urlopen(f"http://{server.host}:{server.port}/metrics") as answer:
+    url, headers = (
+        f"http://{server.host}:{server.port}/metrics",
+        {"authorization": f"Bearer {token}"},
+    )
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers)) as answer:
         lines = answer.read().decode().splitlines()
     return {
         line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if line[0] != "#"
