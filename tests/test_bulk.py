@@ -489,7 +489,8 @@ def test_a_list_is_read_in_any_layout_and_a_damaged_one_is_none(model, tmp_path)
         assert "000003.npy" not in listing.names
     wrong_rows = [{**document, "samples": rows} for rows in (["x"], [{"file": 3}], [{}], 3)]
     without_start = {**document, "tars": [{"file": "000000.tar"}]}
-    damaged = [text[:-30], text[:200], *map(json.dumps, [*wrong_rows, without_start, [], 3])]
+    open_list = text[: text.index("\n ]") + 1]
+    damaged = [text[:-30], text[:200], open_list, *map(json.dumps, [*wrong_rows, without_start, [], 3])]
     for content in damaged:
         file.write_text(content)
         assert read_listing(tmp_path) is None
