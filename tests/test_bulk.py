@@ -287,6 +287,10 @@ OTHERS = {
     "label": ({"label": "class1"}, 'label = null, and this has label = "class1"'),
     "controls": ({"controls": {"scale": 0.5}}, r'controls = {"scale": 1.0}, and this has'),
     "best_of": ({"best_of": 2}, "best_of = null, critics_sha256 = null, and this has best_of = 2"),
+    "choose": (
+        {"best_of": 2, "choose": "sample"},
+        'best_of = null, choose = null, .* choose = "sample"',
+    ),
     "per_tar": ({"per_tar": 40}, "per_tar = 50, and this has per_tar = 40"),
     "single files": ({"per_tar": None}, "per_tar = 50, and this has per_tar = null"),
     "model": ({}, r"another model \(.*duet0/run/model\)"),
@@ -361,6 +365,7 @@ MISTAKES = {
     "control": ({"controls": {"scal": 1}}, "Did you mean 'scale'|'scale'"),
     "n": ({"n": 0}, "at least one sample"),
     "best_of": ({"best_of": 0}, "at least one candidate"),
+    "choose": ({"choose": "sample"}, "give best_of"),
     "per_tar": ({"per_tar": 0}, "at least one sample"),
     "format": ({"format": "wav"}, "duet writes npy"),
     "shard": ({"shard": "0/2"}, "K from 1 to N"),
@@ -490,7 +495,12 @@ def test_a_list_is_read_in_any_layout_and_a_damaged_one_is_none(model, tmp_path)
     wrong_rows = [{**document, "samples": rows} for rows in (["x"], [{"file": 3}], [{}], 3)]
     without_start = {**document, "tars": [{"file": "000000.tar"}]}
     open_list = text[: text.index("\n ]") + 1]
-    damaged = [text[:-30], text[:200], open_list, *map(json.dumps, [*wrong_rows, without_start, [], 3])]
+    damaged = [
+        text[:-30],
+        text[:200],
+        open_list,
+        *map(json.dumps, [*wrong_rows, without_start, [], 3]),
+    ]
     for content in damaged:
         file.write_text(content)
         assert read_listing(tmp_path) is None

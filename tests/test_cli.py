@@ -74,10 +74,13 @@ def test_generate_writes_files_or_a_grid_and_prints_where(trained, tmp_path, gen
     assert command("generate", trained, "-n", 2, "--out", f"{tmp_path}/v1.0/").returncode == 0
     assert (tmp_path / "v1.0" / "samples.json").exists()
     assert (
-        command("generate", trained, "-n", 2, "--best-of", 3, "--out", tmp_path / "best").returncode
+        command(
+            "generate", trained, "-n", 2, "--best-of", 3, "--choose", "sample", "--out", tmp_path / "best"
+        ).returncode
         == 0
-    )
-    assert json.loads((tmp_path / "best" / "samples.json").read_text())["best_of"] == 3
+    )  # fmt: skip
+    told = json.loads((tmp_path / "best" / "samples.json").read_text())
+    assert (told["best_of"], told["choose"]) == (3, "sample")
     done = command("generate", trained, "-n", 20, "--out", tmp_path / "grid.png", "--json")
     assert json.loads(done.stdout)["files"] == [str(tmp_path / "grid.png")]
     assert (tmp_path / "grid.png").read_bytes()[:4] == b"\x89PNG"

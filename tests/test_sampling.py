@@ -18,6 +18,7 @@ from toys import duet, language, ring, step_language
 
 import genkit
 from genkit.errors import ConfigError, GenkitError, ModelError, PluginError, StorageError, UserError
+from genkit.plugin import Critique, Sample
 from genkit.sampling.chunks import (
     draw_alone,
     draw_together,
@@ -26,6 +27,8 @@ from genkit.sampling.chunks import (
     units_of,
 )
 from genkit.sampling.drawing import CHUNK, LatentPoint, draw_chunk
+from genkit.sampling.noise import choice_noise
+from genkit.sampling.reranking import Choice, Reranker
 from genkit.sampling.samples import save
 from genkit.system.runtime import overlapped
 
@@ -332,6 +335,51 @@ def test_critics_choose_whom_they_like_best(models, name):
     assert len(scores.argmax(0).unique()) == 4
 
 
+class Said(torch.nn.Module):
+    """A critic whose logit is the sample."""
+
+    def forward(self, sample):
+        return Critique((sample.x,))
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.4])
+def test_a_drawn_candidate_has_the_softmax_of_the_scores_as_its_distribution(scale):
+    rows, scores = 20_000, torch.tensor([0.3, -1.2, 2.0])
+    reranker = Reranker({"critic": Said()}, {"critic": 1.0}, "")
+    drawn = [Sample(score.expand(rows)) for score in scores]
+    luck = [choice_noise(name, range(rows)) for name in (0, "0/candidate 1", "0/candidate 2")]
+    chosen = reranker.choose(Choice(3, scale), drawn, luck).x
+    shares = torch.stack([(chosen == score).float().mean() for score in scores])
+    torch.testing.assert_close(shares, (scale * scores).softmax(0), atol=0.012, rtol=0)
+    assert set(reranker.choose(Choice(3), drawn, luck).x.tolist()) == {2.0}
+
+
+@pytest.mark.parametrize("name", ["ring", "step_language", "duet"])
+def test_a_drawn_candidate_is_the_same_in_any_batch(models, name):
+    model, how = models[name], {"seed": 3, "best_of": 3, "choose": "sample:0.5"}
+    whole = model.generate(150, **how)
+    assert torch.equal(model.generate(1, start=100, **how).x, whole.x[100:101])
+    pieces = [chunk.x for chunk in model.stream(90, start=40, **how)]
+    assert torch.equal(torch.cat(pieces), whole.x[40:130])
+    for other in ({"choose": "best"}, {"best_of": 1, "choose": "best"}):
+        assert not torch.equal(model.generate(150, **{**how, **other}).x, whole.x)
+
+
+@pytest.mark.parametrize(
+    ("best_of", "choose", "message"),
+    [
+        (2, "worst", "choose = 'worst': best, sample, or sample:SCALE"),
+        (2, "sample:0.0", "with a positive number"),
+        (2, "sample:-1", "with a positive number"),
+        (2, "sample:", "with a positive number"),
+        (1, "sample", "one of several candidates is chosen: give best_of"),
+    ],
+)
+def test_a_choice_that_is_none_is_a_mistake(models, best_of, choose, message):
+    with pytest.raises(ConfigError, match=message):
+        models["ring"].generate(2, best_of=best_of, choose=choose)
+
+
 def test_heads_patches_and_valid_steps_are_averaged_and_critics_weighed(models):
     duet, steps = models["duet"], models["step_language"]
     (sample,) = candidates(duet, 1)
@@ -403,6 +451,8 @@ def test_the_sidecar_tells_of_how_many_each_is_the_best(models, tmp_path):
     model = models["duet"]
     model.generate(3).save(tmp_path)
     assert "best_of" not in (tmp_path / "samples.json").read_text()
+    model.generate_to(tmp_path / "drawn", 2, best_of=3, choose="sample:0.5")
+    assert '"choose": "sample:0.5"' in (tmp_path / "drawn/samples.json").read_text()
     save(model.stream(2, best_of=3), tmp_path)
     told = json.loads((tmp_path / "samples.json").read_text())
     critics = (model.path / "critics.safetensors").read_bytes()

@@ -257,11 +257,14 @@ async def test_interpolations_and_the_best_of_several_are_those_of_the_model(mod
         body = {"model": "duet", "seed": 2, "answer": "json"}
         between = (await generate(client, **body, interpolate=[3, 170, 5], steps=4)).json()
         best = (await generate(client, **body, n=2, start=5, best_of=3)).json()
+        drawn = (await generate(client, **body, n=2, best_of=9, choose="sample:2")).json()
     interpolation = duet.interpolate([3, 170, 5], 2, steps=4)
     assert files_of(between) == npy(interpolation)
     assert between["samples"][5]["share"] == 0.25
     assert files_of(best) == npy(duet.generate(2, 2, 5, best_of=3))
     assert best["best_of"] == 3
+    assert files_of(drawn) == npy(duet.generate(2, 2, best_of=9, choose="sample:2"))
+    assert drawn["choose"] == "sample:2"
 
 
 def files_of(document):
@@ -290,6 +293,7 @@ WRONG = {
     "a number as text": ({"n": "3"}, 422, "invalid_request", "n: Input should be a valid integer"),
     "no samples": ({"n": 0}, 422, "invalid_request", "greater than or equal to 1"),
     "too many samples": ({"n": 257}, 422, "invalid_request", "a request may ask for 256"),
+    "a choice of nothing": ({"choose": "sample"}, 422, "invalid_request", "give best_of"),
     "too many candidates": ({"best_of": 17}, 422, "invalid_request", "ask for 16 candidates"),
     "a long interpolation": ({"interpolate": [0, 1], "steps": 256}, 422, "invalid_request", "257 samples"),
     "steps of nothing": ({"steps": 3}, 422, "invalid_request", "give interpolate, too"),

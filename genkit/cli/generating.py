@@ -47,10 +47,17 @@ def generate(
     best_of: Annotated[
         int | None,
         typer.Option(
-            help="Reranking: draw so many candidates for each sample and keep the one that the critics "
-            "(discriminators) score highest [default: 1]."
+            help="Reranking: draw so many candidates for each sample and keep one of them, chosen by the critics "
+            "(discriminators) [default: 1]."
         ),
     ] = None,
+    choose: Annotated[
+        str,
+        typer.Option(
+            help="How: best, the one with the highest score; sample, one that is drawn with the softmax of the scores "
+            "as probabilities; sample:SCALE, of the scores times a number."
+        ),
+    ] = "best",
     out: Annotated[
         str,
         typer.Option(
@@ -154,6 +161,7 @@ def generate(
             label=label,
             controls=controls,
             best_of=candidates,
+            choose=choose,
         )
     if out == "-":
         for chunk in chunks:
@@ -170,7 +178,7 @@ def generate(
     elif is_folder and not ends:
         job: dict[str, Any] = {
             "n": n, "seed": seed, "start": start, "label": label, "controls": controls,
-            "best_of": candidates, "format": format, "per_tar": per_tar,
+            "best_of": candidates, "choose": choose, "format": format, "per_tar": per_tar,
         }  # fmt: skip
         if ray is None:
             write = partial(loaded_model.generate_to, out, shard=shard, resume=resume, **job)

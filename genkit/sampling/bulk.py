@@ -38,6 +38,7 @@ def generate_to(
     label: str | None = None,
     controls: Mapping[str, Any] | None = None,
     best_of: int = 1,
+    choose: str = "best",
     format: str | None = None,
     per_tar: int | None = None,
     shard: str | None = None,
@@ -48,7 +49,7 @@ def generate_to(
     if is_joint(model.modality, path):
         raise ConfigError(f"{path} is one file: name a folder, such as {Path(path).stem}/")
     format, settings = format_of(model.modality, format), dict(controls or {})
-    job = Job(model, n, seed, start, label, settings, best_of, format, per_tar)
+    job = Job(model, n, seed, start, label, settings, best_of, choose, format, per_tar)
     share = share_of(shard)
     ledger = Ledger(user_path(path), job, share)
     ledger.refuse_others(resume)

@@ -120,12 +120,14 @@ def draw_together(model: Model, requests: Sequence[Identities], controls: Any) -
     return _forward(model, rows, condition, controls)[:count]
 
 
-def draw_alone(model: Model, request: Identities, controls: Any, best_of: int = 1) -> Sample:
+def draw_alone(
+    model: Model, request: Identities, controls: Any, best_of: int = 1, choose: str = "best"
+) -> Sample:
     """The samples of one request on the CPU, as `Model.generate` or `Model.interpolate` draws them.
 
     Args:
         request: its points are indices, or latent points that begin at a multiple of CHUNK of its interpolation.
-        controls, best_of: as for `Model.draw`.
+        controls, best_of, choose: as for `Model.draw`.
     """
     points = request.points
     if isinstance(points[0], LatentPoint):
@@ -137,7 +139,7 @@ def draw_alone(model: Model, request: Identities, controls: Any, best_of: int = 
     is_single = unrolls(model.generator)
     conditions = request.condition_of if is_single else request.conditions
     indices = cast(Sequence[int], points)
-    return model.draw(indices, request.seed, None, controls, conditions, best_of)
+    return model.draw(indices, request.seed, None, controls, conditions, best_of, choose)
 
 
 def units_of(model: Model, points: Sequence[Point]) -> list[range]:

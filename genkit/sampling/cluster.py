@@ -10,7 +10,7 @@ import contextlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from genkit.errors import ConfigError, GenkitError, first_line
 from genkit.sampling.listing import Files
@@ -75,9 +75,9 @@ def generate_on_ray(
     tasks: list[Any] = []
     try:
         gpus = device.startswith("cuda") or (
-            device == "auto" and ray.cluster_resources().get("GPU", 0) > 0
+            device == "auto" and cast(Any, ray).cluster_resources().get("GPU", 0) > 0
         )
-        write = ray.remote(_write_share).options(num_cpus=1, num_gpus=int(gpus))
+        write: Any = ray.remote(_write_share).options(num_cpus=1, num_gpus=int(gpus))
         settings = {**arguments, "n": n, "resume": True}
         tasks = [
             write.remote(*places, base, device, list(user_objects), f"{number}/{shards}", settings)

@@ -21,6 +21,7 @@ from genkit import config
 from genkit.errors import ConfigError
 from genkit.sampling.drawing import rows_of
 from genkit.sampling.listing import SAMPLES, TARS, file_name
+from genkit.sampling.reranking import Choice
 from genkit.sampling.samples import Samples, Source, condition_numbers, header_of
 from genkit.system.runtime import environment_share
 
@@ -34,6 +35,7 @@ class Drawer(Source, Protocol):
     def generate(
         self, n: int = 16, seed: int = 0, start: int = 0, label: str | None = None,
         controls: Mapping[str, Any] | None = None, indices: Sequence[int] | None = None, best_of: int = 1,
+        choose: str = "best",
     ) -> Samples: ...  # fmt: skip
 
     def conditions_for(self, label: str | None) -> Callable[[Sequence[int]], Tensor | None]: ...
@@ -45,7 +47,7 @@ class Job:
 
     Args:
         model: that draws them.
-        n, seed, start, label, controls, best_of: as in `Model.generate`.
+        n, seed, start, label, controls, best_of, choose: as in `Model.generate`.
         format: of the samples' files.
         per_tar: samples of a tar file; None: each sample is a file of its own.
 
@@ -60,6 +62,7 @@ class Job:
     label: str | None
     controls: Mapping[str, Any]
     best_of: int
+    choose: str
     format: str
     per_tar: int | None
 
@@ -68,10 +71,7 @@ class Job:
             raise ConfigError(
                 f"n = {self.n}, start = {self.start}: at least one sample, of an index of at least 0, is needed"
             )
-        if self.best_of < 1:
-            raise ConfigError(
-                f"best_of = {self.best_of}: at least one candidate for each sample is needed"
-            )
+        Choice.of(self.best_of, self.choose)
         if self.per_tar is not None and self.per_tar < 1:
             raise ConfigError(f"per_tar = {self.per_tar}: a tar file needs at least one sample")
 
@@ -81,7 +81,7 @@ class Job:
         settings = config.controls(self.model.modality, self.controls)
         keys = ("n", "seed", "start", "label", "format", "per_tar")
         return {
-            **header_of(self.model, settings, self.best_of),
+            **header_of(self.model, settings, self.best_of, self.choose),
             "job": {key: getattr(self, key) for key in keys},
         }
 
@@ -129,7 +129,14 @@ class Job:
                 first = chunk * self.unit
                 if whole is None or whole.indices[0] != first:
                     whole = self.model.generate(
-                        self.unit, self.seed, first, self.label, self.controls, best_of=self.best_of
+                        self.unit,
+                        self.seed,
+                        first,
+                        self.label,
+                        self.controls,
+                        None,
+                        self.best_of,
+                        self.choose,
                     )
                 start, stop = max(first, indices.start), min(first + self.unit, indices.stop)
                 yield piece, whole[start - first : stop - first]
@@ -168,7 +175,7 @@ def identity_of(header: Mapping[str, Any]) -> dict[str, Any] | None:
     try:
         model, job = header["model"], header["job"]
         parts = {"model": model["sha256"], "plugin": model["plugin"], "torch": model["torch"]}
-        keys = ("schema", "controls", "best_of", "critics_sha256")
+        keys = ("schema", "controls", "best_of", "choose", "critics_sha256")
         is_sound = all(isinstance(job[key], int) for key in ("n", "start", "seed"))
         is_sound = is_sound and isinstance(job["per_tar"], int | None) and "format" in job
         identity = parts | {key: header.get(key) for key in keys} | job

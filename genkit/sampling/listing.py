@@ -348,7 +348,7 @@ def refuse_mixture(
 
 def is_of(header: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether the headers of two samples.json are of the same model, controls and reranking."""
-    keys = ("schema", "controls", "best_of", "critics_sha256")
+    keys = ("schema", "controls", "best_of", "choose", "critics_sha256")
     is_alike = all(header.get(key) == other.get(key) for key in keys)
     return is_alike and header["model"]["sha256"] == other["model"]["sha256"]
 

@@ -37,7 +37,8 @@ from genkit.sampling.drawing import (
 )
 from genkit.sampling.model_folder import WEIGHTS, read_critics, read_model, read_notes, save_model
 from genkit.sampling.model_names import find_model
-from genkit.sampling.reranking import Reranker, open_reranker
+from genkit.sampling.noise import choice_noise
+from genkit.sampling.reranking import Choice, Reranker, open_reranker
 from genkit.sampling.samples import Samples
 from genkit.system.files import file_hash, user_path
 from genkit.system.runtime import lay_out, pick_device
@@ -86,6 +87,7 @@ class Model:
         controls: Mapping[str, Any] | None = None,
         indices: Sequence[int] | None = None,
         best_of: int = 1,
+        choose: str = "best",
     ) -> Samples:
         """Draw samples.
 
@@ -95,7 +97,8 @@ class Model:
             label: the condition for a conditional model (a label, a prompt, a file); None: its default.
             controls: values of the modality's controls.
             indices: draw these indices, in this order, instead of those of n and start.
-            best_of: draw this many candidates for each sample and keep the one with the critics' highest score.
+            best_of: draw this many candidates for each sample and keep one of them.
+            choose: which. best: that with the critics' highest score; sample, or sample:SCALE: drawn, see `Choice`.
 
         Raises:
             ConfigError: for a control, label or number that the model does not accept; for `best_of` > 1 if it has no
@@ -108,13 +111,10 @@ class Model:
             raise ConfigError(
                 f"n = {n}, start = {start}: at least one sample, of an index of at least 0, is needed"
             )
-        if best_of < 1:
-            raise ConfigError(
-                f"best_of = {best_of}: at least one candidate for each sample is needed"
-            )
         settings = config.controls(self.modality, controls or {})
-        sample = self.draw(chosen_indices, seed, label, settings, best_of=best_of)
-        return Samples(sample, seed, tuple(chosen_indices), label, self, settings, best_of=best_of)
+        sample = self.draw(chosen_indices, seed, label, settings, None, best_of, choose)
+        identity = seed, tuple(chosen_indices), label, self, settings
+        return Samples(sample, *identity, best_of=best_of, choose=choose)
 
     def stream(
         self,
@@ -124,18 +124,19 @@ class Model:
         label: str | None = None,
         controls: Mapping[str, Any] | None = None,
         best_of: int = 1,
+        choose: str = "best",
     ) -> Iterator[Samples]:
         """Draw the samples of `generate`, at most CHUNK at a time, in constant memory; arguments as there."""
         stop = start + n
         while start < stop:
             count = min(CHUNK - start % CHUNK, stop - start)
-            yield self.generate(count, seed, start, label, controls, best_of=best_of)
+            yield self.generate(count, seed, start, label, controls, None, best_of, choose)
             start += count
 
     def generate_to(
         self, path: str | Path, n: int, seed: int = 0, start: int = 0, label: str | None = None,
-        controls: Mapping[str, Any] | None = None, best_of: int = 1, *, format: str | None = None,
-        per_tar: int | None = None, shard: str | None = None, resume: bool = False,
+        controls: Mapping[str, Any] | None = None, best_of: int = 1, choose: str = "best", *,
+        format: str | None = None, per_tar: int | None = None, shard: str | None = None, resume: bool = False,
         progress: Callable[[int, int], object] | None = None,
     ) -> Sequence[Path]:  # fmt: skip
         """Draw samples into a folder, in constant memory, alone or as one of several processes.
@@ -145,7 +146,7 @@ class Model:
 
         Args:
             path: of the folder.
-            n, seed, start, label, controls, best_of: as in `generate`.
+            n, seed, start, label, controls, best_of, choose: as in `generate`.
             format: of the samples' files; None: the modality's first.
             per_tar: pack so many samples at a time into a tar file in WebDataset layout: number k holds the indices
                 from k * per_tar on, each as `<index>.<format>` and `<index>.json`. None: each sample is a file.
@@ -160,9 +161,8 @@ class Model:
         Raises:
             ConfigError: as in `generate`; if the folder holds what samples must not replace, or lie among.
         """
-        return generate_to(
-            self, path, n, seed, start, label, controls, best_of, format, per_tar, shard, resume, progress
-        )  # fmt: skip
+        more = format, per_tar, shard, resume, progress
+        return generate_to(self, path, n, seed, start, label, controls, best_of, choose, *more)
 
     def interpolate(
         self,
@@ -254,6 +254,7 @@ class Model:
         controls: Any = None,
         conditions: Callable[[Sequence[int]], Tensor | None] | None = None,
         best_of: int = 1,
+        choose: str = "best",
     ) -> Sample:
         """The batch of samples with these identities, on the CPU.
 
@@ -263,10 +264,10 @@ class Model:
             label: as in `generate`.
             controls: an instance of the modality's controls.
             conditions: indices -> their conditions, instead of the plugin's.
-            best_of: candidates per sample: the first has the noise of the identity itself, the others that of streams
-                of their own.
+            best_of, choose: as in `generate`; the first candidate has the identity's own noise, others that of streams.
         """
-        seeds = [seed, *(f"{seed}/candidate {number}" for number in range(1, best_of))]
+        choice = Choice.of(best_of, choose)
+        seeds = [seed, *(f"{seed}/candidate {number}" for number in range(1, choice.count))]
         conditions = conditions or self.conditions_for(label)
         at_once = rows_of(self.generator)
         pieces: list[Sample] = []
@@ -278,12 +279,13 @@ class Model:
             whole = range(chunk * at_once, (chunk + 1) * at_once)
             rows = [indices[place] - whole.start for place in places]
             condition = conditions(whole)
-            candidates = (
+            pool = (
                 draw_chunk(self.generator, whole, name, condition, controls, self.device)
                 for name in seeds
             )
+            luck = (choice_noise(name, whole) for name in seeds)
             with registry.asking(self.modality, "the generator"):
-                batch = next(candidates) if best_of == 1 else self.reranker.best(candidates)
+                batch = next(pool) if best_of == 1 else self.reranker.choose(choice, pool, luck)
                 pieces.append(batch[rows].to("cpu"))
             order += places
         samples = join(pieces)
@@ -451,19 +453,20 @@ def generate(
     controls: Mapping[str, Any] | None = None,
     best_of: int = 1,
     device: str = "auto",
+    choose: str = "best",
 ) -> Samples:
     """Open a model and draw samples from it; where you draw more than once, open it once with `load`.
 
     Args:
         model: as for `load`, or a model.
-        n, seed, start, label, controls, best_of: as for `Model.generate`.
+        n, seed, start, label, controls, best_of, choose: as for `Model.generate`.
         device: auto, cpu, cuda, mps ...
 
     Raises:
         UserError: as `load` and `Model.generate` do.
     """
     opened_model = model if isinstance(model, Model) else open_model(model, device)
-    return opened_model.generate(n, seed, start, label, controls, best_of=best_of)
+    return opened_model.generate(n, seed, start, label, controls, None, best_of, choose)
 
 
 def open_model(

@@ -77,6 +77,19 @@ def _words(
     return np.stack(rows) if rows else np.empty((0, count), np.uint64)
 
 
+def choice_noise(seed: int | str, indices: Sequence[int]) -> NDArray[np.floating]:
+    """[B] in (0, 1), float64: the chances of candidates for some samples; of a stream of their own.
+
+    Args:
+        seed: of the candidates' own noise.
+        indices: of the samples.
+    """
+    return draw(_CHANCE, "choice", f"{seed}/choice", indices)
+
+
+_CHANCE = Noise((), "uniform", dtype="float64")
+
+
 def interpolate_noise(
     start: NDArray[np.floating], end: NDArray[np.floating], share: float, distribution: str
 ) -> NDArray[np.floating]:

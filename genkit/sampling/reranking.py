@@ -1,16 +1,19 @@
-"""A model's critics as a reranker: they choose the best-scored of several candidates for each sample.
+"""A model's critics as a reranker: they choose one of several candidates for each sample.
 
 Knows critics, their weights in the score, and their file in a model folder; no noise and no identities.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from genkit.adversarial import row_means
@@ -23,6 +26,46 @@ from genkit.system.runtime import lay_out
 from genkit.system.seeding import global_seeds
 from genkit.system.tensors import build
 from genkit.user_objects import not_placeholder
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How one of several candidates is chosen by their scores.
+
+    With `scale`, one is drawn with probabilities softmax(scale * scores). For a score that is the log-ratio of the
+    densities of real items and of samples, many candidates give samples of the distribution of real items (Deng et al.
+    2020, arXiv:2004.11714, section 3.3), while the highest scores lie beyond it.
+
+    Args:
+        count: candidates for each sample; 1: there is no choice.
+        scale: None: the highest score is chosen.
+    """
+
+    count: int = 1
+    scale: float | None = None
+
+    @classmethod
+    def of(cls, best_of: int, choose: str) -> Choice:
+        """The choice that the arguments of `Model.generate` describe.
+
+        Raises:
+            ConfigError: if they describe none.
+        """
+        if best_of < 1:
+            raise ConfigError(
+                f"best_of = {best_of}: at least one candidate for each sample is needed"
+            )
+        if choose == "best":
+            return cls(best_of)
+        match = _RANDOM_CHOICE.fullmatch(choose)
+        if match is None or best_of == 1:
+            problem = "one of several candidates is chosen: give best_of, 16, say"
+            allowed = "best, sample, or sample:SCALE with a positive number, such as sample:0.7"
+            raise ConfigError(f"choose = {choose!r}: {allowed if match is None else problem}")
+        return cls(best_of, float(match[1] or 1))
+
+
+_RANDOM_CHOICE = re.compile(r"sample(?::(?=.*[1-9])(\d+|\d*\.\d+))?")
 
 
 @dataclass(frozen=True)
@@ -50,21 +93,34 @@ class Reranker:
             total = total + self.weights[name] * heads.mean(0)
         return total
 
-    def best(self, candidates: Iterable[Sample]) -> Sample:
-        """For each row the candidate with the highest score, the first of equal ones.
+    def choose(
+        self,
+        choice: Choice,
+        candidates: Iterable[Sample],
+        chances: Iterable[NDArray[np.floating]],
+    ) -> Sample:
+        """For each row one of the candidates: that with the highest score, the first of equal ones; or a drawn one.
 
         Args:
+            choice: which is chosen.
             candidates: batches of equal size, whose rows b are candidates for the same sample; they are consumed one by
-                one, and only the best rows are kept in memory.
+                one, and only the chosen rows are kept in memory.
+            chances: [B] in (0, 1) for each batch. The largest sum of a log-probability and of -log(-log u) is a draw
+                (Gumbel 1954).
         """
-        candidates = iter(candidates)
-        best = next(candidates)
-        highest = self.scores(best)
-        for other in candidates:
-            scores = self.scores(other)
-            rows = torch.arange(len(best), device=scores.device) + len(best) * (scores > highest)
-            best, highest = join([best, other])[rows], highest.maximum(scores)
-        return best
+        choices, highest = None, torch.empty(0)
+        for batch, chance in zip(candidates, chances, strict=True):
+            scores = self.scores(batch)
+            if choice.scale is not None:
+                luck = torch.from_numpy(-np.log(-np.log(chance)))
+                scores = choice.scale * scores + luck.to(scores)
+            if choices is None:
+                choices, highest = batch, scores
+                continue
+            rows = torch.arange(len(batch), device=scores.device) + len(batch) * (scores > highest)
+            choices, highest = join([choices, batch])[rows], highest.maximum(scores)
+        assert choices is not None
+        return choices
 
 
 def open_reranker(

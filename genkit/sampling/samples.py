@@ -78,7 +78,7 @@ class Samples:
         controls: that they were drawn with.
         interpolation: the latent point of each row; None: the samples are no interpolation.
         columns: of a preview; None: the modality's choice.
-        best_of: number of candidates that each sample was chosen from.
+        best_of, choose: number of candidates that each sample was chosen from, and how; see `Model.generate`.
     """
 
     sample: Sample
@@ -90,6 +90,7 @@ class Samples:
     interpolation: tuple[LatentPoint, ...] | None = None
     columns: int | None = None
     best_of: int = 1
+    choose: str = "best"
 
     @property
     def x(self) -> Tensor:
@@ -220,7 +221,7 @@ def save(
         for chunk in itertools.chain([first], chunks)
         for place in range(0, len(chunk), CHUNK)
     )
-    header = header_of(model, first.controls, first.best_of)
+    header = header_of(model, first.controls, first.best_of, first.choose)
     listing = read_listing(path)
     unlisted = unlisted_names(path, [] if listing is None else [listing.names])
     if count is not None:
@@ -256,11 +257,12 @@ def save(
     return Files(path, numbers, format)
 
 
-def header_of(model: Source, controls: Any, best_of: int) -> dict[str, Any]:
-    """What a samples.json says of all samples that a model draws with these controls and so many candidates."""
+def header_of(model: Source, controls: Any, best_of: int, choose: str = "best") -> dict[str, Any]:
+    """What a samples.json says of all samples that a model draws with these controls and this choice."""
     reranking: dict[str, Any] = {}
     if best_of > 1:
         reranking = {"best_of": best_of, "critics_sha256": model.reranker.sha256}
+        reranking |= {} if choose == "best" else {"choose": choose}
     settings = {} if controls is None else controls.model_dump(mode="json")
     return {"schema": 1, "model": describe_model(model), "controls": settings, **reranking}
 

@@ -94,7 +94,7 @@ def file_head(modality: Modality, format: str, stem: str, headers: Mapping[str, 
 
 def document(samples: Samples, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What samples.json says of samples, without the place of the model on the server."""
-    header = header_of(samples.model, samples.controls, samples.best_of)
+    header = header_of(samples.model, samples.controls, samples.best_of, samples.choose)
     return {**header, "model": {**header["model"], "path": None}, "samples": list(rows)}
 
 

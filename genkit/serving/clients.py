@@ -215,6 +215,7 @@ class Client(_Base):
         controls: Mapping[str, Any] | None = None,
         indices: Sequence[int] | None = None,
         best_of: int = 1,
+        choose: str = "best",
         condition: str | Path | None = None,
         format: str | None = None,
     ) -> RemoteSamples:
@@ -222,7 +223,7 @@ class Client(_Base):
 
         Args:
             model: its name at the server; None: the first.
-            n, seed, start, label, controls, indices, best_of: as for `genkit.Model.generate`.
+            n, seed, start, label, controls, indices, best_of, choose: as for `genkit.Model.generate`.
             condition: a file that the samples are conditioned on.
             format: of the files; None: the model's first.
 
@@ -231,7 +232,7 @@ class Client(_Base):
             ServerError: if it fails, stays busy, or cannot be reached.
         """
         order = _order(model, seed, label, controls, condition)
-        order |= {"best_of": best_of, "format": format}
+        order |= {"best_of": best_of, "choose": choose, "format": format}
         parts = _parts(n, start, indices)
         documents = [self._document({**order, "points": part}) for part in parts]
         return self._joined(order, documents, self)
@@ -349,12 +350,13 @@ class AsyncClient(_Base):
         controls: Mapping[str, Any] | None = None,
         indices: Sequence[int] | None = None,
         best_of: int = 1,
+        choose: str = "best",
         condition: str | Path | None = None,
         format: str | None = None,
     ) -> RemoteSamples:
         """As `Client.generate`; several requests are sent at once."""
         order = _order(model, seed, label, controls, condition)
-        order |= {"best_of": best_of, "format": format}
+        order |= {"best_of": best_of, "choose": choose, "format": format}
         parts = _parts(n, start, indices)
         documents = await asyncio.gather(
             *(self._document({**order, "points": part}) for part in parts)

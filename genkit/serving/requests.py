@@ -79,7 +79,10 @@ class GenerateRequest(BaseModel):
     controls: dict[str, Any] = {}
     """Values of the model's controls; its schema is at `/v1/models/{id}`."""
     best_of: Annotated[int, Field(ge=1)] = 1
-    """Draw so many candidates for each sample, and keep the one that the critics score highest."""
+    """Draw so many candidates for each sample, and keep one of them."""
+    choose: Annotated[str, Field(max_length=40)] = "best"
+    """best: the candidate that the critics score highest; sample: one that is drawn with the softmax of the scores as
+    probabilities; sample:SCALE: of the scores times a number."""
     points: Annotated[list[Number | LatentPlace], Field(min_length=1)] | None = None
     """Instead of n and start: an index for each sample, or [start, end, share], a latent point between two of them."""
     interpolate: Annotated[list[Number], Field(min_length=2, max_length=64)] | None = None

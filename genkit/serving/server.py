@@ -43,14 +43,14 @@ class _FewAtOnce(selectors.DefaultSelector):
 
     def __init__(self) -> None:
         super().__init__()
-        self._ready = deque[tuple[selectors.SelectorKey, int]]()
+        self._events = deque[tuple[selectors.SelectorKey, int]]()
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """The next sockets that are ready, in turn."""
-        if not self._ready:
-            self._ready.extend(super().select(timeout))
-        count, registered = min(AT_ONCE, len(self._ready)), self.get_map()
-        events = [self._ready.popleft() for _ in range(count)]
+        if not self._events:
+            self._events.extend(super().select(timeout))
+        count, registered = min(AT_ONCE, len(self._events)), self.get_map()
+        events = [self._events.popleft() for _ in range(count)]
         return [(key, event) for key, event in events if registered.get(key.fd) is key]
 
 

@@ -21,6 +21,7 @@ from genkit.discovery import registry
 from genkit.errors import ConfigError, DataError, GenkitError, did_you_mean
 from genkit.sampling.chunks import Conditions, Identities, Point, identify
 from genkit.sampling.drawing import LatentPoint, latent_points
+from genkit.sampling.reranking import Choice
 from genkit.sampling.samples import TEXT_FORMATS, Samples, joined
 from genkit.serving import answers
 from genkit.serving.answers import Head
@@ -279,6 +280,7 @@ class Service:
             raise ConfigError(
                 f"{order.count} samples: a request may ask for {most}; more are more requests, with another start"
             )
+        Choice.of(order.best_of, order.choose)
         if order.best_of > limits.max_candidates:
             raise ConfigError(
                 f"best_of = {order.best_of}: a request may ask for {limits.max_candidates} candidates"
@@ -340,6 +342,7 @@ class Service:
                 controls,
                 order.label,
                 order.best_of,
+                order.choose,
                 columns,
                 in_parts,
             )

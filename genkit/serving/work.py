@@ -41,7 +41,7 @@ class Work:
         request: the samples and their conditions.
         controls: an instance of the modality's controls.
         label: that the samples are drawn under, as samples.json tells it.
-        best_of: candidates for each sample.
+        best_of, choose: candidates for each sample, and how one is chosen.
         columns: of a preview of an interpolation.
         in_parts: whether one sample of any length is drawn part by part.
     """
@@ -52,6 +52,7 @@ class Work:
     controls: Any
     label: str | None = None
     best_of: int = 1
+    choose: str = "best"
     columns: int | None = None
     in_parts: bool = False
     parts: Iterator[Sample] | None = field(default=None, init=False)
@@ -142,6 +143,7 @@ class Work:
         model, seed = self.loaded_model.model, self.request.seed
         return Samples(
             sample, seed, indices, self.label, model, self.controls, latents or None, self.columns, self.best_of,
+            self.choose,
         )  # fmt: skip
 
 
@@ -163,7 +165,10 @@ def _draw(first: Work, pieces: Sequence[Piece]) -> list[Sample]:
             first.parts = draw_parts(model, first.request, controls, steps, first.passes)
         return [next(first.parts)]
     if not first.is_shared:
-        return [draw_alone(model, request, controls, first.best_of) for request in requests]
+        return [
+            draw_alone(model, request, controls, first.best_of, first.choose)
+            for request in requests
+        ]
     sample, start, results = draw_together(model, requests, controls), 0, []
     for request in requests:
         results.append(sample[start : start + len(request)])
