@@ -753,7 +753,8 @@ def test_the_command_varies_a_control_and_takes_weights_and_no_networks(runs, co
     )
     rows = [row for row in json.loads(answer.stdout)["rows"] if row["kind"] == "model"]
     assert [row["value"] for row in rows] == [0.5, 2.0]
-    assert rows[0]["figures"].keys() == {"spread", "gap", "judge's width"}
+    gained = {"critic_pairs", "critic_scale", "gain", "gain_least", "effective_share"}
+    assert rows[0]["figures"].keys() == {"spread", "gap", "judge's width", *gained}
     (tmp_path / "factor").write_text("2")
     answer = command(
         *words, "--weights", f"multiple={tmp_path / 'factor'}", "--features", "multiple"

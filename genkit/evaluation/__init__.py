@@ -6,6 +6,7 @@
     page          an evaluation as one HTML file
     plots         measures against each other, as SVG
     scores        figures of two sets of features, and their intervals
+    gains         what resampling by a critic's scores gains
     features      feature networks, the user's own among them; features of real items, kept on disk
     real          real items of a source, in disjoint parts; noise
 

@@ -12,12 +12,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from genkit.discovery import registry
-from genkit.errors import ConfigError, DataError, GenkitError
-from genkit.evaluation import scores
+from genkit.errors import ConfigError, DataError, GenkitError, first_line
+from genkit.evaluation import gains, scores
 from genkit.evaluation.features import VALUES, Extractor, choose_networks, network_hash
 from genkit.evaluation.real import STREAM, RealItems, all_items, noise, source_name
 from genkit.evaluation.scores import Features, Figure
@@ -26,8 +27,10 @@ from genkit.plugin import Evidence, Sample, capabilities_of
 from genkit.sampling.batching import join
 from genkit.sampling.drawing import CHUNK
 from genkit.sampling.model import Model
+from genkit.sampling.reranking import has_critics
 from genkit.system.runtime import waiting
 from genkit.system.seeding import global_seeds
+from genkit.system.streams import stream_key
 
 ORIGINALS = 10_000
 """Training items, at most, that samples are compared with to find memorised ones."""
@@ -217,7 +220,10 @@ class Comparison:
             if near is None:
                 near = self.originals[nearest(features[:CHUNK], originals)[:, 0].tolist()]
             self._check_width(extractor, len(features))
-        return figures | self._measures(sample, model, controls), near
+        figures |= self._measures(sample, model, controls)
+        if model is not None and has_critics(model.path):
+            figures |= self._gains(sample, model)
+        return figures, near
 
     def distance(self, sample: Sample) -> tuple[str, float]:
         """(the name of the first distance that such sets have, its value); the Frechet distance, if there are enough.
@@ -274,6 +280,35 @@ class Comparison:
             name: Figure(None if value is None else float(value), protocol=protocol)
             for name, value in measures.items()
         }
+
+    def _gains(self, sample: Sample, model: Model) -> dict[str, Figure]:
+        """What resampling by the scores of a model's critics gains; none if they are for samples of another shape."""
+        sets = self.real.other, self.real.reference, sample[0::2], sample[1::2]
+        with waiting("the critics score samples and real items", self.request.tell):
+            try:
+                values = [self._scores(model, one) for one in sets]
+            except RuntimeError as error:
+                self.notes.append(
+                    f"the critics cannot score these samples or items: {first_line(error)}"
+                )
+                return {}
+        mask = self.real.reference.mask
+        steps = None if mask is None else float(mask.sum(1).float().mean())
+        generator = np.random.Generator(np.random.Philox(key=stream_key("gain", self.request.seed)))
+        protocol = f"the model's critics, {self.protocol(None)}"
+        real, fakes = (values[0], values[1]), (values[2], values[3])
+        return {
+            name: figure._replace(protocol=protocol)
+            for name, figure in gains.figures(real, fakes, steps, generator).items()
+        }
+
+    def _scores(self, model: Model, items: Sample) -> gains.Scores:
+        """[N]: the scores of a model's critics."""
+        pieces = [
+            model.reranker.scores(items[start : start + CHUNK].to(model.device))
+            for start in range(0, len(items), CHUNK)
+        ]
+        return torch.cat(pieces).cpu().double().numpy()
 
     # Protocol ----------------------------------------------------------------------------------------------------
 

@@ -174,9 +174,9 @@ def frechet_resamples(samples: int, reference: int, width: int) -> int:
 def _kernel(samples: Features, reference: Features, generator: np.random.Generator) -> Figure:
     parts = distances.kernel_contributions(samples, reference)
     value = float(sum(part.mean() for part in parts))
-    means = sum(_resampled_means(part, generator) for part in parts)
+    means = sum(resampled_means(part, generator) for part in parts)
     # A sample is part of pairs on both sides: see `kernel_contributions`.
-    return _interval(value, value + 2 * (np.asarray(means) - value))
+    return interval(value, value + 2 * (np.asarray(means) - value))
 
 
 def mean_figure(contributions: NDArray[Any] | None, generator: np.random.Generator) -> Figure:
@@ -196,10 +196,10 @@ def mean_figure(contributions: NDArray[Any] | None, generator: np.random.Generat
         most = 1.0 if contributions.dtype == np.bool_ else np.inf
         reach = min(1.0, 3 / len(contributions))
         return Figure(value, max(0.0, value - reach), min(most, value + reach))
-    return _interval(value, _resampled_means(contributions, generator))
+    return interval(value, resampled_means(contributions, generator))
 
 
-def _resampled_means(values: NDArray[Any], generator: np.random.Generator) -> NDArray[np.float64]:
+def resampled_means(values: NDArray[Any], generator: np.random.Generator) -> NDArray[np.float64]:
     """[RESAMPLES]: the means of as many values, drawn with replacement."""
     count = len(values)
     rows = max(1, MOST_AT_ONCE // count)
@@ -210,6 +210,7 @@ def _resampled_means(values: NDArray[Any], generator: np.random.Generator) -> ND
     return np.concatenate(means).astype(np.float64)
 
 
-def _interval(value: float, resampled: NDArray[np.float64]) -> Figure:
+def interval(value: float, resampled: NDArray[np.float64]) -> Figure:
+    """A figure with the interval that holds LEVEL of its resampled values."""
     low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Figure(value, float(low), float(high))

@@ -25,8 +25,9 @@ from genkit.plugin import Conditions, Modality, Unrolling, capabilities_of
 from genkit.sampling.chunks import draw_parts, draw_together, has_equal_places, identify
 from genkit.sampling.drawing import CHUNK, noise_of, unrolls
 from genkit.sampling.model import Model, manifest_for, open_model
-from genkit.sampling.model_folder import CRITICS, read_model_config
+from genkit.sampling.model_folder import read_model_config
 from genkit.sampling.model_names import find_model
+from genkit.sampling.reranking import has_critics
 from genkit.sampling.samples import TEXT_FORMATS
 
 log = logging.getLogger("genkit.serving")
@@ -360,7 +361,7 @@ def _details(loaded_model: OpenModel) -> dict[str, Any]:
             part: {"shape": list(spec.shape), "steps": spec.steps} for part, spec in parts.items()
         },
         "stream_formats": list(model.modality.formats) if is_long else [],
-        "best_of": model.path is not None and (model.path / CRITICS).exists(),
+        "best_of": has_critics(model.path),
     }
 
 

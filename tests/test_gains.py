@@ -1,0 +1,119 @@
+"""What resampling by critics gains: figures of scores whose densities are known, and in an evaluation."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from toys import duet, language
+
+import genkit
+from genkit.evaluation import gains
+from genkit.plugin import Critique, Sample
+from genkit.sampling.noise import choice_noise
+from genkit.sampling.reranking import Choice, Reranker
+
+MEAN = 0.6
+"""Real items are N(MEAN, 1), samples N(0, 1): the log-ratio of their densities is linear, and KL = MEAN^2 / 2."""
+
+
+def log_ratio(x):
+    return MEAN * x - MEAN**2 / 2
+
+
+def scores(count, factor=1.0, seed=0):
+    """((real, samples) to fit by, (real, samples) to measure): `factor` times the log-ratio."""
+    draw = np.random.default_rng(seed)
+    real, samples = (factor * log_ratio(draw.normal(mean, 1, 2 * count)) for mean in (MEAN, 0))
+    return (real[:count], real[count:]), (samples[:count], samples[count:])
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.8, 4.0])
+def test_a_known_log_ratio_gains_the_divergence_whatever_its_scale(factor):
+    figures = gains.figures(*scores(8_000, factor), 3.0, np.random.default_rng(1))
+    truth = MEAN**2 / 2
+    assert figures["critic_scale"].value == pytest.approx(1 / factor, rel=0.15)
+    assert figures["gain"].low < truth < figures["gain"].high
+    assert figures["gain"].high - figures["gain"].low < truth / 2
+    assert figures["gain_step"] == pytest.approx([end / 3 for end in figures["gain"][:3]] + [""])
+    assert figures["critic_pairs"].value == pytest.approx(0.5 + math.erf(MEAN / 2) / 2, abs=0.02)
+    assert figures["gain_least"].value <= figures["gain"].value
+    assert figures["gain_least"].value == pytest.approx(figures["gain"].value, abs=0.005)
+
+
+def test_intervals_hold_the_truth_as_often_as_they_say():
+    inside = 0
+    for seed in range(40):
+        gain = gains.figures(*scores(400, seed=seed), None, np.random.default_rng(seed))["gain"]
+        inside += gain.low < MEAN**2 / 2 < gain.high
+    assert inside >= 34
+
+
+def test_scores_that_know_nothing_gain_nothing():
+    draw = np.random.default_rng(0)
+    sets = [(draw.normal(size=4000), draw.normal(size=4000)) for _ in range(2)]
+    figures = gains.figures(*sets, None, draw)
+    assert abs(figures["gain"].value) < 0.005
+    assert figures["critic_pairs"].value == pytest.approx(0.5, abs=0.02)
+    assert "gain_step" not in figures
+
+
+def test_the_two_ends_of_a_gain_lie_on_either_side_of_it_for_few_samples():
+    """The mean of each over many draws: the logarithm of a mean is too small, the bound from above is not."""
+    ends = []
+    for seed in range(300):
+        (real, _), (samples, _) = scores(12, seed=seed)
+        ends.append((gains.gain(real, samples), gains.least_gain(real, samples)))
+    above, below = np.mean(ends, axis=0)
+    assert below < MEAN**2 / 2 < above
+
+
+def test_the_effective_share_is_that_of_the_weights():
+    assert gains.effective_share(np.zeros(160)) == 1
+    assert gains.effective_share(np.tile([50.0] + [0.0] * 15, 9)) == pytest.approx(1 / 16)
+    assert gains.effective_share(np.tile([math.log(3), 0.0], 16)) == pytest.approx(4 / 5)
+
+
+class LogRatio(torch.nn.Module):
+    def forward(self, sample):
+        return Critique((log_ratio(sample.x),))
+
+
+def test_resampling_by_the_log_ratio_gives_real_items_and_the_best_lie_beyond_them():
+    rows, count = 4000, 64
+    reranker = Reranker({"critic": LogRatio()}, {"critic": 1.0}, "")
+    draw = torch.Generator().manual_seed(0)
+    candidates = [Sample(torch.randn(rows, generator=draw)) for _ in range(count)]
+    luck = [choice_noise(f"{number}", range(rows)) for number in range(count)]
+    resampled = reranker.choose(Choice(count, 1.0), candidates, luck).x
+    assert resampled.mean().item() == pytest.approx(MEAN, abs=0.05)
+    assert resampled.std().item() == pytest.approx(1, abs=0.05)
+    assert reranker.choose(Choice(count), candidates, luck).x.mean() > 3 * MEAN
+
+
+def first_word(x, facts):
+    return x[:, :1].float()
+
+
+def test_an_evaluation_tells_what_the_critics_of_a_model_gain(tmp_path):
+    model = genkit.train(language, out=tmp_path / "run", items=512, threads=1)
+    bare = genkit.load(model.save(tmp_path / "bare", critics=False), modality=language)
+    evaluation = genkit.evaluate({"run": model, "bare": bare}, "x", 60, features=first_word)
+    run, other = (evaluation.row(name).figures for name in ("run", "bare"))
+    names = {"critic_pairs", "critic_scale", "gain", "gain_least", "gain_step", "effective_share"}
+    assert names <= run.keys()
+    assert not names & other.keys()
+    assert 1 < run["gain"].value / run["gain_step"].value < 3, "sentences have 1 to 3 words"
+    assert run["gain"].protocol.startswith("the model's critics, ")
+
+
+def test_critics_of_samples_of_another_shape_are_a_note(tmp_path, monkeypatch):
+    model = genkit.train(duet, out=tmp_path / "run", items=64, threads=1)
+
+    def fail(self, sample):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(Reranker, "scores", fail)
+    evaluation = genkit.evaluate(model, "x", 20)
+    assert "gain" not in evaluation.row("run").figures
+    assert any("the critics cannot score these samples" in note for note in evaluation.notes)
