@@ -26,6 +26,7 @@ KINDS = {
 CRITICS = {
     "recurrent": {"critic": "recurrent"},
     "convolutional": {"critic": "convolutional"},
+    "bidirectional": {"critic": "bidirectional"},
     "decoder": {"critic": "decoder", "generator": "decoder", "hidden": 8, "heads": 2},
 }
 PROMPTS = {
@@ -346,6 +347,17 @@ def test_a_score_of_a_step_knows_no_later_one(options):
     assert not torch.allclose(one[:, 3:], two[:, 3:])
 
 
+def test_a_bidirectional_critic_sees_every_symbol_and_its_place():
+    critic, lines = critic_of(CRITICS["bidirectional"], end=None), torch.randint(0, 5, (8, 6))
+    with torch.no_grad():
+        score = critic(Sample(lines)).logits[0]
+        for place in range(6):
+            other = lines.clone()
+            other[:, place] = (other[:, place] + 1) % 5
+            assert not torch.isclose(critic(Sample(other)).logits[0], score).any()
+        assert not torch.isclose(critic(Sample(lines.flip(1))).logits[0], score).any()
+
+
 # The estimators on these networks --------------------------------------------------------------------------------
 
 LANGUAGE = LanguageOptions(symbols=2, length=3, variable=True)
@@ -450,9 +462,10 @@ def test_what_a_critic_prefers_becomes_more_likely(way):
 @pytest.mark.parametrize("critic", CRITICS)
 def test_permuting_the_batch_permutes_the_rewards(kind, critic):
     judge, order = critic_of(CRITICS[critic], **KNOWN), torch.randperm(len(EVERY))
-    chosen = estimator(credit="per_step" if critic != "convolutional" else "terminal")
-    rewards = chosen.step_rewards if critic != "convolutional" else chosen.sample_rewards
+    scores_steps = critic in ("recurrent", "decoder")
+    chosen = estimator(credit="per_step" if scores_steps else "terminal")
+    rewards = chosen.step_rewards if scores_steps else chosen.sample_rewards
     one = rewards(EVERY, judge_of(judge)(EVERY))[order]
     two = rewards(EVERY[order], judge_of(judge)(EVERY[order]))
-    valid = EVERY.mask[order] if critic != "convolutional" else slice(None)
+    valid = EVERY.mask[order] if scores_steps else slice(None)
     torch.testing.assert_close(one[valid], two[valid])

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from genkit import user_objects
 from genkit.plugin import Critique, Facts, Sample
@@ -91,6 +92,41 @@ class RecurrentCritic(nn.Module):
         return Critique((self.out(self.dropout(self.norm(hidden)))[..., 0],), per_step=True)
 
 
+class BidirectionalCritic(nn.Module):
+    """Lines -> one logit each, [B]: GRUs that read the line both ways, the mean and the maximum of their states.
+
+    It sees each symbol with what follows it, which no autoregressive generator does: a critic of the generator's own
+    kind finds little that the generator has not found itself (Bakhtin et al. 2021, arXiv:2004.10188, section 5).
+    """
+
+    def __init__(self, options: Options, facts: Facts) -> None:
+        super().__init__()
+        width = options.critic_hidden
+        self.embedding = nn.Embedding(facts["symbols"], options.critic_embedding)
+        self.dropout = nn.Dropout(options.critic_dropout)
+        self.gru = nn.GRU(options.critic_embedding, width, batch_first=True, bidirectional=True)
+        self.out = nn.Linear(4 * width, 1)
+
+    def forward(self, sample: Sample) -> Critique:
+        inputs, valid = embedded(self.embedding, sample)
+        lengths = valid.sum(1).clamp(min=1)
+        if (
+            sample.condition is not None
+        ):  # prompts are padded on the left: all that is valid moves to the front
+            order = (~valid).to(torch.int8).argsort(dim=1, stable=True)
+            inputs = inputs.gather(1, order[..., None].expand_as(inputs))
+        packed = pack_padded_sequence(
+            self.dropout(inputs), lengths.cpu(), batch_first=True, enforce_sorted=False
+        )
+        states, _ = pad_packed_sequence(self.gru(packed)[0], batch_first=True)
+        is_valid = torch.arange(states.shape[1], device=lengths.device) < lengths[:, None]
+        states = self.dropout(states)
+        mean = (states * is_valid[..., None]).sum(1) / lengths[:, None]
+        largest = states.masked_fill(~is_valid[..., None], -torch.inf).amax(1)
+        features = torch.cat([mean, largest], 1)
+        return Critique((self.out(features)[:, 0],), features=(features,))
+
+
 class DecoderCritic(nn.Module):
     """Lines -> a logit after every symbol, [B, L]: a causal transformer like the generator's, with one output."""
 
@@ -117,6 +153,7 @@ def make_critic(options: Options, facts: Facts) -> nn.Module:
     classes = {
         "convolutional": ConvolutionalCritic,
         "recurrent": RecurrentCritic,
+        "bidirectional": BidirectionalCritic,
         "decoder": DecoderCritic,
     }
     if options.critic in classes:

@@ -51,16 +51,19 @@ class Options(Settings):
     dropout: Share = 0.0
     """Dropout of the generator, in pretraining only: not in the game and not when sampling. A decoder critic that is
     not pretrained has the same dropout, in its own updates."""
-    critic: Annotated[str, Named("convolutional", "recurrent", "decoder")] = "recurrent"
+    critic: Annotated[str, Named("convolutional", "recurrent", "bidirectional", "decoder")] = (
+        "recurrent"
+    )
     """convolutional: one logit per line, by convolutions and a highway layer (Zhang and LeCun 2015; SeqGAN's);
-    recurrent: a logit after every symbol, by an LSTM; decoder: a logit after every symbol, by a causal transformer like
-    the generator; or your own, `module:attribute` of a class that is called with (options, facts)."""
+    recurrent: a logit after every symbol, by an LSTM; bidirectional: one per line, by GRUs that read it both ways;
+    decoder: a logit after every symbol, by a causal transformer like the generator; or your own, `module:attribute` of
+    a class that is called with (options, facts)."""
     critic_embedding: PositiveInt = 64
-    """Size of a symbol's embedding in a convolutional or recurrent critic."""
+    """Size of a symbol's embedding in a convolutional, recurrent or bidirectional critic."""
     critic_hidden: PositiveInt = 64
-    """Width of a recurrent critic's LSTM."""
+    """Width of a recurrent critic's LSTM, or of a bidirectional one's GRUs."""
     critic_dropout: Share = 0.0
-    """Dropout of a convolutional or recurrent critic."""
+    """Dropout of a convolutional, recurrent or bidirectional critic."""
     critic_decay: NonNegativeFloat = 0.0
     """Weight decay of the critic's last layer: its loss gets half the squared norm times this (SeqGAN: 0.2)."""
 
