@@ -892,7 +892,7 @@ class Sorted(Points):
 def test_statistics_are_recalibrated_under_the_conditions_of_all_the_data(train):
     model, _ = train(Modality(id="sorted", title="Sorted", plugin=Sorted), 64)
     assert model.generator.norm.running_mean.item() == pytest.approx(5, abs=0.5)
-    with pytest.raises(ConfigError, match="--label"):
+    with pytest.raises(ConfigError, match="give a label"):
         model.generate(2)
 
 

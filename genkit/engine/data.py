@@ -113,20 +113,21 @@ def check_data(
 
 
 def open_data(
-    config: RunConfig, tell: Callable[[str], object] | None = None
+    config: RunConfig, tell: Callable[[str], object] | None = None, origin: Facts | None = None
 ) -> tuple[ModalityPlugin, Any, list[str]]:
     """(the plugin with the facts of the data, the data set, notes about what they decided and what is not used).
 
     Args:
         config: of the run.
         tell: is told every few seconds that the data are still being read; None: nobody is.
+        origin: the facts of the model that the run starts from; None: it starts from none.
 
     Raises:
         DataError: if no item can be used; with `run.strict`, if any item cannot, or anything else is not used
             but other parts of the data set (`kit.files.HeldOut`).
     """
     with waiting("reading the data", tell):
-        data = _open(config, TRIAL)
+        data = _open(config, TRIAL, origin)
     source, skipped, remarks = config.data_name or "the data", data.skipped, data.remarks
     check_usable(data.items, skipped, source, config.run.strict, remarks)
     notes = list(data.notes)
@@ -149,13 +150,15 @@ class _Opened(NamedTuple):
     notes: tuple[str, ...]
 
 
-def _open(config: RunConfig, seconds: float) -> _Opened:
-    """Open the data, and try as many items as can be read in some seconds."""
+def _open(config: RunConfig, seconds: float, origin: Facts | None = None) -> _Opened:
+    """Open the data, and try as many items as can be read in some seconds; `origin` as for `open_data`."""
     modality, cls = config.modality, registry.load(config.modality)
     with registry.asking(modality, "open"):
         source = cls.open(config.data, config.options)
     with registry.asking(modality, "inspect") as fault:
         facts = cls.inspect(source, config.options)
+        if origin is not None:
+            facts = cls.adapt_facts(facts, origin)
         if reason := facts_fault(facts):
             raise fault(reason)
     with registry.asking(modality, "dataset") as fault:

@@ -17,7 +17,7 @@ from genkit.engine.game import Game
 from genkit.engine.optimizers import under
 from genkit.engine.run_folder import RunFolder
 from genkit.errors import ModelError
-from genkit.plugin import Modality
+from genkit.plugin import Facts, Modality
 from genkit.sampling.model_folder import (
     CRITICS,
     WEIGHTS,
@@ -51,6 +51,16 @@ def settings_of(
     options = configuration.options_for(manifest, origin["options"], layers, init)
     preset = origin.get("preset")
     return preset if preset in manifest.presets else None, {"options": options}
+
+
+def facts_of(model: str | Path) -> Facts:
+    """The facts of the model that a run starts from; of the run's own, when it is resumed.
+
+    Raises:
+        ModelError: if there is no such model, or it is damaged.
+    """
+    info, _, files = read_model(find_model(model))
+    return Facts(info["facts"], files)
 
 
 def take_over(game: Game, init: str) -> list[str]:

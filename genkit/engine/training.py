@@ -26,7 +26,7 @@ from genkit.engine.clock import PULSE, Clock, Progress, Stop, stop_signals
 from genkit.engine.compatibility import check_state
 from genkit.engine.data import open_data
 from genkit.engine.diagnosis import EARLY, diverged, saturated
-from genkit.engine.fine_tuning import settings_of, take_over
+from genkit.engine.fine_tuning import facts_of, settings_of, take_over
 from genkit.engine.game import LOST_UPDATES, Game
 from genkit.engine.plan import choose
 from genkit.engine.run_folder import RunFolder
@@ -220,9 +220,12 @@ def _set_up(
     def tell(note: str) -> None:
         report(Progress(0, config.run.items, 0.0, None, 0.0, "setup", note=note))
 
-    plugin, dataset, notes = open_data(config, tell)
-    game = Game(config, plugin, dataset, runtime)
     checkpoint = folder.latest() if resume else None
+    origin = None
+    if config.run.init is not None:
+        origin = facts_of(config.run.init if checkpoint is None else folder.path)
+    plugin, dataset, notes = open_data(config, tell, origin)
+    game = Game(config, plugin, dataset, runtime)
     if checkpoint is None:
         if config.run.init is None:
             game.initialise()

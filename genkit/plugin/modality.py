@@ -69,6 +69,19 @@ class ModalityPlugin(ABC):
         """The facts of a source. The default: none."""
         return Facts()
 
+    @classmethod
+    def adapt_facts(cls, facts: Facts, model: Facts) -> Facts:
+        """The facts of a run that starts from the weights of a model; the default: those of its data.
+
+        A plugin overrides it where a fact says what the weights mean, as a vocabulary does: the run must keep that of
+        the model, whatever the data say.
+
+        Args:
+            facts: of the data.
+            model: of the model.
+        """
+        return facts
+
     def dataset(self, source: Any) -> Any:
         """A map-style data set whose items are Samples without the batch axis (`[*event]`).
 

@@ -363,7 +363,7 @@ def test_answers_are_learned_beside_their_prompts(tmp_path):
     answers = [line.decode() for line in made.generate(4, label="the").encode()]
     assert all(answer and set(answer.split()) <= set(WORDS) for answer in answers)
     assert made.plugin.condition("the", [0]).shape == (1, made.plugin.facts["prompt_length"])
-    with pytest.raises(ConfigError, match="--label"):
+    with pytest.raises(ConfigError, match="give a label"):
         made.generate(1)
 
 
@@ -412,3 +412,21 @@ def test_a_game_begins_with_a_model_of_likelihood_whatever_its_critic_was(tmp_pa
     )  # fmt: skip
     assert any("starts with fresh weights" in note for note in said if note)
     assert torch.equal(model.generate(20).x, genkit.load(tmp_path / "mle").generate(20).x)
+
+
+def test_a_run_that_starts_from_a_model_keeps_its_vocabulary_whatever_the_data_are(tmp_path):
+    """Symbols of new data would be others, and weights of as many would fit them without a word."""
+    shuffled = {
+        **small("mle"),
+        "recipe": {**small("mle")["recipe"], "stages": [{"kind": "critics"}]},
+    }
+    first = genkit.train("text", LINES, out=tmp_path / "mle", items=80, **small("mle"))
+    other = [line.replace(WORDS[-1], "aardvark") for line in LINES]
+    model = genkit.train(
+        "text", other, out=tmp_path / "tuned", items=16, init=tmp_path / "mle", **shuffled
+    )
+    assert model.plugin.facts == first.plugin.facts
+    assert model.generate(20).encode() == first.generate(20).encode()
+    shutil.rmtree(tmp_path / "mle")
+    again = genkit.train("text", other, out=tmp_path / "tuned", items=32, resume=True)
+    assert again.generate(20).encode() == model.generate(20).encode()

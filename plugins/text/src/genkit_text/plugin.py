@@ -68,6 +68,11 @@ class TextPlugin(ModalityPlugin):
         """
         return cls.open(source, options).facts
 
+    @classmethod
+    def adapt_facts(cls, facts: Facts, model: Facts) -> Facts:
+        """Those of the model: its weights are of its vocabulary."""
+        return model
+
     def dataset(self, source: Any) -> Lines:
         """The lines of a source that can be used, as symbols of the model."""
         return Lines(self.open(source, self.options), self.facts)
