@@ -14,7 +14,7 @@ import genkit
 from genkit.config import build
 from genkit.errors import ConfigError, ModelError
 from genkit.plugin import Critique, Facts, Networks, Sample
-from genkit_text import modality
+from genkit_text import features, modality
 from genkit_text.generators import check_decoding, make_generator, pick
 from genkit_text.options import Options
 from genkit_text.plugin import TextPlugin
@@ -430,3 +430,31 @@ def test_a_run_that_starts_from_a_model_keeps_its_vocabulary_whatever_the_data_a
     shutil.rmtree(tmp_path / "mle")
     again = genkit.train("text", other, out=tmp_path / "tuned", items=32, resume=True)
     assert again.generate(20).encode() == model.generate(20).encode()
+
+
+def test_a_critic_sees_the_known_vectors_of_words_beside_its_own(tmp_path):
+    pytest.importorskip("wordllama", exc_type=ImportError)
+    settings = small("mle", options={"critic": "bidirectional", "critic_vectors": "wordllama"})
+    settings["recipe"] |= {"stages": [{"kind": "critics"}]}
+    model = genkit.train("text", LINES, out=tmp_path / "run", items=64, **settings)
+    (critic,) = model.reranker.critics.values()
+    assert not any("vectors" in name for name in critic.state_dict()), "the table stays where it is"
+    vectors = critic.embedding.vectors
+    assert vectors.shape[0] == model.plugin.facts["symbols"]
+    assert vectors.std().item() == pytest.approx(1, abs=0.05)
+    opened = genkit.load(tmp_path / "run")
+    assert torch.equal(opened.generate(9, best_of=3).x, model.generate(9, best_of=3).x)
+    samples = model.generate(9).sample
+    before = model.reranker.scores(samples)
+    critic.embedding.vectors = torch.zeros_like(vectors)
+    assert not torch.allclose(model.reranker.scores(samples), before)
+
+
+def test_vectors_that_are_not_there_are_said_to_be_missing(monkeypatch, tmp_path):
+    monkeypatch.setattr("genkit_text.features.find_spec", lambda name: None)
+    features._word_table.cache_clear()
+    options = {"critic_vectors": "wordllama"}
+    with pytest.raises(ConfigError, match=r"pip install 'genkit-gan-text\[wordllama\]'"):
+        genkit.train("text", LINES, out=tmp_path, items=8, **small("mle", options=options))
+    with pytest.raises(ConfigError, match="critic_vectors are for a convolutional, recurrent"):
+        build(modality, "lm", LINES, [{"options": {"critic_vectors": "wordllama"}}])

@@ -8,6 +8,8 @@ Shape letters: B batch, L steps, P symbols of a prompt, V symbols, E numbers of 
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
@@ -38,6 +40,29 @@ Source: Yu et al. 2017, arXiv:1609.05473, table 3 of the appendix (for the synth
 """
 
 
+class Embedding(nn.Embedding):
+    """Symbols -> what a critic sees of each: a learned vector, and a learned projection of a known one.
+
+    Args:
+        symbols: V.
+        width: E.
+        vectors: [V, K], the known ones; they stay as they are, and are no part of the critic's file. None: there are
+            none.
+    """
+
+    def __init__(self, symbols: int, width: int, vectors: Tensor | None) -> None:
+        super().__init__(symbols, width)
+        self.register_buffer("vectors", vectors, persistent=False)
+        self.projection = None if vectors is None else nn.Linear(vectors.shape[1], width)
+
+    def forward(self, symbols: Tensor) -> Tensor:
+        """Symbols [...] -> [..., E]."""
+        own = super().forward(symbols)
+        if self.projection is None:
+            return own
+        return own + self.projection(cast(Tensor, self.vectors)[symbols])
+
+
 class ConvolutionalCritic(nn.Module):
     """Lines -> one logit each, [B]: convolutions of many widths, max-pooling over time, a highway layer.
 
@@ -45,9 +70,9 @@ class ConvolutionalCritic(nn.Module):
     et al. 2015, arXiv:1505.00387.
     """
 
-    def __init__(self, options: Options, facts: Facts) -> None:
+    def __init__(self, options: Options, facts: Facts, vectors: Tensor | None = None) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(facts["symbols"], options.critic_embedding)
+        self.embedding = Embedding(facts["symbols"], options.critic_embedding, vectors)
         spans = {
             span: count
             for span, count in FILTERS.items()
@@ -77,9 +102,9 @@ class RecurrentCritic(nn.Module):
     Source: de Masson d'Autume et al. 2019, arXiv:1905.09922, section 3.2, without its pretrained embeddings.
     """
 
-    def __init__(self, options: Options, facts: Facts) -> None:
+    def __init__(self, options: Options, facts: Facts, vectors: Tensor | None = None) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(facts["symbols"], options.critic_embedding)
+        self.embedding = Embedding(facts["symbols"], options.critic_embedding, vectors)
         self.dropout = nn.Dropout(options.critic_dropout)
         self.lstm = nn.LSTM(options.critic_embedding, options.critic_hidden, batch_first=True)
         self.norm = nn.LayerNorm(options.critic_hidden)
@@ -99,10 +124,10 @@ class BidirectionalCritic(nn.Module):
     kind finds little that the generator has not found itself (Bakhtin et al. 2021, arXiv:2004.10188, section 5).
     """
 
-    def __init__(self, options: Options, facts: Facts) -> None:
+    def __init__(self, options: Options, facts: Facts, vectors: Tensor | None = None) -> None:
         super().__init__()
         width = options.critic_hidden
-        self.embedding = nn.Embedding(facts["symbols"], options.critic_embedding)
+        self.embedding = Embedding(facts["symbols"], options.critic_embedding, vectors)
         self.dropout = nn.Dropout(options.critic_dropout)
         self.gru = nn.GRU(options.critic_embedding, width, batch_first=True, bidirectional=True)
         self.out = nn.Linear(4 * width, 1)
@@ -148,20 +173,26 @@ class DecoderCritic(nn.Module):
         return Critique((self.out(hidden[:, -sample.x.shape[1] :])[..., 0],), per_step=True)
 
 
-def make_critic(options: Options, facts: Facts) -> nn.Module:
-    """The critic of `options.critic`, freshly built: one of this module, or the user's own class."""
+def make_critic(options: Options, facts: Facts, vectors: Tensor | None = None) -> nn.Module:
+    """The critic of `options.critic`, freshly built: one of this module, or the user's own class.
+
+    Args:
+        options, facts: of the model.
+        vectors: of the symbols, as `options.critic_vectors` asks for.
+    """
     classes = {
         "convolutional": ConvolutionalCritic,
         "recurrent": RecurrentCritic,
         "bidirectional": BidirectionalCritic,
-        "decoder": DecoderCritic,
     }
     if options.critic in classes:
-        return classes[options.critic](options, facts)
+        return classes[options.critic](options, facts, vectors)
+    if options.critic == "decoder":
+        return DecoderCritic(options, facts)
     return user_objects.network("options.critic", options.critic, options, facts)
 
 
-def embedded(embedding: nn.Embedding, sample: Sample) -> tuple[Tensor, Tensor]:
+def embedded(embedding: nn.Module, sample: Sample) -> tuple[Tensor, Tensor]:
     """The input of a critic: prompt and line as embeddings, and which of their steps are valid.
 
     Returns:

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from genkit.errors import ConfigError
 from genkit.kit.features import check_weights, file_hash
 from genkit.plugin import FeatureNetwork, Sample
 
@@ -81,34 +82,51 @@ def _ngrams(texts: Texts) -> FeatureNetwork:
     return FeatureNetwork(lambda samples: ngram_features(texts(samples)), "fd-ngrams", protocol)
 
 
+def word_vectors(texts: Sequence[str]) -> Tensor:
+    """[N, 256]: the mean of the vectors of each text's tokens; zeros for a text without any.
+
+    Raises:
+        ConfigError: if the package with the table is not installed.
+    """
+    vectors, tokens = _word_table()
+    return torch.stack([vectors[ids].sum(0) / max(1, len(ids)) for ids in tokens(texts)])
+
+
 def _wordllama(texts: Texts) -> FeatureNetwork:
+    table, pieces = _word_files()
+    return FeatureNetwork(
+        lambda samples: word_vectors(texts(samples)),
+        "fd-wordllama",
+        {"table": file_hash(table), "tokens": file_hash(pieces)},
+    )
+
+
+def _word_files() -> tuple[Path, Path]:
+    """The table of vectors, and the tokenizer."""
     spec = find_spec(WORDLLAMA)
-    assert spec is not None
-    assert spec.origin is not None
+    if spec is None or spec.origin is None:
+        raise ConfigError(
+            f"word vectors need the package {WORDLLAMA}: pip install 'genkit-gan-text[{WORDLLAMA}]'"
+        )
     folder = Path(spec.origin).parent
     (table,) = folder.glob("weights/l2_supercat_256.safetensors")
     (pieces,) = folder.glob("tokenizers/l2_supercat_tokenizer_config.json")
+    return table, pieces
 
-    @cache
-    def load() -> tuple[Tensor, Callable[[Sequence[str]], list[list[int]]]]:
-        from safetensors.torch import load_file
-        from tokenizers import Tokenizer
 
-        tokenizer = Tokenizer.from_file(str(pieces))
-        tokenizer.no_padding()
-        tokenizer.no_truncation()
+@cache
+def _word_table() -> tuple[Tensor, Callable[[Sequence[str]], list[list[int]]]]:
+    """The vectors of all tokens, and a function: texts -> the numbers of their tokens."""
+    from safetensors.torch import load_file
+    from tokenizers import Tokenizer
 
-        def tokens(lines: Sequence[str]) -> list[list[int]]:
-            encodings = tokenizer.encode_batch(list(lines), add_special_tokens=False)
-            return [encoding.ids for encoding in encodings]
+    table, pieces = _word_files()
+    tokenizer = Tokenizer.from_file(str(pieces))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
 
-        return load_file(table)["embedding.weight"].float(), tokens
+    def tokens(lines: Sequence[str]) -> list[list[int]]:
+        encodings = tokenizer.encode_batch(list(lines), add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
 
-    def features(samples: Sample) -> Tensor:
-        vectors, tokens = load()
-        means = [vectors[ids].sum(0) / max(1, len(ids)) for ids in tokens(texts(samples))]
-        return torch.stack(means)
-
-    return FeatureNetwork(
-        features, "fd-wordllama", {"table": file_hash(table), "tokens": file_hash(pieces)}
-    )
+    return load_file(table)["embedding.weight"].float(), tokens

@@ -60,6 +60,9 @@ class Options(Settings):
     a class that is called with (options, facts)."""
     critic_embedding: PositiveInt = 64
     """Size of a symbol's embedding in a convolutional, recurrent or bidirectional critic."""
+    critic_vectors: Annotated[str, Named("wordllama")] | None = None
+    """Frozen vectors of the symbols' texts that such a critic sees beside its embedding: `wordllama`, a table of word
+    vectors in the package of this name (extra `wordllama`). They know words that the lines hardly have."""
     critic_hidden: PositiveInt = 64
     """Width of a recurrent critic's LSTM, or of a bidirectional one's GRUs."""
     critic_dropout: Share = 0.0
@@ -87,6 +90,10 @@ class Options(Settings):
         if ":" in self.critic and self.critic_decay:
             raise ValueError(
                 "critic_decay is of the built-in critics: leave it at 0, or name one of them"
+            )
+        if self.critic_vectors and (self.critic == "decoder" or ":" in self.critic):
+            raise ValueError(
+                "critic_vectors are for a convolutional, recurrent or bidirectional critic: name one of them"
             )
         if self.field == self.prompt_field:
             raise ValueError(

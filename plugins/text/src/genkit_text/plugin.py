@@ -82,13 +82,32 @@ class TextPlugin(ModalityPlugin):
 
         With a pretrained generator there is also a frozen copy of it, the `reference` of the term `divergence`.
         """
-        critics = {"critic": make_critic(self.options, self.facts)}
+        critics = {"critic": make_critic(self.options, self.facts, self._vectors())}
         frozen = (
             {}
             if self.options.pretrained is None
             else {"reference": make_generator(self.options, self.facts)}
         )
         return Networks(self.generator(), critics, frozen)
+
+    def _vectors(self) -> Tensor | None:
+        """[V, K], of standard deviation 1: the vectors that `options.critic_vectors` asks for.
+
+        Raises:
+            ConfigError: if their package is not installed, or symbols have no texts of their own.
+        """
+        if self.options.critic_vectors is None:
+            return None
+        texts = self.vocabulary.texts()
+        if texts is None:
+            raise ConfigError(
+                "options.critic_vectors: this tokenizer's symbols mean something else within a line than alone"
+            )
+        known = features.word_vectors([text.decode(errors="ignore").strip() for text in texts[0]])
+        known = torch.cat(
+            [known, known.new_zeros(self.facts["symbols"] - len(known), known.shape[1])]
+        )
+        return known / known.std()
 
     def generator(self) -> nn.Module:
         """The generator that the options name."""
