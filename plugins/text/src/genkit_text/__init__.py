@@ -39,6 +39,7 @@ modality = Modality(
     formats=("txt",),
     preview_formats=("txt", "jsonl"),
     data="builtin:kjv",
+    models={"kjv": "genkit_text:models/kjv"},
     presets={
         "seqgan-fast": Preset(
             summary="An LSTM against a critic that scores every symbol: no rollouts, minutes on a CPU.",
