@@ -31,6 +31,7 @@ modality = Modality(
     formats=("wav", "flac", "ogg", "mp3"),
     preview_formats=("png",),
     data="builtin:drums",
+    models={"drums": "genkit_audio:models/drums"},
     presets={
         "wavegan-small": Preset(
             summary="A narrow WaveGAN, critics of wave and spectra; relativistic loss, lazy R1 and R2. For a CPU.",
