@@ -33,6 +33,7 @@ modality = Modality(
     formats=("mp4", "webp", "gif", "webm", "png", "zip"),
     preview_formats=("png", "webp"),
     data="builtin:moving",
+    models={"moving": "genkit_video:models/moving"},
     presets={
         "stream": Preset(
             summary="Endless clips at any frame rate, narrow networks; relativistic loss, lazy R1 and R2. For a CPU.",
