@@ -194,7 +194,7 @@ def test_what_is_no_sound_is_refused_in_one_sentence(model, tmp_path, speech):
         with pytest.raises(ConfigError, match=r"give the path of one sound file$") as raised:
             model.generate(1, label=str(tmp_path / path))
         assert "\n" not in str(raised.value)
-    with pytest.raises(ConfigError, match="--condition"):
+    with pytest.raises(ConfigError, match="or a condition"):
         model.generate(1)
 
 

@@ -135,15 +135,14 @@ class BidirectionalCritic(nn.Module):
     def forward(self, sample: Sample) -> Critique:
         inputs, valid = embedded(self.embedding, sample)
         lengths = valid.sum(1).clamp(min=1)
-        if (
-            sample.condition is not None
-        ):  # prompts are padded on the left: all that is valid moves to the front
+        if sample.condition is not None:
+            # Prompts are padded on the left: all that is valid moves to the front.
             order = (~valid).to(torch.int8).argsort(dim=1, stable=True)
             inputs = inputs.gather(1, order[..., None].expand_as(inputs))
-        packed = pack_padded_sequence(
+        sequence = pack_padded_sequence(
             self.dropout(inputs), lengths.cpu(), batch_first=True, enforce_sorted=False
         )
-        states, _ = pad_packed_sequence(self.gru(packed)[0], batch_first=True)
+        states, _ = pad_packed_sequence(self.gru(sequence)[0], batch_first=True)
         is_valid = torch.arange(states.shape[1], device=lengths.device) < lengths[:, None]
         states = self.dropout(states)
         mean = (states * is_valid[..., None]).sum(1) / lengths[:, None]

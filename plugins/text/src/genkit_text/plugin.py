@@ -103,11 +103,11 @@ class TextPlugin(ModalityPlugin):
             raise ConfigError(
                 "options.critic_vectors: this tokenizer's symbols mean something else within a line than alone"
             )
-        known = features.word_vectors([text.decode(errors="ignore").strip() for text in texts[0]])
-        known = torch.cat(
-            [known, known.new_zeros(self.facts["symbols"] - len(known), known.shape[1])]
+        vectors = features.word_vectors([text.decode(errors="ignore").strip() for text in texts[0]])
+        vectors = torch.cat(
+            [vectors, vectors.new_zeros(self.facts["symbols"] - len(vectors), vectors.shape[1])]
         )
-        return known / known.std()
+        return vectors / vectors.std()
 
     def generator(self) -> nn.Module:
         """The generator that the options name."""
