@@ -35,7 +35,10 @@ modality = Modality(
     formats=("png",),
     preview_formats=("png", "webp"),
     data="builtin:fashion",
-    models={"garments": "genkit_image:models/garments"},
+    models={
+        "garments": "genkit_image:models/garments",
+        "classes": "genkit_image:models/classes",
+    },
     presets={
         "projected": Preset(
             summary="The networks of compact, and a second critic on features of a pretrained network (Projected GAN).",
