@@ -91,6 +91,17 @@ def test_resampling_by_the_log_ratio_gives_real_items_and_the_best_lie_beyond_th
     assert reranker.choose(Choice(count), candidates, luck).x.mean() > 3 * MEAN
 
 
+def test_samples_that_are_chosen_are_evaluated_and_their_figures_say_so(tmp_path):
+    model = genkit.train(language, out=tmp_path / "run", items=512, threads=1)
+    how = {"best_of": 4, "choose": "sample:0.5"}
+    evaluation = genkit.evaluate(model, "x", 60, features=first_word, **how)
+    row = evaluation.row("run")
+    assert torch.equal(row.samples.x, model.generate(16, **how).x)
+    assert "60 samples (sample:0.5 of 4), 60 real" in row.figures["gain"].protocol
+    assert "60 samples, 60 real" in evaluation.row("real").figures["fd-first_word"].protocol
+    assert (evaluation.protocol["best_of"], evaluation.protocol["choose"]) == (4, "sample:0.5")
+
+
 def first_word(x, facts):
     return x[:, :1].float()
 

@@ -56,6 +56,15 @@ def evaluate(
             help="A control and its values, such as temperature=0.6,0.8,1.0: a row for each, and curves.",
         ),
     ] = None,
+    best_of: Annotated[
+        int,
+        typer.Option(
+            help="Candidates for each sample, of which one is taken: see `genkit generate`."
+        ),
+    ] = 1,
+    choose: Annotated[
+        str, typer.Option(help="Which: best, sample, or sample:SCALE: see `genkit generate`.")
+    ] = "best",
     judge: Annotated[
         Path | None, typer.Option(help="Another model, for measures that need one.")
     ] = None,
@@ -107,7 +116,8 @@ def evaluate(
     for path in filter(None, (html, csv)):
         make_folder(path.parent)  # errors before the work, not after it
     evaluation = compare(
-        model_paths, data, n, features=networks, weights=files, controls=controls, vary=_values(vary), judge=judge,
+        model_paths, data, n, features=networks, weights=files, controls=controls, vary=_values(vary), best_of=best_of,
+        choose=choose, judge=judge,
         training=training, label=label, seed=seed, device=device, cache=not no_cache, user_objects=user_object or (),
         progress=teller(quiet),
     )  # fmt: skip

@@ -51,6 +51,7 @@ class Request:
         seed: of everything random.
         is_kept: whether features of real items are kept on disk.
         tell: is told what is done.
+        best_of, choose: candidates for each sample, and which is taken.
     """
 
     data: Any
@@ -63,6 +64,8 @@ class Request:
     seed: int = 0
     is_kept: bool = True
     tell: Callable[[str], object] = lambda message: None
+    best_of: int = 1
+    choose: str = "best"
 
 
 class Comparison:
@@ -173,7 +176,8 @@ class Comparison:
                 indices = range(start, min(self.count, start + CHUNK))
                 pieces.append(
                     model.draw(
-                        indices, request.seed, request.label, controls, None if condition is None else conditions
+                        indices, request.seed, request.label, controls, None if condition is None else conditions,
+                        request.best_of, request.choose,
                     )
                 )  # fmt: skip
         sample = join(pieces)
@@ -209,7 +213,7 @@ class Comparison:
         for extractor in self.extractors:
             features = self._of_real(extractor, "other") if kind == "real" else extractor.of(sample)
             originals = self._of_real(extractor, "originals")
-            protocol = self.protocol(extractor)
+            protocol = self.protocol(extractor, model)
             figures |= {
                 name: figure._replace(protocol=protocol)
                 for name, figure in scores.figures(
@@ -275,7 +279,7 @@ class Comparison:
             measures = speaker.plugin.measures(evidence)
             if reason := measures_fault(measures):
                 raise fault(reason)
-        protocol = self.protocol(None)
+        protocol = self.protocol(None, model)
         return {
             name: Figure(None if value is None else float(value), protocol=protocol)
             for name, value in measures.items()
@@ -295,7 +299,7 @@ class Comparison:
         mask = self.real.reference.mask
         steps = None if mask is None else float(mask.sum(1).float().mean())
         generator = np.random.Generator(np.random.Philox(key=stream_key("gain", self.request.seed)))
-        protocol = f"the model's critics, {self.protocol(None)}"
+        protocol = f"the model's critics, {self.protocol(None, model)}"
         real, fakes = (values[0], values[1]), (values[2], values[3])
         return {
             name: figure._replace(protocol=protocol)
@@ -322,14 +326,16 @@ class Comparison:
         if not scores.fits_covariance(count, self.count, width) and note not in self.notes:
             self.notes.append(note)
 
-    def protocol(self, extractor: Extractor | None) -> str:
+    def protocol(self, extractor: Extractor | None, model: Model | None = None) -> str:
         """What a figure over a network's features, or a measure of the plugin, was computed from, in one line."""
         request, network = self.request, self._plugin
         if extractor is not None:
             network = f"{extractor.name}@{network_hash(extractor.network)[:8]}"
         label = "" if request.label is None else f", label {request.label}"
+        candidates = request.best_of if model is not None else 1
+        choice = "" if candidates == 1 else f" ({request.choose} of {candidates})"
         return (
-            f"{network}, {self.count} samples, {self.count} real of {source_name(request.data)}@"
+            f"{network}, {self.count} samples{choice}, {self.count} real of {source_name(request.data)}@"
             f"{self.real.sha256[:8]}{label}, halves by seed {request.seed}, float32, genkit {registry.core_version()}"
         )
 

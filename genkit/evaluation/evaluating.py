@@ -22,6 +22,7 @@ from genkit.evaluation.results import Evaluation, Row
 from genkit.kit.items import name_skipped
 from genkit.plugin import Modality, Sample, capabilities_of
 from genkit.sampling.model import Model, open_model
+from genkit.sampling.reranking import Choice
 from genkit.sampling.samples import Samples, describe_model
 from genkit.system.files import user_path
 from genkit.system.runtime import waiting
@@ -45,6 +46,8 @@ def evaluate(
     weights: Mapping[str, str | Path] | None = None,
     controls: Mapping[str, Any] | None = None,
     vary: Mapping[str, Sequence[Any]] | None = None,
+    best_of: int = 1,
+    choose: str = "best",
     judge: Openable | None = None,
     training: Any = None,
     label: str | None = None,
@@ -68,6 +71,7 @@ def evaluate(
         weights: files of weights by name, for networks that the plugin does not bring along.
         controls: of the samples.
         vary: one control with several values: each model is evaluated at each.
+        best_of, choose: candidates for each sample, and which is taken; as for `Model.generate`.
         judge: another model of the modality, for the plugin's measures that need one.
         training: the source that the models were trained on: samples that lie at its items count as memorised. None:
             those that lie at the reference do.
@@ -83,6 +87,7 @@ def evaluate(
         DataError: if too few real items can be used.
         ModelError: if a model cannot be opened.
     """
+    Choice.of(best_of, choose)
     if n < 2:
         raise ConfigError(f"n = {n}: at least 2 samples are needed")
 
@@ -108,7 +113,7 @@ def evaluate(
     request = Request(
         configuration.with_home(modality.data if data is None else data), n, features,
         {name: user_path(path) for name, path in (weights or {}).items()}, judging, configuration.with_home(training),
-        label, seed, cache, progress or (lambda message: None),
+        label, seed, cache, progress or (lambda message: None), best_of, choose,
     )  # fmt: skip
     work = _Work(request)
     for name, model in pairs:
@@ -300,6 +305,8 @@ class _Work:
             "samples": request.n,
             "data": source_name(request.data),
             "training": None if request.training is None else source_name(request.training),
+            "best_of": request.best_of,
+            "choose": request.choose,
             "judge": None if request.judge is None else describe_model(request.judge),
             "label": request.label,
             "split": "two disjoint halves of the items in an order by the seed",
