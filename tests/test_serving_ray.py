@@ -10,7 +10,7 @@ import pytest
 
 import genkit
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 
 def test_a_replica_that_is_killed_under_load_is_replaced_and_no_answer_is_wrong(tmp_path):

@@ -463,7 +463,8 @@ def soak(model, seconds):
         first, last = ([row[1] for row in rows] for rows in (results[:part], results[-part:]))
         ratio = percentile(last, 0.99) / percentile(first, 0.99)
         print(f"soak: {rate:.0f}/s; p99 of the last fifth over that of the first: {ratio:.2f} (at most 1.2); "
-              f"{sum(row[2] != 200 for row in results)} of {len(results)} not answered")  # fmt: skip
+              f"{sum(row[2] != 200 for row in results)} of {len(results)} not answered "
+              f"{sorted({row[2] for row in results})}; {milliseconds(results)}")  # fmt: skip
 
 
 CHECKS = (throughput, alone, overload, leaving, stops, equality, fuzz, soak)
