@@ -298,8 +298,10 @@ STATUS = "document.querySelector('#status').textContent"
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="Chromium is not installed")
 @pytest.mark.parametrize("width", [360, 1280])
-def test_the_page_works_by_keyboard_alone_and_without_complaints(model, width, tmp_path):
-    with Process(model) as served, Browser(served.url, width, tmp_path) as browser:
+@pytest.mark.parametrize("kind", ["points", "image:classes", "audio", "video", "text"])
+def test_the_page_works_by_keyboard_alone_and_without_complaints(model, kind, width, tmp_path):
+    served_model = model if kind == "points" else genkit.load(kind)
+    with Process(served_model) as served, Browser(served.url, width, tmp_path) as browser:
         browser.wait_for(f"{STATUS}.startsWith('8 samples of seed 0 in')")
         assert browser.value("document.querySelectorAll('figure').length") == 8
         focus = "document.activeElement.id"
