@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import ipaddress
 import logging
 import selectors
@@ -123,6 +124,8 @@ async def _serve(
         while not server.started and not task.done():
             await asyncio.sleep(0.01)
         listener.listen(BACKLOG)
+        gc.collect()
+        gc.freeze()  # the libraries' objects stay: looking through them again and again stops the loop for 0.1 s
         tell()
         number = await signals.get()
         second_signal = asyncio.create_task(signals.get())
