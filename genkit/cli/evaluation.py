@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from genkit.cli.models import UserObjects
 from genkit.errors import ConfigError
 from genkit.kit.program import AsJson, Device, Quiet, parse_overrides, print_json, teller
 
@@ -89,12 +90,7 @@ def evaluate(
         int,
         typer.Option(help="Seed of the samples, of the order of real items and of the intervals."),
     ] = 0,
-    user_object: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="module:Class of a network of your own that a model is built from; it is imported only if named."
-        ),
-    ] = None,
+    user_object: UserObjects = None,
     no_cache: Annotated[
         bool,
         typer.Option("--no-cache", help="Compute the features of real items anew, and keep none."),

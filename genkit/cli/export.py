@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from genkit.cli.models import MODEL
+from genkit.cli.models import MODEL, UserObjects
 from genkit.kit.program import AsJson, Quiet, parse_overrides, print_json, print_lines
 
 
@@ -45,12 +45,7 @@ def export(
         typer.Option(help="Largest difference of a value; with a larger one nothing is written."),
     ] = 1e-3,
     opset: Annotated[int, typer.Option(help="Version of ONNX's operators.")] = 18,
-    user_object: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="module:Class of a network of your own that the model is built from; it is imported only if named."
-        ),
-    ] = None,
+    user_object: UserObjects = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from genkit.cli.models import MODEL
+from genkit.cli.models import MODEL, UserObjects
 from genkit.errors import ConfigError
-from genkit.kit.program import teller
+from genkit.kit.program import Device, teller
 
 if TYPE_CHECKING:
     from genkit.sampling.samples import Samples
@@ -72,15 +72,8 @@ def generate(
             help="The condition of a conditional model: a label, a prompt, a file.",
         ),
     ] = None,
-    user_object: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="module:Class of a network of your own that the model is built from; it is imported only if named."
-        ),
-    ] = None,
-    device: Annotated[
-        str, typer.Option(help="auto (cuda, else mps, else cpu), cpu, cuda, cuda:1 ...")
-    ] = "auto",
+    user_object: UserObjects = None,
+    device: Device = "auto",
     format: Annotated[
         str | None,
         typer.Option(help="Format of the files in a folder [default: the modality's first]."),

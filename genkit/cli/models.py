@@ -17,6 +17,14 @@ from genkit.kit.program import Command, group, print_lines
 MODEL = "A run or model folder, a modality's id for the model that ships with it, or one of the Hub: `genkit models`."
 """The help of an argument that names a model."""
 
+UserObjects = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="module:Class of a network of your own that a model is built from; it is imported only if named."
+    ),
+]
+"""The type of the parameter `user_object` of commands that open models."""
+
 MAX_LINES = 20
 """At most so many unusable items are named by `data check` in plain text; --json names all."""
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from genkit.cli.models import UserObjects
 from genkit.errors import ConfigError
 from genkit.kit.program import Device
 
@@ -52,12 +53,7 @@ def serve(
             "--set", help="Further settings as NAME=VALUE: max_samples=64 max_seconds=10 ..."
         ),
     ] = None,
-    user_object: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="module:Class of a network of your own that a model is built from; it is imported only if named."
-        ),
-    ] = None,
+    user_object: UserObjects = None,
     device: Device = "auto",
     threads: Annotated[int | None, typer.Option(help="CPU threads.", min=1)] = None,
 ) -> None:
