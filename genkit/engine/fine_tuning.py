@@ -21,6 +21,7 @@ from genkit.plugin import Facts, Modality
 from genkit.sampling.model_folder import (
     CRITICS,
     WEIGHTS,
+    read_assets,
     read_critics,
     read_model,
     read_model_config,
@@ -59,8 +60,8 @@ def facts_of(model: str | Path) -> Facts:
     Raises:
         ModelError: if there is no such model, or it is damaged.
     """
-    info, _, files = read_model(find_model(model))
-    return Facts(info["facts"], files)
+    folder = find_model(model)
+    return Facts(read_model_config(folder)["facts"], read_assets(folder))
 
 
 def take_over(game: Game, init: str) -> list[str]:

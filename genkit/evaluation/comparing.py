@@ -27,7 +27,7 @@ from genkit.plugin import Evidence, Sample, capabilities_of
 from genkit.sampling.batching import join
 from genkit.sampling.drawing import CHUNK
 from genkit.sampling.model import Model
-from genkit.sampling.reranking import has_critics
+from genkit.sampling.model_folder import has_critics
 from genkit.system.runtime import waiting
 from genkit.system.seeding import global_seeds
 from genkit.system.streams import stream_key

@@ -188,15 +188,24 @@ def read_model(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str,
     """
     from genkit.system.tensors import read_tensors
 
-    config = read_model_config(path)
+    config, assets = read_model_config(path), read_assets(path)
+    return config, read_tensors(path / WEIGHTS), assets
+
+
+def read_assets(path: Path) -> dict[str, bytes]:
+    """The assets of a model folder by name; {} where it has none."""
     folder = path / "assets"
     entries = sorted(folder.iterdir()) if folder.is_dir() else []
-    assets = {
+    return {
         entry.name: entry.read_bytes()
         for entry in entries
         if entry.is_file() and not entry.name.startswith(".")
     }
-    return config, read_tensors(path / WEIGHTS), assets
+
+
+def has_critics(path: Path | None) -> bool:
+    """Whether a model folder has critics; None: the model was not read from disk."""
+    return path is not None and (path / CRITICS).exists()
 
 
 def read_critics(path: Path | None) -> dict[str, Tensor]:
@@ -207,4 +216,4 @@ def read_critics(path: Path | None) -> dict[str, Tensor]:
     """
     from genkit.system.tensors import read_tensors
 
-    return read_tensors(path / CRITICS) if path is not None and (path / CRITICS).exists() else {}
+    return read_tensors(path / CRITICS) if path is not None and has_critics(path) else {}

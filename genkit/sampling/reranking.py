@@ -123,11 +123,6 @@ class Reranker:
         return choices
 
 
-def has_critics(folder: Path | None) -> bool:
-    """Whether a model folder has critics; None: the model was not read from disk."""
-    return folder is not None and (folder / CRITICS).exists()
-
-
 def open_reranker(
     plugin: ModalityPlugin, info: Mapping[str, Any], folder: Path | None, device: torch.device
 ) -> Reranker:
