@@ -10,15 +10,15 @@ import hashlib
 import itertools
 import json
 import tarfile
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from genkit.errors import ConfigError
-from genkit.sampling.jobs import Drawer, Job, share_of
+from genkit.sampling.jobs import Job, share_of
 from genkit.sampling.ledger import Ledger
 from genkit.sampling.listing import Files, file_name
-from genkit.sampling.samples import Samples, format_of, is_joint
+from genkit.sampling.samples import Samples, is_joint
 from genkit.system.files import user_path, write_files, writing
 from genkit.system.runtime import overlapped
 
@@ -29,27 +29,12 @@ Written = Generator[tuple[int, dict[str, Any]], None, None]
 """(piece, its record) when its files are written; the record of single files is empty."""
 
 
-def generate_to(
-    model: Drawer,
-    path: str | Path,
-    n: int,
-    seed: int = 0,
-    start: int = 0,
-    label: str | None = None,
-    controls: Mapping[str, Any] | None = None,
-    best_of: int = 1,
-    choose: str = "best",
-    format: str | None = None,
-    per_tar: int | None = None,
-    shard: str | None = None,
-    resume: bool = False,
-    progress: Callable[[int, int], object] | None = None,
-) -> Files:
-    """Draw samples into a folder; see `Model.generate_to`."""
-    if is_joint(model.modality, path):
+def write_job(
+    job: Job, path: str | Path, shard: str | None, resume: bool, progress: Callable[[int, int], object] | None,
+) -> Files:  # fmt: skip
+    """Draw the share of a job that this process writes into a folder; see `Model.generate_to`."""
+    if is_joint(job.model.modality, path):
         raise ConfigError(f"{path} is one file: name a folder, such as {Path(path).stem}/")
-    format, settings = format_of(model.modality, format), dict(controls or {})
-    job = Job(model, n, seed, start, label, settings, best_of, choose, format, per_tar)
     share = share_of(shard)
     ledger = Ledger(user_path(path), job, share)
     ledger.refuse_others(resume)
@@ -61,7 +46,7 @@ def generate_to(
     ledger.begin()
     total = sum(len(job.indices(piece)) for piece in share.pieces(job))
     count = total - sum(len(job.indices(piece)) for piece in missing)
-    write = _write_tars if per_tar else _write_single
+    write = _write_tars if job.per_tar else _write_single
     report = progress or (lambda *_: None)
     report(count, total)
     try:

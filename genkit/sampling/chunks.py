@@ -25,6 +25,7 @@ from genkit.sampling.drawing import (
     forward,
     in_parts,
     noise_at,
+    parts_on_cpu,
     unrolls,
 )
 from genkit.sampling.model import Model
@@ -165,18 +166,12 @@ def draw_parts(
         stop: number of steps.
         blocks_at_once: blocks of the generator in a part.
     """
-    generator = cast(Unrolling, model.generator)
-    indices = cast(Sequence[int], request.points)
+    generator, indices = model.generator, cast(Sequence[int], request.points)
     blocks = draw_blocks(
-        model.generator, indices, request.seed, request.condition, controls, model.device
+        generator, indices, request.seed, request.condition, controls, model.device
     )
-    parts = in_parts(model.generator, blocks, blocks_at_once * generator.block, stop)
-    while True:
-        with registry.asking(model.modality, "the generator"):
-            part = next(parts, None)
-        if part is None:
-            return
-        yield part.to("cpu")
+    size = blocks_at_once * cast(Unrolling, generator).block
+    return parts_on_cpu(model.modality, in_parts(generator, blocks, size, stop))
 
 
 def _forward(

@@ -1,7 +1,7 @@
 """Identities -> noise -> samples, without gradients: in chunks, along interpolations, or block by block without an end.
 
-A row depends on its identity, its condition and the controls alone. Knows generators and their noise; no plugin and no
-file.
+A row depends on its identity, its condition and the controls alone. Knows generators and their noise; of plugins
+only whose a fault is, and no file.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from genkit.discovery import registry
 from genkit.errors import ConfigError
-from genkit.plugin import Generator, Noise, Sample, Unrolling
+from genkit.plugin import Generator, Modality, Noise, Sample, Unrolling
 from genkit.sampling.batching import join
 from genkit.sampling.noise import draw_each, interpolate_noise
 
@@ -141,6 +142,16 @@ def in_parts(
         yield cut(generator, pending, 0, count)
         pending = [cut(generator, pending, count, length)]
         position, length = position + count, length - count
+
+
+def parts_on_cpu(modality: Modality, parts: Iterator[Sample]) -> Iterator[Sample]:
+    """The parts of a long sample on the CPU; what the generator raises meanwhile is told as the plugin's."""
+    while True:
+        with registry.asking(modality, "the generator"):
+            part = next(parts, None)
+        if part is None:
+            return
+        yield part.to("cpu")
 
 
 def cut(generator: nn.Module, parts: Sequence[Sample], start: int, stop: int) -> Sample:

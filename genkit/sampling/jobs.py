@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from genkit import config
 from genkit.errors import ConfigError
 from genkit.sampling.drawing import rows_of
-from genkit.sampling.listing import SAMPLES, TARS, file_name
+from genkit.sampling.listing import ALIKE, SAMPLES, TARS, file_name
 from genkit.sampling.reranking import Choice
 from genkit.sampling.samples import Samples, Source, condition_numbers, header_of
 from genkit.system.runtime import environment_share
@@ -129,15 +129,8 @@ class Job:
                 first = chunk * self.unit
                 if whole is None or whole.indices[0] != first:
                     whole = self.model.generate(
-                        self.unit,
-                        self.seed,
-                        first,
-                        self.label,
-                        self.controls,
-                        None,
-                        self.best_of,
-                        self.choose,
-                    )
+                        self.unit, self.seed, first, self.label, self.controls, None, self.best_of, self.choose
+                    )  # fmt: skip
                 start, stop = max(first, indices.start), min(first + self.unit, indices.stop)
                 yield piece, whole[start - first : stop - first]
 
@@ -175,10 +168,9 @@ def identity_of(header: Mapping[str, Any]) -> dict[str, Any] | None:
     try:
         model, job = header["model"], header["job"]
         parts = {"model": model["sha256"], "plugin": model["plugin"], "torch": model["torch"]}
-        keys = ("schema", "controls", "best_of", "choose", "critics_sha256")
         is_sound = all(isinstance(job[key], int) for key in ("n", "start", "seed"))
         is_sound = is_sound and isinstance(job["per_tar"], int | None) and "format" in job
-        identity = parts | {key: header.get(key) for key in keys} | job
+        identity = parts | {key: header.get(key) for key in ALIKE} | job
     except (KeyError, TypeError, AttributeError):
         return None
     return identity if is_sound else None

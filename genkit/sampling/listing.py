@@ -26,6 +26,9 @@ LIST = "samples.json"
 SAMPLES, TARS = "samples", "tars"
 """The key of the rows: a row for each sample, or for each tar file of many samples."""
 
+ALIKE = ("schema", "controls", "best_of", "choose", "critics_sha256")
+"""The keys of a header, beside the model's, that samples must have in common to lie in one folder."""
+
 _NAME = re.compile(r"(\d{6,})\.(.+)", re.ASCII)
 
 
@@ -348,8 +351,7 @@ def refuse_mixture(
 
 def is_of(header: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether the headers of two samples.json are of the same model, controls and reranking."""
-    keys = ("schema", "controls", "best_of", "choose", "critics_sha256")
-    is_alike = all(header.get(key) == other.get(key) for key in keys)
+    is_alike = all(header.get(key) == other.get(key) for key in ALIKE)
     return is_alike and header["model"]["sha256"] == other["model"]["sha256"]
 
 

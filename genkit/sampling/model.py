@@ -23,7 +23,7 @@ from genkit.plugin import Facts, Modality, ModalityPlugin, Sample, Unrolling, ca
 from genkit.sampling import card as cards
 from genkit.sampling import exporting, hub
 from genkit.sampling.batching import join
-from genkit.sampling.bulk import generate_to
+from genkit.sampling.bulk import write_job
 from genkit.sampling.conditions import condition_of
 from genkit.sampling.drawing import (
     CHUNK,
@@ -32,14 +32,16 @@ from genkit.sampling.drawing import (
     draw_interpolation,
     in_parts,
     latent_points,
+    parts_on_cpu,
     rows_of,
     unrolls,
 )
+from genkit.sampling.jobs import Job
 from genkit.sampling.model_folder import WEIGHTS, read_critics, read_model, read_notes, save_model
 from genkit.sampling.model_names import find_model
 from genkit.sampling.noise import choice_noise
 from genkit.sampling.reranking import Choice, Reranker, open_reranker
-from genkit.sampling.samples import Samples
+from genkit.sampling.samples import Samples, format_of
 from genkit.system.files import file_hash, user_path
 from genkit.system.runtime import lay_out, pick_device
 from genkit.system.seeding import global_seeds
@@ -161,8 +163,9 @@ class Model:
         Raises:
             ConfigError: as in `generate`; if the folder holds what samples must not replace, or lie among.
         """
-        more = format, per_tar, shard, resume, progress
-        return generate_to(self, path, n, seed, start, label, controls, best_of, choose, *more)
+        rest = best_of, choose, format_of(self.modality, format), per_tar
+        job = Job(self, n, seed, start, label, dict(controls or {}), *rest)
+        return write_job(job, path, shard, resume, progress)
 
     def interpolate(
         self,
@@ -235,16 +238,7 @@ class Model:
         settings = config.controls(self.modality, controls or {})
         condition = self.conditions_for(label)([index])
         blocks = draw_blocks(self.generator, [index], seed, condition, settings, self.device)
-        return self._asked(in_parts(self.generator, blocks, size, stop))
-
-    def _asked(self, parts: Iterator[Sample]) -> Iterator[Sample]:
-        """The parts of an endless sample on the CPU; what the generator raises is told as the plugin's."""
-        while True:
-            with registry.asking(self.modality, "the generator"):
-                part = next(parts, None)
-            if part is None:
-                return
-            yield part.to("cpu")
+        return parts_on_cpu(self.modality, in_parts(self.generator, blocks, size, stop))
 
     def draw(
         self,
