@@ -2,6 +2,7 @@
 
     fd-lite0     Frechet distance over EfficientNet-lite0 (ImageNet) at 64 x 64
     fd-random    the same over a convolutional network with fixed random weights
+    fd-nsfw      the same over a network trained on photographs, where it is installed (see open_nsfw.py)
     fd-classes   the same over garments-cnn, for garments alone (see garments.py)
     coverage     share of real pictures with a sample among their 5 nearest neighbours' distance, over lite0; density
                  likewise counts samples (Naeem et al. 2020, arXiv:2002.09797)
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import open_nsfw
 from torch import Tensor
 
 from genkit.kit.distances import frechet, memorised, neighbourhoods
@@ -44,6 +46,8 @@ class Panel:
         self.real = real
         networks = features.networks({})
         self.judges = {name: judge_of(network) for name, network in networks.items()}
+        if open_nsfw.is_installed():
+            self.judges["nsfw"] = open_nsfw.features
         self.judges |= others or {}
         self.reference = {name: judge(real) for name, judge in self.judges.items()}
         self.spectrum = power(to_pixels(real) / 255)

@@ -13,6 +13,8 @@ _COMPACT_OPTIONS = {
     "features_max": 256,
     "latent": 64,
     "critic_norm": "spectral",
+    "critic_details": True,
+    "spectrum": True,
 }
 _COMPACT_RECIPE = {
     "batch_size": 64,

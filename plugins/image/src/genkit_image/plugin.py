@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from genkit import user_objects
 from genkit.kit.items import check_class_options, check_classes, check_usable
 from genkit.plugin import (
+    Critique,
     Evidence,
     Facts,
     FeatureNetwork,
@@ -29,6 +30,7 @@ from genkit_image.augment import augmented
 from genkit_image.options import Options
 from genkit_image.pictures import CheckedPictures, Pictures, grid, to_picture, to_pixels, to_png
 from genkit_image.sources import open_source
+from genkit_image.spectrum import Spectrum
 
 ARCHITECTURES: Any = {"dcgan": dcgan, "compact": compact}
 """`options.architecture` -> the module with its Generator and its Critic."""
@@ -87,7 +89,8 @@ class ImagePlugin(ModalityPlugin):
         critics = {"critic": critic}
         if options.pretrained_critic == "lite0":
             critics["features"] = projected.Critic(*arguments)
-        return Networks(generator, critics)
+        means = Spectrum(self.facts["channels"], options.shape) if options.spectrum else None
+        return Networks(generator, critics, {} if means is None else {"spectrum": means})
 
     def generator(self) -> nn.Module:
         """The generator of `options.architecture`, or the user's own."""
@@ -133,6 +136,19 @@ class ImagePlugin(ModalityPlugin):
     def measures(self, evidence: Evidence) -> Mapping[str, float | None]:
         """The measures of `genkit_image.measures.measures`: spectrum, brightness and contrast."""
         return measures.measures(evidence.samples.x, evidence.real.x)
+
+    def terms(
+        self,
+        player: str,
+        networks: Networks,
+        real: Sample,
+        fake: Sample,
+        critiques: Mapping[str, Critique],
+    ) -> Mapping[str, Tensor]:
+        """The term `spectrum` of the generator, if `options.spectrum` is set; see `genkit_image.spectrum`."""
+        if player != "generator" or "spectrum" not in networks.frozen:
+            return {}
+        return {"spectrum": networks.frozen["spectrum"](real.x, fake.x)}
 
     def augment(self, sample: Sample) -> Sample:
         """The sample that critics see: augmented at random if the fact `augment` is set, else unchanged."""
