@@ -204,7 +204,7 @@ class Networks:
     Args:
         generator: an `nn.Module` that is a `Generator`.
         critics: by name; each maps a `Sample` to a `Critique`.
-        frozen: never trained, for use in `terms` (a reference model, a feature network).
+        frozen: never trained, for use in `terms` (a reference model, a feature network, running means as buffers).
     """
 
     generator: nn.Module

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
+from torch.nn.functional import conv2d, pad
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from genkit.errors import ConfigError
@@ -57,11 +57,17 @@ class Convolution(nn.Conv2d):
         super().__init__(inputs, outputs, kernel, stride, groups=groups, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        edges: list[int] = []
-        for side, kernel, stride in zip(x.shape[:1:-1], self.kernel_size, self.stride, strict=True):
-            total = max((math.ceil(side / stride) - 1) * stride + kernel - side, 0)
-            edges += [total // 2, total - total // 2]
-        return super().forward(pad(x, edges))
+        margins = [
+            max((math.ceil(side / stride) - 1) * stride + kernel - side, 0)
+            for side, kernel, stride in zip(x.shape[2:], self.kernel_size, self.stride, strict=True)
+        ]
+        if any(margin % 2 for margin in margins):
+            rows, columns = margins
+            x = pad(x, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
+            margins = [0, 0]
+        # Equal margins are the convolution's own: `pad` copies the maps, even by 0.
+        halves = [margin // 2 for margin in margins]
+        return conv2d(x, self.weight, self.bias, self.stride, halves, groups=self.groups)
 
 
 class Block(nn.Module):
@@ -76,7 +82,7 @@ class Block(nn.Module):
         self._depthwise_conv = Convolution(hidden, hidden, kernel, stride, groups=hidden)
         self._bn1 = _norm(hidden)
         self._project_conv, self._bn2 = Convolution(hidden, outputs, 1), _norm(outputs)
-        self.activation = nn.ReLU6()
+        self.activation = nn.ReLU6(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
         y = x
@@ -98,7 +104,7 @@ class Lite0(nn.Module):
         self._conv_stem, self._bn0, self.activation = (
             Convolution(3, 32, 3, 2),
             _norm(32),
-            nn.ReLU6(),
+            nn.ReLU6(inplace=True),
         )
         self._blocks = nn.ModuleList(
             Block(
