@@ -277,10 +277,6 @@ def test_options_choose_the_networks():
         ValidationError, match=r'critic_norm "batch" is not for compact networks: choose "none"'
     ):
         Options(architecture="compact")
-    with pytest.raises(
-        ValidationError, match="critic_details is for the critic of compact networks"
-    ):
-        Options(critic_details=True)
 
 
 def test_noise_modulates_every_layer_of_a_compact_generator():
@@ -320,29 +316,6 @@ def test_a_compact_generator_draws_no_checkerboard():
     inner = generator.stages[0](torch.ones(1, 8, 8, 8))[:, :, 2:-2, 2:-2]
     assert inner.flatten(2).std(2).max() < 1e-6
     assert nn.ConvTranspose2d(4, 3, 4, 2, 1)(x).flatten(2).std(2).max() > 0.01
-
-
-def test_a_compact_critic_sees_diagonal_details_beside_the_picture_if_asked():
-    board = torch.ones(1, 2, 8, 8)
-    board[..., ::2, 1::2] = board[..., 1::2, ::2] = -1
-    stripes = torch.ones(1, 2, 8, 8)
-    stripes[..., ::2] = -1
-    for x, detail in ((board, 2.0), (stripes, 0.0), (torch.ones(1, 2, 8, 8), 0.0)):
-        picture, details = compact.Details()(x).chunk(2, 1)
-        assert torch.equal(picture, x)
-        assert (details[..., :-1, :-1].abs() == detail).all()
-        assert not details[..., -1, :].any()
-        assert not details[..., -1].any()
-    widths = {
-        asked: compact.Critic(
-            Options(**TINY, architecture="compact", critic_norm="none", critic_details=asked), 3, 0
-        )
-        for asked in (False, True)
-    }
-    for asked, critic in widths.items():
-        (first, *_) = [layer for layer in critic.body if isinstance(layer, nn.Conv2d)]
-        assert first.in_channels == (6 if asked else 3)
-        assert critic(Sample(torch.zeros(2, 3, 16, 16))).logits[0].shape == (2,)
 
 
 @pytest.mark.parametrize("kind", [dcgan, compact])

@@ -13,7 +13,6 @@ _COMPACT_OPTIONS = {
     "features_max": 256,
     "latent": 64,
     "critic_norm": "spectral",
-    "critic_details": True,
     "spectrum": True,
 }
 _COMPACT_RECIPE = {

@@ -2,8 +2,7 @@
 
 DCGAN's (Radford et al. 2015, arXiv:1511.06434) with two changes in the generator: the noise scales and shifts every
 layer (self-modulation, Chen et al. 2019, arXiv:1810.01365), and upsampling draws no checkerboards. In the critic (the
-field's discriminator) `options.depth` - 1 convolutions of 3 x 3 follow each strided one but the last, and with
-`options.critic_details` it sees fine diagonal details beside the picture.
+field's discriminator) `options.depth` - 1 convolutions of 3 x 3 follow each strided one but the last.
 
 Shape letters: B batch, Z latent, C channels, H W pixels, K classes.
 """
@@ -117,7 +116,7 @@ class Critic(ProjectionCritic):
     """A DCGAN's discriminator with `options.depth` convolutions at each resolution but the last.
 
     Args:
-        options: size, features, features_max, depth, critic_details, critic_norm.
+        options: size, features, features_max, depth, critic_norm.
         channels: C.
         classes: K; 0: unconditional.
     """
@@ -125,8 +124,6 @@ class Critic(ProjectionCritic):
     def __init__(self, options: Options, channels: int, classes: int) -> None:
         maps, base = layout(options)
         layers: list[nn.Module] = [nn.Conv2d(channels, maps[0], 4, 2, 1), _activation()]
-        if options.critic_details:
-            layers[:1] = [Details(), nn.Conv2d(2 * channels, maps[0], 4, 2, 1)]
         for inputs, outputs in itertools.pairwise(maps):
             for _ in range(options.depth - 1):
                 layers += [nn.Conv2d(inputs, inputs, 3, 1, 1), _activation()]
@@ -134,18 +131,6 @@ class Critic(ProjectionCritic):
         super().__init__(nn.Sequential(*layers), maps[-1], base, classes)
         if options.critic_norm == "spectral":
             self.normalise()
-
-
-class Details(nn.Module):
-    """Pictures [B, C, H, W] -> [B, 2 C, H, W]: the pictures, and the diagonal detail of a Haar transform at each pixel.
-
-    That detail is (a - b - c + d) / 2 of neighbours a b / c d. In it lies what pictures have least of and upsampling
-    adds: a critic of pixels alone overlooks both a lack and an excess.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        rows = x.diff(dim=2, append=x[:, :, -1:])
-        return torch.cat([x, rows.diff(dim=3, append=rows[..., -1:]) / 2], 1)
 
 
 def _activation() -> nn.Module:

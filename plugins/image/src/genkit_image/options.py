@@ -76,24 +76,16 @@ class Options(Sized):
     depth: Annotated[int, Field(ge=1)] = 1
     """Convolutions of a compact critic at each resolution but the last; with 2 it learns more from each picture, and
     sees fewer pictures in the same time."""
-    critic_details: bool = False
-    """Show a compact critic the diagonal details of a Haar transform beside the picture, so that it does not overlook
-    them: photographs get cleaner textures."""
     critic_norm: Literal["batch", "spectral", "none"] = "batch"
     """Normalisation in the critic: BatchNorm (Radford et al. 2015), spectral norm (Miyato et al. 2018), or none (for
     recipes with a gradient penalty). Only DCGAN's critic takes batch."""
 
     @model_validator(mode="after")
-    def _fits_its_architecture(self) -> Options:
+    def _has_a_norm_that_fits(self) -> Options:
         if self.architecture != "dcgan" and self.critic_norm == "batch":
             raise ValueError(
                 f'critic_norm "batch" is not for {self.architecture} networks: choose "none" (with penalties) or '
                 '"spectral"'
-            )
-        if self.architecture != "compact" and self.critic_details:
-            raise ValueError(
-                f"critic_details is for the critic of compact networks: leave it out with {self.architecture}, or set "
-                'architecture to "compact"'
             )
         return self
 
