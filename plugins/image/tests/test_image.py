@@ -4,6 +4,7 @@ import gzip
 import io
 import itertools
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -468,6 +469,30 @@ def test_pictures_train_resume_and_generate(tmp_path, colours):
         sorted(path.name for path in (tmp_path / "a" / "samples").iterdir())[-1]
         == "000000000040.png"
     )
+
+
+def test_classes_keep_their_numbers_when_training_goes_on_with_fewer_of_them(tmp_path, colours):
+    for name in ("green", "yellow"):
+        paint(colours / name / "0.png", (0, 255, 0), (20, 24))
+    options = {**TINY, "conditional": True}
+    still = {"batch_size": 4, "generator": {"learning_rate": 0.0}, "ema_halflife_items": 0}
+    settings = {"items": 4, "options": options, "recipe": still, "threads": 1}
+    first = genkit.train("image", str(colours), out=tmp_path / "first", **settings)
+    fewer = tmp_path / "fewer"
+    for name in ("red", "yellow"):
+        shutil.copytree(colours / name, fewer / name)
+    tuned = genkit.train(
+        "image", str(fewer), out=tmp_path / "tuned", init=tmp_path / "first", **settings
+    )
+    assert tuned.plugin.facts["labels"] == ["blue", "green", "red", "yellow"]
+    for name, weight in first.generator.named_parameters():
+        torch.testing.assert_close(tuned.generator.get_parameter(name), weight)
+    assert tuned.plugin.condition("yellow", [0]).tolist() == [3]
+    assert tuned.generate(4).sample.condition.tolist() == [0, 1, 2, 3]
+    with pytest.raises(ConfigError, match="no such label"):
+        tuned.generate(1, label="purple")
+    others = ImagePlugin.adapt_facts(Facts({"labels": ["red", "pink"]}), tuned.plugin.facts)
+    assert others["labels"] == ["red", "pink"]
 
 
 def test_sixteen_bits_are_scaled_and_never_clipped(tmp_path):
