@@ -315,11 +315,11 @@ def _describe_inputs(model: Drawable, graph: Graph, about: dict[str, Any]) -> No
     about["labels"], about["conditions"] = {}, []
     if "condition" not in about["inputs"]:
         return
-    labels = model.plugin.facts.values.get("labels")
-    if isinstance(labels, list) and all(isinstance(name, str) for name in labels):
-        rows = {name: cast(Tensor, model.conditions_for(name)([0]))[0] for name in labels}
-        if sum(row.numel() for row in rows.values()) <= LARGEST_TABLE:
-            about["labels"] = {name: row.tolist() for name, row in rows.items()}
+    with registry.asking(model.modality, "conditions"):
+        labels = model.plugin.conditions().labels
+    rows = {name: cast(Tensor, model.conditions_for(name)([0]))[0] for name in labels}
+    if sum(row.numel() for row in rows.values()) <= LARGEST_TABLE:
+        about["labels"] = {name: row.tolist() for name, row in rows.items()}
     conditions = model.conditions_for(about["label"])
     for period in dict.fromkeys([1, len(about["labels"])]):
         whole = cast(Tensor, conditions(range(max(2 * period, CHUNK))))
