@@ -13,15 +13,25 @@ STAMP := $(VENV)/.installed-$(shell cat $(SETUP) | cksum | cut -d' ' -f1)-$(shel
 
 install: $(STAMP)
 
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
 $(STAMP):
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-		--editable ".[dev,docs,track,hub,export,serve]" --editable "plugins/image[standard]" --editable "plugins/text[wordllama]" \
+	$(PIP) torch
+	$(PIP) --editable ".[dev,docs,track,hub,export,serve]" --editable "plugins/image[standard]" --editable "plugins/text[wordllama]" \
 		--editable plugins/video --editable plugins/audio torchvision torchaudio
 	rm -f $(VENV)/.installed-* && touch $@
 
-demo: install
+# The demo alone needs no more than genkit and pictures.
+DEMO_STAMP := $(STAMP)-demo
+
+$(DEMO_STAMP):
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) torch
+	$(PIP) --editable . --editable plugins/image
+	rm -f $(VENV)/.installed-* && touch $@
+
+demo: $(if $(wildcard $(STAMP)),,$(DEMO_STAMP))
 	$(BIN)/genkit train image --out runs/demo --overwrite --items $(DEMO_ITEMS)
 	$(BIN)/genkit generate runs/demo -n 64 --out runs/demo/grid.png
 	@echo
