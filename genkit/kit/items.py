@@ -195,10 +195,10 @@ def adapt_labels(facts: Facts, model: Facts) -> Facts:
         facts: of the data; the fact `labels` has the names of the classes, none of an unconditional model.
         model: of the model that a run starts from.
     """
-    labels, known = facts.values["labels"], model.values.get("labels", [])
-    if not labels or not set(labels) <= set(known):
+    labels, model_labels = facts.values["labels"], model.values.get("labels", [])
+    if not labels or not set(labels) <= set(model_labels):
         return facts
-    return replace(facts, values={**facts.values, "labels": known})
+    return replace(facts, values={**facts.values, "labels": model_labels})
 
 
 def check_classes(
