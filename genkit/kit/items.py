@@ -17,7 +17,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -30,10 +29,10 @@ from torch import Tensor
 from genkit.errors import ConfigError, DataError
 from genkit.kit.columns import class_name
 from genkit.kit.files import THREADS, HeldOut, reason
-from genkit.plugin import Facts, Remark, Sample, Skipped
+from genkit.plugin import Remark, Sample, Skipped
 
 __all__ = [
-    "ATTEMPTS", "EXAMPLES", "Classes", "Readers", "Windows", "adapt_labels", "as_array", "as_source", "as_stream",
+    "ATTEMPTS", "EXAMPLES", "Classes", "Readers", "Windows", "as_array", "as_source", "as_stream",
     "check_class_options", "check_classes", "check_usable", "classes_of", "count_skipped", "label_of", "name_skipped",
     "numbers_in", "paired", "read_until_damage", "silenced",
 ]  # fmt: skip
@@ -183,22 +182,6 @@ def paired(value: Any, names: Sequence[str] = ()) -> tuple[Any, str | None]:
         return value, None
     item = Path(item) if isinstance(item, str) else item
     return item, label_of(label, names) if is_single else None
-
-
-def adapt_labels(facts: Facts, model: Facts) -> Facts:
-    """For `adapt_facts`: the model's class labels, in its order, where all labels of the data are among them.
-
-    So a class keeps its number, and what the weights know of it, when a run goes on with fewer classes. Data with other
-    classes keep their own labels: as many classes then take the places of those of the model.
-
-    Args:
-        facts: of the data; the fact `labels` has the names of the classes, none of an unconditional model.
-        model: of the model that a run starts from.
-    """
-    labels, model_labels = facts.values["labels"], model.values.get("labels", [])
-    if not labels or not set(labels) <= set(model_labels):
-        return facts
-    return replace(facts, values={**facts.values, "labels": model_labels})
 
 
 def check_classes(

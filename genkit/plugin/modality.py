@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -71,16 +72,25 @@ class ModalityPlugin(ABC):
 
     @classmethod
     def adapt_facts(cls, facts: Facts, model: Facts) -> Facts:
-        """The facts of a run that starts from the weights of a model; the default: those of its data.
+        """The facts of a run that starts from the weights of a model.
 
-        A plugin overrides it where a fact says what the weights mean, as a vocabulary does: the run must keep that of
-        the model, whatever the data say.
+        The default: those of its data, but with the model's `labels`, in their order, where all labels of the data are
+        among them: so a class keeps its number, and what the weights know of it. Other classes, as many as the model
+        has, take the places of its own.
+
+        A plugin overrides it where another fact says what the weights mean, as a vocabulary does: the run must keep
+        that of the model, whatever the data say.
 
         Args:
             facts: of the data.
             model: of the model.
         """
-        return facts
+        labels, model_labels = (one.values.get("labels") for one in (facts, model))
+        if not (isinstance(labels, list) and isinstance(model_labels, list) and labels):
+            return facts
+        if any(label not in model_labels for label in labels):
+            return facts
+        return replace(facts, values={**facts.values, "labels": model_labels})
 
     def dataset(self, source: Any) -> Any:
         """A map-style data set whose items are Samples without the batch axis (`[*event]`).

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from genkit.kit import streams
-from genkit.kit.items import adapt_labels, check_class_options, check_classes, check_usable
+from genkit.kit.items import check_class_options, check_classes, check_usable
 from genkit.plugin import (
     Conditions,
     Critique,
@@ -79,11 +79,6 @@ class AudioPlugin(ModalityPlugin):
                 "labels": list(checked.classes.names) if options.conditional else [],
             }
         )
-
-    @classmethod
-    def adapt_facts(cls, facts: Facts, model: Facts) -> Facts:
-        """Those of the data, with the model's classes where it has all of theirs."""
-        return adapt_labels(facts, model)
 
     def dataset(self, source: Any) -> Any:
         """Windows of sounds as a data set; for a vocoder the conditions are their log-mel spectra."""

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from genkit import user_objects
-from genkit.kit.items import adapt_labels, check_class_options, check_classes, check_usable
+from genkit.kit.items import check_class_options, check_classes, check_usable
 from genkit.plugin import (
     Critique,
     Evidence,
@@ -73,11 +73,6 @@ class ImagePlugin(ModalityPlugin):
         augment = options.augment == "on" or (options.augment == "auto" and is_small)
         labels = list(pictures.classes.names) if options.conditional else []
         return Facts({"channels": pictures.channels, "labels": labels, "augment": augment})
-
-    @classmethod
-    def adapt_facts(cls, facts: Facts, model: Facts) -> Facts:
-        """Those of the data, with the model's classes where it has all of theirs."""
-        return adapt_labels(facts, model)
 
     def dataset(self, source: Any) -> Pictures:
         """The pictures of a source that can be used, scaled to `options.size`."""

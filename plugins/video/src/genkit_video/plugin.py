@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from genkit.kit.items import adapt_labels, check_class_options, check_classes, check_usable
+from genkit.kit.items import check_class_options, check_classes, check_usable
 from genkit.plugin import (
     Conditions,
     Critique,
@@ -65,11 +65,6 @@ class VideoPlugin(ModalityPlugin):
             check_classes(checked.classes, "the data", "clips", checked.remarks)
         labels = list(checked.classes.names) if options.conditional else []
         return Facts({"channels": checked.channels, "rate": float(checked.rate), "labels": labels})
-
-    @classmethod
-    def adapt_facts(cls, facts: Facts, model: Facts) -> Facts:
-        """Those of the data, with the model's classes where it has all of theirs."""
-        return adapt_labels(facts, model)
 
     def dataset(self, source: Any) -> Any:
         """Clips of the source as a data set, scaled to the options' size."""
