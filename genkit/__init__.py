@@ -20,8 +20,8 @@ _SOURCES = {
     "DataReport": ("genkit.engine.data", "DataReport"),
     "evaluate": ("genkit.evaluation.evaluating", "evaluate"),
     "Evaluation": ("genkit.evaluation.results", "Evaluation"),
-    "generate": ("genkit.sampling.model", "generate"),
-    "load": ("genkit.sampling.model", "open_model"),
+    "generate": ("genkit.sampling.opening", "generate"),
+    "load": ("genkit.sampling.opening", "open_model"),
     "Model": ("genkit.sampling.model", "Model"),
     "Samples": ("genkit.sampling.samples", "Samples"),
     "save": ("genkit.sampling.samples", "save"),
@@ -72,8 +72,9 @@ if TYPE_CHECKING:
     from genkit.evaluation.evaluating import evaluate
     from genkit.evaluation.results import Evaluation
     from genkit.sampling.cluster import generate_on_ray
-    from genkit.sampling.model import Model, generate
-    from genkit.sampling.model import open_model as load
+    from genkit.sampling.model import Model
+    from genkit.sampling.opening import generate
+    from genkit.sampling.opening import open_model as load
     from genkit.sampling.samples import Samples, save
     from genkit.serving.clients import AsyncClient, Client
 

@@ -154,3 +154,16 @@ def first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).strip().splitlines()]
     message = " ".join(lines[:2] if lines[0].endswith(":") else lines[:1]) if lines else ""
     return f"{type(error).__name__}: {message}" if message else type(error).__name__
+
+
+def reason(error: BaseException) -> str:
+    """Why a file could not be read, in at most 120 characters, for `Skipped.reason`."""
+    if isinstance(error, MemoryError):
+        return "it does not fit into memory"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    text = str(error).strip().partition("\n")[0]
+    is_clear = text and isinstance(
+        error, GenkitError | OSError | ValueError | RuntimeError | SyntaxError | Warning
+    )
+    return (text if is_clear else f"damaged: {error!r}")[:120]

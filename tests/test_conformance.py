@@ -23,7 +23,7 @@ import genkit
 from genkit.cli import app
 from genkit.discovery import bundled
 from genkit.errors import ConfigError, DataError
-from genkit.plugin import Critique, Facts, FeatureNetwork, Networks, Preset, Sample
+from genkit.plugin import Critique, Facts, FeatureNetwork, Networks, Posterior, Preset, Sample
 from genkit.testing import conformance
 from genkit.testing.conformance import CHECKS, MINIMUM, ModalityConformance, check_modality
 
@@ -441,6 +441,22 @@ class TakesAnyWeights(toys.Duet):
         return super().feature_networks({}, training)
 
 
+class InfersTheEnds(toys.LanguageGenerator):
+    def infer(self, sample):
+        (posterior,) = super().infer(sample).values()
+        return {"symbols": Posterior((posterior.mean * 1.5).clamp(max=0.999))}
+
+
+class InfersTogether(toys.LanguageGenerator):
+    def infer(self, sample):
+        (posterior,) = super().infer(sample).values()
+        return {
+            "symbols": Posterior(
+                posterior.mean, posterior.mean.std(0).expand_as(posterior.mean) + 0.1
+            )
+        }
+
+
 def measured(change, curves=()):
     """The duet with other measures: a function of what the toy measures, and of the evidence."""
 
@@ -545,6 +561,7 @@ MUTANTS = {
     ),
     "steps_are_one_sample": (stepping(ForgetsWhatItDrew), "draws other samples than forward"),
     "export_facts_are_plain": (like(duet, plugin=TupleInExportFacts), "not the same after JSON"),
+    "infer_finds_noise": (speaker(InfersTheEnds), "draws other samples than those"),
 }
 """Check -> (a modality that it must catch, what it says)."""
 
@@ -653,6 +670,7 @@ MORE = [
         measured(lambda measures, _: {**measures, "gap": next(CALLS)}),
         "differed when they were asked again",
     ),
+    ("infer_finds_noise", speaker(InfersTogether), "depends on the other rows of its batch"),
     ("measures_are_numbers", measured(moved), r"wrote into its input \(x\)"),
     (
         "measures_are_numbers",
@@ -703,7 +721,7 @@ def test_a_preview_without_an_ending_does_not_suffice():
 EVALUATION = ("references", "corruptions", "feature_networks", "measures")
 CAPABILITIES = {
     "ring": set(),
-    "language": {"pretrain_loss", "log_prob", "complete", "relaxed", "stepwise"},
+    "language": {"pretrain_loss", "log_prob", "complete", "relaxed", "stepwise", "infer"},
     "duet": {"condition", "terms", "preview", "export_facts", *EVALUATION},
     "curves": {"preview", "unroll", "writer"},
 }

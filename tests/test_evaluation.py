@@ -19,9 +19,10 @@ from genkit.errors import ConfigError, DataError, GenkitError, PluginError
 from genkit.evaluation import features as feature_module
 from genkit.evaluation import real as real_module
 from genkit.evaluation import scores
-from genkit.evaluation.real import Reader, noise
+from genkit.evaluation.real import noise
 from genkit.plugin import Facts, FeatureNetwork, Modality, ModalityPlugin, Networks, Noise, Sample
 from genkit.sampling.model import Model
+from genkit.sampling.reading import Reader
 
 CPU = torch.device("cpu")
 

@@ -33,6 +33,7 @@ from genkit.plugin import (
     ModalityPlugin,
     Networks,
     Noise,
+    Posterior,
     Preset,
     Sample,
     Stepwise,
@@ -298,6 +299,14 @@ class LanguageGenerator(nn.Module):
         steps = [log_softmax(self.logits(seen, step), 1) for step in range(self.options.length)]
         chosen = torch.stack(steps, 1).gather(2, sample.x[..., None])[..., 0]
         return chosen if sample.mask is None else chosen.where(sample.mask, 0.0)
+
+    def infer(self, sample: Sample) -> dict[str, Posterior]:
+        """The middle of the numbers that draw each symbol."""
+        seen = one_hot(sample.x, self.alphabet).float()
+        steps = [self.logits(seen, step).double().softmax(1) for step in range(self.options.length)]
+        weights = torch.stack(steps, 1)
+        ends = (weights.cumsum(2) - weights / 2).gather(2, sample.x[..., None])[..., 0]
+        return {"symbols": Posterior(ends if sample.mask is None else ends.where(sample.mask, 0.5))}
 
     def pretrain_loss(self, real: Sample) -> Tensor:
         """Negative log-likelihood per sentence."""

@@ -3,6 +3,7 @@
     commands    all commands, as one application
     models      train, info, explain, data check
     generating  generate
+    projecting  project
     evaluation  evaluate
     sharing     models, copy, card, push
     export      export

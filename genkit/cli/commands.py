@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from genkit.cli import evaluation, export, generating, models, plugins, sharing
+from genkit.cli import evaluation, export, generating, models, plugins, projecting, sharing
 from genkit.cli.serve import serve
 from genkit.kit.program import Command, group
 
@@ -14,6 +14,7 @@ app = group("Train and sample adversarial generators of any medium.")
 commands = (models.train, generating.generate, evaluation.evaluate, models.info, models.explain)
 for command in (
     *commands,
+    projecting.project,
     export.export,
     serve,
     sharing.models,

@@ -57,7 +57,7 @@ def export(
         check_path,
         export_model,
     )
-    from genkit.sampling.model import open_model
+    from genkit.sampling.opening import open_model
     from genkit.system.runtime import waiting
 
     if user_object:

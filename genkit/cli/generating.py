@@ -16,6 +16,7 @@ from genkit.errors import ConfigError
 from genkit.kit.program import Device, teller
 
 if TYPE_CHECKING:
+    from genkit.sampling.noise import Latents
     from genkit.sampling.samples import Samples
 
 
@@ -29,8 +30,15 @@ def generate(
     ] = None,
     n: Annotated[int | None, typer.Option("-n", help="Number of samples [default: 16].")] = None,
     seed: Annotated[
-        int, typer.Option(help="Seed of the noise; seed and index identify a sample.")
-    ] = 0,
+        int | None,
+        typer.Option(help="Seed of the noise; seed and index identify a sample [default: 0]."),
+    ] = None,
+    noise: Annotated[
+        Path | None,
+        typer.Option(
+            help="A file of noise instead of a seed, such as `genkit project` writes; sample i is drawn from its row i."
+        ),
+    ] = None,
     start: Annotated[
         int | None, typer.Option(help="Index of the first sample [default: 0].")
     ] = None,
@@ -113,13 +121,16 @@ def generate(
     """Draw samples from a model. They are written as files in a folder, or all in one file."""
     from genkit import config as configuration
     from genkit.sampling import samples
-    from genkit.sampling.model import open_model
+    from genkit.sampling.opening import open_model
     from genkit.sampling.unrolled import is_long, save_long
 
     if user_object:
         sys.path.append(os.getcwd())  # its module may be a file of the working folder
     ends = _interpolation(interpolate, steps, n, start, best_of)
+    latents = None if noise is None else _noise(noise, seed, best_of, resume, per_tar, shard, ray)
+    n = n if n is not None or latents is None else max(len(latents) - (start or 0), 1)
     n, start, candidates = 16 if n is None else n, start or 0, 1 if best_of is None else best_of
+    seed = seed or 0
     if n < 1 or start < 0:
         raise ConfigError(
             f"-n {n} --start {start}: at least one sample, of an index of at least 0, is needed"
@@ -143,9 +154,11 @@ def generate(
     count = n
     if ends:
         points = loaded_model.interpolate(
-            ends, seed, 8 if steps is None else steps, label, controls
+            ends, seed, 8 if steps is None else steps, label, controls, latents
         )
         chunks, count = [points], len(points)
+    elif latents is not None:
+        chunks = [loaded_model.generate(n, 0, start, label, controls, noise=latents)]
     else:
         chunks = loaded_model.stream(
             n,
@@ -166,9 +179,9 @@ def generate(
             )
         return
     paths: Sequence[Path]
-    if n == 1 and not ends and best_of is None and is_long(loaded_model, out):
+    if n == 1 and not ends and noise is None and best_of is None and is_long(loaded_model, out):
         paths = [save_long(loaded_model, out, seed, start, label=label, controls=controls)]
-    elif is_folder and not ends:
+    elif is_folder and not ends and noise is None:
         job: dict[str, Any] = {
             "n": n, "seed": seed, "start": start, "label": label, "controls": controls,
             "best_of": candidates, "choose": choose, "format": format, "per_tar": per_tar,
@@ -200,6 +213,27 @@ def generate(
         )
     else:
         print(Path(out) if is_folder else paths[0])
+
+
+def _noise(noise: Path, *others: int | bool | str | None) -> Latents:
+    """The noise of a file.
+
+    Args:
+        noise: the option of that name.
+        others: values of the options that it excludes.
+
+    Raises:
+        ConfigError: if one of the others is given.
+        ModelError: if the file cannot be read.
+    """
+    from genkit.sampling.noise import Latents
+
+    if any(other is not None and other is not False for other in others):
+        raise ConfigError(
+            "--noise excludes --seed, --best-of, --per-tar, --shard, --resume and --ray: samples are drawn from the "
+            "rows of its file"
+        )
+    return Latents.of(noise)
 
 
 def _saved(chunks: Iterable[Samples], out: str, format: str | None, count: int) -> Sequence[Path]:

@@ -58,7 +58,7 @@ def copy(
     ] = True,
 ) -> None:
     """Copy a model into a folder, in half precision or without its critics if you like."""
-    from genkit.sampling.model import open_model
+    from genkit.sampling.opening import open_model
 
     print(open_model(model, "cpu").save(folder, dtype=dtype, critics=critics))
 
@@ -139,6 +139,6 @@ def push(
     message: Annotated[str | None, typer.Option(help="Message of the commit.")] = None,
 ) -> None:
     """Write a model to the Hugging Face Hub. Log in first, with `hf auth login`."""
-    from genkit.sampling.model import open_model
+    from genkit.sampling.opening import open_model
 
     print(open_model(model, "cpu").push_to_hub(name, private, revision, dtype, critics, message))

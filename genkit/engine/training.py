@@ -41,7 +41,8 @@ from genkit.errors import (
 )
 from genkit.plugin import Modality
 from genkit.recipe import PLANS, SECTIONS, differences
-from genkit.sampling.model import Model, open_model
+from genkit.sampling.model import Model
+from genkit.sampling.opening import open_model
 from genkit.sampling.samples import check_content, check_finite
 from genkit.system.files import make_folder, read_json, write_whole
 from genkit.system.runtime import Runtime, is_main_process, open_trackers, waiting

@@ -20,7 +20,7 @@ from genkit.discovery import registry
 from genkit.errors import ConfigError, DataError, GenkitError, first_line
 from genkit.evaluation import gains, scores
 from genkit.evaluation.features import VALUES, Extractor, choose_networks, network_hash
-from genkit.evaluation.real import STREAM, RealItems, all_items, noise, source_name
+from genkit.evaluation.real import RealItems, all_items, noise, source_name
 from genkit.evaluation.scores import Features, Figure
 from genkit.kit.distances import nearest, spacing
 from genkit.plugin import Evidence, Sample, capabilities_of
@@ -28,6 +28,7 @@ from genkit.sampling.batching import join
 from genkit.sampling.drawing import CHUNK
 from genkit.sampling.model import Model
 from genkit.sampling.model_folder import has_critics
+from genkit.sampling.reading import STREAM
 from genkit.system.runtime import waiting
 from genkit.system.seeding import global_seeds
 from genkit.system.streams import stream_key

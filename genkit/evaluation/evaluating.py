@@ -21,7 +21,8 @@ from genkit.evaluation.real import RealItems, real_items, source_name
 from genkit.evaluation.results import Evaluation, Row
 from genkit.kit.items import name_skipped
 from genkit.plugin import Modality, Sample, capabilities_of
-from genkit.sampling.model import Model, open_model
+from genkit.sampling.model import Model
+from genkit.sampling.opening import open_model
 from genkit.sampling.reranking import Choice
 from genkit.sampling.samples import Samples, describe_model
 from genkit.system.files import user_path

@@ -15,26 +15,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genkit.discovery import registry
 from genkit.errors import DataError
-from genkit.kit.files import reason
 from genkit.kit.items import name_skipped
-from genkit.plugin import Modality, Sample, Skipped, capabilities_of
-from genkit.sampling.batching import PARTS, are_alike, join
+from genkit.plugin import Sample, Skipped, capabilities_of
+from genkit.sampling.batching import PARTS
 from genkit.sampling.conditions import condition_of
 from genkit.sampling.model import Model
-from genkit.sampling.reading import NOT_FINITE, PASSED_ON, Items, finite_rows
-from genkit.system.seeding import global_seeds
+from genkit.sampling.reading import STREAM, Reader, references_of
 from genkit.system.streams import stream_key
-
-ROWS = 64
-"""Real items that are read at a time."""
 
 RESERVE = 0.25
 """Share of the items, at least, that a network which is trained on the spot can be trained on."""
-
-STREAM = "evaluation"
-"""The first word in the names of all random streams of an evaluation."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +67,10 @@ def real_items(
         DataError: if there are too few items for two halves of two.
     """
     reader = Reader(
-        references_of(model, source, controls), model.modality, seed, _filter(model, label)
+        references_of(model.modality, model.plugin, source, controls),
+        model.modality,
+        seed,
+        _filter(model, label),
     )
     has_networks = "feature_networks" in capabilities_of(model.plugin, model.generator)
     reserved = int(RESERVE * len(reader)) if has_networks else 0
@@ -113,24 +107,13 @@ def all_items(
     Raises:
         DataError: if fewer than two can be used.
     """
-    reader = Reader(references_of(model, source, controls), model.modality, seed)
+    reader = Reader(
+        references_of(model.modality, model.plugin, source, controls), model.modality, seed
+    )
     rows, _ = reader.take(0, len(reader), count)
     if rows is None or len(rows) < 2:
         raise DataError(f"{name}: fewer than two of its items can be used")
     return rows, len(reader)
-
-
-def references_of(model: Model, source: Any, controls: Any) -> Any:
-    """The data set of an opened source: the plugin's `references`, or its `dataset`."""
-    plugin = model.plugin
-    has_references = "references" in capabilities_of(plugin, model.generator)
-    call = "references" if has_references else "dataset"
-    with registry.asking(model.modality, call) as fault:
-        dataset = plugin.references(source, controls) if has_references else plugin.dataset(source)
-        if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
-            kind = type(dataset).__name__
-            raise fault(f"it returned a {kind}; a map-style data set was expected")
-    return dataset
 
 
 def _filter(model: Model, label: str | None) -> Callable[[Sample], Tensor] | None:
@@ -147,83 +130,6 @@ def _filter(model: Model, label: str | None) -> Callable[[Sample], Tensor] | Non
         return same.reshape(len(batch), -1).all(1)
 
     return is_of_label
-
-
-class Reader:
-    """Usable items of a data set in shuffled order.
-
-    Args:
-        dataset: as a plugin returns it.
-        modality: whose plugin it is of.
-        seed: of the order, and of what is random about the items.
-        is_wanted: which rows of a batch count; None: all.
-
-    Attributes:
-        skipped: the items that were read and cannot be used, and those that the data set left out.
-    """
-
-    def __init__(
-        self, dataset: Any, modality: Modality, seed: int, is_wanted: Callable[[Sample], Tensor] | None = None
-    ) -> None:  # fmt: skip
-        self.items = Items(dataset, f"{STREAM}/{seed}")
-        self.modality, self.seed, self.is_wanted = modality, seed, is_wanted
-        self.skipped = [Skipped(*item) for item in getattr(dataset, "skipped", ())]
-        words = np.random.Philox(key=stream_key(STREAM, "order", seed)).random_raw(len(dataset))
-        self.order = np.argsort(words, kind="stable").tolist()
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def take(self, start: int, stop: int, count: int) -> tuple[Sample | None, int]:
-        """(at most `count` items from the places start .. stop - 1 of the order, the place behind the last of them).
-
-        None in place of the items: there are none.
-        """
-        pieces: list[Sample] = []
-        missing, place = count, start
-        with registry.asking(self.modality, "an item"), global_seeds(STREAM, "items", self.seed):
-            while missing and place < stop:
-                size = min(ROWS, missing, stop - place)
-                for piece in self._usable(place, self.order[place : place + size]):
-                    pieces.append(piece)
-                    missing -= len(piece)
-                place += size
-        if not pieces:
-            return None, place
-        if not are_alike(pieces):
-            raise DataError(
-                "only some of the items have a condition or a mask, or they are of several dtypes"
-            )
-        return join(pieces), place
-
-    def _usable(self, place: int, indices: list[int]) -> list[Sample]:
-        """Batches of those items that can be read, are finite and are wanted."""
-        try:
-            batch = self.items.read(indices, place)
-        except PASSED_ON:
-            raise
-        except Exception as error:  # of users' data sets and their decoders, of any kind
-            if len(indices) == 1:
-                self._skip(indices[0], reason(error))
-                return []
-            return [
-                piece
-                for step, index in enumerate(indices)
-                for piece in self._usable(place + step, [index])
-            ]
-        is_good = finite_rows(batch)
-        for index, is_finite in zip(indices, is_good.tolist(), strict=True):
-            if not is_finite:
-                self._skip(index, NOT_FINITE)
-        rows = torch.from_numpy(is_good)
-        if self.is_wanted is not None:
-            rows &= self.is_wanted(batch)
-        return [batch if rows.all() else batch[rows]] if rows.any() else []
-
-    def _skip(self, index: int, fault: str) -> None:
-        item = Skipped(f"item {index}", fault)
-        if item not in self.skipped:
-            self.skipped.append(item)
 
 
 def source_name(source: Any) -> str:

@@ -21,7 +21,7 @@ from functools import partial
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 
-from genkit.errors import DataError, GenkitError
+from genkit.errors import DataError, reason
 from genkit.kit.entry_names import zip_names
 from genkit.plugin import Remark, Skipped
 
@@ -276,19 +276,6 @@ def ordinary(path: Path) -> Path:
     if not stat.S_ISREG(mode):
         raise ValueError("it is a folder" if stat.S_ISDIR(mode) else "it is no ordinary file")
     return path
-
-
-def reason(error: BaseException) -> str:
-    """Why a file could not be read, in at most 120 characters, for `Skipped.reason`."""
-    if isinstance(error, MemoryError):
-        return "it does not fit into memory"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    text = str(error).strip().partition("\n")[0]
-    is_clear = text and isinstance(
-        error, GenkitError | OSError | ValueError | RuntimeError | SyntaxError | Warning
-    )
-    return (text if is_clear else f"damaged: {error!r}")[:120]
 
 
 def has_ending(path: PurePosixPath, endings: Collection[str]) -> bool:

@@ -74,6 +74,25 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Posterior:
+    """What a generator infers of one part of the noise of some samples.
+
+    Args:
+        mean: [B, ...] as the part; the noise itself where it is known for certain.
+        deviation: [B, ...], of the independent normal distributions around the mean; None: the noise is known.
+    """
+
+    mean: Tensor
+    deviation: Tensor | None = None
+
+    def draw(self) -> Tensor:
+        """Noise from this distribution, by torch's global generator; gradients reach both parts."""
+        if self.deviation is None:
+            return self.mean
+        return self.mean + self.deviation * self.deviation.new_empty(self.mean.shape).normal_()
+
+
+@dataclass(frozen=True)
 class Critique:
     """The output of a critic for a batch.
 
@@ -127,6 +146,8 @@ class Generator(Protocol):
             the logits at the temperature of sampling and the symbol drawn from them; steps that are masked out hold the
             one-hot of the padding, without a gradient. The input of later steps may carry the gradient too, as
             `genkit.adversarial.straight_through(relaxed, symbol)`, whose value is the one-hot that `forward` sees.
+        `infer(sample) -> {part: Posterior}`: the noise, by part, of which given samples are likely to have been drawn.
+            Parts that it leaves out are drawn as ever. In eval mode it depends on each row alone.
         `stepwise(condition, controls) -> Stepwise`: the samples of `forward` as a loop over one step, by which they are
             exported. A generator without it is exported as a whole, its loops unrolled.
     """

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from genkit.errors import ConfigError, GenkitError, first_line
 from genkit.sampling.listing import Files
-from genkit.sampling.model import open_model
+from genkit.sampling.opening import open_model
 from genkit.system.files import user_path
 
 

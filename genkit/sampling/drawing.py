@@ -19,7 +19,7 @@ from genkit.discovery import registry
 from genkit.errors import ConfigError
 from genkit.plugin import Generator, Modality, Noise, Sample, Unrolling
 from genkit.sampling.batching import join
-from genkit.sampling.noise import draw_each, interpolate_noise
+from genkit.sampling.noise import Seed, draw_each, interpolate_noise
 
 CHUNK = 64
 """Rows of every forward when sampling. The last bits of a sample depend on it: changing it changes samples."""
@@ -66,7 +66,7 @@ def rows_of(generator: nn.Module) -> int:
 
 
 def draw_chunk(
-    generator: nn.Module, indices: Sequence[int], seed: int | str, condition: Tensor | None, controls: Any,
+    generator: nn.Module, indices: Sequence[int], seed: Seed, condition: Tensor | None, controls: Any,
     device: torch.device,
 ) -> Sample:  # fmt: skip
     """The samples of these identities; samples of any length in the length that controls and condition set."""
@@ -78,7 +78,7 @@ def draw_chunk(
 
 
 def draw_batch(
-    generator: nn.Module, indices: Sequence[int], seed: int | str, condition: Tensor | None, controls: Any,
+    generator: nn.Module, indices: Sequence[int], seed: Seed, condition: Tensor | None, controls: Any,
     device: torch.device,
 ) -> Sample:  # fmt: skip
     """The samples of these identities from one call of `forward`, in the length of training."""
@@ -87,7 +87,7 @@ def draw_batch(
 
 
 def draw_blocks(
-    generator: nn.Module, indices: Sequence[int], seed: int | str, condition: Tensor | None, controls: Any,
+    generator: nn.Module, indices: Sequence[int], seed: Seed, condition: Tensor | None, controls: Any,
     device: torch.device,
 ) -> Iterator[Sample]:  # fmt: skip
     """Endless samples, as whole blocks of `generator.block` steps: their bits do not depend on how many are used."""
@@ -100,7 +100,7 @@ def draw_blocks(
 
 
 def draw_interpolation(
-    generator: nn.Module, interpolation: Sequence[LatentPoint], seed: int,
+    generator: nn.Module, interpolation: Sequence[LatentPoint], seed: Seed,
     conditions: Callable[[Sequence[int]], Tensor | None], controls: Any, device: torch.device,
 ) -> Sample:  # fmt: skip
     """The samples at the points of a latent interpolation, as one batch on the CPU.
@@ -165,7 +165,7 @@ def cut(generator: nn.Module, parts: Sequence[Sample], start: int, stop: int) ->
 
 
 def noise_for(
-    generator: nn.Module, seed: int | str, indices: Sequence[int], device: torch.device, controls: Any = None,
+    generator: nn.Module, seed: Seed, indices: Sequence[int], device: torch.device, controls: Any = None,
     windows: Mapping[str, range] | None = None,
 ) -> dict[str, Tensor]:  # fmt: skip
     """All parts of a generator's noise for these identities, by name.
@@ -198,7 +198,7 @@ def _check_parts(generator: nn.Module, controls: Any) -> None:
 
 
 def noise_at(
-    generator: nn.Module, points: Sequence[tuple[int | str, int | LatentPoint]], controls: Any,
+    generator: nn.Module, points: Sequence[tuple[Seed, int | LatentPoint]], controls: Any,
     windows: Mapping[str, range] | None = None,
 ) -> dict[str, np.ndarray[Any, Any]]:  # fmt: skip
     """All parts of a generator's noise at latent points, by name, each [B, ...].
@@ -215,7 +215,7 @@ def noise_at(
         (seed, LatentPoint(point, point, 0.0) if isinstance(point, int) else point)
         for seed, point in points
     ]
-    indices_of: dict[int | str, set[int]] = {}
+    indices_of: dict[Seed, set[int]] = {}
     for seed, point in interpolation:
         indices_of.setdefault(seed, set()).update(point[:2])
     groups = [(seed, _as_range(sorted(indices))) for seed, indices in indices_of.items()]
@@ -240,7 +240,7 @@ def _as_range(indices: list[int]) -> Sequence[int]:
 def _draw(
     spec: Noise,
     part: str,
-    groups: Sequence[tuple[int | str, Sequence[int]]],
+    groups: Sequence[tuple[Seed, Sequence[int]]],
     controls: Any,
     windows: Mapping[str, range],
 ) -> np.ndarray[Any, Any]:

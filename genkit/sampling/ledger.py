@@ -139,7 +139,9 @@ class Ledger:
         )
         refuse_loss(self.folder, list(own_names), job.numbers, job.ending)
         if listing is not None and not self.is_listed:
-            refuse_mixture(listing, self.header, job.seed, job.numbers, job.ending, job.key)
+            refuse_mixture(
+                listing, self.header, {"seed": job.seed}, job.numbers, job.ending, job.key
+            )
             if job.per_tar and listing.key == TARS:
                 self._refuse_other_tars(listing)
 

@@ -311,7 +311,7 @@ def refuse_loss(
 
 
 def refuse_mixture(
-    listing: Listing, header: Mapping[str, Any], seed: int, numbers: Sequence[int], ending: str,
+    listing: Listing, header: Mapping[str, Any], origin: Mapping[str, Any], numbers: Sequence[int], ending: str,
     key: str = SAMPLES,
 ) -> None:  # fmt: skip
     """Raise ConfigError if a folder keeps samples of another model or seed, or of other controls, beside the new ones.
@@ -319,7 +319,8 @@ def refuse_mixture(
     Args:
         listing: of the folder.
         header: what its samples.json will say, but the rows.
-        seed, numbers, ending, key: of the files that will be written.
+        origin: where their noise comes from, as their rows say it: `{"seed": 0}`.
+        numbers, ending, key: of the files that will be written.
     """
     folder = listing.path.parent
     is_alike = is_of(listing.header, header)
@@ -327,7 +328,7 @@ def refuse_mixture(
     for row in listing.rows():
         name = row["file"]
         parts = number_of(name)
-        is_same = is_alike and row.get("seed") == seed and listing.key == key
+        is_same = is_alike and origin.items() <= row.items() and listing.key == key
         is_replaced = parts is not None and parts[1] == ending and parts[0] in numbers
         is_here = os.path.basename(name) == name and os.path.exists(os.path.join(folder, name))
         if is_here and not is_same and not is_replaced:

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from genkit import config
 from genkit.discovery import registry
-from genkit.errors import ConfigError, ModelError, PluginError, UnknownModality, first_line
-from genkit.plugin import Facts, Modality, ModalityPlugin, Sample, Unrolling, capabilities_of
+from genkit.errors import ConfigError
+from genkit.plugin import Modality, ModalityPlugin, Sample, Unrolling, capabilities_of
 from genkit.sampling import card as cards
-from genkit.sampling import exporting, hub
+from genkit.sampling import exporting, hub, inversion, projection
 from genkit.sampling.batching import join
 from genkit.sampling.bulk import write_job
 from genkit.sampling.conditions import condition_of
@@ -32,21 +32,19 @@ from genkit.sampling.drawing import (
     draw_interpolation,
     in_parts,
     latent_points,
+    noise_of,
     parts_on_cpu,
     rows_of,
     unrolls,
 )
 from genkit.sampling.jobs import Job
-from genkit.sampling.model_folder import WEIGHTS, read_critics, read_model, read_notes, save_model
-from genkit.sampling.model_names import find_model
-from genkit.sampling.noise import choice_noise
+from genkit.sampling.model_folder import read_critics, read_notes, save_model
+from genkit.sampling.noise import Latents, Seed, choice_noise
 from genkit.sampling.reranking import Choice, Reranker, open_reranker
 from genkit.sampling.samples import Samples, format_of
-from genkit.system.files import file_hash, user_path
-from genkit.system.runtime import lay_out, pick_device
-from genkit.system.seeding import global_seeds
-from genkit.system.tensors import STORED, build, stored_as
-from genkit.user_objects import admit_network, not_placeholder
+from genkit.system.files import user_path
+from genkit.system.runtime import lay_out
+from genkit.system.tensors import STORED, stored_as
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,7 @@ class Model:
 
     def generate(
         self,
-        n: int = 16,
+        n: int | None = None,
         seed: int = 0,
         start: int = 0,
         label: str | None = None,
@@ -90,22 +88,28 @@ class Model:
         indices: Sequence[int] | None = None,
         best_of: int = 1,
         choose: str = "best",
+        noise: Latents | Mapping[str, Any] | str | Path | None = None,
     ) -> Samples:
         """Draw samples.
 
         Args:
-            n, start: draw the indices start .. start + n - 1.
+            n, start: draw the indices start .. start + n - 1. None: 16, or all that `noise` has.
             seed: seed and index are a sample's identity.
             label: the condition for a conditional model (a label, a prompt, a file); None: its default.
             controls: values of the modality's controls.
             indices: draw these indices, in this order, instead of those of n and start.
             best_of: draw this many candidates for each sample and keep one of them.
             choose: which. best: that with the critics' highest score; sample, or sample:SCALE: drawn, see `Choice`.
+            noise: what samples are drawn from instead of a seed: row i belongs to index i. What `infer` and `project`
+                found, its file, or tensors by part, [N, ...].
 
         Raises:
-            ConfigError: for a control, label or number that the model does not accept; for `best_of` > 1 if it has no
-                critics.
+            ConfigError: for a control, label, number or noise that the model does not accept; for `best_of` > 1 if it
+                has no critics.
         """
+        if n is None:
+            latents = None if noise is None else self._latents(noise)
+            noise, n = latents, 16 if latents is None else len(latents) - start
         chosen_indices: Sequence[int] = (
             range(start, start + n) if indices is None else [int(index) for index in indices]
         )
@@ -114,8 +118,9 @@ class Model:
                 f"n = {n}, start = {start}: at least one sample, of an index of at least 0, is needed"
             )
         settings = config.controls(self.modality, controls or {})
-        sample = self.draw(chosen_indices, seed, label, settings, None, best_of, choose)
-        identity = seed, tuple(chosen_indices), label, self, settings
+        origin = seed if noise is None else self._latents(noise, chosen_indices, best_of)
+        sample = self.draw(chosen_indices, origin, label, settings, None, best_of, choose)
+        identity = origin, tuple(chosen_indices), label, self, settings
         return Samples(sample, *identity, best_of=best_of, choose=choose)
 
     def stream(
@@ -174,8 +179,9 @@ class Model:
         steps: int = 8,
         label: str | None = None,
         controls: Mapping[str, Any] | None = None,
+        noise: Latents | Mapping[str, Any] | str | Path | None = None,
     ) -> Samples:
-        """Draw a latent interpolation through several identities of one seed.
+        """Draw a latent interpolation through several identities of one seed, or through noise that is given.
 
         Conditions that depend on the index (a default condition, say) are those of the nearer identity.
 
@@ -183,7 +189,7 @@ class Model:
             indices: of at least two identities; repeat the first at the end to close the loop.
             steps: samples per pair of identities, from the first of the pair up to, but without, the second; the last
                 identity of all is added at the end.
-            seed, label, controls: as in `generate`.
+            seed, label, controls, noise: as in `generate`.
 
         Raises:
             ConfigError: for fewer than two indices or no steps, and as in `generate`.
@@ -199,12 +205,55 @@ class Model:
         # A preview has a row for each of several pairs, and the last identity alone in a row below them.
         columns = steps if len(ends) > 2 else len(interpolation)
         conditions = self.conditions_for(label)
+        origin = seed if noise is None else self._latents(noise, ends)
         with registry.asking(self.modality, "the generator"):
             sample = draw_interpolation(
-                self.generator, interpolation, seed, conditions, settings, self.device
+                self.generator, interpolation, origin, conditions, settings, self.device
             )
         places, points = tuple(range(len(interpolation))), tuple(interpolation)
-        return Samples(sample, seed, places, label, self, settings, points, columns)
+        return Samples(sample, origin, places, label, self, settings, points, columns)
+
+    def infer(self, source: Any, label: str | None = None) -> Latents:
+        """The most likely noise of given samples, by a model whose generator can tell (by an encoder, say).
+
+        `generate(noise=...)` draws from it; `interpolate([0, 1], noise=...)` goes from one of them to the next.
+
+        Args:
+            source: whatever the modality is trained on (a file, a folder, a list of either); a Sample, a tensor or an
+                array [N, *event] is taken as it is.
+            label: the condition of all of them; None: that of the data, if there is one.
+
+        Raises:
+            DataError: if an item cannot be used.
+            ConfigError: if the generator cannot tell (`project` searches instead), or if the model is conditional and
+                no condition is known.
+        """
+        return projection.infer(self, projection.read(self, source, label))
+
+    def reconstruct(self, source: Any, label: str | None = None) -> Samples:
+        """What the model draws from the noise that it infers of given samples; arguments and errors as for `infer`."""
+        targets = projection.read(self, source, label)
+        return projection.redraw(self, targets, projection.infer(self, targets))
+
+    def project(
+        self, source: Any, label: str | None = None, steps: int = 500, starts: int = 16, features: float = 1.0,
+        seed: int = 0, progress: Callable[[int, int], object] | None = None,
+    ) -> projection.Projection:  # fmt: skip
+        """The nearest samples that the model draws to given ones, and their noise.
+
+        Continuous samples are searched for along the gradient of a distance: the mean square of values and, with
+        critics in the model's folder, of their features. The noise of discrete ones is inferred.
+
+        Args:
+            source, label: as for `infer`.
+            steps, starts, features, seed: of the search; see `genkit.sampling.inversion.Search`.
+            progress: is called with the numbers of steps done and to do.
+
+        Raises:
+            DataError, ConfigError: as `infer` does; for settings that cannot be.
+        """
+        settings = inversion.Search(steps, starts, features=features, seed=seed)
+        return projection.project(self, projection.read(self, source, label), settings, progress)
 
     def unroll(
         self,
@@ -243,7 +292,7 @@ class Model:
     def draw(
         self,
         indices: Sequence[int],
-        seed: int | str,
+        seed: Seed,
         label: str | None = None,
         controls: Any = None,
         conditions: Callable[[Sequence[int]], Tensor | None] | None = None,
@@ -254,14 +303,15 @@ class Model:
 
         Args:
             indices: of the samples, in any order.
-            seed: the user's seed, or the name of an internal stream.
+            seed: the user's seed, the name of an internal stream, or noise that is given.
             label: as in `generate`.
             controls: an instance of the modality's controls.
             conditions: indices -> their conditions, instead of the plugin's.
             best_of, choose: as in `generate`; the first candidate has the identity's own noise, others that of streams.
         """
         choice = Choice.of(best_of, choose)
-        seeds = [seed, *(f"{seed}/candidate {number}" for number in range(1, choice.count))]
+        seeds: list[Seed] = [seed]
+        seeds += [f"{seed}/candidate {number}" for number in range(1, choice.count)]
         conditions = conditions or self.conditions_for(label)
         at_once = rows_of(self.generator)
         pieces: list[Sample] = []
@@ -277,7 +327,7 @@ class Model:
                 draw_chunk(self.generator, whole, name, condition, controls, self.device)
                 for name in seeds
             )
-            luck = (choice_noise(name, whole) for name in seeds)
+            luck = (choice_noise(str(name), whole) for name in seeds)
             with registry.asking(self.modality, "the generator"):
                 batch = next(pool) if best_of == 1 else self.reranker.choose(choice, pool, luck)
                 pieces.append(batch[rows].to("cpu"))
@@ -405,6 +455,26 @@ class Model:
         """The model's card as Markdown."""
         return cards.markdown(self.info, str(self.path or "PATH"))
 
+    def _latents(
+        self,
+        noise: Latents | Mapping[str, Any] | str | Path,
+        indices: Sequence[int] = (),
+        best_of: int = 1,
+    ) -> Latents:
+        """Noise that is given, as this model takes it, with a row for each index.
+
+        Raises:
+            ConfigError: if it does not fit, lacks a row, or is to be chosen among candidates.
+        """
+        latents = Latents.of(noise).fitted(noise_of(self.generator))
+        if best_of > 1:
+            raise ConfigError("best_of draws candidates of other noise: leave it or noise out")
+        if len(indices) and max(indices) >= len(latents):
+            raise ConfigError(
+                f"index {max(indices)}: the noise is that of {len(latents)} samples, from 0 on"
+            )
+        return latents
+
     @cached_property
     def reranker(self) -> Reranker:
         """The model's critics, which choose among the candidates of `best_of`; read from the folder at first use.
@@ -436,105 +506,3 @@ class Model:
             return condition
 
         return conditions
-
-
-def generate(
-    model: str | Path | Model,
-    n: int = 16,
-    seed: int = 0,
-    start: int = 0,
-    label: str | None = None,
-    controls: Mapping[str, Any] | None = None,
-    best_of: int = 1,
-    device: str = "auto",
-    choose: str = "best",
-) -> Samples:
-    """Open a model and draw samples from it; where you draw more than once, open it once with `load`.
-
-    Args:
-        model: as for `load`, or a model.
-        n, seed, start, label, controls, best_of, choose: as for `Model.generate`.
-        device: auto, cpu, cuda, mps ...
-
-    Raises:
-        UserError: as `load` and `Model.generate` do.
-    """
-    opened_model = model if isinstance(model, Model) else open_model(model, device)
-    return opened_model.generate(n, seed, start, label, controls, None, best_of, choose)
-
-
-def open_model(
-    model: str | Path,
-    device: str = "auto",
-    modality: Modality | None = None,
-    user_objects: Sequence[str] = (),
-    revision: str | None = None,
-) -> Model:
-    """Open a model: of a folder or run, one that ships with a plugin, or one on the Hugging Face Hub.
-
-    Nothing in the folder is executed: it names a plugin, which must be installed. If an option of the model names a
-    user's own network class, that class is not imported: sampling needs no critic, and a generator's class must be
-    listed in `user_objects`.
-
-    Args:
-        model: a run folder or model folder; else a modality's id for the model that ships with it, `id:name` for
-            another one; else `user/name` or `user/name@revision` on the Hub (`hub:user/name` if there is such a path).
-        device: auto, cpu, cuda, mps ...
-        modality: the manifest, for a model whose modality is not installed.
-        user_objects: `module:attribute` of each network class that may be imported to build the model.
-        revision: of a model on the Hub: a branch, tag or commit.
-
-    Raises:
-        ConfigError: if one of `user_objects` cannot be imported; for the revision of a model that is not on the Hub.
-        ModelError: if there is no such model, it is damaged, or its plugin is not installed.
-    """
-    for name in user_objects:
-        admit_network("user_objects", name)
-    folder = find_model(model, revision)
-    info, tensors, assets = read_model(folder)
-    digest = file_hash(folder / WEIGHTS)
-    manifest = modality or manifest_for(info, folder)
-    options_class = registry.named_class(manifest, "options")
-    options = None
-    try:
-        if options_class is not None:
-            options = config.validate(options_class, info["options"], "options")
-    except ConfigError as error:
-        raise ModelError(f"{folder / 'config.json'}: {error}") from error
-    try:
-        with global_seeds("open"):  # new networks draw their weights from the global generators
-            plugin = registry.load(manifest)(options, Facts(info["facts"], assets))
-            networks = build(
-                lambda: {"": not_placeholder(plugin.generator(), folder)},
-                tensors,
-                folder / WEIGHTS,
-            )
-    except (ModelError, PluginError, ConfigError):
-        raise
-    except Exception as error:  # a plugin may raise anything for facts that it did not write
-        reason = f"{registry.origin(manifest)} cannot build a network from it ({first_line(error)})"
-        raise ModelError(f"{folder / 'config.json'}: {reason}") from error
-    target_device = pick_device(device)
-    generator = networks[""].to(target_device).eval().requires_grad_(False)
-    return Model(manifest, plugin, generator, info, target_device, folder, digest)
-
-
-def manifest_for(info: Mapping[str, Any], folder: Path) -> Modality:
-    """The manifest of the plugin that made a model.
-
-    Raises:
-        ModelError: if that plugin is not installed; it says what to install.
-    """
-    maker = info["plugin"]
-    try:
-        return registry.describe(f"{maker.get('distribution')}:{info['modality']}")
-    except UnknownModality as error:
-        maker_name = f"{maker.get('distribution')} {maker.get('version')} ({info['modality']})"
-        others = [row.name for row in registry.found() if row.id == info["modality"]]
-        hint = f" Did you mean {others[0]!r}?" if others else ""
-        cure = f"pip install {maker.get('distribution')}.{hint}"
-        if maker.get("distribution") == "local":
-            cure = "register its modality with genkit.register, or pass it as modality="
-        raise ModelError(
-            f"{folder} was made with {maker_name}, which is not installed here: {cure}"
-        ) from error

@@ -2,21 +2,130 @@
 
 The random words come from NumPy's counter-based Philox 4x64 (Salmon et al. 2011, "Parallel random numbers: as easy as
 1, 2, 3"), whose streams NumPy guarantees; the distributions are computed here, since those of NumPy may change between
-versions. A sample's noise is the same alone, in any batch, in any order and on any machine. Knows names, shapes and
-distributions; no generator.
+versions. A sample's noise is the same alone, in any batch, in any order and on any machine. Noise that was found rather
+than drawn, `Latents`, stands where a seed stands. Knows names, shapes and distributions; no generator.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from genkit.errors import ConfigError
 from genkit.plugin import Noise
+from genkit.system.files import user_path
 from genkit.system.streams import stream_key, stream_words
+
+
+@dataclass(frozen=True, eq=False)
+class Latents:
+    """The noise of some samples, that was found rather than drawn. Where it stands for a seed, index i is its row i.
+
+    Args:
+        parts: each part of a generator's noise by name, [N, *shape] or [N, steps, *shape]. Of a part with steps, those
+            behind the last are drawn, so that samples of any length go on.
+    """
+
+    parts: Mapping[str, NDArray[np.floating]]
+
+    def __len__(self) -> int:
+        """The number of samples."""
+        return min((len(values) for values in self.parts.values()), default=0)
+
+    def __repr__(self) -> str:
+        return f"<noise of {len(self)} samples, {self.sha256[:8]}>"
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the names, shapes and values of all parts, in hexadecimal."""
+        digest = hashlib.sha256()
+        for name, values in sorted(self.parts.items()):
+            digest.update(f"{name} {values.shape} {values.dtype};".encode())
+            digest.update(np.ascontiguousarray(values).tobytes())
+        return digest.hexdigest()
+
+    @classmethod
+    def of(cls, noise: Latents | Mapping[str, Any] | str | Path) -> Latents:
+        """Noise from a file that `save` wrote, or from arrays or tensors by part.
+
+        Raises:
+            ModelError: if the file is no whole safetensors file.
+        """
+        if isinstance(noise, Latents):
+            return noise
+        if isinstance(noise, str | Path):
+            from genkit.system.tensors import read_tensors
+
+            noise = read_tensors(user_path(noise))
+        return cls({part: np.asarray(values) for part, values in noise.items()})
+
+    def save(self, path: str | Path) -> Path:
+        """Write the noise into a safetensors file; returns its path."""
+        import torch
+
+        from genkit.system.tensors import write_tensors
+
+        path = user_path(path)
+        write_tensors(path, {part: torch.from_numpy(values) for part, values in self.parts.items()})
+        return path
+
+    def fitted(self, specs: Mapping[str, Noise]) -> Latents:
+        """The same noise in the dtypes of a generator's parts.
+
+        Raises:
+            ConfigError: unless it has these parts and no other, of their shapes, finite, and for a uniform distribution
+                between 0 and 1.
+        """
+        if set(self.parts) != set(specs):
+            own, other = (", ".join(sorted(names)) or "none" for names in (self.parts, specs))
+            raise ConfigError(f"the noise has the parts {own}; this model takes {other}")
+        parts = {}
+        for part, spec in specs.items():
+            values = self.parts[part]
+            lead = ["N"] if spec.steps is None else ["N", "steps"]
+            event = values.shape[len(lead) :]
+            if values.ndim < len(lead) or event != spec.shape or not 0 < len(values) == len(self):
+                own, other = (
+                    "x".join(map(str, shape)) for shape in (values.shape, [*lead, *spec.shape])
+                )
+                raise ConfigError(f"the noise {part!r} is {own}; this model takes {other}")
+            is_inside = np.isfinite(values).all()
+            if spec.distribution == "uniform":
+                is_inside &= bool(((values > 0) & (values < 1)).all())
+            if not is_inside:
+                allowed = "between 0 and 1" if spec.distribution == "uniform" else "finite"
+                raise ConfigError(f"the noise {part!r} has values that are not {allowed}")
+            parts[part] = values.astype(spec.dtype)
+        return Latents(parts)
+
+    def rows(
+        self, spec: Noise, part: str, indices: Sequence[int], start: int
+    ) -> NDArray[np.floating]:
+        """One part of the noise of some samples, as `draw` gives it; for indices beyond the last, its row."""
+        places = np.minimum(np.asarray(indices, dtype=np.int64), len(self) - 1)
+        values = self.parts[part][places]
+        if spec.steps is None:
+            return values
+        values = values[:, start : start + spec.steps]
+        missing = spec.steps - values.shape[1]
+        if not missing:
+            return values
+        first, stream = start + values.shape[1], f"latents/{self.sha256}"
+        rest = draw(replace(spec, steps=missing), part, stream, places.tolist(), first)
+        return np.concatenate([values, rest], 1)
+
+
+Seed = int | str | Latents
+"""What noise comes from: the user's seed, the name of an internal stream, or noise that was found."""
 
 
 def draw(
@@ -41,7 +150,7 @@ def draw(
 
 
 def draw_each(
-    spec: Noise, part: str, groups: Sequence[tuple[int | str, Sequence[int]]], start: int = 0
+    spec: Noise, part: str, groups: Sequence[tuple[Seed, Sequence[int]]], start: int = 0
 ) -> NDArray[np.floating]:
     """One part of the noise of samples of several seeds, in order; see `draw`.
 
@@ -51,7 +160,21 @@ def draw_each(
     """
     if spec.distribution not in ("normal", "uniform"):
         raise ValueError(f"noise distribution {spec.distribution!r}: must be 'normal' or 'uniform'")
-    words = np.concatenate([_words(spec, part, seed, indices, start) for seed, indices in groups])
+    if any(isinstance(seed, Latents) for seed, _ in groups):
+        rows = [
+            seed.rows(spec, part, indices, start)
+            if isinstance(seed, Latents)
+            else draw(spec, part, seed, indices, start)
+            for seed, indices in groups
+        ]
+        return np.concatenate(rows)
+    words = np.concatenate(
+        [
+            _words(spec, part, seed, indices, start)
+            for seed, indices in groups
+            if not isinstance(seed, Latents)
+        ]
+    )
     values = uniforms(words)
     if spec.distribution == "normal":
         values = normal_quantile(values)

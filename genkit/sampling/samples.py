@@ -36,6 +36,7 @@ from genkit.sampling.listing import (
     unlisted_names,
     write_listing,
 )
+from genkit.sampling.noise import Latents
 from genkit.sampling.reranking import Reranker
 from genkit.system.files import make_folder, user_path, write_files, write_whole
 from genkit.system.runtime import WORKERS, overlapped, total_memory
@@ -73,6 +74,7 @@ class Samples:
     Args:
         sample: the batch.
         seed, indices: row b has the identity (seed, indices[b]); in an interpolation, indices count its points.
+            `Latents` in place of the seed: the noise was given.
         label: that they were drawn under; None: the model's default.
         model: that drew them.
         controls: that they were drawn with.
@@ -82,7 +84,7 @@ class Samples:
     """
 
     sample: Sample
-    seed: int
+    seed: int | Latents
     indices: tuple[int, ...]
     label: str | None
     model: Source
@@ -98,7 +100,7 @@ class Samples:
         return self.sample.x
 
     @property
-    def seeds(self) -> list[tuple[int, int | LatentPoint]]:
+    def seeds(self) -> list[tuple[int | Latents, int | LatentPoint]]:
         """The identity of each sample: (seed, index); in an interpolation (seed, LatentPoint)."""
         return [(self.seed, identity) for identity in self.interpolation or self.indices]
 
@@ -108,7 +110,8 @@ class Samples:
 
     def __repr__(self) -> str:
         event = "x".join(map(str, self.x.shape[1:]))
-        return f"<{len(self)} samples of {self.model.modality.id} [{event}], seed {self.seed}>"
+        origin = self.seed if isinstance(self.seed, Latents) else f"seed {self.seed}"
+        return f"<{len(self)} samples of {self.model.modality.id} [{event}], {origin}>"
 
     def __getitem__(self, row: int | slice) -> Samples:
         """One sample or a slice of them, as `Samples`."""
@@ -228,7 +231,7 @@ def save(
         indices = range(first.indices[0], first.indices[0] + count)
         refuse_loss(path, unlisted, indices, format)
         if listing is not None:
-            refuse_mixture(listing, header, first.seed, indices, format)
+            refuse_mixture(listing, header, origin_of(first.seed), indices, format)
     numbers, is_whole = array("q"), False
     with Spool(path) as spool:
 
@@ -330,7 +333,12 @@ def rows_of(chunk: Samples, format: str) -> Iterator[dict[str, Any]]:
     ):
         keys = identity._asdict() if isinstance(identity, LatentPoint) else {"index": identity}
         name = file_name(index, format)
-        yield {"file": name, "seed": seed, **keys, "label": chunk.label, **condition}
+        yield {"file": name, **origin_of(seed), **keys, "label": chunk.label, **condition}
+
+
+def origin_of(seed: int | Latents) -> dict[str, Any]:
+    """What the row of a sample says of where its noise comes from: the seed, or the SHA-256 of what was given."""
+    return {"noise": seed.sha256} if isinstance(seed, Latents) else {"seed": seed}
 
 
 def condition_numbers(condition: Tensor | None, count: int) -> list[dict[str, Any]]:

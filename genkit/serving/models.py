@@ -24,9 +24,10 @@ from genkit.errors import ConfigError, GenkitError, UserError, did_you_mean
 from genkit.plugin import Conditions, Modality, Unrolling, capabilities_of
 from genkit.sampling.chunks import draw_parts, draw_together, has_equal_places, identify
 from genkit.sampling.drawing import CHUNK, noise_of, unrolls
-from genkit.sampling.model import Model, manifest_for, open_model
+from genkit.sampling.model import Model
 from genkit.sampling.model_folder import has_critics, read_model_config
 from genkit.sampling.model_names import find_model
+from genkit.sampling.opening import manifest_for, open_model
 from genkit.sampling.samples import TEXT_FORMATS
 
 log = logging.getLogger("genkit.serving")

@@ -1,4 +1,4 @@
-"""Checks of what samples answer to: controls, conditions, and the masks that say where they end.
+"""Checks of what samples answer to: controls, conditions, masks that say where they end; and of noise inferred of them.
 
 They work like those of `genkit.testing.checks`.
 """
@@ -125,3 +125,41 @@ def end_of(real: Sample) -> int | None:
     end = int(symbols[0])
     is_last = torch.arange(real.x.shape[1]) == (lengths - 1)[:, None]
     return None if bool(((real.x == end) & real.mask & ~is_last).any()) else end
+
+
+def infer_finds_noise(subject: Subject) -> None:
+    """`infer` gives parts of the noise for each row alone; discrete samples are drawn from them again."""
+    generator: Any = perturbed(subject.generator, FIRM)
+    condition, controls = subject.real_batch.condition, subject.controls
+    with torch.no_grad():
+        fake: Sample = generator(subject.noise(), condition, controls)
+        posteriors, single = generator.infer(fake), generator.infer(fake[:2])
+    noise = subject.noise(seed=1)
+    unknown = set(posteriors) - set(noise)
+    expect(
+        not unknown,
+        f"infer names {listed(unknown)}; the parts of the noise are {listed(noise)}",
+    )
+    for part, posterior in posteriors.items():
+        for kind in ("mean", "deviation"):
+            values, first = getattr(posterior, kind), getattr(single[part], kind)
+            if values is None and kind == "deviation":
+                continue
+            expect(
+                values.shape == noise[part].shape,
+                f"infer gave a {kind} {list(values.shape)} of {part!r}; {list(noise[part].shape)} was expected",
+            )
+            is_valid = values.isfinite().all() and (kind == "mean" or (values > 0).all())
+            expect(is_valid, f"infer gave a {kind} of {part!r} that is not finite, or not positive")
+            expect(
+                torch.allclose(first, values[:2], rtol=1e-3, atol=1e-4),
+                f"infer's {kind} of {part!r} depends on the other rows of its batch",
+            )
+        noise[part] = posterior.mean.to(noise[part].dtype)
+    if not fake.x.is_floating_point():
+        with torch.no_grad():
+            repeated = generator(noise, condition, controls)
+        expect(
+            torch.equal(repeated.x, fake.x),
+            "the noise that infer gives draws other samples than those it was asked about",
+        )

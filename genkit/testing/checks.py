@@ -30,7 +30,7 @@ from genkit.engine.views import model_of, preview_conditions
 from genkit.errors import ConfigError
 from genkit.plugin import Critique, Facts, Modality
 from genkit.sampling.drawing import CHUNK
-from genkit.sampling.model import open_model
+from genkit.sampling.opening import open_model
 from genkit.system.files import cache_folder
 from genkit.system.seeding import global_seeds
 from genkit.system.tensors import read_tensors, write_tensors

@@ -14,9 +14,10 @@ from genkit.engine.views import model_of
 from genkit.errors import ConfigError
 from genkit.evaluation.comparing import measures_fault
 from genkit.evaluation.features import features_fault
-from genkit.evaluation.real import Reader, noise, references_of
+from genkit.evaluation.real import noise
 from genkit.plugin import Evidence, FeatureNetwork, Sample
 from genkit.sampling.model import Model
+from genkit.sampling.reading import Reader, references_of
 from genkit.system.seeding import global_seeds
 from genkit.testing.findings import describe, differing, expect, listed, parts_of, well_formed
 from genkit.testing.subject import Subject
@@ -155,7 +156,9 @@ def _references(subject: Subject) -> Sample:
     """A few real items, as an evaluation reads them."""
     model = _model(subject)
     source = model.plugin.open(subject.config.data, subject.config.options)
-    reader = Reader(references_of(model, source, subject.controls), subject.modality, 0)
+    reader = Reader(
+        references_of(model.modality, model.plugin, source, subject.controls), subject.modality, 0
+    )
     items, _ = reader.take(0, len(reader), ITEMS)
     if items is None:
         raise AssertionError("none of the real items can be used")

@@ -93,6 +93,7 @@ CHECKS = (
     Check(optional.shipped_models_draw, MODELS),
     Check(optional.steps_are_one_sample, "stepwise"),
     Check(optional.export_facts_are_plain, "export_facts"),
+    Check(answers.infer_finds_noise, "infer"),
 )
 """All checks, in the order in which they run."""
 

@@ -19,7 +19,7 @@ from genkit.discovery import bundled
 from genkit.errors import ConfigError, UserError
 from genkit.plugin import Conditions, Sample, Stepwise
 from genkit.sampling.drawing import cut, noise_for
-from genkit.sampling.model import open_model
+from genkit.sampling.opening import open_model
 from genkit.system.seeding import global_seeds
 from genkit.testing.findings import (
     FIRM,

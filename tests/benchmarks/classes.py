@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 
 import genkit
 from genkit.discovery.registry import load
-from genkit.sampling.model import open_model
+from genkit.sampling.opening import open_model
 
 
 def main() -> None:

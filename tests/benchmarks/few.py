@@ -16,7 +16,7 @@ import json
 from pathlib import Path
 
 import torch
-from judges import Panel, lite0
+from judges import Panel
 from quality import report, rounded, save
 from racers import normalised
 
@@ -52,8 +52,9 @@ def main() -> None:
         tell_findings(json.loads(line))
     real = normalised(torch.from_numpy(pixels))
     samples = rounded(model.draw(range(SAMPLES), 7).x.clamp(-1, 1))
-    report("model", Panel(real).figures(samples), f"{len(real)} pictures of {arguments.data}")
-    features = lite0()
+    panel = Panel(real)
+    report("model", panel.figures(samples), f"{len(real)} pictures of {arguments.data}")
+    features = panel.judges["lite0"]
     nearest = torch.cdist(features(samples[:SHOWN]), features(real)).argmin(1)
     rows = torch.stack(
         [samples[:SHOWN].view(4, 8, *real.shape[1:]), real[nearest].view(4, 8, *real.shape[1:])], 1

@@ -49,6 +49,18 @@ def pick(logits: Tensor, uniform: Tensor) -> Tensor:
     return block * BLOCK + symbol
 
 
+def middle(logits: Tensor, symbols: Tensor) -> Tensor:
+    """[...], float64, in (0, 1): the middle of the numbers for which `pick` draws these symbols.
+
+    Args:
+        logits: [..., V].
+        symbols: [...].
+    """
+    weights = logits.softmax(-1).double()
+    ends = (weights.cumsum(-1) - weights / 2).gather(-1, symbols[..., None])[..., 0]
+    return (ends / weights.sum(-1)).clamp(2.0**-53, 1 - 2.0**-53)
+
+
 def _passes(weights: Tensor, rest: Tensor | None, uniform: Tensor) -> tuple[Tensor, Tensor]:
     """Where the cumulative sums of weights pass a target.
 

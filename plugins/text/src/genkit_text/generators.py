@@ -20,8 +20,8 @@ from torch.nn.functional import cross_entropy, one_hot
 from genkit import user_objects
 from genkit.adversarial import straight_through
 from genkit.errors import ConfigError, first_line
-from genkit.plugin import Facts, Noise, Sample, Stepwise
-from genkit_text.drawing import Step, pick, warper, without
+from genkit.plugin import Facts, Noise, Posterior, Sample, Stepwise
+from genkit_text.drawing import Step, middle, pick, warper, without
 from genkit_text.options import Controls, Options
 from genkit_text.pretrained import configuration, transformers_library
 
@@ -191,6 +191,14 @@ class Autoregressive(nn.Module):
         steps[rows] = log_probs
         steps = steps.view(x.shape)
         return steps if sample.mask is None else steps.where(sample.mask, 0.0)
+
+    def infer(self, sample: Sample) -> dict[str, Posterior]:
+        """The number that draws each symbol: the middle of its interval in the cumulative distribution; exact."""
+        rows = [sample[[row]] for row in range(len(sample))]  # one by one: V may be large
+        middles = torch.cat([middle(self.logits(row), row.x) for row in rows])
+        if sample.mask is not None:
+            middles = middles.where(sample.mask, 0.5)
+        return {"symbols": Posterior(middles)}
 
     def pretrain_loss(self, real: Sample) -> Tensor:
         """Negative log-likelihood in nats: the mean over lines of a whole line's, divided by L."""

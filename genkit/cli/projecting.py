@@ -1,0 +1,74 @@
+"""The command `genkit project`: given samples, found again in a model."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from genkit.cli.models import MODEL, UserObjects
+from genkit.errors import ConfigError
+from genkit.kit.program import AsJson, Device, Quiet, print_json, print_table, teller
+
+
+def project(
+    model: Annotated[str, typer.Argument(help=MODEL)],
+    data: Annotated[
+        list[str],
+        typer.Argument(metavar="FILE...", help="Files or folders of what is to be found."),
+    ],
+    out: Annotated[
+        str,
+        typer.Option(
+            help="A folder for the nearest samples, and noise.safetensors, which `genkit generate --noise` takes."
+        ),
+    ] = "projected/",
+    label: Annotated[
+        str | None,
+        typer.Option(
+            "--label", "--condition", help="The condition of all of them, for a conditional model."
+        ),
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Steps of the search.")] = 500,
+    starts: Annotated[int, typer.Option(help="Noises that the search starts from.")] = 16,
+    features: Annotated[
+        float,
+        typer.Option(help="Weight of the critics' features in the distance; that of values is 1."),
+    ] = 1.0,
+    seed: Annotated[int, typer.Option(help="Seed of the starts.")] = 0,
+    user_object: UserObjects = None,
+    device: Device = "auto",
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Find given samples in a model: the nearest ones that it draws, and their noise."""
+    from genkit.sampling.opening import open_model
+    from genkit.sampling.samples import is_joint
+    from genkit.system.runtime import waiting
+
+    if user_object:
+        sys.path.append(os.getcwd())  # its module may be a file of the working folder
+    loaded_model = open_model(model, device, user_objects=user_object or ())
+    if is_joint(loaded_model.modality, out):
+        raise ConfigError(f"--out {out}: a folder is needed, such as projected/")
+    counts = [0, 0]
+
+    def progress(*latest_counts: int) -> None:
+        counts[:] = latest_counts
+
+    settings: dict[str, Any] = {
+        "label": label, "steps": steps, "starts": starts, "features": features, "seed": seed,
+    }  # fmt: skip
+    with waiting(lambda: f"{counts[0]:,} of {counts[1]:,} steps are done", teller(quiet)):
+        projection = loaded_model.project(data, progress=progress, **settings)
+    folder = projection.save(out)
+    distances = projection.distances.tolist()
+    if as_json:
+        print_json({"schema": 1, "folder": str(folder), "distances": distances})
+        return
+    print_table(
+        ("SAMPLE", "DISTANCE"), ((str(row), f"{value:.4f}") for row, value in enumerate(distances))
+    )
+    print(folder)

@@ -1,0 +1,173 @@
+"""Given samples, found again in a model: read by its plugin, their noise inferred or searched for, and drawn from it.
+
+Knows a model and its data; `inversion` finds the noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from genkit import config
+from genkit.discovery import registry
+from genkit.errors import ConfigError, DataError
+from genkit.plugin import Sample, capabilities_of
+from genkit.sampling import inversion
+from genkit.sampling.model_folder import has_critics
+from genkit.sampling.noise import Latents
+from genkit.sampling.reading import Reader, references_of
+from genkit.sampling.samples import Samples, Source, save
+from genkit.system.files import user_path, write_json
+
+NOISE = "noise.safetensors"
+"""The file of the noise that was found."""
+
+
+class Invertible(Source, Protocol):
+    """The parts of a model that are used here; `genkit.sampling.model.Model` has them."""
+
+    @property
+    def generator(self) -> nn.Module: ...
+
+    def conditions_for(self, label: str | None) -> Callable[[Sequence[int]], Tensor | None]: ...
+
+    def draw(
+        self, indices: Sequence[int], seed: Latents, label: None, controls: Any,
+        conditions: Callable[[Sequence[int]], Tensor | None], /,
+    ) -> Sample: ...  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Given samples, and the nearest ones that a model draws.
+
+    Args:
+        samples: the model's.
+        noise: that they are drawn from.
+        targets: the given ones.
+        distances: [N]: the mean squared difference of the values, divided by the variance of the model's samples. Two
+            samples that have nothing to do with each other are at about 2, equal ones at 0. Of discrete samples: the
+            share of steps that differ.
+    """
+
+    samples: Samples
+    noise: Latents
+    targets: Sample
+    distances: Tensor
+
+    def __len__(self) -> int:
+        """The number of samples."""
+        return len(self.samples)
+
+    def __repr__(self) -> str:
+        return f"<projection of {len(self)}, mean distance {self.distances.mean():.3f}>"
+
+    def save(self, path: str | Path) -> Path:
+        """Write a folder: the samples as files with their samples.json, `noise.safetensors` and `distances.json`.
+
+        Raises:
+            ConfigError: if the folder holds what the samples must not replace, or lie among.
+            StorageError: if it cannot be written.
+        """
+        folder = user_path(path)
+        save([self.samples], f"{folder}/", count=len(self))
+        self.noise.save(folder / NOISE)
+        rows = [round(value, 6) for value in self.distances.tolist()]
+        content = {"schema": 1, "noise": self.noise.sha256, "distances": rows}
+        write_json(folder / "distances.json", content)
+        return folder
+
+
+def read(model: Invertible, source: Any, label: str | None = None) -> Sample:
+    """Given samples as a model's are; see `Model.infer` for the arguments and errors."""
+    if isinstance(source, Sample):
+        sample = source
+    elif isinstance(source, Tensor | np.ndarray):
+        sample = Sample(torch.as_tensor(source))
+    else:
+        sample = _items(model, source)
+    if label is not None:
+        return replace(sample, condition=model.conditions_for(label)(range(len(sample))))
+    if not model.info.get("conditional"):
+        return replace(sample, condition=None)
+    if sample.condition is None:
+        raise ConfigError(
+            "this model is conditional, and these items have no condition: name one as their label"
+        )
+    return sample
+
+
+def _items(model: Invertible, source: Any) -> Sample:
+    """All items of a source, in their order."""
+    with registry.asking(model.modality, "open"):
+        items = model.plugin.open(source, model.plugin.options)
+    controls = config.controls(model.modality, {})
+    dataset = references_of(model.modality, model.plugin, items, controls)
+    reader = Reader(dataset, model.modality, 0)
+    reader.order.sort()
+    sample, _ = reader.take(0, len(reader), len(reader))
+    if sample is None or reader.skipped:
+        faults = "; ".join(f"{name}: {text}" for name, text in reader.skipped[:3])
+        raise DataError(f"{source}: {faults or 'there is nothing that can be read'}")
+    return sample
+
+
+def infer(model: Invertible, targets: Sample) -> Latents:
+    """The most likely noise of given samples, by the model's generator.
+
+    Raises:
+        ConfigError: if it cannot tell.
+    """
+    if "infer" not in capabilities_of(model.plugin, model.generator):
+        cure = "train a preset whose generator has an encoder"
+        if targets.x.is_floating_point():
+            cure = "project() searches for it"
+        raise ConfigError(f"the generator of this model cannot infer noise: {cure}")
+    with registry.asking(model.modality, "infer"):
+        return inversion.infer(model.generator, targets)
+
+
+def project(
+    model: Invertible,
+    targets: Sample,
+    settings: inversion.Search,
+    progress: Callable[[int, int], object] | None = None,
+) -> Projection:
+    """The nearest samples that a model draws to given ones; see `Model.project`."""
+    if not targets.x.is_floating_point():
+        noise = infer(model, targets)
+        samples = redraw(model, targets, noise)
+        differs = samples.x != targets.x
+        return Projection(samples, noise, targets, differs.flatten(1).float().mean(1))
+    critics = model.reranker.critics if has_critics(model.path) else {}
+
+    def views(sample: Sample) -> list[Tensor]:
+        return [each for critic in critics.values() for each in critic(sample).features]
+
+    controls = config.controls(model.modality, {})
+    with registry.asking(model.modality, "the generator"):
+        noise, variance = inversion.search(
+            model.generator, targets, views, settings, controls, progress
+        )
+    samples = redraw(model, targets, noise)
+    differences = (samples.x - targets.x).square().flatten(1).mean(1)
+    return Projection(samples, noise, targets, differences / variance)
+
+
+def redraw(model: Invertible, targets: Sample, noise: Latents) -> Samples:
+    """The samples of noise that was found, each under the condition of its target."""
+
+    def conditions(indices: Sequence[int]) -> Tensor | None:
+        if targets.condition is None:
+            return None
+        return targets.condition[[min(index, len(targets) - 1) for index in indices]]
+
+    places, controls = range(len(noise)), config.controls(model.modality, {})
+    sample = model.draw(places, noise, None, controls, conditions)
+    return Samples(sample, noise, tuple(places), None, model, controls)
