@@ -35,7 +35,7 @@ WIDTH = 32
 
 
 class Critic(nn.Module):
-    """Pictures [B, C, H, W] in [-1, 1] (and a class [B]) -> a logit [B] for each of TAPS; high means real.
+    """Pictures [B, C, H, W] in [-1, 1] (and a class [B]) -> a logit [B], and maps, for each of TAPS; high means real.
 
     Args:
         options: size.
@@ -57,7 +57,8 @@ class Critic(nn.Module):
     def forward(self, sample: Sample) -> Critique:
         maps = self.maps(sample.x)
         critiques = [head(sample.with_x(each)) for head, each in zip(self.heads, maps, strict=True)]
-        return Critique(tuple(critique.logits[0] for critique in critiques))
+        logits = tuple(critique.logits[0] for critique in critiques)
+        return Critique(logits, features=tuple(maps))
 
     def maps(self, x: Tensor) -> list[Tensor]:
         """The scaled feature maps [B, c, h, w] of pictures [B, C, H, W], one for each of TAPS."""
