@@ -11,7 +11,7 @@ from torch import nn
 
 import genkit
 from genkit.cli import main
-from genkit.errors import ConfigError, ModelError
+from genkit.errors import ConfigError, DataError, ModelError
 from genkit.plugin import Noise, Posterior, Sample
 from genkit.sampling import inversion
 from genkit.sampling.inversion import Search
@@ -159,6 +159,8 @@ def test_noise_that_is_given_has_limits(ring):
         ring.infer(torch.zeros(1, 2))
     with pytest.raises(ModelError, match="no whole safetensors file"):
         ring.generate(noise="no-such-file")
+    with pytest.raises(DataError, match="no items that could be found"):
+        ring.project(torch.zeros(0, 2))
 
 
 def test_sentences_are_inferred_exactly(tmp_path):

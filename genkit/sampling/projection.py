@@ -92,6 +92,8 @@ def read(model: Invertible, source: Any, label: str | None = None) -> Sample:
         sample = Sample(torch.as_tensor(source))
     else:
         sample = _items(model, source)
+    if not len(sample):
+        raise DataError("there are no items that could be found: at least one is needed")
     if label is not None:
         return replace(sample, condition=model.conditions_for(label)(range(len(sample))))
     if not model.info.get("conditional"):
