@@ -113,6 +113,7 @@ def test_steps_behind_those_of_found_noise_are_drawn():
         ({"y": np.zeros((1, 4))}, "has the parts y; this model takes z"),
         ({"z": np.zeros((1, 5))}, "is 1x5; this model takes Nx4"),
         ({"z": np.zeros((0, 4))}, "is 0x4"),
+        ({"z": np.zeros((1, 4), complex)}, "is of complex128; numbers are needed"),
         ({"z": np.full((1, 4), np.nan)}, "not finite"),
     ],
 )
@@ -121,6 +122,14 @@ def test_noise_that_does_not_fit_is_refused(parts, says):
         Latents.of(parts).fitted({"z": Noise((4,))})
     with pytest.raises(ConfigError, match="not between 0 and 1"):
         Latents.of({"z": np.ones((1, 4))}).fitted({"z": Noise((4,), "uniform")})
+
+
+def test_noise_may_be_tensors_of_any_precision():
+    z = torch.randn(2, 4, requires_grad=True)
+    for dtype in (torch.bfloat16, torch.float16, torch.float64):
+        latents = Latents.of({"z": z.to(dtype)}).fitted({"z": Noise((4,))})
+        assert latents.parts["z"].dtype == np.float32
+        assert np.allclose(latents.parts["z"], z.detach(), atol=0.02)
 
 
 # Models ----------------------------------------------------------------------------------------------------------
@@ -218,4 +227,18 @@ def test_the_command_finds_files_and_generates_from_what_it_found(tmp_path, caps
     for wrong in (("--seed", 0), ("--best-of", 2), ("--resume",), ("--start", 2)):
         assert run("generate", "image", "--noise", noise, *wrong, "--out", f"{tmp_path}/no/") == 2
     assert run("project", "image", tmp_path / "missing.png", "--out", out) == 2
+    assert "missing.png" in capsys.readouterr().err
+    assert (
+        run(
+            "project",
+            "image",
+            tmp_path / "in/",
+            out / "000000.png",
+            *steps,
+            "--out",
+            tmp_path / "three",
+        )
+        == 0
+    )
+    assert len(json.loads(capsys.readouterr().out)["distances"]) == 3
     assert run("project", "image", out / "000000.png", "--out", tmp_path / "one.png") == 2

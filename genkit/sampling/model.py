@@ -219,8 +219,8 @@ class Model:
         `generate(noise=...)` draws from it; `interpolate([0, 1], noise=...)` goes from one of them to the next.
 
         Args:
-            source: whatever the modality is trained on (a file, a folder, a list of either); a Sample, a tensor or an
-                array [N, *event] is taken as it is.
+            source: whatever the modality is trained on, or a list of paths of that kind; a Sample, a tensor or an array
+                [N, *event] is taken as it is.
             label: the condition of all of them; None: that of the data, if there is one.
 
         Raises:

@@ -66,7 +66,7 @@ class Latents:
             from genkit.system.tensors import read_tensors
 
             noise = read_tensors(user_path(noise))
-        return cls({part: np.asarray(values) for part, values in noise.items()})
+        return cls({part: _array(values) for part, values in noise.items()})
 
     def save(self, path: str | Path) -> Path:
         """Write the noise into a safetensors file; returns its path."""
@@ -93,6 +93,8 @@ class Latents:
             values = self.parts[part]
             lead = ["N"] if spec.steps is None else ["N", "steps"]
             event = values.shape[len(lead) :]
+            if values.dtype.kind not in "fiu":
+                raise ConfigError(f"the noise {part!r} is of {values.dtype}; numbers are needed")
             if values.ndim < len(lead) or event != spec.shape or not 0 < len(values) == len(self):
                 own, other = (
                     "x".join(map(str, shape)) for shape in (values.shape, [*lead, *spec.shape])
@@ -122,6 +124,14 @@ class Latents:
         first, stream = start + values.shape[1], f"latents/{self.sha256}"
         rest = draw(replace(spec, steps=missing), part, stream, places.tolist(), first)
         return np.concatenate([values, rest], 1)
+
+
+def _array(values: Any) -> NDArray[np.floating]:
+    """An array of what may be a tensor, on any device and in any precision."""
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+        values = values.float() if values.is_floating_point() and values.itemsize < 4 else values
+    return np.asarray(values)
 
 
 Seed = int | str | Latents

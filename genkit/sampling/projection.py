@@ -19,6 +19,7 @@ from genkit.discovery import registry
 from genkit.errors import ConfigError, DataError
 from genkit.plugin import Sample, capabilities_of
 from genkit.sampling import inversion
+from genkit.sampling.batching import join
 from genkit.sampling.model_folder import has_critics
 from genkit.sampling.noise import Latents
 from genkit.sampling.reading import Reader, references_of
@@ -90,6 +91,8 @@ def read(model: Invertible, source: Any, label: str | None = None) -> Sample:
         sample = source
     elif isinstance(source, Tensor | np.ndarray):
         sample = Sample(torch.as_tensor(source))
+    elif isinstance(source, list | tuple) and all(isinstance(one, str | Path) for one in source):
+        sample = join([_items(model, one) for one in source])
     else:
         sample = _items(model, source)
     if not len(sample):
