@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     NonNegativeFloat,
@@ -40,6 +41,14 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
+
+AutoOnOff = Annotated[
+    Literal["auto", "on", "off"],
+    BeforeValidator(
+        lambda value: {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+    ),
+]
+"""auto, on or off. YAML reads the last two as true and false, and so do overrides: `options.augment=on`."""
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 """A decay rate in [0, 1)."""

@@ -171,6 +171,13 @@ def test_a_registered_modality_may_hold_its_classes_themselves():
 # Overrides -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("word", ["on", "off"])
+def test_on_and_off_are_words_where_they_are_choices_and_switches_elsewhere(word):
+    words = [f"options.{name}={word}" for name in ("augment", "flip")]
+    options = config.build("image", settings=[config.parse_overrides(words)]).options
+    assert (options.augment, options.flip) == (word, word == "on")
+
+
 def test_overrides_are_paths_and_their_values_yaml():
     assert config.parse_overrides(
         ["a.b=1", "a.c=[1, 2]", "a.d.e=true", "f=text", "g=", "h={x: 1.5}", "i=x=y", "a.d.g='1'"]

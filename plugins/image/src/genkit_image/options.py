@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from genkit.recipe import Settings
+from genkit.recipe import AutoOnOff, Settings
 from genkit.user_objects import Named
 
 Side = Annotated[int, Field(ge=16, le=1024)]
@@ -49,7 +49,7 @@ class Options(Sized):
     """Mirror each real picture left to right with probability 1/2, anew in every batch."""
     crop: Annotated[int, Field(ge=0, le=15)] = 0
     """Move each real picture at random by up to this many pixels each way, anew in every batch; edges are reflected."""
-    augment: Literal["auto", "on", "off"] = "auto"
+    augment: AutoOnOff = "auto"
     """Differentiable augmentation of what critics see, real and fake alike: brightness, saturation, contrast, position,
     and a rectangle cut out (Zhao et al. 2020). A small set overfits later with it; auto: on for fewer than 5,000."""
     latent: Annotated[int, Field(ge=1)] = 100
