@@ -177,6 +177,10 @@ def test_sentences_are_inferred_exactly(tmp_path):
     own = model.generate(20, seed=1)
     found = model.project(own.sample)
     assert found.distances.tolist() == [0.0] * 20
+    steps = model.generator.log_prob(own.sample)
+    assert torch.allclose(found.log_probs, steps.double().sum(1), atol=1e-4)
+    saved = json.loads((found.save(tmp_path / "found") / "distances.json").read_text())
+    assert saved["log_probs"] == pytest.approx(found.log_probs.tolist(), abs=1e-4)
     assert torch.equal(model.reconstruct(own.sample).x, own.x)
 
 

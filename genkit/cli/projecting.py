@@ -64,11 +64,17 @@ def project(
     with waiting(lambda: f"{counts[0]:,} of {counts[1]:,} steps are done", teller(quiet)):
         projection = loaded_model.project(data, progress=progress, **settings)
     folder = projection.save(out)
-    distances = projection.distances.tolist()
+    columns = {"DISTANCE": projection.distances.tolist()}
+    if projection.log_probs is not None:
+        columns["LOG-PROBABILITY"] = projection.log_probs.tolist()
     if as_json:
-        print_json({"schema": 1, "folder": str(folder), "distances": distances})
+        names = {"DISTANCE": "distances", "LOG-PROBABILITY": "log_probs"}
+        figures = {names[name]: values for name, values in columns.items()}
+        print_json({"schema": 1, "folder": str(folder), **figures})
         return
+    rows = zip(*columns.values(), strict=True)
     print_table(
-        ("SAMPLE", "DISTANCE"), ((str(row), f"{value:.4f}") for row, value in enumerate(distances))
+        ("SAMPLE", *columns),
+        ((str(number), *(f"{value:.4f}" for value in row)) for number, row in enumerate(rows)),
     )
     print(folder)

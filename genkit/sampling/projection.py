@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from genkit.errors import ConfigError, DataError
 from genkit.plugin import Sample, capabilities_of
 from genkit.sampling import inversion
 from genkit.sampling.batching import join
+from genkit.sampling.drawing import CHUNK
 from genkit.sampling.model_folder import has_critics
 from genkit.sampling.noise import Latents
 from genkit.sampling.reading import Reader, references_of
@@ -55,12 +56,14 @@ class Projection:
         distances: [N]: the mean squared difference of the values, divided by the variance of the model's samples. Two
             samples that have nothing to do with each other are at about 2, equal ones at 0. Of discrete samples: the
             share of steps that differ.
+        log_probs: [N], in nats: the log-probability of each target, where the generator knows it; else None.
     """
 
     samples: Samples
     noise: Latents
     targets: Sample
     distances: Tensor
+    log_probs: Tensor | None = None
 
     def __len__(self) -> int:
         """The number of samples."""
@@ -81,6 +84,8 @@ class Projection:
         self.noise.save(folder / NOISE)
         rows = [round(value, 6) for value in self.distances.tolist()]
         content = {"schema": 1, "noise": self.noise.sha256, "distances": rows}
+        if self.log_probs is not None:
+            content["log_probs"] = [round(value, 4) for value in self.log_probs.tolist()]
         write_json(folder / "distances.json", content)
         return folder
 
@@ -149,7 +154,8 @@ def project(
         noise = infer(model, targets)
         samples = redraw(model, targets, noise)
         differs = samples.x != targets.x
-        return Projection(samples, noise, targets, differs.flatten(1).float().mean(1))
+        distances = differs.flatten(1).float().mean(1)
+        return Projection(samples, noise, targets, distances, _log_probs(model, targets))
     critics = model.reranker.critics if has_critics(model.path) else {}
 
     def views(sample: Sample) -> list[Tensor]:
@@ -163,6 +169,19 @@ def project(
     samples = redraw(model, targets, noise)
     differences = (samples.x - targets.x).square().flatten(1).mean(1)
     return Projection(samples, noise, targets, differences / variance)
+
+
+def _log_probs(model: Invertible, targets: Sample) -> Tensor | None:
+    """[N], in nats: the log-probability of each of some samples, by a generator with the capability `log_prob`."""
+    if "log_prob" not in capabilities_of(model.plugin, model.generator):
+        return None
+    device = next(model.generator.parameters()).device
+    pieces = []
+    with registry.asking(model.modality, "log_prob"), torch.no_grad():
+        for start in range(0, len(targets), CHUNK):
+            part = targets[start : start + CHUNK].to(device)
+            pieces.append(cast(Any, model.generator).log_prob(part).double().sum(1).cpu())
+    return torch.cat(pieces)
 
 
 def redraw(model: Invertible, targets: Sample, noise: Latents) -> Samples:
