@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from genkit.cli.models import MODEL, UserObjects
+from genkit.cli.progress import with_counts
 from genkit.errors import ConfigError
 from genkit.kit.program import Device, teller
 
@@ -188,7 +189,7 @@ def generate(
         }  # fmt: skip
         if ray is None:
             write = partial(loaded_model.generate_to, out, shard=shard, resume=resume, **job)
-            paths = _written(write, "samples are drawn")
+            paths = with_counts(write, "samples are drawn")
         else:
             from genkit.sampling.cluster import generate_on_ray
 
@@ -196,7 +197,7 @@ def generate(
             write = partial(
                 generate_on_ray, model, out, shards=ray, device=device, user_objects=names, **job
             )
-            paths = _written(write, "tasks on Ray are finished")
+            paths = with_counts(write, "tasks on Ray are finished")
     else:
         paths = _saved(chunks, out, format, count)
     if as_json:
@@ -251,24 +252,6 @@ def _saved(chunks: Iterable[Samples], out: str, format: str | None, count: int) 
 
     with waiting(lambda: f"{drawn_count:,} of {count:,} samples are drawn", teller(quiet=False)):
         return samples.save(counted(), out, format=format, count=count)
-
-
-def _written(write: Callable[..., Sequence[Path]], state: str) -> Sequence[Path]:
-    """The files that `write` writes; how far it is, is told from time to time.
-
-    Args:
-        write: is called with a function `progress`, which takes how many of how many there are.
-        state: what they are.
-    """
-    from genkit.system.runtime import waiting
-
-    counts = [0, 0]
-
-    def progress(*latest_counts: int) -> None:
-        counts[:] = latest_counts
-
-    with waiting(lambda: f"{counts[0]:,} of {counts[1]:,} {state}", teller(quiet=False)):
-        return write(progress=progress)
 
 
 def _interpolation(interpolate: str | None, steps: int | None, *others: int | None) -> list[int]:

@@ -1,14 +1,18 @@
-"""The progress of a training, shown on standard error."""
+"""The progress of a training, and of other long work, shown on standard error."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from genkit.kit.program import teller
 
 if TYPE_CHECKING:
     from genkit.engine.clock import Progress
+
+Result = TypeVar("Result")
 
 PLAIN_SECONDS = 10
 """Seconds between two lines of progress where standard error is no terminal."""
@@ -97,3 +101,22 @@ def _words(progress: Progress) -> str:
     losses = {name: value for name, value in progress.statistics.items() if name.endswith(".loss")}
     parts += [f"{name.removesuffix('.loss')} {value:.3f}" for name, value in losses.items()]
     return "  ".join(parts)
+
+
+def with_counts(work: Callable[..., Result], state: str, quiet: bool = False) -> Result:
+    """What `work` returns; how far it is, is told from time to time.
+
+    Args:
+        work: is called with a function `progress`, which takes how many of how many there are.
+        state: what they are.
+        quiet: tell nothing.
+    """
+    from genkit.system.runtime import waiting
+
+    counts = [0, 0]
+
+    def progress(*latest_counts: int) -> None:
+        counts[:] = latest_counts
+
+    with waiting(lambda: f"{counts[0]:,} of {counts[1]:,} {state}", teller(quiet)):
+        return work(progress=progress)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated, Any
+from functools import partial
+from typing import Annotated
 
 import typer
 
 from genkit.cli.models import MODEL, UserObjects
+from genkit.cli.progress import with_counts
 from genkit.errors import ConfigError
-from genkit.kit.program import AsJson, Device, Quiet, print_json, print_table, teller
+from genkit.kit.program import AsJson, Device, Quiet, print_json, print_table
 
 
 def project(
@@ -46,23 +48,14 @@ def project(
     """Find given samples in a model: the nearest ones that it draws, and their noise."""
     from genkit.sampling.opening import open_model
     from genkit.sampling.samples import is_joint
-    from genkit.system.runtime import waiting
 
     if user_object:
         sys.path.append(os.getcwd())  # its module may be a file of the working folder
     loaded_model = open_model(model, device, user_objects=user_object or ())
     if is_joint(loaded_model.modality, out):
         raise ConfigError(f"--out {out}: a folder is needed, such as projected/")
-    counts = [0, 0]
-
-    def progress(*latest_counts: int) -> None:
-        counts[:] = latest_counts
-
-    settings: dict[str, Any] = {
-        "label": label, "steps": steps, "starts": starts, "features": features, "seed": seed,
-    }  # fmt: skip
-    with waiting(lambda: f"{counts[0]:,} of {counts[1]:,} steps are done", teller(quiet)):
-        projection = loaded_model.project(data, progress=progress, **settings)
+    search = partial(loaded_model.project, data, label, steps, starts, features, seed)
+    projection = with_counts(search, "steps are done", quiet)
     folder = projection.save(out)
     columns = {"DISTANCE": projection.distances.tolist()}
     if projection.log_probs is not None:

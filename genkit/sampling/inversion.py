@@ -114,20 +114,13 @@ def search(
         progress: is called with the numbers of steps done and to do.
     """
     specs, device = noise_of(generator), next(generator.parameters()).device
-    candidates = noise_for(
-        generator, f"search/{settings.seed}", range(CANDIDATES), device, controls
-    )
+    chances = noise_for(generator, f"search/{settings.seed}", range(CANDIDATES), device, controls)
+    candidates = _Candidates(generator, chances, controls, targets, views, settings.features)
     pieces: list[dict[str, Tensor]] = []
-    metric: _Metric | None = None
     batches = [targets[start : start + CHUNK].to(device) for start in range(0, len(targets), CHUNK)]
     for number, batch in enumerate(batches):
-        metric, chances = _best_candidates(
-            generator, batch, candidates, views, settings, controls, metric
-        )
-        points = {
-            part: _as_normal(noise[chances.flatten()], specs[part])
-            for part, noise in candidates.items()
-        }
+        nearest = candidates.nearest(batch, settings.starts).flatten()
+        points = {part: _as_normal(noise[nearest], specs[part]) for part, noise in chances.items()}
         owners = torch.arange(len(batch), device=device).repeat_interleave(settings.starts)
         if callable(getattr(generator, "infer", None)):
             own = infer(generator, batch, settings.seed).parts
@@ -139,7 +132,7 @@ def search(
         for steps, keep in settings.heats:
             rates = settings.rates[steps_before : steps_before + steps]
             points, distances = _descend_all(
-                generator, batch[owners], points, metric, rates, controls
+                generator, batch[owners], points, candidates.metric, rates, controls
             )
             is_own = owners == torch.arange(len(batch), device=device)[:, None]
             places = (
@@ -157,53 +150,8 @@ def search(
         pieces.append(
             {part: _as_noise(values, specs[part]).cpu() for part, values in points.items()}
         )
-    assert metric is not None
     noise = {part: torch.cat([piece[part] for piece in pieces]) for part in specs}
-    return Latents.of(noise).fitted(specs), metric.variances[0]
-
-
-def _best_candidates(
-    generator: nn.Module, targets: Sample, candidates: Mapping[str, Tensor], views: Views, settings: Search,
-    controls: Any, metric: _Metric | None,
-) -> tuple[_Metric, Tensor]:  # fmt: skip
-    """(the metric, [B, starts]: the numbers of the candidates that are nearest to each target).
-
-    Args:
-        metric: None: its units are those of the candidates under the condition of the first target.
-    """
-    nearest: list[Tensor] = []
-    marks: list[Tensor] = []
-    last: Tensor | None = None
-    for row in range(len(targets)):
-        target = targets[[row]]
-        condition = target.condition
-        if not marks or (condition is not None and last is not None and not condition.equal(last)):
-            whole = (
-                None if condition is None else condition.expand(CANDIDATES, *condition.shape[1:])
-            )
-            sample = forward(generator, candidates, whole, controls, targets.x.device)
-            if sample.x.shape[1:] != targets.x.shape[1:]:
-                raise ConfigError(
-                    f"samples of this model are {list(sample.x.shape[1:])}, those that were given "
-                    f"{list(targets.x.shape[1:])}"
-                )
-            marks = _seen(sample, views, settings.features)
-            metric = metric or _Metric(views, settings.features, marks)
-            last = condition
-        assert metric is not None
-        nearest.append(
-            metric.between(marks, metric.see(target)).topk(settings.starts, largest=False).indices
-        )
-    assert metric is not None
-    return metric, torch.stack(nearest)
-
-
-def _seen(sample: Sample, views: Views, weight: float) -> list[Tensor]:
-    """[B, n] each: the values of valid steps, then the features, if they have a weight."""
-    x = sample.x
-    if sample.mask is not None:
-        x = x * sample.mask.view(*sample.mask.shape, *[1] * (x.ndim - 2))
-    return [each.flatten(1).float() for each in (x, *(views(sample) if weight else ()))]
+    return Latents.of(noise).fitted(specs), candidates.metric.variances[0]
 
 
 class _Metric:
@@ -212,16 +160,25 @@ class _Metric:
     Args:
         views: samples -> features.
         weight: of the features.
-        marks: values and features of samples of the model.
+        samples: of the model.
+
+    Attributes:
+        marks: what is seen of these samples.
     """
 
-    def __init__(self, views: Views, weight: float, marks: Sequence[Tensor]) -> None:
+    def __init__(self, views: Views, weight: float, samples: Sample) -> None:
         self.views, self.weight = views, weight
-        self.variances = [max(float(each.var(0).mean()), 1e-12) for each in marks]
+        self.marks = self.see(samples)
+        self.variances = [max(float(each.var(0).mean()), 1e-12) for each in self.marks]
 
     def see(self, sample: Sample) -> list[Tensor]:
-        """Values and features of samples."""
-        return _seen(sample, self.views, self.weight)
+        """[B, n] each: the values of valid steps, then the features, if they have a weight."""
+        x = sample.x
+        if sample.mask is not None:
+            x = x * sample.mask.view(*sample.mask.shape, *[1] * (x.ndim - 2))
+        return [
+            each.flatten(1).float() for each in (x, *(self.views(sample) if self.weight else ()))
+        ]
 
     def between(self, one: Sequence[Tensor], other: Sequence[Tensor]) -> Tensor:
         """[B]: the distances between samples that were seen, row by row."""
@@ -231,6 +188,51 @@ class _Metric:
         ]
         features = torch.stack(parts[1:]).mean(0) if len(parts) > 1 else 0.0
         return parts[0] + self.weight * features
+
+
+class _Candidates:
+    """Samples of the model, among which the starts of each search are chosen; drawn once under each condition in turn.
+
+    Args:
+        generator, noise, controls: that draw them.
+        targets: that are searched for; the units of the distance are those of the first one's condition.
+        views, weight: of the metric.
+    """
+
+    def __init__(
+        self, generator: nn.Module, noise: Mapping[str, Tensor], controls: Any, targets: Sample, views: Views,
+        weight: float,
+    ) -> None:  # fmt: skip
+        self.generator, self.noise, self.controls = generator, noise, controls
+        self.device = next(generator.parameters()).device
+        self.condition = targets[:1].to(self.device).condition
+        samples = self._draw()
+        if samples.x.shape[1:] != targets.x.shape[1:]:
+            raise ConfigError(
+                f"samples of this model are {list(samples.x.shape[1:])}, those that were given "
+                f"{list(targets.x.shape[1:])}"
+            )
+        self.metric = _Metric(views, weight, samples)
+        self.marks = self.metric.marks
+
+    def _draw(self) -> Sample:
+        whole = self.condition
+        if whole is not None:
+            whole = whole.expand(CANDIDATES, *whole.shape[1:])
+        return forward(self.generator, self.noise, whole, self.controls, self.device)
+
+    @torch.no_grad()
+    def nearest(self, targets: Sample, count: int) -> Tensor:
+        """[B, count]: the numbers of the candidates that are nearest to each target, under its own condition."""
+        rows = []
+        for target in (targets[[row]] for row in range(len(targets))):
+            own, last = target.condition, self.condition
+            if own is not None and last is not None and not own.equal(last):
+                self.condition = own
+                self.marks = self.metric.see(self._draw())
+            distances = self.metric.between(self.marks, self.metric.see(target))
+            rows.append(distances.topk(count, largest=False).indices)
+        return torch.stack(rows)
 
 
 def _descend_all(

@@ -107,9 +107,9 @@ class Model:
             ConfigError: for a control, label, number or noise that the model does not accept; for `best_of` > 1 if it
                 has no critics.
         """
+        latents = None if noise is None else self._latents(noise)
         if n is None:
-            latents = None if noise is None else self._latents(noise)
-            noise, n = latents, 16 if latents is None else len(latents) - start
+            n = 16 if latents is None else len(latents) - start
         chosen_indices: Sequence[int] = (
             range(start, start + n) if indices is None else [int(index) for index in indices]
         )
@@ -118,7 +118,11 @@ class Model:
                 f"n = {n}, start = {start}: at least one sample, of an index of at least 0, is needed"
             )
         settings = config.controls(self.modality, controls or {})
-        origin = seed if noise is None else self._latents(noise, chosen_indices, best_of)
+        if latents is not None:
+            _check_rows(latents, chosen_indices)
+            if best_of > 1:
+                raise ConfigError("best_of draws candidates of other noise: leave it or noise out")
+        origin = seed if latents is None else latents
         sample = self.draw(chosen_indices, origin, label, settings, None, best_of, choose)
         identity = origin, tuple(chosen_indices), label, self, settings
         return Samples(sample, *identity, best_of=best_of, choose=choose)
@@ -205,7 +209,9 @@ class Model:
         # A preview has a row for each of several pairs, and the last identity alone in a row below them.
         columns = steps if len(ends) > 2 else len(interpolation)
         conditions = self.conditions_for(label)
-        origin = seed if noise is None else self._latents(noise, ends)
+        origin = seed if noise is None else self._latents(noise)
+        if isinstance(origin, Latents):
+            _check_rows(origin, ends)
         with registry.asking(self.modality, "the generator"):
             sample = draw_interpolation(
                 self.generator, interpolation, origin, conditions, settings, self.device
@@ -455,25 +461,9 @@ class Model:
         """The model's card as Markdown."""
         return cards.markdown(self.info, str(self.path or "PATH"))
 
-    def _latents(
-        self,
-        noise: Latents | Mapping[str, Any] | str | Path,
-        indices: Sequence[int] = (),
-        best_of: int = 1,
-    ) -> Latents:
-        """Noise that is given, as this model takes it, with a row for each index.
-
-        Raises:
-            ConfigError: if it does not fit, lacks a row, or is to be chosen among candidates.
-        """
-        latents = Latents.of(noise).fitted(noise_of(self.generator))
-        if best_of > 1:
-            raise ConfigError("best_of draws candidates of other noise: leave it or noise out")
-        if len(indices) and max(indices) >= len(latents):
-            raise ConfigError(
-                f"index {max(indices)}: the noise is that of {len(latents)} samples, from 0 on"
-            )
-        return latents
+    def _latents(self, noise: Latents | Mapping[str, Any] | str | Path) -> Latents:
+        """Noise that is given, as this model takes it; raises ConfigError if it does not fit."""
+        return Latents.of(noise).fitted(noise_of(self.generator))
 
     @cached_property
     def reranker(self) -> Reranker:
@@ -506,3 +496,11 @@ class Model:
             return condition
 
         return conditions
+
+
+def _check_rows(latents: Latents, indices: Sequence[int]) -> None:
+    """Raise ConfigError unless noise that is given has a row for each index."""
+    if max(indices) >= len(latents):
+        raise ConfigError(
+            f"index {max(indices)}: the noise is that of {len(latents)} samples, from 0 on"
+        )

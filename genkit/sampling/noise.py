@@ -100,13 +100,14 @@ class Latents:
                     "x".join(map(str, shape)) for shape in (values.shape, [*lead, *spec.shape])
                 )
                 raise ConfigError(f"the noise {part!r} is {own}; this model takes {other}")
+            values = values.astype(spec.dtype)  # which may round to the edge of what is allowed
             is_inside = np.isfinite(values).all()
             if spec.distribution == "uniform":
                 is_inside &= bool(((values > 0) & (values < 1)).all())
             if not is_inside:
                 allowed = "between 0 and 1" if spec.distribution == "uniform" else "finite"
                 raise ConfigError(f"the noise {part!r} has values that are not {allowed}")
-            parts[part] = values.astype(spec.dtype)
+            parts[part] = values
         return Latents(parts)
 
     def rows(
