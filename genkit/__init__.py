@@ -25,6 +25,7 @@ _SOURCES = {
     "Model": ("genkit.sampling.model", "Model"),
     "Samples": ("genkit.sampling.samples", "Samples"),
     "save": ("genkit.sampling.samples", "save"),
+    "translate": ("genkit.sampling.translating", "translate"),
     "generate_on_ray": ("genkit.sampling.cluster", "generate_on_ray"),
     "Client": ("genkit.serving.clients", "Client"),
     "AsyncClient": ("genkit.serving.clients", "AsyncClient"),
@@ -57,6 +58,7 @@ __all__ = [
     "register",
     "save",
     "train",
+    "translate",
     "unregister",
 ]
 
@@ -76,6 +78,7 @@ if TYPE_CHECKING:
     from genkit.sampling.opening import generate
     from genkit.sampling.opening import open_model as load
     from genkit.sampling.samples import Samples, save
+    from genkit.sampling.translating import translate
     from genkit.serving.clients import AsyncClient, Client
 
 

@@ -17,6 +17,7 @@ from genkit.errors import ConfigError
 from genkit.kit.program import Device, teller
 
 if TYPE_CHECKING:
+    from genkit.sampling.model import Model
     from genkit.sampling.noise import Latents
     from genkit.sampling.samples import Samples
 
@@ -78,7 +79,8 @@ def generate(
         typer.Option(
             "--label",
             "--condition",
-            help="The condition of a conditional model: a label, a prompt, a file.",
+            help="The condition of a conditional model: a label, a prompt, a file; or a folder of files, each for a "
+            "sample of its name.",
         ),
     ] = None,
     user_object: UserObjects = None,
@@ -123,12 +125,14 @@ def generate(
     from genkit import config as configuration
     from genkit.sampling import samples
     from genkit.sampling.opening import open_model
+    from genkit.sampling.translating import translate
     from genkit.sampling.unrolled import is_long, save_long
 
     if user_object:
         sys.path.append(os.getcwd())  # its module may be a file of the working folder
     ends = _interpolation(interpolate, steps, n, start, best_of)
     latents = None if noise is None else _noise(noise, seed, best_of, resume, per_tar, shard, ray)
+    is_counted = n is not None
     n = n if n is not None or latents is None else max(len(latents) - (start or 0), 1)
     n, start, candidates = 16 if n is None else n, start or 0, 1 if best_of is None else best_of
     seed = seed or 0
@@ -138,6 +142,16 @@ def generate(
         )
     controls = configuration.parse_overrides(settings or [])
     loaded_model = open_model(model, device, user_objects=user_object or ())
+    if label is not None and _is_folder_of_conditions(label, loaded_model):
+        is_special = bool(ends) or (noise, best_of, per_tar, shard, ray) != (None,) * 5 or start > 0
+        if is_special or is_counted or out == "-":
+            raise ConfigError(
+                f"--condition {label} is a folder, and each of its files is for one sample: leave out -n, --start, "
+                "--noise, --interpolate, --best-of, --per-tar, --shard, --ray, and name a folder with --out"
+            )
+        write = partial(translate, loaded_model, label, out, seed, controls, format, resume=resume)
+        _tell(with_counts(write, "samples are written"), out, True, as_json, loaded_model)
+        return
     text_format = samples.text_format_of(loaded_model.modality, format) if out == "-" else ""
     is_folder = out != "-" and not samples.is_joint(loaded_model.modality, out, len(ends) or n)
     if (ends or not is_folder) and (resume or (per_tar, shard, ray) != (None, None, None)):
@@ -200,20 +214,25 @@ def generate(
             paths = with_counts(write, "tasks on Ray are finished")
     else:
         paths = _saved(chunks, out, format, count)
-    if as_json:
-        import json
+    _tell(paths, out, is_folder, as_json, loaded_model)
 
-        print(
-            json.dumps(
-                {
-                    "files": [str(path) for path in paths],
-                    "model": samples.describe_model(loaded_model),
-                },
-                indent=1,
-            )
-        )
-    else:
+
+def _tell(paths: Sequence[Path], out: str, is_folder: bool, as_json: bool, model: Model) -> None:
+    """Print where samples were written: the folder or the file, or all files and the model as JSON."""
+    from genkit.sampling.samples import describe_model
+
+    if not as_json:
         print(Path(out) if is_folder else paths[0])
+        return
+    import json
+
+    files = [str(path) for path in paths]
+    print(json.dumps({"files": files, "model": describe_model(model)}, indent=1))
+
+
+def _is_folder_of_conditions(label: str, model: Model) -> bool:
+    """Whether a condition is a folder, of a model whose conditions are files."""
+    return os.path.isdir(label) and bool(model.plugin.conditions().formats)
 
 
 def _noise(noise: Path, *others: int | bool | str | None) -> Latents:

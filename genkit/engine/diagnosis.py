@@ -50,7 +50,8 @@ class Reference:
         """(the numbers `spread`, `near_duplicates` and `copies`; warnings with advice, empty if nothing is wrong).
 
         `spread` is the samples' mean distance over that of the reals; the others are shares of the samples. Fewer
-        than 8 samples or reals give no numbers and no warnings.
+        than 8 samples or reals give no numbers and no warnings. Samples whose conditions are continuous, as spectra or
+        other samples are, belong to a real one each: that they are near it is no fault.
 
         Args:
             samples: generated ones, of fixed identities.
@@ -72,7 +73,7 @@ class Reference:
                 f"distance between samples is {spread:.0%} of that between real ones. Try {remedies(recipe)}"
             )
         elif (
-            copies > 0.25 and copies > self.copies + 0.25
+            copies > 0.25 and not _has_counterparts(samples) and copies > self.copies + 0.25
         ):  # the rate to expect is costly to compute
             notes.append(
                 f"the model memorises its data: {copies:.0%} of the samples are near-copies of training items. "
@@ -115,6 +116,11 @@ def saturated(history: Sequence[Mapping[str, float]], recipe: Recipe) -> list[st
             "the generator gets no gradient: the critics are saturated, or the samples do not depend on its weights"
         )
     return notes
+
+
+def _has_counterparts(samples: Sample) -> bool:
+    """Whether samples are made from conditions that belong to single real ones."""
+    return samples.condition is not None and samples.condition.is_floating_point()
 
 
 def _points(x: Tensor) -> Tensor:

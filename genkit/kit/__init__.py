@@ -9,6 +9,7 @@ files       reading the files of a folder, a zip or a tar file; writing files co
 endings     what a container of streams lacks at its end, where it is cut off                           no torch
 tables      rows of CSV, JSON and Parquet files; what tables and sidecars say about files beside them   no torch
 blocks      network blocks for 1, 2 or 3 spatial axes, initial weights, truncation                      imports torch
+terms       loss terms that modalities share                                                            imports torch
 distances   Frechet distance between two sets of features                                               no torch
 features    what plugins share about feature networks: files of weights, batches                        imports torch
 program     a command line of the plugin's own, `python -m PACKAGE`                                     no torch

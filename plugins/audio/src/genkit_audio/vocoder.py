@@ -17,7 +17,8 @@ from torch.nn.functional import avg_pool1d, fold, gelu, leaky_relu, pad
 
 from genkit.errors import ConfigError, DataError
 from genkit.kit.blocks import LEAKY_SLOPE, variance_scaling_
-from genkit.plugin import Critique, Networks, Noise, Sample, full_precision
+from genkit.kit.terms import feature_matching
+from genkit.plugin import Critique, Networks, Noise, Sample
 from genkit_audio.generators import length
 from genkit_audio.options import Options
 from genkit_audio.sources import open_sounds, reason
@@ -85,13 +86,10 @@ def terms(
 
     Source: Kong et al. 2020, arXiv:2010.05646, section 2.4.
     """
-    features = torch.zeros((), device=fake.x.device)
-    for name, critique in critiques.items():
-        with torch.no_grad():
-            targets = full_precision(networks.critics[name](real)).features
-        for feature, target in zip(critique.features, targets, strict=True):
-            features = features + (feature - target).abs().mean()
-    return {"mel": mel_distance(fake, rate), "features": features}
+    return {
+        "mel": mel_distance(fake, rate),
+        "features": feature_matching(networks, real, critiques),
+    }
 
 
 def mel_distance(fake: Sample, rate: int) -> Tensor:

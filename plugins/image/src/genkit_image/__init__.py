@@ -6,6 +6,7 @@ _PATHWISE_ESTIMATOR = {"kind": "pathwise", "reuse_fakes": True}
 
 # Constant for most of the run, then down to a twentieth: at any length of the run its last part refines.
 _FALLING_RATE = {"start": 2e-3, "end": 1e-4, "delay": 0.7, "share": 0.3}
+_FALLING_TRANSLATION_RATE = {"start": 5e-4, "end": 2e-5, "delay": 0.5, "share": 0.5}
 _COMPACT_OPTIONS = {
     "size": 32,
     "architecture": "compact",
@@ -52,6 +53,69 @@ modality = Modality(
             options=_COMPACT_OPTIONS,
             recipe=_COMPACT_RECIPE,
             run={"items": 300_000},
+        ),
+        "pix2pix": Preset(
+            summary="Pictures from pictures (Isola et al. 2017): a U-Net, a critic of patches, L1 of weight 100.",
+            options={
+                "size": 256,
+                "architecture": "unet",
+                "input": "edges",
+                "features": 64,
+                "flip": True,
+            },
+            recipe={
+                "batch_size": 16,
+                "loss": "non_saturating",
+                "estimator": _PATHWISE_ESTIMATOR,
+                "generator": {"learning_rate": 2e-4, "betas": (0.5, 0.999)},
+                "critic": {"learning_rate": 2e-4, "betas": (0.5, 0.999)},
+                "terms": {"l1": 100.0},
+                "ema_halflife_items": 2_000,
+            },
+            run={"items": 200_000},
+        ),
+        "upscale": Preset(
+            summary="Larger pictures from small ones: a residual network, L1, features of a critic of patches.",
+            options={
+                "size": 64,
+                "architecture": "residual",
+                "input": "small",
+                "features": 32,
+                "blocks": 6,
+                "critic_norm": "spectral",
+                "feature_matching": True,
+                "flip": True,
+            },
+            recipe={
+                "batch_size": 16,
+                "loss": "relativistic",
+                "estimator": _PATHWISE_ESTIMATOR,
+                "generator": {"learning_rate": _FALLING_TRANSLATION_RATE, "betas": (0.5, 0.999)},
+                "critic": {"learning_rate": 2e-4, "betas": (0.5, 0.999), "weight": 0.05},
+                "terms": {"l1": 10.0, "features": 1.0},
+                "ema_halflife_items": 2_000,
+            },
+            run={"items": 100_000},
+        ),
+        "inpaint": Preset(
+            summary="Holes filled in: the networks of pix2pix on pictures with a rectangle cut out.",
+            options={
+                "size": 64,
+                "architecture": "unet",
+                "input": "masked",
+                "features": 32,
+                "critic_norm": "spectral",
+            },
+            recipe={
+                "batch_size": 16,
+                "loss": "hinge",
+                "estimator": _PATHWISE_ESTIMATOR,
+                "generator": {"learning_rate": 5e-4, "betas": (0.5, 0.999)},
+                "critic": {"learning_rate": 5e-4, "betas": (0.5, 0.999)},
+                "terms": {"l1": 100.0},
+                "ema_halflife_items": 2_000,
+            },
+            run={"items": 200_000},
         ),
         "dcgan": Preset(
             summary="DCGAN as published (Radford et al. 2015): 64 x 64, BatchNorm in both, Adam 2e-4, batch 128.",

@@ -44,7 +44,7 @@ class Generator(nn.Module):
         self.base = nn.ConvTranspose2d(inputs, maps[-1], base, bias=False)
         self.norms = nn.ModuleList(_Modulated(count, inputs) for count in reversed(maps))
         self.stages = nn.ModuleList(
-            _Upsampling(count, next_count, continued=place == len(maps))
+            EvenUpsampling(count, next_count, continued=place == len(maps))
             for place, (count, next_count) in enumerate(
                 itertools.pairwise([*reversed(maps), channels]), start=1
             )
@@ -85,7 +85,7 @@ class _Modulated(nn.Module):
         return torch.addcmul(shift, self.norm(x), 1 + scale).relu_()
 
 
-class _Upsampling(nn.ConvTranspose2d):
+class EvenUpsampling(nn.ConvTranspose2d):
     """A transposed convolution of stride 2 that maps constants to constants: [B, i, h, w] -> [B, o, 2 h, 2 w].
 
     Each of the 2 x 2 pixels that an input pixel becomes has its own part of the kernel, and parts of unequal sums make
@@ -95,10 +95,11 @@ class _Upsampling(nn.ConvTranspose2d):
     Args:
         inputs, outputs: feature maps.
         continued: the input is continued beyond its edges, where zeros would draw a dotted line around the picture.
+        has_bias: it adds one.
     """
 
-    def __init__(self, inputs: int, outputs: int, continued: bool) -> None:
-        super().__init__(inputs, outputs, 4, 2, 1, bias=False)
+    def __init__(self, inputs: int, outputs: int, continued: bool, has_bias: bool = False) -> None:
+        super().__init__(inputs, outputs, 4, 2, 1, bias=has_bias)
         self.margin = 1 if continued else 0
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
@@ -109,7 +110,7 @@ class _Upsampling(nn.ConvTranspose2d):
         kernel = even.reshape(shape)
         if self.margin:
             x = pad(x, (self.margin,) * 4, mode="replicate")
-        return conv_transpose2d(x, kernel, stride=2, padding=1 + 2 * self.margin)
+        return conv_transpose2d(x, kernel, self.bias, stride=2, padding=1 + 2 * self.margin)
 
 
 class Critic(ProjectionCritic):

@@ -11,6 +11,13 @@ from genkit.user_objects import Named
 
 Side = Annotated[int, Field(ge=16, le=1024)]
 
+MADE = ("grey", "edges", "masked", "noisy", "small")
+"""Inputs that are made of the pictures themselves."""
+HALVES = ("left", "right")
+"""Inputs that are one half of each picture."""
+TRANSLATING = ("unet", "residual")
+"""Architectures that make pictures from pictures."""
+
 
 class Sized(Settings):
     """Options of a modality with a height and a width."""
@@ -54,9 +61,21 @@ class Options(Sized):
     and a rectangle cut out (Zhao et al. 2020). A small set overfits later with it; auto: on for fewer than 5,000."""
     latent: Annotated[int, Field(ge=1)] = 100
     """Size of the latent vector that a picture is generated from."""
-    architecture: Literal["dcgan", "compact"] = "dcgan"
+    architecture: Literal["dcgan", "compact", "unet", "residual"] = "dcgan"
     """Of both networks: DCGAN's (Radford et al. 2015), or compact: DCGAN's with self-modulation and without
-    checkerboards."""
+    checkerboards. With an `input`: unet (Isola et al. 2017), or residual, which keeps the resolution or raises it
+    (after Ledig et al. 2017), both with a critic of patches."""
+    input: str | None = None
+    """What pictures are made from. A folder of pictures: each is the input of that of its name. left, right: that half
+    of each picture is the input, the other is to be made. Or made of the pictures: grey, edges, noisy, small (smaller
+    by `scale`), masked (with a rectangle to be filled in). None: pictures are made from noise."""
+    scale: Literal[2, 4] = 2
+    """By what factor inputs are smaller, if `input` is small."""
+    blocks: Annotated[int, Field(ge=1, le=64)] = 8
+    """Residual blocks of a residual generator."""
+    feature_matching: bool = False
+    """Give the generator a loss term, `features`: the distance of the critic's features of a picture and of that which
+    its input belongs to. For models with an `input`."""
     generator: Annotated[str | None, Named()] = None
     """Your own generator: `module:attribute` of a class that is called with (options, channels, classes). None: that of
     `architecture`."""
@@ -82,12 +101,38 @@ class Options(Sized):
 
     @model_validator(mode="after")
     def _has_a_norm_that_fits(self) -> Options:
-        if self.architecture != "dcgan" and self.critic_norm == "batch":
+        if self.architecture == "compact" and self.critic_norm == "batch":
             raise ValueError(
-                f'critic_norm "batch" is not for {self.architecture} networks: choose "none" (with penalties) or '
-                '"spectral"'
+                'critic_norm "batch" is not for compact networks: choose "none" (with penalties) or "spectral"'
             )
         return self
+
+    @model_validator(mode="after")
+    def _has_an_input_that_fits(self) -> Options:
+        is_translating, own = self.architecture in TRANSLATING, self.generator or self.critic
+        if self.input is None:
+            if is_translating or self.feature_matching:
+                raise ValueError(
+                    f"{self.architecture if is_translating else 'feature_matching'} needs an input: a folder of "
+                    f"pictures, or one of {', '.join([*HALVES, *MADE])}"
+                )
+            return self
+        if not is_translating and not own:
+            raise ValueError(
+                f"architecture {self.architecture} makes pictures from noise, not from an input: choose "
+                f"{' or '.join(TRANSLATING)}"
+            )
+        if self.architecture == "unet" and self.input == "small":
+            raise ValueError("a unet keeps the size: choose the architecture residual")
+        if self.conditional or self.augment == "on":
+            name = "conditional" if self.conditional else "augment"
+            raise ValueError(f"{name} is for pictures from noise, and these are made from an input")
+        return self
+
+    @property
+    def magnification(self) -> int:
+        """By what factor pictures are larger than their inputs."""
+        return self.scale if self.input == "small" else 1
 
 
 class Controls(Settings):

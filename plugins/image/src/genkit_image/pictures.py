@@ -63,9 +63,10 @@ class CheckedPictures:
         white: the value of deep pictures that is taken for white: the largest of the fewest bits that hold them all.
         channels: `options.channels`; for "auto": 4 if every picture has transparent pixels, 1 if all are grey, else 3.
         classes: of the usable pictures; empty if they have no labels.
+        inputs: what each picture is to be made from, in the same order; None: nothing, or it is made of the picture.
     """
 
-    def __init__(self, source: Source, options: Options) -> None:
+    def __init__(self, source: Source, options: Options, inputs: Source | None = None) -> None:
         self.source, self.shape = source, options.shape
         self._readers = Readers("genkit-pictures")
         count = len(source.items)
@@ -92,6 +93,9 @@ class CheckedPictures:
             self._cache.settle(self._bands, self.channels)
         else:
             self._cache = None
+        self.inputs: CheckedPictures | None = None
+        if inputs is not None:
+            self._pair(CheckedPictures(inputs, options.model_copy(update={"channels": "auto"})))
         self.classes = classes_of([self._labels[index] for index in self.usable], source.names)
 
     def pixels(self, indices: Sequence[int], channels: int) -> Pixels:
@@ -106,6 +110,13 @@ class CheckedPictures:
         size = BLOCK // THREADS
         blocks = [rows[start : start + size] for start in range(0, len(rows), size)]
         return np.concatenate(self._map(lambda block: self._reread(block, channels), blocks))
+
+    def _pair(self, inputs: CheckedPictures) -> None:
+        """Keep the pictures whose inputs can be used, and inputs whose pictures can."""
+        self.inputs, usable = inputs, np.intersect1d(self.usable, inputs.usable)
+        self.skipped += inputs.skipped
+        self.remarks += inputs.remarks
+        self.usable = inputs.usable = usable
 
     def _map(self, do: Callable[[Block], Result], blocks: Sequence[Block]) -> list[Result]:
         """The result of each block, in order; by several threads where the source allows it."""
@@ -287,12 +298,16 @@ class Pictures:
 
     def _sample(self, pixels: Pixels, indices: list[int]) -> Sample:
         condition = None if self.labels is None else self.labels[indices]
-        # By NumPy: torch's threads are busy with the training.
-        x = pixels.astype(np.float32) / np.float32(127.5) - 1
-        return Sample(torch.from_numpy(x), condition)
+        return Sample(to_values(pixels), condition)
 
 
 # Pixels --------------------------------------------------------------------------------------------------------------
+
+
+def to_values(pixels: Pixels) -> Tensor:
+    """Pixels 0..255 as float32 in [-1, 1], of the same shape."""
+    # By NumPy: torch's threads are busy with the training.
+    return torch.from_numpy(pixels.astype(np.float32) / np.float32(127.5) - 1)
 
 
 def is_deep(content: Content) -> TypeGuard[NDArray[np.uint16]]:

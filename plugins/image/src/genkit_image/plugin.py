@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from genkit import user_objects
 from genkit.kit.items import check_class_options, check_classes, check_usable
 from genkit.plugin import (
+    Conditions,
     Critique,
     Evidence,
     Facts,
@@ -25,7 +26,7 @@ from genkit.plugin import (
     Sample,
     class_numbers,
 )
-from genkit_image import compact, dcgan, features, measures, projected
+from genkit_image import compact, dcgan, features, measures, pairs, projected, translation
 from genkit_image.augment import augmented
 from genkit_image.options import Options
 from genkit_image.pictures import CheckedPictures, Pictures, grid, to_picture, to_pixels, to_png
@@ -49,13 +50,15 @@ class ImagePlugin(ModalityPlugin):
         if isinstance(source, CheckedPictures):
             return source
         check_class_options(options, "label")
-        return CheckedPictures(open_source(source, options.label), options)
+        pictures, inputs = pairs.paired(open_source(source, options.label), options)
+        return CheckedPictures(pictures, options, inputs)
 
     @classmethod
     def inspect(cls, source: Any, options: Options) -> Facts:
         """The facts `channels` (1, 3 or 4), `labels` (names of the classes; empty if unconditional) and `augment`.
 
-        `augment` says whether critics see augmented pictures.
+        `augment` says whether critics see augmented pictures. With `options.input` there is a fact `inputs`, the
+        channels of the pictures that pictures are made from.
 
         Raises:
             DataError: if the source cannot be read, or `options.conditional` is set and it has fewer than two classes.
@@ -72,18 +75,31 @@ class ImagePlugin(ModalityPlugin):
         is_small = len(pictures.usable) < SMALL_SET
         augment = options.augment == "on" or (options.augment == "auto" and is_small)
         labels = list(pictures.classes.names) if options.conditional else []
-        return Facts({"channels": pictures.channels, "labels": labels, "augment": augment})
+        facts = {"channels": pictures.channels, "labels": labels, "augment": augment}
+        if options.input is not None:
+            inputs = pairs.channels_of(pictures, pictures.channels, options)
+            facts |= {"augment": False, "inputs": inputs}
+        return Facts(facts)
 
     def dataset(self, source: Any) -> Pictures:
-        """The pictures of a source that can be used, scaled to `options.size`."""
+        """The pictures of a source that can be used, scaled to `options.size`; with their inputs, if they have some."""
         pictures = self.open(source, self.options)
+        if self.options.input is not None:
+            return pairs.PairedPictures(
+                pictures, self.options, self.facts["channels"], self.facts["inputs"]
+            )
         return Pictures(pictures, self.options, self.facts["channels"], self.facts["labels"])
 
     def networks(self) -> Networks:
         """The generator and the critic (the field's discriminator) of `options.architecture`, or the user's own."""
         options, arguments, generator = self.options, self._arguments, self.generator()
         if options.critic is None:
-            critic: nn.Module = ARCHITECTURES[options.architecture].Critic(*arguments)
+            make = (
+                ARCHITECTURES[options.architecture].Critic
+                if options.input is None
+                else translation.PatchCritic
+            )
+            critic: nn.Module = make(*arguments)
         else:
             critic = user_objects.network("options.critic", options.critic, *arguments)
         critics = {"critic": critic}
@@ -97,22 +113,41 @@ class ImagePlugin(ModalityPlugin):
         options = self.options
         if options.generator is not None:
             return user_objects.network("options.generator", options.generator, *self._arguments)
+        if options.input is not None:
+            return translation.make_generator(*self._arguments)
         generator: nn.Module = ARCHITECTURES[options.architecture].Generator(*self._arguments)
         return generator
 
     @property
     def _arguments(self) -> tuple[Options, int, int]:
-        """What every network is built from: the options, C and K."""
-        return self.options, self.facts["channels"], len(self.facts["labels"])
+        """What every network is built from: the options, C, and K; with an input its channels in place of K."""
+        last = len(self.facts["labels"]) if self.options.input is None else self.facts["inputs"]
+        return self.options, self.facts["channels"], last
+
+    def conditions(self) -> Conditions:
+        """The class labels; of a model with an input, files of pictures."""
+        return (
+            super().conditions()
+            if self.options.input is None
+            else Conditions(formats=pairs.FORMATS)
+        )
 
     def condition(self, value: str | None, indices: Sequence[int]) -> Tensor | None:
         """[B]: the class number of each sample; None for an unconditional model.
 
-        Without a label, sample i is of class i modulo K.
+        Without a label, sample i is of class i modulo K. With `options.input` the picture of a file, [B, c, h, w], of
+        any size; None without one.
 
         Raises:
-            ConfigError: for an unknown label, or for any label if the model is unconditional.
+            ConfigError: for an unknown label, for any label if the model is unconditional, for a file that is no
+                picture.
         """
+        if self.options.input is not None:
+            if value is None:
+                return None
+            channels, inputs = self.facts["channels"], self.facts["inputs"]
+            x = pairs.file_input(value, self.options, channels, inputs)
+            return x.expand(len(indices), -1, -1, -1)
         return class_numbers(
             self.facts["labels"], value, indices, "train one with options.conditional=true"
         )
@@ -120,6 +155,8 @@ class ImagePlugin(ModalityPlugin):
     def references(self, source: Any, controls: Any) -> Pictures:
         """The pictures of a source as they are, neither flipped nor moved; with classes where all are the model's."""
         pictures = self.open(source, self.options)
+        if self.options.input is not None:
+            return self.dataset(pictures)  # an item without random bits is as it is
         classes, options = self.facts["labels"], self.options
         labels = classes if set(pictures.classes.names or ("",)) <= set(classes) else ()
         unchanged = options.model_copy(update={"flip": False, "crop": 0})
@@ -145,10 +182,19 @@ class ImagePlugin(ModalityPlugin):
         fake: Sample,
         critiques: Mapping[str, Critique],
     ) -> Mapping[str, Tensor]:
-        """The term `spectrum` of the generator, if `options.spectrum` is set; see `genkit_image.spectrum`."""
-        if player != "generator" or "spectrum" not in networks.frozen:
-            return {}
-        return {"spectrum": networks.frozen["spectrum"](real.x, fake.x)}
+        """The terms of the generator.
+
+        `spectrum`, if `options.spectrum` is set: see `genkit_image.spectrum`. With an input, those of
+        `genkit_image.translation.terms`.
+        """
+        values: dict[str, Tensor] = {}
+        if player != "generator":
+            return values
+        if "spectrum" in networks.frozen:
+            values["spectrum"] = networks.frozen["spectrum"](real.x, fake.x)
+        if self.options.input is not None:
+            values |= translation.terms(self.options, networks, real, fake, critiques)
+        return values
 
     def augment(self, sample: Sample) -> Sample:
         """The sample that critics see: augmented at random if the fact `augment` is set, else unchanged."""
@@ -176,6 +222,8 @@ class ImagePlugin(ModalityPlugin):
                 is about square.
         """
         pixels, buffer = to_pixels(samples.x), io.BytesIO()
+        if self.options.input is not None and samples.condition is not None:
+            pixels = pairs.beside(to_pixels(samples.condition), pixels)
         if format == "webp":
             first, *rest = map(to_picture, pixels)
             milliseconds = round(1000 / controls.fps)
