@@ -1,6 +1,7 @@
 """Pictures from pictures: pairs, networks, and a folder in, a folder out."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,12 +12,13 @@ import genkit
 from genkit.errors import ConfigError, DataError
 from genkit.plugin import Facts, Sample
 from genkit.testing import ModalityConformance
-from genkit_image import pairs, translation
+from genkit_image import cycle, pairs, translation
 from genkit_image.options import Options
-from genkit_image.plugin import ImagePlugin
+from genkit_image.plugin import ARCHITECTURES, ImagePlugin
 
 UNET = {"architecture": "unet", "size": 32, "features": 4}
 RESIDUAL = {"architecture": "residual", "size": 32, "features": 4, "blocks": 2}
+CYCLE = {"architecture": "cycle", "size": 32, "features": 4, "blocks": 1, "critic_norm": "none"}
 WORDS = np.arange(1, 9, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -120,6 +122,7 @@ def test_halves_and_folders_of_inputs_are_paired_and_changed_alike(tmp_path):
         ({"architecture": "unet"}, "unet needs an input"),
         ({"input": "grey"}, "makes pictures from noise"),
         ({**UNET, "input": "small"}, "keeps the size"),
+        ({**UNET, "architecture": "cycle", "input": "grey"}, "no pairs"),
         ({**UNET, "input": "grey", "conditional": True}, "conditional is for"),
         ({**UNET, "input": "grey", "augment": "on"}, "augment is for"),
         ({"feature_matching": True}, "feature_matching needs an input"),
@@ -140,14 +143,18 @@ def test_options_that_do_not_fit_are_refused(options, fault):
         ({**UNET, "size": [32, 48], "input": "masked"}, 3, 4, (331, 50)),
         ({**RESIDUAL, "input": "small", "scale": 4}, 3, 3, (90, 17)),
         ({**RESIDUAL, "input": "grey"}, 3, 1, (90, 20)),
+        ({**CYCLE, "input": "others/"}, 1, 2, (170, 30)),
     ],
 )
 def test_strips_of_a_picture_of_any_size_are_the_whole_picture(options, channels, inputs, size):
     torch.manual_seed(0)
-    generator = translation.make_generator(Options(**options), channels, inputs).eval()
+    make = ARCHITECTURES[options["architecture"]][0]
+    generator = make(Options(**options), channels, inputs).eval()
     for weight in generator.parameters():
         torch.nn.init.normal_(weight, 0, (2 / weight[0].numel()) ** 0.5)
     condition = pictures(1, inputs, *size)
+    if options["architecture"] == "cycle":
+        condition[:, -1:] = 1
     strip = 2 * generator.unit * generator.scale
     with torch.no_grad():
         whole = generator({}, condition).x
@@ -191,6 +198,77 @@ def test_the_critic_judges_patches_by_picture_and_input(size, patches):
     assert (grey.grad != 0).any()
 
 
+# Both ways -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two_sets(tmp_path):
+    """Folders of dark pictures and of bright ones, which are more."""
+    values = np.random.default_rng(0).integers(0, 100, (7, 32, 32), np.uint8)
+    for name, some in (("dark", values[:3]), ("bright", values + 150)):
+        (tmp_path / name).mkdir()
+        for number, value in enumerate(some):
+            Image.fromarray(value).save(tmp_path / name / f"{name}{number}.png")
+    return tmp_path
+
+
+def test_items_of_two_sets_are_pictures_of_one_under_a_picture_of_the_other(two_sets):
+    options = {**CYCLE, "input": str(two_sets / "bright")}
+    plugin, dataset = opened(two_sets / "dark", **options)
+    assert plugin.facts["inputs"] == 2
+    words = np.random.default_rng(1).integers(0, 2**63, 60, np.uint64)
+    batch = dataset.random_batch([number % 3 for number in range(60)], words)
+    there = cycle.is_there(batch.condition)
+    assert 15 < there.sum() < 45
+    for x, dark in ((batch.x, there), (batch.condition[:, :1], ~there)):
+        assert torch.equal(x.flatten(1).mean(1) < 0, dark)
+    assert (
+        len({row.sum().item() for row in batch.condition[there, :1]}) > 4
+    )  # of the seven bright ones
+    assert cycle.is_there(dataset.__getitems__([0, 1, 2]).condition).all()
+
+
+def test_each_way_has_networks_of_its_own_and_going_back_undoes_the_way():
+    torch.manual_seed(0)
+    options = Options(**CYCLE, input="others/")
+    generator, critic = cycle.Generator(options, 1, 2).eval(), cycle.Critic(options, 1, 2)
+    x = pictures(5, 1, 32, 32)
+    way = torch.tensor([1.0, -1, -1, 1, -1])[:, None, None, None].expand(-1, 1, 32, 32)
+    condition = torch.cat([x, way], 1)
+    logits = critic(Sample(x, condition)).logits[0]
+    for row, network in enumerate(["there", "back", "back", "there", "back"]):
+        alone = getattr(generator.body, network)(x[row : row + 1])
+        assert torch.allclose(generator({}, condition).x[row], alone[0], atol=1e-5)
+        judged = getattr(critic, network)(x[row : row + 1]).flatten(1)
+        assert torch.allclose(logits[row], judged[0], atol=1e-5)
+    back = generator({}, condition, SimpleNamespace(direction="back")).x
+    assert torch.allclose(back, generator.body.back(x), atol=1e-5)
+
+    inverse = torch.nn.Module()
+    inverse.body = lambda pair: -pair[:, :1]
+    fake = Sample(-x, condition)
+    values = cycle.terms(SimpleNamespace(generator=inverse), Sample(x, condition), fake)
+    assert values["cycle"] == 0
+    assert values["identity"] == pytest.approx(2 * x.abs().mean().item())
+
+
+def test_a_cycle_model_learns_both_ways_between_dark_and_bright(two_sets):
+    model = genkit.train(
+        "image",
+        data=two_sets / "dark",
+        out=two_sets / "run",
+        items=240,
+        preset="cyclegan",
+        options={**CYCLE, "size": 16, "features": 2, "input": str(two_sets / "bright")},
+        recipe={"generator": {"learning_rate": 5e-3}, "ema_halflife_items": 50},
+        run={"plan": "fp32", "samples": 8, "sample_items": 240},
+    )
+    for source, direction, is_bright in (("bright", "there", False), ("dark", "back", True)):
+        path = str(two_sets / source / f"{source}0.png")
+        x = model.generate(1, label=path, controls={"direction": direction}).x
+        assert (x.mean() > 0) == is_bright
+
+
 # The whole way -------------------------------------------------------------------------------------------------------
 
 
@@ -213,7 +291,7 @@ def run(tmp_path_factory):
         preset="upscale",
         options={"size": 32, "input": str(folder / "inputs"), "features": 8, "blocks": 1},
         recipe={"generator": {"learning_rate": 3e-3}, "terms": {"features": 0.0}},
-        run={"plan": "fp32"},
+        run={"plan": "fp32", "samples": 8, "sample_items": 1_200},
     )
     return folder
 

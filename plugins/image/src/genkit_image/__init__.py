@@ -97,6 +97,28 @@ modality = Modality(
             },
             run={"items": 100_000},
         ),
+        "cyclegan": Preset(
+            summary="Both ways between two folders of pictures that are no pairs (Zhu et al. 2017).",
+            options={
+                "size": 128,
+                "architecture": "cycle",
+                "input": "others/",
+                "features": 32,
+                "blocks": 6,
+                "critic_norm": "spectral",
+                "flip": True,
+            },
+            recipe={
+                "batch_size": 8,
+                "loss": "least_squares",
+                "estimator": _PATHWISE_ESTIMATOR,
+                "generator": {"learning_rate": 2e-4, "betas": (0.5, 0.999)},
+                "critic": {"learning_rate": 2e-4, "betas": (0.5, 0.999)},
+                "terms": {"cycle": 10.0, "identity": 5.0},
+                "ema_halflife_items": 2_000,
+            },
+            run={"items": 200_000},
+        ),
         "inpaint": Preset(
             summary="Holes filled in: the networks of pix2pix on pictures with a rectangle cut out.",
             options={

@@ -95,7 +95,6 @@ class EvenUpsampling(nn.ConvTranspose2d):
     Args:
         inputs, outputs: feature maps.
         continued: the input is continued beyond its edges, where zeros would draw a dotted line around the picture.
-        has_bias: it adds one.
     """
 
     def __init__(self, inputs: int, outputs: int, continued: bool, has_bias: bool = False) -> None:
@@ -110,7 +109,7 @@ class EvenUpsampling(nn.ConvTranspose2d):
         kernel = even.reshape(shape)
         if self.margin:
             x = pad(x, (self.margin,) * 4, mode="replicate")
-        return conv_transpose2d(x, kernel, self.bias, stride=2, padding=1 + 2 * self.margin)
+        return conv_transpose2d(x, kernel, stride=2, padding=1 + 2 * self.margin)
 
 
 class Critic(ProjectionCritic):

@@ -15,7 +15,7 @@ MADE = ("grey", "edges", "masked", "noisy", "small")
 """Inputs that are made of the pictures themselves."""
 HALVES = ("left", "right")
 """Inputs that are one half of each picture."""
-TRANSLATING = ("unet", "residual")
+TRANSLATING = ("unet", "residual", "cycle")
 """Architectures that make pictures from pictures."""
 
 
@@ -61,10 +61,11 @@ class Options(Sized):
     and a rectangle cut out (Zhao et al. 2020). A small set overfits later with it; auto: on for fewer than 5,000."""
     latent: Annotated[int, Field(ge=1)] = 100
     """Size of the latent vector that a picture is generated from."""
-    architecture: Literal["dcgan", "compact", "unet", "residual"] = "dcgan"
+    architecture: Literal["dcgan", "compact", "unet", "residual", "cycle"] = "dcgan"
     """Of both networks: DCGAN's (Radford et al. 2015), or compact: DCGAN's with self-modulation and without
     checkerboards. With an `input`: unet (Isola et al. 2017), or residual, which keeps the resolution or raises it
-    (after Ledig et al. 2017), both with a critic of patches."""
+    (after Ledig et al. 2017), both with a critic of patches; or cycle, which learns both ways between two folders whose
+    pictures are no pairs (Zhu et al. 2017)."""
     input: str | None = None
     """What pictures are made from. A folder of pictures: each is the input of that of its name. left, right: that half
     of each picture is the input, the other is to be made. Or made of the pictures: grey, edges, noisy, small (smaller
@@ -72,7 +73,7 @@ class Options(Sized):
     scale: Literal[2, 4] = 2
     """By what factor inputs are smaller, if `input` is small."""
     blocks: Annotated[int, Field(ge=1, le=64)] = 8
-    """Residual blocks of a residual generator."""
+    """Residual blocks of a residual generator, or of each of the two of cycle."""
     feature_matching: bool = False
     """Give the generator a loss term, `features`: the distance of the critic's features of a picture and of that which
     its input belongs to. For models with an `input`."""
@@ -109,7 +110,7 @@ class Options(Sized):
 
     @model_validator(mode="after")
     def _has_an_input_that_fits(self) -> Options:
-        is_translating, own = self.architecture in TRANSLATING, self.generator or self.critic
+        is_translating = self.architecture in TRANSLATING
         if self.input is None:
             if is_translating or self.feature_matching:
                 raise ValueError(
@@ -117,13 +118,20 @@ class Options(Sized):
                     f"pictures, or one of {', '.join([*HALVES, *MADE])}"
                 )
             return self
-        if not is_translating and not own:
+        if not is_translating:
             raise ValueError(
                 f"architecture {self.architecture} makes pictures from noise, not from an input: choose "
                 f"{' or '.join(TRANSLATING)}"
             )
-        if self.architecture == "unet" and self.input == "small":
-            raise ValueError("a unet keeps the size: choose the architecture residual")
+        if self.architecture in ("unet", "cycle") and self.input == "small":
+            raise ValueError(
+                f"{self.architecture} keeps the size: choose the architecture residual"
+            )
+        if self.architecture == "cycle" and self.input in (*HALVES, *MADE):
+            raise ValueError(
+                f"cycle is for pictures that are no pairs, and the input {self.input} makes pairs: name a folder of "
+                "the other pictures, or choose the architecture unet"
+            )
         if self.conditional or self.augment == "on":
             name = "conditional" if self.conditional else "augment"
             raise ValueError(f"{name} is for pictures from noise, and these are made from an input")
@@ -141,5 +149,7 @@ class Controls(Settings):
     truncation: Annotated[float, Field(gt=0, le=1)] | None = None
     """Move the generator's first activations towards their mean, and keep this share of the distance: the smaller, the
     more typical and the less varied the pictures (Karras et al. 2019, appendix B). None or 1: they stay."""
+    direction: Literal["there", "back"] = "there"
+    """Of a cycle model: there, from a picture like those of its input folder to one like those of its data; or back."""
     fps: Annotated[float, Field(gt=0, le=60)] = 12
     """Pictures per second of an animation (.webp)."""

@@ -66,6 +66,8 @@ def paired(source: Source, options: Options) -> Pairing:
         is_right = options.input == "right"
         return Pairing(_half(source, not is_right), _half(source, is_right))
     inputs = open_source(options.input)
+    if options.architecture == "cycle":
+        return Pairing(source, inputs)
     places = {_stem(name): place for place, name in enumerate(inputs.items)}
     rows = [row for row, name in enumerate(source.items) if _stem(name) in places]
     if not rows:
@@ -160,8 +162,40 @@ class PairedPictures(Pictures):
         return Sample(x, to_values(augmented(pixels, words, options.flip, options.crop)))
 
 
+class UnpairedPictures(PairedPictures):
+    """Pictures of two sets as a map-style data set of Samples in [-1, 1], for models that learn both ways.
+
+    An item is a picture of one set, and its condition [C + 1, H, W] one of the other with the way from there: the last
+    channel is 1 where x is one of the pictures, and -1 where it is one of the inputs. Without random changes x is
+    always one of the pictures.
+    """
+
+    def _pairs(self, indices: list[int], words: NDArray[np.uint64], options: Options) -> Sample:
+        assert self.pictures.inputs is not None
+        is_plain = options is not self.options
+        count = len(self.pictures.inputs.usable)
+        others = [
+            index % count if is_plain else int(word >> np.uint64(40)) % count
+            for index, word in zip(indices, words, strict=True)
+        ]
+        one, other = (
+            to_values(augmented(pixels, words, options.flip, options.crop))
+            for pixels in (
+                self.pictures.pixels(indices, self.channels),
+                self.pictures.inputs.pixels(others, self.channels),
+            )
+        )
+        is_there = [is_plain or bool(int(word) >> 1 & 1) for word in words]
+        way = torch.tensor(is_there)[:, None, None, None]
+        x, given = torch.where(way, one, other), torch.where(way, other, one)
+        flag = (way * 2.0 - 1).expand(-1, 1, *x.shape[2:])
+        return Sample(x, torch.cat([given, flag], 1))
+
+
 def channels_of(pictures: CheckedPictures, channels: int, options: Options) -> int:
     """c, the channels of the inputs of pictures of `channels`."""
+    if options.architecture == "cycle":
+        return channels + 1
     if pictures.inputs is not None:
         return pictures.inputs.channels
     return {"grey": 1, "edges": 1, "masked": channels + 1}.get(str(options.input), channels)
@@ -238,6 +272,9 @@ def file_input(path: str, options: Options, channels: int, input_channels: int) 
         height, width = np.asarray(content).shape[:2]
         whites = [int(content.max())] if isinstance(content, np.ndarray) else []
         bands = scaled(content, (height, width), white_of(whites))[None]
+        if options.architecture == "cycle":
+            x = to_values(with_channels(bands, channels))
+            return torch.cat([x, torch.ones_like(x[:, :1])], 1)
         if options.input != "masked":
             return to_values(with_channels(bands, input_channels))
         if bands.shape[1] != 4:

@@ -27,7 +27,7 @@ from torch import Tensor
 from genkit.errors import DataError, GenkitError
 from genkit.kit import compat
 from genkit.kit.files import CACHE_BYTES, THREADS
-from genkit.kit.items import Readers, classes_of, numbers_in
+from genkit.kit.items import Readers, check_usable, classes_of, numbers_in
 from genkit.plugin import Remark, Sample, Skipped
 from genkit_image.colours import Content
 from genkit_image.options import Options
@@ -95,7 +95,16 @@ class CheckedPictures:
             self._cache = None
         self.inputs: CheckedPictures | None = None
         if inputs is not None:
-            self._pair(CheckedPictures(inputs, options.model_copy(update={"channels": "auto"})))
+            self.inputs = CheckedPictures(inputs, options.model_copy(update={"channels": "auto"}))
+            self.skipped += self.inputs.skipped
+            self.remarks += self.inputs.remarks
+            if options.architecture == "cycle":  # two sets of their own
+                check_usable(
+                    len(self.inputs.usable), self.inputs.skipped, inputs.title, strict=False
+                )
+                self.channels = max(self.channels, self.inputs.channels)
+            else:
+                self.usable = self.inputs.usable = np.intersect1d(self.usable, self.inputs.usable)
         self.classes = classes_of([self._labels[index] for index in self.usable], source.names)
 
     def pixels(self, indices: Sequence[int], channels: int) -> Pixels:
@@ -110,13 +119,6 @@ class CheckedPictures:
         size = BLOCK // THREADS
         blocks = [rows[start : start + size] for start in range(0, len(rows), size)]
         return np.concatenate(self._map(lambda block: self._reread(block, channels), blocks))
-
-    def _pair(self, inputs: CheckedPictures) -> None:
-        """Keep the pictures whose inputs can be used, and inputs whose pictures can."""
-        self.inputs, usable = inputs, np.intersect1d(self.usable, inputs.usable)
-        self.skipped += inputs.skipped
-        self.remarks += inputs.remarks
-        self.usable = inputs.usable = usable
 
     def _map(self, do: Callable[[Block], Result], blocks: Sequence[Block]) -> list[Result]:
         """The result of each block, in order; by several threads where the source allows it."""

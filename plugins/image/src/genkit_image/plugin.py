@@ -26,15 +26,30 @@ from genkit.plugin import (
     Sample,
     class_numbers,
 )
-from genkit_image import compact, dcgan, features, measures, pairs, projected, translation
+from genkit_image import (
+    compact,
+    cycle,
+    dcgan,
+    features,
+    measures,
+    pairs,
+    projected,
+    translation,
+)
 from genkit_image.augment import augmented
 from genkit_image.options import Options
 from genkit_image.pictures import CheckedPictures, Pictures, grid, to_picture, to_pixels, to_png
 from genkit_image.sources import open_source
 from genkit_image.spectrum import Spectrum
 
-ARCHITECTURES: Any = {"dcgan": dcgan, "compact": compact}
-"""`options.architecture` -> the module with its Generator and its Critic."""
+ARCHITECTURES: Any = {
+    "dcgan": (dcgan.Generator, dcgan.Critic),
+    "compact": (compact.Generator, compact.Critic),
+    "unet": (translation.make_generator, translation.PatchCritic),
+    "residual": (translation.make_generator, translation.PatchCritic),
+    "cycle": (cycle.Generator, cycle.Critic),
+}
+"""`options.architecture` -> its generator and its critic, called with (options, C, K), or (options, C, c)."""
 SMALL_SET = 5000
 """With fewer pictures than this, `augment="auto"` augments what critics see."""
 
@@ -85,26 +100,22 @@ class ImagePlugin(ModalityPlugin):
         """The pictures of a source that can be used, scaled to `options.size`; with their inputs, if they have some."""
         pictures = self.open(source, self.options)
         if self.options.input is not None:
-            return pairs.PairedPictures(
-                pictures, self.options, self.facts["channels"], self.facts["inputs"]
-            )
+            is_cycle = self.options.architecture == "cycle"
+            make = pairs.UnpairedPictures if is_cycle else pairs.PairedPictures
+            return make(pictures, self.options, self.facts["channels"], self.facts["inputs"])
         return Pictures(pictures, self.options, self.facts["channels"], self.facts["labels"])
 
     def networks(self) -> Networks:
         """The generator and the critic (the field's discriminator) of `options.architecture`, or the user's own."""
         options, arguments, generator = self.options, self._arguments, self.generator()
         if options.critic is None:
-            make = (
-                ARCHITECTURES[options.architecture].Critic
-                if options.input is None
-                else translation.PatchCritic
-            )
-            critic: nn.Module = make(*arguments)
+            critic: nn.Module = ARCHITECTURES[options.architecture][1](*arguments)
         else:
             critic = user_objects.network("options.critic", options.critic, *arguments)
         critics = {"critic": critic}
         if options.pretrained_critic == "lite0":
-            critics["features"] = projected.Critic(*arguments)
+            classes = len(self.facts["labels"])
+            critics["features"] = projected.Critic(options, self.facts["channels"], classes)
         means = Spectrum(self.facts["channels"], options.shape) if options.spectrum else None
         return Networks(generator, critics, {} if means is None else {"spectrum": means})
 
@@ -113,9 +124,7 @@ class ImagePlugin(ModalityPlugin):
         options = self.options
         if options.generator is not None:
             return user_objects.network("options.generator", options.generator, *self._arguments)
-        if options.input is not None:
-            return translation.make_generator(*self._arguments)
-        generator: nn.Module = ARCHITECTURES[options.architecture].Generator(*self._arguments)
+        generator: nn.Module = ARCHITECTURES[options.architecture][0](*self._arguments)
         return generator
 
     @property
@@ -185,14 +194,16 @@ class ImagePlugin(ModalityPlugin):
         """The terms of the generator.
 
         `spectrum`, if `options.spectrum` is set: see `genkit_image.spectrum`. With an input, those of
-        `genkit_image.translation.terms`.
+        `genkit_image.translation.terms`; of a cycle, those of `genkit_image.cycle.terms`.
         """
         values: dict[str, Tensor] = {}
         if player != "generator":
             return values
         if "spectrum" in networks.frozen:
             values["spectrum"] = networks.frozen["spectrum"](real.x, fake.x)
-        if self.options.input is not None:
+        if self.options.architecture == "cycle":
+            values |= cycle.terms(networks, real, fake)
+        elif self.options.input is not None:
             values |= translation.terms(self.options, networks, real, fake, critiques)
         return values
 

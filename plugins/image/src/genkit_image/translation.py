@@ -97,6 +97,10 @@ class Translator(nn.Module):
         x = x[:, :, steps.start - self.scale * first : steps.stop - self.scale * first]
         return Sample(pad(x, (0, 0, 0, len(steps) - x.shape[2])), condition)
 
+    def pretrain_loss(self, real: Sample) -> Tensor:
+        """The loss of the pretraining stage, which needs no critics: the mean absolute difference."""
+        return (self({}, real.condition).x - real.x).abs().mean()
+
     def _made(self, excerpt: Tensor) -> Tensor:
         """The picture of an input; where only a hole is to be filled in, all else is the input's own."""
         x: Tensor = self.body(excerpt)
@@ -117,8 +121,8 @@ class UNet(nn.Module):
         levels: halvings.
 
     Source: Isola et al. 2017, arXiv:1611.07004, appendix 6.1. Not from the paper: upsampling without checkerboards
-    (`EvenUpsampling`); BatchNorm by running averages and no dropout when sampling, so that a picture depends on its
-    input alone.
+    (`EvenUpsampling`), and a last convolution at full resolution, which sees the input too; BatchNorm by running
+    averages and no dropout when sampling, so that a picture depends on its input alone.
     """
 
     def __init__(self, channels: int, inputs: int, features: int, levels: int) -> None:
@@ -136,27 +140,29 @@ class UNet(nn.Module):
             )
         for level in reversed(range(levels)):
             before = maps[level] * (1 if level == levels - 1 else 2)
-            after = maps[level - 1] if level else channels
+            after = maps[max(level - 1, 0)]
             drops = level > 0 and levels - 1 - level < DROPOUT_STAGES
             self.up.append(
                 nn.Sequential(
                     nn.ReLU(),
-                    EvenUpsampling(before, after, continued=level < levels - 1, has_bias=not level),
-                    *([nn.BatchNorm2d(after)] if level else [nn.Tanh()]),
+                    EvenUpsampling(before, after, continued=level < levels - 1),
+                    nn.BatchNorm2d(after),
                     *([nn.Dropout(0.5)] if drops else []),
                 )
             )
+        self.last = nn.Sequential(
+            nn.ReLU(), nn.Conv2d(maps[0] + inputs, channels, 3, 1, 1), nn.Tanh()
+        )
         self.apply(initialise)
 
     def forward(self, x: Tensor) -> Tensor:
-        maps = []
+        maps = [x]
         for stage in self.down:
-            x = stage(x)
-            maps.append(x)
+            maps.append(stage(maps[-1]))
         x = self.up[0](maps.pop())
         for stage in self.up[1:]:
             x = stage(torch.cat([x, maps.pop()], 1))
-        return x
+        return cast(Tensor, self.last(torch.cat([x, maps.pop().to(x.dtype)], 1)))
 
 
 class Residual(nn.Module):
@@ -242,25 +248,8 @@ class PatchCritic(nn.Module):
 
     def __init__(self, options: Options, channels: int, inputs: int) -> None:
         super().__init__()
-        halvings = min(max(min(options.shape).bit_length() - 5, 1), 3)
-        maps = [options.features * min(2**level, 8) for level in range(halvings + 1)]
-        self.stages = nn.ModuleList()
-        for level, (before, after) in enumerate(itertools.pairwise([channels + inputs, *maps])):
-            has_norm = level > 0 and options.critic_norm == "batch"
-            stride = 2 if level < halvings else 1
-            self.stages.append(
-                nn.Sequential(
-                    nn.Conv2d(before, after, 4, stride, 1, bias=not has_norm),
-                    *([nn.BatchNorm2d(after)] if has_norm else []),
-                    nn.LeakyReLU(LEAKY_SLOPE, inplace=True),
-                )
-            )
-        self.head = nn.Conv2d(maps[-1], 1, 4, 1, 1)
-        self.apply(initialise)
-        if options.critic_norm == "spectral":
-            for layer in self.modules():
-                if isinstance(layer, nn.Conv2d):
-                    spectral_norm(layer)
+        *stages, self.head = patch_stages(options, channels + inputs)
+        self.stages = nn.ModuleList(stages)
 
     def forward(self, sample: Sample) -> Critique:
         x, given = sample.x, sample.condition
@@ -273,6 +262,31 @@ class PatchCritic(nn.Module):
             maps = stage(maps)
             features.append(maps)
         return Critique((self.head(maps).flatten(1),), tuple(features))
+
+
+def patch_stages(options: Options, inputs: int) -> nn.Sequential:
+    """Stages of maps, and a head with a logit for each patch: [B, inputs, H, W] -> [B, 1, h, w].
+
+    Args:
+        options: size, features, critic_norm.
+        inputs: channels of what is judged.
+    """
+    halvings = min(max(min(options.shape).bit_length() - 5, 1), 3)
+    maps = [options.features * min(2**level, 8) for level in range(halvings + 1)]
+    stages = []
+    for level, (before, after) in enumerate(itertools.pairwise([inputs, *maps])):
+        has_norm = level > 0 and options.critic_norm == "batch"
+        convolution = nn.Conv2d(
+            before, after, 4, 2 if level < halvings else 1, 1, bias=not has_norm
+        )
+        norm = [nn.BatchNorm2d(after)] if has_norm else []
+        stages.append(nn.Sequential(convolution, *norm, nn.LeakyReLU(LEAKY_SLOPE, inplace=True)))
+    critic = nn.Sequential(*stages, nn.Conv2d(maps[-1], 1, 4, 1, 1)).apply(initialise)
+    if options.critic_norm == "spectral":
+        for layer in critic.modules():
+            if isinstance(layer, nn.Conv2d):
+                spectral_norm(layer)
+    return critic
 
 
 def terms(

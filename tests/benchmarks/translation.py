@@ -1,0 +1,102 @@
+"""How near pictures that are made from pictures come to the ones that their inputs belong to, beside plain ways.
+
+    python tests/benchmarks/translation.py MODEL [MODEL ...] --data HELD_OUT [--count 700 --out FILE]
+
+For each model: PSNR (dB, of values in 0..255, mean over pictures), the mean absolute difference in 255ths, Frechet
+distances to the pictures themselves by the feature networks of the modality, and the share of made pictures to which
+their own counterpart is the nearest of all. Beside them: the inputs themselves, enlarged bicubically where they are
+smaller, and other real pictures. FILE shows inputs, what each model makes of them, and the real pictures below.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+import genkit
+from genkit.kit.distances import frechet
+from genkit.plugin import Sample
+from genkit.sampling.batching import join
+from genkit_image.features import networks
+from genkit_image.pictures import grid, to_pixels
+
+COLUMNS = 12
+
+
+def pixels_of(x: Tensor) -> Tensor:
+    """What a file of these pictures holds, 0..255."""
+    return to_pixels(x).double()
+
+
+def row(name: str, x: Tensor, real: Tensor, features: dict) -> str:
+    gap = pixels_of(x) - pixels_of(real)
+    psnr = (10 * torch.log10(255**2 / gap.square().flatten(1).mean(1).clamp(min=1e-3))).mean()
+    distances = torch.cdist(pixels_of(x).flatten(1), pixels_of(real).flatten(1))
+    own = (distances.argmin(1) == torch.arange(len(x))).double().mean()
+    figures = [
+        f"PSNR {psnr:.2f}",
+        f"difference {gap.abs().mean():.2f}",
+        f"nearest is its own {own:.3f}",
+    ]
+    for network, (call, of_real) in features.items():
+        figures.append(f"fd-{network} {frechet(call(Sample(x)), of_real):.4g}")
+    return f"{name:28} {'  '.join(figures)}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("models", nargs="+")
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--count", type=int, default=700)
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    models = [genkit.load(name) for name in arguments.models]
+    whole = [read_pairs(model, arguments.data) for model in models]
+    order = torch.randperm(len(whole[0]), generator=torch.Generator().manual_seed(0))
+    rows, others = order[: arguments.count], order[arguments.count : 2 * arguments.count]
+    real = whole[0].x[rows]
+    features = {
+        name: (network.features, network.features(Sample(real)))
+        for name, network in networks({}).items()
+    }
+    print(f"{len(real):,} held-out pictures of {arguments.data}, {list(real.shape[1:])}")
+    if len(others) == len(rows):
+        print(row("other real pictures", whole[0].x[others], real, features))
+    shown = []
+    for name, model, pairs in zip(arguments.models, models, whole, strict=True):
+        inputs = pairs.condition[rows]
+        if inputs.shape[2:] != real.shape[2:]:
+            enlarged = interpolate(inputs, size=real.shape[2:], mode="bicubic").clamp(-1, 1)
+            print(row(f"{Path(name).parts[-2]}: bicubic", enlarged, real, features))
+        made = model.draw(
+            range(len(rows)), 0, conditions=lambda places, inputs=inputs: inputs[list(places)]
+        )
+        print(row(Path(name).parts[-2], made.x, real, features), flush=True)
+        shown.append((inputs, made.x))
+    if arguments.out is not None:
+        tiles = [
+            interpolate(
+                to_pixels(shown[0][0][:COLUMNS, :3]).float(), size=real.shape[2:], mode="nearest"
+            ).byte()
+        ]
+        tiles += [to_pixels(x[:COLUMNS]) for _, x in shown] + [to_pixels(real[:COLUMNS])]
+        channels = max(one.shape[1] for one in tiles)
+        tiles = [one.expand(-1, channels, -1, -1) if one.shape[1] == 1 else one for one in tiles]
+        sheet = grid(torch.cat(tiles), COLUMNS)
+        sheet.resize([3 * side for side in sheet.size], 0).save(arguments.out)
+
+
+def read_pairs(model: genkit.Model, data: str) -> Sample:
+    """All pairs of a source, as the model's plugin reads them."""
+    plugin = model.plugin
+    dataset = plugin.references(plugin.open(data, plugin.options), None)
+    blocks = [range(len(dataset))[start : start + 256] for start in range(0, len(dataset), 256)]
+    return join([dataset.__getitems__(list(block)) for block in blocks])
+
+
+if __name__ == "__main__":
+    main()
