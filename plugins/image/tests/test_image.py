@@ -246,7 +246,7 @@ def test_dcgan_is_the_published_one_layer_for_layer():
     assert halvings(64, 64) == 4
 
 
-@pytest.mark.parametrize("preset", modality.presets)
+@pytest.mark.parametrize("preset", ["projected", "compact", "dcgan"])
 def test_a_label_changes_both_what_is_made_and_what_is_judged(preset):
     options = Options(**{**modality.presets[preset].options, "features": 4})
     plugin = ImagePlugin(options, Facts({"channels": 1, "labels": list("abcd"), "augment": False}))

@@ -27,9 +27,6 @@ class TestTranslation(ModalityConformance):
     preset = "pix2pix"
     options = {"size": 16, "features": 2, "input": "grey", "feature_matching": True}
     minimum = 20
-    expected_failures = {
-        "controls_have_effect": "truncation is of noise, and this model takes none"
-    }
 
 
 def pictures(*shape):

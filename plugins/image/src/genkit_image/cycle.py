@@ -66,9 +66,16 @@ class Generator(Translator):
         self, noise: Mapping[str, Tensor], condition: Tensor | None, controls: Any, steps: range
     ) -> Sample:
         """These rows of the picture, as `Translator.unroll` draws them."""
-        if condition is not None and getattr(controls, "direction", "there") == "back":
-            condition = torch.cat([condition[:, :-1], -torch.ones_like(condition[:, -1:])], 1)
+        direction = getattr(controls, "direction", None)
+        if condition is not None and direction is not None:
+            way = torch.full_like(condition[:, -1:], 1.0 if direction == "there" else -1.0)
+            condition = torch.cat([condition[:, :-1], way], 1)
         return super().unroll(noise, condition, controls, steps)
+
+    def check(self, controls: Any) -> None:
+        """Raise ConfigError for a control of other models."""
+        if controls is not None and hasattr(controls, "model_copy"):
+            super().check(controls.model_copy(update={"direction": None}))
 
     def pretrain_loss(self, real: Sample) -> Tensor:
         """The loss of the pretraining stage: each generator leaves pictures of its own set as they are."""

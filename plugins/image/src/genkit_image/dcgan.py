@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 from torch.nn.utils.parametrizations import spectral_norm
 
+from genkit.errors import ConfigError
 from genkit.kit.blocks import towards_mean
 from genkit.plugin import Critique, Noise, Sample
 from genkit_image.options import Options
@@ -89,7 +90,13 @@ class Generator(nn.Module):
 
 
 def truncation_of(controls: Any) -> float | None:
-    """The share of activations' distance to their mean that is kept; None: all of it."""
+    """The share of activations' distance to their mean that is kept; None: all of it.
+
+    Raises:
+        ConfigError: for a control of models that have no noise.
+    """
+    if getattr(controls, "direction", None) is not None:
+        raise ConfigError(f"direction={controls.direction} is for cycle models: leave it out")
     return None if controls is None else controls.truncation
 
 

@@ -149,7 +149,8 @@ class Controls(Settings):
     truncation: Annotated[float, Field(gt=0, le=1)] | None = None
     """Move the generator's first activations towards their mean, and keep this share of the distance: the smaller, the
     more typical and the less varied the pictures (Karras et al. 2019, appendix B). None or 1: they stay."""
-    direction: Literal["there", "back"] = "there"
-    """Of a cycle model: there, from a picture like those of its input folder to one like those of its data; or back."""
+    direction: Literal["there", "back"] | None = None
+    """Of a cycle model: there, from a picture like those of its input folder to one like those of its data; or back.
+    None: there."""
     fps: Annotated[float, Field(gt=0, le=60)] = 12
     """Pictures per second of an animation (.webp)."""

@@ -20,7 +20,7 @@ from genkit.kit.blocks import LEAKY_SLOPE
 from genkit.kit.terms import feature_matching
 from genkit.plugin import Critique, Networks, Noise, Sample
 from genkit_image.compact import EvenUpsampling
-from genkit_image.dcgan import initialise
+from genkit_image.dcgan import initialise, truncation_of
 from genkit_image.options import Options
 
 DROPOUT_STAGES = 3
@@ -75,10 +75,11 @@ class Translator(nn.Module):
         """These rows of the picture, computed from only the rows of the condition that determine them.
 
         Raises:
-            ConfigError: without a condition.
+            ConfigError: without a condition; for a control of other models.
         """
         if condition is None:
             raise ConfigError("this model makes pictures from pictures: give one as the condition")
+        self.check(controls)
         height, width = condition.shape[2:]
         rows = -(-height // self.unit) * self.unit
         first = steps.start // self.scale // self.unit * self.unit - self.reach
@@ -96,6 +97,14 @@ class Translator(nn.Module):
         x = x[:, :, : self.scale * (height - first), : self.scale * width]
         x = x[:, :, steps.start - self.scale * first : steps.stop - self.scale * first]
         return Sample(pad(x, (0, 0, 0, len(steps) - x.shape[2])), condition)
+
+    def check(self, controls: Any) -> None:
+        """Raise ConfigError for a control of other models."""
+        if getattr(controls, "truncation", None) not in (None, 1.0):
+            raise ConfigError(
+                f"truncation={controls.truncation:g} is for noise, and this model takes none: leave it out"
+            )
+        truncation_of(controls)
 
     def pretrain_loss(self, real: Sample) -> Tensor:
         """The loss of the pretraining stage, which needs no critics: the mean absolute difference."""
