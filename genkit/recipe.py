@@ -257,6 +257,21 @@ class Stage(Settings):
     """Length in items; None, for the last stage only: until the end of the run."""
     generator: Player | None = None
     """The generator's settings where they differ in this stage."""
+    part: tuple[Annotated[float, Field(ge=0, le=1)], Annotated[float, Field(ge=0, le=1)]] = (
+        0.0,
+        1.0,
+    )
+    """The part of the data that this stage sees: from one share to another of the items, in an order by the run's seed.
+    Stages whose parts do not overlap have no item in common: [0, 0.8] to pretrain a generator, [0.8, 1] for critics
+    that compare its samples with real ones it has not learned."""
+
+    @model_validator(mode="after")
+    def _has_a_part(self) -> Stage:
+        if self.part[0] >= self.part[1]:
+            raise ValueError(
+                f"part {list(self.part)} is empty: the first share is below the second"
+            )
+        return self
 
 
 class Recipe(Settings):

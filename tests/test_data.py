@@ -113,6 +113,33 @@ def test_the_order_is_what_it_was_in_the_first_release():
     assert numbers(Batches(torch.arange(8), 0), 0, 8) == FIRST_ORDER
 
 
+@laws
+@given(st.integers(2, 40), seeds, st.floats(0.05, 0.95), st.integers(0, 3))
+def test_parts_of_the_data_divide_them_whatever_the_epoch(size, seed, share, epoch):
+    batches, middle = Batches(torch.arange(size), seed), round(share * size)
+    whole = []
+    for part, count in (((0.0, share), middle), ((share, 1.0), size - middle)):
+        if not count:
+            with pytest.raises(DataError, match="none in the part"):
+                batches.take(0, 1, part)
+            continue
+        taken = batches.take(epoch * count, count, part).x.tolist()
+        assert set(taken) == set(batches.take(0, count, part).x.tolist())
+        whole += taken
+    assert sorted(whole) == list(range(size))
+    assert numbers(batches, 0, size) == numbers(Batches(torch.arange(size), seed), 0, size)
+
+
+def test_an_item_that_is_damaged_is_replaced_by_one_of_its_part():
+    x = torch.arange(40.0)[:, None]
+    part = (0.0, 0.5)
+    inside = set(Batches(x, 0).take(0, 20, part).x[:, 0].tolist())
+    damaged = x.clone()
+    damaged[int(min(inside))] = torch.nan
+    batch = Batches(damaged, 0).take(0, 20, part).x[:, 0].tolist()
+    assert set(batch) == inside - {min(inside)}
+
+
 def test_the_length_is_that_of_the_data_set():
     assert len(Batches(torch.zeros(7, 2), 0)) == 7
 

@@ -340,6 +340,27 @@ def test_a_stage_begins_with_fresh_optimisers_and_its_own_settings(train, checkp
     assert steps == {2.0}
 
 
+def test_stages_see_parts_of_the_data_that_have_no_item_in_common(train, monkeypatch):
+    rows = {"critics": set(), "game": set()}
+    take = Game._reals
+
+    def noted(game, position):
+        batch = take(game, position)
+        kind = game.config.recipe.stages[game.stage].kind
+        rows[kind] |= {tuple(row) for row in batch.x.tolist()}
+        return batch
+
+    monkeypatch.setattr(Game, "_reals", noted)
+    # 100,000 points: 400 of them, and 300 of others.
+    stages = [
+        {"kind": "critics", "items": 900, "part": [0, 0.004]},
+        {"kind": "game", "part": [0.997, 1]},
+    ]
+    train(ring, 1800, recipe={"batch_size": 30, "stages": stages})
+    assert {kind: len(points) for kind, points in rows.items()} == {"critics": 400, "game": 300}
+    assert not rows["critics"] & rows["game"]
+
+
 @pytest.mark.parametrize("name", ["adam", "adamw", "rmsprop", "sgd"])
 def test_an_optimiser_survives_packing_bit_for_bit(name):
     def steps(optimizer, layer, count):

@@ -19,6 +19,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from genkit import config as configuration
 from genkit.config import RunConfig
@@ -42,6 +43,12 @@ TRIAL, LONG_TRIAL = 0.5, 10.0
 
 ROWS = 256
 """Items that are tried together."""
+
+
+Part = tuple[float, float]
+"""Shares of a data set, from and up to; see `Batches.take`."""
+WHOLE: Part = (0.0, 1.0)
+"""All of it."""
 
 
 @dataclass(frozen=True)
@@ -252,8 +259,8 @@ class Batches:
             raise DataError("the data set is empty")
         self.dataset, self.seed, self.modality = dataset, seed, modality
         self._length = len(dataset)  # asked once: the length of a tensor costs as much as an item
-        self._epoch, self._order = -1, np.empty(0, np.int64)
-        self._next_read: tuple[int, int, Future[Sample]] | None = None
+        self._epoch, self._order = (-1, WHOLE), np.empty(0, np.int64)
+        self._next_read: tuple[int, int, Part, Future[Sample]] | None = None
         self._last_position = 0
         self.unusable: dict[int, str] = {}
         self._items = Items(dataset, seed)
@@ -277,17 +284,25 @@ class Batches:
         rows = [self.take(place, 1).x[0] for place in places]
         return [float(x.float().nan_to_num().mean()) for x in rows]
 
-    def take(self, position: int, count: int) -> Sample:
-        """The batch [count, ...] of the items at the positions `position` .. `position + count - 1` of the stream."""
+    def take(self, position: int, count: int, part: Part = WHOLE) -> Sample:
+        """The batch [count, ...] of the items at the positions `position` .. `position + count - 1` of the stream.
+
+        Args:
+            part: of the data that the stream runs over: two shares, of the items in an order by the seed. Parts that do
+                not overlap have no item in common.
+
+        Raises:
+            DataError: if there is no item in this part.
+        """
         with self._asking():
             if self._items.kind is None:
                 # What is wrong with item 0 is told when its turn comes.
                 with suppress(Exception), global_seeds(self.seed, "first"):
                     self._items.read([0], 0)
             if isinstance(self.dataset, RandomDataset):
-                return self._take_ahead(position, count)
+                return self._take_ahead(position, count, part)
             with global_seeds(self.seed, "items", position):
-                return self._read(position, count)
+                return self._read(position, count, part)
 
     def _asking(self) -> AbstractContextManager[Any]:
         return nullcontext() if self.modality is None else registry.asking(self.modality, "an item")
@@ -339,24 +354,25 @@ class Batches:
             for index in indices:
                 self._try(range(index, index + 1))
 
-    def _take_ahead(self, position: int, count: int) -> Sample:
+    def _take_ahead(self, position: int, count: int, part: Part) -> Sample:
         """The requested batch of a `RandomDataset`; if the requests advance evenly, the next one is read meanwhile."""
         next_read, stride = self._next_read, position - self._last_position
-        is_read = next_read is not None and next_read[:2] == (position, count)
-        batch = next_read[2] if next_read and is_read else self._reading(position, count)
+        is_read = next_read is not None and next_read[:3] == (position, count, part)
+        batch = next_read[3] if next_read and is_read else self._reading(position, count, part)
         self._next_read = None
         if stride > 0 and stride % count == 0:
             next_position = position + stride
-            self._next_read = next_position, count, self._reading(next_position, count)
+            reading = self._reading(next_position, count, part)
+            self._next_read = next_position, count, part, reading
         self._last_position = position
         return batch.result()
 
-    def _reading(self, position: int, count: int) -> Future[Sample]:
-        return self._reader.submit(self._read, position, count)
+    def _reading(self, position: int, count: int, part: Part) -> Future[Sample]:
+        return self._reader.submit(self._read, position, count, part)
 
-    def _read(self, position: int, count: int) -> Sample:
+    def _read(self, position: int, count: int, part: Part) -> Sample:
         """The batch at some positions, with other items in place of those that cannot be used."""
-        indices = [self._index(place) for place in range(position, position + count)]
+        indices = [self._index(place, part) for place in range(position, position + count)]
         try:
             batch = self._items.read(indices, position)
         except PASSED_ON:
@@ -364,9 +380,9 @@ class Batches:
         except Exception as error:  # of users' data sets and their decoders, of any kind
             if count == 1:
                 self.unusable[indices[0]] = reason(error)
-                return self._read(position, 1)
-            return join([self._read(place, 1) for place in range(position, position + count)])
-        return self._read(position, count) if self._note(indices, batch) else batch
+                return self._read(position, 1, part)
+            return join([self._read(place, 1, part) for place in range(position, position + count)])
+        return self._read(position, count, part) if self._note(indices, batch) else batch
 
     def _note(self, indices: Sequence[int], batch: Sample) -> bool:
         """Note the items of a batch whose values are not finite; whether there are any."""
@@ -377,27 +393,41 @@ class Batches:
         self.unusable.update(dict.fromkeys(faults, NOT_FINITE))
         return True
 
-    def _index(self, place: int) -> int:
+    def _index(self, place: int, part: Part) -> int:
         """The index of the item at a position of the stream; of another one, if that cannot be used.
 
         Raises:
             DataError: if `ATTEMPTS` items in a row cannot be used.
         """
-        index = self._shuffled(place)
+        index = self._shuffled(place, part)
         if index not in self.unusable:
             return index
         for word in words(stream_key("instead", self.seed, place), 0, ATTEMPTS).tolist():
-            if word % len(self) not in self.unusable:
-                return int(word % len(self))
+            other = int(self._order[word % len(self._order)])
+            if other not in self.unusable:
+                return other
         raise DataError(
             f"{ATTEMPTS} items in a row cannot be used, the first of them item {index} ({self.unusable[index]})"
         )
 
-    def _shuffled(self, place: int) -> int:
-        """The index of the item at a position of the stream; each epoch is a permutation of all items."""
-        epoch, offset = divmod(place, len(self))
-        if epoch != self._epoch:
-            generator = np.random.Philox(key=stream_key("order", self.seed, epoch))
-            self._order = np.argsort(generator.random_raw(len(self)), kind="stable")
-            self._epoch = epoch
+    def _shuffled(self, place: int, part: Part = WHOLE) -> int:
+        """The index of the item at a position of the stream; each epoch is a permutation of all items of its part."""
+        first, last = (round(share * len(self)) for share in part)
+        if first == last:
+            raise DataError(
+                f"of {len(self):,} items there is none in the part {list(part)} of a stage"
+            )
+        epoch, offset = divmod(place, last - first)
+        if (epoch, part) != self._epoch:
+            self._order = self._permutation("order", self.seed, epoch)
+            if part != WHOLE:
+                rank = np.argsort(self._permutation("parts", self.seed))
+                is_inside = (rank >= first) & (rank < last)
+                self._order = self._order[is_inside[self._order]]
+            self._epoch = epoch, part
         return int(self._order[offset])
+
+    def _permutation(self, *names: int | str) -> NDArray[np.int64]:
+        """All indices in an order by a random stream of this name."""
+        generator = np.random.Philox(key=stream_key(*names))
+        return np.argsort(generator.random_raw(len(self)), kind="stable")

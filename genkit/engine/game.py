@@ -194,10 +194,7 @@ class Game:
 
     def over(self) -> bool:
         """Whether the run's items or minutes are used up."""
-        run = self.config.run
-        if run.items is None:
-            return self.seconds >= 60 * (run.minutes or 0)
-        return self.items >= run.items
+        return self.share_of_run >= 1
 
     def is_due(self, settings: Player) -> bool:
         """Whether a player with these settings is updated in this round."""
@@ -245,7 +242,8 @@ class Game:
 
     def _reals(self, position: int) -> Sample:
         rows = self.runtime.share_of(self.config.recipe.batch_size)
-        return self.batches.take(position + rows.start, len(rows)).to(self.runtime.device)
+        part = self.config.recipe.stages[self.stage].part
+        return self.batches.take(position + rows.start, len(rows), part).to(self.runtime.device)
 
     @cached_property
     def data_conditions(self) -> Tensor | None:
