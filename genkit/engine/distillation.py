@@ -99,7 +99,8 @@ def student_settings(
     recipe: dict[str, Any] = {}
     if isinstance(differences, Mapping):
         recipe = configuration.recipe_for(differences, layers, teacher)
-    config = configuration.build(manifest, preset, None, [base, {"recipe": recipe}])
+    # With the user's layers: what they override may name code, which is imported where it is named last.
+    config = configuration.build(manifest, preset, None, [base, {"recipe": recipe}, *layers])
     if config.recipe.estimator.kind != "pathwise":
         # Discrete samples: the divergence from the teacher has an exact gradient, a critic's score has none.
         stages = config.recipe.model_dump(mode="json")["stages"]
