@@ -275,8 +275,8 @@ class Recipe(Settings):
     """By name: r1, r2, wgan_gp, r1_approx, r2_approx (by finite differences, without a second backward), or
     `module:attribute` (a `genkit.adversarial.Penalty`). null takes a preset's penalty away."""
     terms: dict[str, Scheduled] = Field(default_factory=dict)
-    """Weights of the modality's extra loss terms, and of those of a teacher, `teacher` and `teacher_features`; a term
-    that is not named here weighs 1."""
+    """Weights of the modality's extra loss terms; a term that is not named here weighs 1. A teacher adds the terms
+    `teacher` and `teacher_features`, which weigh 5."""
     augmentation: Augmentation | None = None
     """How often what critics see is augmented, by a modality that can do it. None: always."""
     estimator: Estimator = Pathwise()

@@ -352,7 +352,10 @@ MISTAKES = {
         ("duet", duet, {"options": {"classes": 4}}),
         r"knows the classes .*, the data have .*: take data of the teacher's classes",
     ),
-    "symbols": (("language", language, {"options": {"symbols": 4}}), "gives distributions .* must know the same symbols"),
+    "symbols": (
+        ("language", language, {"options": {"symbols": 4}}),
+        "gives distributions .* must know the same symbols",
+    ),
     "init": (("ring", ring, {"run": {"init": "ring"}}), "init and teacher exclude each other"),
     "nothing to learn": (
         ("language", replace(language, plugin=Scores), {"recipe": GAME}),

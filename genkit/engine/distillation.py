@@ -21,6 +21,10 @@ from genkit.sampling.model_folder import read_model_config
 from genkit.sampling.model_names import find_model
 from genkit.sampling.opening import manifest_for
 
+FOLLOWING_ITEMS = 60_000
+"""A student of continuous samples follows its teacher alone for so many items at first, at most for half of the run: a
+round without critics costs a fraction of one with them."""
+
 
 def distill(
     teacher: str | Path,
@@ -44,9 +48,10 @@ def distill(
     """Train a student: a model of other options, a smaller one say, that learns from the samples of a finished model.
 
     The student draws from the same noise as its teacher, and learns to draw the same: a seed and an index give nearly
-    the same sample in both. Continuous samples: the values and the critics' features of both are compared, while the
-    critics compare the student with real data as ever. Discrete samples: the student's distributions follow the
-    teacher's, on the teacher's samples; critics take no part unless `recipe.stages` has a game.
+    the same sample in both. Continuous samples: at first the student follows the teacher's values alone; then the
+    values and the critics' features of both are compared, while the critics compare the student with real data as ever.
+    Discrete samples: the student's distributions follow the teacher's, on the teacher's samples; critics take no part
+    unless `recipe.stages` has a game.
 
     The teacher's modality, preset, options and recipe are the student's where no others are given. `genkit.train` with
     `resume` continues the run.
@@ -68,13 +73,17 @@ def distill(
         UserError: for mistakes that the user can correct; most are found before training starts.
         Interrupted, TrainingError: as `genkit.train` does.
     """
-    arguments = {"options": dict(options or {}), "recipe": dict(recipe or {})}
+    short = {"items": items, "minutes": minutes, "seed": seed, "device": device, "threads": threads}
+    arguments = {
+        "options": dict(options or {}),
+        "recipe": {**(recipe or {}), **({} if batch_size is None else {"batch_size": batch_size})},
+        "run": {**(run or {}), **{key: value for key, value in short.items() if value is not None}},
+    }
     manifest, preset, layers = student_settings(teacher, [*settings, arguments], modality)
+    folder = Path("runs") / f"{manifest.id}-student" if out is None else out
     return train(
-        manifest, data, preset, Path("runs") / f"{manifest.id}-student" if out is None else out,
-        items=items, minutes=minutes, batch_size=batch_size, seed=seed, device=device, threads=threads,
-        settings=layers, run=run, overwrite=overwrite, progress=progress,
-    )  # fmt: skip
+        manifest, data, preset, folder, settings=layers, overwrite=overwrite, progress=progress
+    )
 
 
 def student_settings(
@@ -101,11 +110,15 @@ def student_settings(
         recipe = configuration.recipe_for(differences, layers, teacher)
     # With the user's layers: what they override may name code, which is imported where it is named last.
     config = configuration.build(manifest, preset, None, [base, {"recipe": recipe}, *layers])
+    stages = config.recipe.model_dump(mode="json")["stages"]
+    pretraining = [stage for stage in stages if stage["kind"] == "pretrain"]
     if config.recipe.estimator.kind != "pathwise":
         # Discrete samples: the divergence from the teacher has an exact gradient, a critic's score has none.
-        stages = config.recipe.model_dump(mode="json")["stages"]
-        pretraining = [stage for stage in stages if stage["kind"] == "pretrain"]
         generator = pretraining[0]["generator"] if pretraining else None
         recipe = {**recipe, "stages": [{"kind": "pretrain", "generator": generator}]}
+    elif not pretraining:
+        items = FOLLOWING_ITEMS if config.run.items is None else config.run.items // 2
+        following = {"kind": "pretrain", "items": max(min(items, FOLLOWING_ITEMS), 1)}
+        recipe = {**recipe, "stages": [following, *stages]}
     own = {"recipe": recipe, "run": {"teacher": str(teacher)}}
     return manifest, preset, [base, own, *layers]

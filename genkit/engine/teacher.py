@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from genkit.adversarial import masked_mean
 from genkit.plugin import Critique, Sample, full_precision
 
-WEIGHTS = {"teacher": 1.0, "teacher_features": 1.0}
+WEIGHTS = {"teacher": 5.0, "teacher_features": 5.0}
 """The terms that a teacher adds to the generator's loss -> their weights where `recipe.terms` says nothing."""
 
 LEAST_VARIANCE = 1e-8
