@@ -219,8 +219,9 @@ def test_a_teacher_draws_from_the_noise_of_the_fakes(recipe, plugin):
 
 def test_a_run_that_learns_from_a_copy_goes_on_bit_for_bit(teachers, distill, tmp_path):
     source = shutil.copytree(teachers / "duet", tmp_path / "source")
-    _, whole = distill(source, duet, 256, "whole", recipe=QUICK)
-    _, parts = distill(source, duet, 128, "parts", recipe=QUICK)
+    recipe = {**QUICK, "stages": [{"kind": "pretrain", "items": 64}, {"kind": "game"}]}
+    _, whole = distill(source, duet, 256, "whole", recipe=recipe)
+    _, parts = distill(source, duet, 128, "parts", recipe=recipe)
     shutil.rmtree(source)
     genkit.train(duet, out=parts, items=256, threads=1, resume=True)
     assert_same(whole, parts)
@@ -301,6 +302,8 @@ def test_the_settings_are_the_teachers_and_then_the_users(teachers):
     assert (config.recipe.batch_size, config.recipe.loss) == (32, "hinge")
     assert config.recipe.penalties.keys() == {"r1", "r2"}
     assert config.run.teacher == str(teachers / "ring")
+    kinds = [(stage.kind, stage.items) for stage in config.recipe.stages]
+    assert kinds == [("pretrain", 60_000), ("game", None)]  # the student follows its teacher first
 
 
 def test_a_command_distils_and_prints_where_the_student_is(teachers, tmp_path, monkeypatch, capsys):

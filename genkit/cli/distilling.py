@@ -63,7 +63,7 @@ def distill(
 ) -> None:
     """Train a student, a smaller model say, by the samples of a finished one. It is written to OUT/model.
 
-    `genkit train --resume --out OUT` continues the run.
+    `genkit train MODALITY --out OUT --resume` continues the run.
     """
     from genkit import config as configuration
 
