@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 
 _SOURCES = {
     "train": ("genkit.engine.training", "train"),
+    "distill": ("genkit.engine.distillation", "distill"),
     "Progress": ("genkit.engine.clock", "Progress"),
     "check_data": ("genkit.engine.data", "check_data"),
     "DataReport": ("genkit.engine.data", "DataReport"),
@@ -50,6 +51,7 @@ __all__ = [
     "UserError",
     "__version__",
     "check_data",
+    "distill",
     "evaluate",
     "generate",
     "generate_on_ray",
@@ -69,6 +71,7 @@ if TYPE_CHECKING:
     from genkit.discovery.registry import register, unregister
     from genkit.engine.clock import Progress
     from genkit.engine.data import DataReport, check_data
+    from genkit.engine.distillation import distill
     from genkit.engine.training import train
     from genkit.errors import GenkitError, Interrupted, UserError
     from genkit.evaluation.evaluating import evaluate

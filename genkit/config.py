@@ -61,6 +61,12 @@ class RunSettings(Settings):
     """Stop if any item of the data cannot be used, instead of going on without it."""
     init: str | None = None
     """Start with the weights of this model or run (fine-tuning); everything else starts anew."""
+    teacher: str | None = None
+    """Distillation: the model that the generator learns from, beside the data, by its samples of the same noise.
+    `genkit distill` sets it, and takes over the model's settings. The run keeps a copy of the model, in `teacher/`."""
+    teacher_sha256: str | None = None
+    """Of the teacher's weights, in hexadecimal; None: any weights, and those of the run are then recorded in the run's
+    config.yaml."""
     track: str | None = None
     """Also log to this experiment tracker, by accelerate's name: tensorboard, wandb, mlflow ..."""
 
@@ -68,6 +74,10 @@ class RunSettings(Settings):
     def _has_one_length(self) -> RunSettings:
         if (self.items is None) == (self.minutes is None):
             raise ValueError("give either items or minutes")
+        if self.init is not None and self.teacher is not None:
+            raise ValueError(
+                "init and teacher exclude each other: a student begins with fresh weights"
+            )
         return self
 
 
@@ -261,8 +271,11 @@ def command(config: RunConfig) -> str | None:
     base = build(config.modality, config.preset, config.data).plain()
     settings = [
         f"{path}={yaml.safe_dump(value, default_flow_style=True, width=10**6).partition(chr(10))[0]}"
-        for section in ("options", "recipe")
-        for path, value in changes(base[section], plain[section], section)
+        for path, value in (
+            *changes(base["options"], plain["options"], "options"),
+            *changes(base["recipe"], plain["recipe"], "recipe"),
+            *([("run.teacher", without_place(config.run.teacher))] if config.run.teacher else []),
+        )
     ]
     try:
         layer = parse_overrides(settings)
@@ -413,6 +426,51 @@ def options_for(
                 f"import any: if you trust it, give options.{key} yourself, or another"
             )
     return options
+
+
+def recipe_for(
+    recipe: Mapping[str, Any], layers: Sequence[Mapping[str, Any]], model: object
+) -> dict[str, Any]:
+    """The recipe by which a model was trained, as a layer of settings for another run.
+
+    Args:
+        recipe: as a model's card has it: dotted path -> value of what differs from the default recipe.
+        layers: the user's settings, which override it.
+        model: the model, for messages.
+
+    Raises:
+        ConfigError: if the recipe is none of this genkit.
+        ModelError: if it names a user object that the user has not named, neither in this process nor in layers.
+    """
+    tree: Any = Recipe().model_dump(mode="json")
+    for path, value in recipe.items():
+        layer: Any = value
+        for key in reversed(path.split(".")):
+            layer = {key: layer}
+        tree = merge(tree, layer)
+    estimator = tree.get("estimator")
+    names = {"recipe.loss": tree.get("loss")}
+    names |= {f"recipe.penalties.{name}": name for name in tree.get("penalties") or {}}
+    names["recipe.estimator.reward"] = isinstance(estimator, Mapping) and estimator.get("reward")
+    for path, name in names.items():
+        is_code = isinstance(name, str) and ":" in name
+        if is_code and not (user_objects.is_admitted(name) or _sets(layers, path)):
+            raise ModelError(
+                f"{model}: its {path} is code of its author's, {name!r}, and no model folder makes genkit import any: "
+                f"if you trust it, give {path} yourself, or another"
+            )
+    return validate(Recipe, tree, "recipe").model_dump(mode="json")
+
+
+def _sets(layers: Iterable[Mapping[str, Any]], path: str) -> bool:
+    """Whether some layer sets what is at a dotted path, or something within it."""
+    for layer in layers:
+        node: Any = layer
+        for key in path.split("."):
+            node = node.get(key, ...) if isinstance(node, Mapping) else ...
+        if node is not ...:
+            return True
+    return False
 
 
 def own_network(options: Any, module: object) -> str:

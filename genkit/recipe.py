@@ -251,8 +251,8 @@ class Stage(Settings):
     """A part of the training in which the same players are updated."""
 
     kind: Literal["pretrain", "critics", "game"] = "game"
-    """pretrain: the generator alone, on its `pretrain_loss`; critics: the critics alone, against the generator as it
-    is; game: both."""
+    """pretrain: the generator alone, on its `pretrain_loss`, or on what it learns from a teacher; critics: the critics
+    alone, against the generator as it is; game: both."""
     items: PositiveInt | None = None
     """Length in items; None, for the last stage only: until the end of the run."""
     generator: Player | None = None
@@ -290,7 +290,8 @@ class Recipe(Settings):
     """By name: r1, r2, wgan_gp, r1_approx, r2_approx (by finite differences, without a second backward), or
     `module:attribute` (a `genkit.adversarial.Penalty`). null takes a preset's penalty away."""
     terms: dict[str, Scheduled] = Field(default_factory=dict)
-    """Weights of the modality's extra loss terms; a term that is not named here weighs 1."""
+    """Weights of the modality's extra loss terms; a term that is not named here weighs 1. A teacher adds the terms
+    `teacher` and `teacher_features`, which weigh 5."""
     augmentation: Augmentation | None = None
     """How often what critics see is augmented, by a modality that can do it. None: always."""
     estimator: Estimator = Pathwise()

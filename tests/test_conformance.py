@@ -441,6 +441,20 @@ class TakesAnyWeights(toys.Duet):
         return super().feature_networks({}, training)
 
 
+class DistributesOneStepLate(toys.LanguageGenerator):
+    def log_prob(self, sample):
+        chosen = super().distributions(sample).gather(2, sample.x[..., None])[..., 0]
+        return chosen.where(sample.mask, 0.0)
+
+    def distributions(self, sample):
+        return super().distributions(sample).roll(1, 1)
+
+
+class DistributesUnevenly(DistributesOneStepLate):
+    def distributions(self, sample):
+        return toys.LanguageGenerator.distributions(self, sample) * 0.5
+
+
 class InfersTheEnds(toys.LanguageGenerator):
     def infer(self, sample):
         (posterior,) = super().infer(sample).values()
@@ -562,6 +576,10 @@ MUTANTS = {
     "steps_are_one_sample": (stepping(ForgetsWhatItDrew), "draws other samples than forward"),
     "export_facts_are_plain": (like(duet, plugin=TupleInExportFacts), "not the same after JSON"),
     "infer_finds_noise": (speaker(InfersTheEnds), "draws other samples than those"),
+    "distributions_are_those_of_log_prob": (
+        speaker(DistributesOneStepLate),
+        "other probabilities than log_prob",
+    ),
 }
 """Check -> (a modality that it must catch, what it says)."""
 
@@ -670,6 +688,7 @@ MORE = [
         measured(lambda measures, _: {**measures, "gap": next(CALLS)}),
         "differed when they were asked again",
     ),
+    ("distributions_are_those_of_log_prob", speaker(DistributesUnevenly), "1 was expected"),
     ("infer_finds_noise", speaker(InfersTogether), "depends on the other rows of its batch"),
     ("measures_are_numbers", measured(moved), r"wrote into its input \(x\)"),
     (
@@ -721,7 +740,9 @@ def test_a_preview_without_an_ending_does_not_suffice():
 EVALUATION = ("references", "corruptions", "feature_networks", "measures")
 CAPABILITIES = {
     "ring": set(),
-    "language": {"pretrain_loss", "log_prob", "complete", "relaxed", "stepwise", "infer"},
+    "language": {
+        *("pretrain_loss", "log_prob", "distributions", "complete", "relaxed", "stepwise", "infer"),
+    },
     "duet": {"condition", "terms", "preview", "export_facts", *EVALUATION},
     "curves": {"preview", "unroll", "writer"},
 }

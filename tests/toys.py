@@ -295,10 +295,14 @@ class LanguageGenerator(nn.Module):
 
     def log_prob(self, sample: Sample) -> Tensor:
         """[B, L]; 0 where a step is masked out."""
+        chosen = self.distributions(sample).gather(2, sample.x[..., None])[..., 0]
+        return chosen if sample.mask is None else chosen.where(sample.mask, 0.0)
+
+    def distributions(self, sample: Sample) -> Tensor:
+        """[B, L, V]: log-probabilities of every symbol."""
         seen = one_hot(sample.x, self.alphabet).float()
         steps = [log_softmax(self.logits(seen, step), 1) for step in range(self.options.length)]
-        chosen = torch.stack(steps, 1).gather(2, sample.x[..., None])[..., 0]
-        return chosen if sample.mask is None else chosen.where(sample.mask, 0.0)
+        return torch.stack(steps, 1)
 
     def infer(self, sample: Sample) -> dict[str, Posterior]:
         """The middle of the numbers that draw each symbol."""

@@ -2,6 +2,7 @@
 
     commands    all commands, as one application
     models      train, info, explain, data check
+    distilling  distill
     generating  generate
     projecting  project
     evaluation  evaluate

@@ -6,7 +6,16 @@ from typing import Annotated
 
 import typer
 
-from genkit.cli import evaluation, export, generating, models, plugins, projecting, sharing
+from genkit.cli import (
+    distilling,
+    evaluation,
+    export,
+    generating,
+    models,
+    plugins,
+    projecting,
+    sharing,
+)
 from genkit.cli.serve import serve
 from genkit.kit.program import Command, group
 
@@ -14,6 +23,7 @@ app = group("Train and sample adversarial generators of any medium.")
 commands = (models.train, generating.generate, evaluation.evaluate, models.info, models.explain)
 for command in (
     *commands,
+    distilling.distill,
     projecting.project,
     export.export,
     serve,

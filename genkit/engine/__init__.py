@@ -7,7 +7,9 @@ estimators     how the critics' scores reach the generator: through samples, rel
 optimizers     optimisers from settings; weight constraints after their steps
 averages       averaged weights (EMA) of a generator, and the BatchNorm statistics that belong to them
 plan           the fastest way to compute a game on this machine: precision, memory format, threads
-fine_tuning    a game that starts from another model: its settings and weights
+teacher        what a generator learns from a finished model, by its samples of the same noise
+fine_tuning    a game that starts from another model, or learns from one: its settings and weights
+distillation   a run that learns from another model, whose settings it takes over
 clock          when a run reports, logs, evaluates its samples, saves and stops
 diagnosis      collapse, saturation and memorisation, detected from samples and statistics
 data           opens and checks the data of a run; endless seeded batches of them

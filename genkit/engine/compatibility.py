@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from genkit.config import RunConfig
 from genkit.discovery import registry
 from genkit.engine.averages import couples_samples
+from genkit.engine.teacher import WEIGHTS, Teacher
 from genkit.errors import ConfigError, ModelError, PluginError, did_you_mean
 from genkit.plugin import Critique, ModalityPlugin, Networks, Noise, Sample, capabilities_of
 from genkit.recipe import GumbelSoftmax, Pathwise, Recipe, ScoreFunction, StraightThrough
@@ -29,7 +30,9 @@ def check_networks(config: RunConfig, plugin: ModalityPlugin, networks: Networks
     """
     recipe, origin = config.recipe, registry.origin(config.modality)
     capabilities = capabilities_of(plugin, networks.generator)
-    for capability, setting in required_capabilities(recipe).items():
+    for capability, setting in required_capabilities(
+        recipe, config.run.teacher is not None
+    ).items():
         if capability not in capabilities:
             raise ConfigError(
                 f"{setting} needs the capability {capability!r}, which {origin} lacks"
@@ -120,10 +123,15 @@ def _is_count(value: object, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
-def required_capabilities(recipe: Recipe) -> dict[str, str]:
-    """Capability -> the setting of the recipe that needs it."""
+def required_capabilities(recipe: Recipe, has_teacher: bool = False) -> dict[str, str]:
+    """Capability -> the setting of the recipe that needs it.
+
+    Args:
+        recipe: of the game.
+        has_teacher: the generator learns from another model, which brings two terms and what is learned in pretraining.
+    """
     needs = {}
-    if any(stage.kind == "pretrain" for stage in recipe.stages):
+    if any(stage.kind == "pretrain" for stage in recipe.stages) and not has_teacher:
         needs["pretrain_loss"] = "a pretrain stage in recipe.stages"
     if isinstance(recipe.estimator, ScoreFunction):
         needs["log_prob"] = "recipe.estimator.kind = 'score_function'"
@@ -131,7 +139,7 @@ def required_capabilities(recipe: Recipe) -> dict[str, str]:
             needs["complete"] = "recipe.estimator.credit = 'monte_carlo'"
     if isinstance(recipe.estimator, StraightThrough | GumbelSoftmax):
         needs["relaxed"] = f"recipe.estimator.kind = {recipe.estimator.kind!r}"
-    if recipe.terms:
+    if set(recipe.terms) - set(WEIGHTS if has_teacher else ()):
         needs["terms"] = "recipe.terms"
     if recipe.augmentation is not None:
         needs["augment"] = "recipe.augmentation"
@@ -251,6 +259,80 @@ def check_generator(
     for part, version in versions.items():
         if noise[part]._version != version:
             raise fault(f"it wrote into its noise ({part}): work on a copy")
+
+
+@torch.no_grad()
+def check_teacher(
+    teacher: Teacher,
+    student: nn.Module,
+    plugin: ModalityPlugin,
+    noise: Mapping[str, Tensor],
+    controls: Any,
+    real: Sample,
+) -> None:
+    """Run a teacher once, so that one that does not fit its student or the data is reported before the game begins.
+
+    Args:
+        plugin: of the student, with its options and facts.
+        noise, controls: of the student, for the rows of the real batch.
+
+    Raises:
+        ConfigError: if the two draw from different noise, know different classes or symbols, their samples differ in
+            shape, or nothing can be learned from discrete samples.
+    """
+    name = teacher.name
+    cure = f"leave the options that decide about it as the teacher has them{_other_options(teacher, plugin)}"
+    generators: Any = (teacher.generator, student)
+    parts, own_parts = (dict(one.noise) for one in generators)
+    for part in {**parts, **own_parts}:
+        if parts.get(part) != own_parts.get(part):
+            raise ConfigError(
+                f"the teacher {name} draws from the noise {part} = {parts.get(part)}, the student from "
+                f"{own_parts.get(part)}, but a student learns from the same noise: {cure}"
+            )
+    labels = tuple(plugin.facts.values.get("labels") or ())
+    if teacher.labels != labels:
+        raise ConfigError(
+            f"the teacher {name} knows the classes {_listed(teacher.labels)}, the data have {_listed(labels)}: take "
+            "data of the teacher's classes"
+        )
+    goal = teacher.draw(noise, real.condition, controls)
+    if (goal.x.shape, goal.x.dtype) != (real.x.shape, real.x.dtype):
+        raise ConfigError(
+            f"the teacher {name} draws samples {list(goal.x.shape[1:])} of {goal.x.dtype}, but items of the data are "
+            f"{list(real.x.shape[1:])} of {real.x.dtype}: take data of its kind, and {cure}"
+        )
+    if goal.x.is_floating_point():
+        return
+    tells_all = teacher.has_distributions(student)
+    if not tells_all and not callable(getattr(student, "log_prob", None)):
+        raise ConfigError(
+            f"the samples of the teacher {name} are discrete, and a student learns from them by `distributions` or "
+            "`log_prob`: its generator has neither"
+        )
+    if tells_all:
+        shapes = [list(one.distributions(goal).shape) for one in generators]
+        if shapes[0] != shapes[1]:
+            raise ConfigError(
+                f"the teacher {name} gives distributions {shapes[0]}, the student {shapes[1]}: both must know the same "
+                "symbols"
+            )
+
+
+def _other_options(teacher: Teacher, plugin: ModalityPlugin) -> str:
+    """The options that a student has other values of than its teacher, for messages; empty if there are none."""
+    options = {} if plugin.options is None else plugin.options.model_dump(mode="json")
+    differences = [
+        f"options.{key} = {value!r} (the teacher's: {teacher.options[key]!r})"
+        for key, value in options.items()
+        if key in teacher.options and teacher.options[key] != value
+    ]
+    return f"; they differ in {', '.join(differences)}" if differences else ""
+
+
+def _listed(labels: tuple[str, ...]) -> str:
+    """The first names of classes, for messages."""
+    return ", ".join(labels[:5]) + (" ..." if len(labels) > 5 else "") if labels else "none"
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""A game that starts from another model: its settings, and the weights of its networks.
+"""A game that starts from another model, or learns from one: its settings, and the weights of its networks.
 
 Knows model folders, runs and the game; no schedule and no data.
 """
@@ -13,12 +13,15 @@ import torch
 from torch import Tensor
 
 from genkit import config as configuration
+from genkit.config import RunConfig
 from genkit.engine.game import Game
 from genkit.engine.optimizers import under
-from genkit.engine.run_folder import RunFolder
-from genkit.errors import ModelError
+from genkit.engine.run_folder import TEACHER, RunFolder
+from genkit.errors import ConfigError, ModelError
 from genkit.plugin import Facts, Modality
+from genkit.sampling.model import Model
 from genkit.sampling.model_folder import (
+    CONFIG,
     CRITICS,
     WEIGHTS,
     read_assets,
@@ -27,6 +30,7 @@ from genkit.sampling.model_folder import (
     read_model_config,
 )
 from genkit.sampling.model_names import find_model
+from genkit.sampling.opening import open_model
 from genkit.system.tensors import load_state, read_tensors
 
 
@@ -89,14 +93,7 @@ def take_over(game: Game, init: str) -> list[str]:
         players = read_tensors(file)
         critics = under("critics", players)
     inner = "" if checkpoint is None else ".module"  # of a player, besides what it keeps of a run
-    notes = []
-    for name, critic in game.networks.critics.items():
-        weights = under(f"{name}{inner}", critics)
-        if weights and _shapes(weights) == _shapes(critic.state_dict()):
-            load_state(critic, weights, file)
-        else:
-            reason = "its network differs from that in" if weights else "there are none in"
-            notes.append(f"the critic {name!r} starts with fresh weights: {reason} {init}")
+    notes = _load_critics(game, critics, file, init, inner)
     for name, module in game.networks.frozen.items():
         if weights := under(f"frozen.{name}", players):
             load_state(module, weights, file)
@@ -105,6 +102,71 @@ def take_over(game: Game, init: str) -> list[str]:
                 f"{init} has no weights of the frozen network {name!r}, and a run with --init does not load them from "
                 "their source: pass the run folder of a game that has this network, or leave --init out"
             )
+    return notes
+
+
+def open_teacher(config: RunConfig, folder: Path, is_resumed: bool) -> Model | None:
+    """The model that a run learns from: the run's own copy, else what `run.teacher` names. None: it learns from none.
+
+    Args:
+        config: of the run.
+        folder: of the run.
+        is_resumed: whether the folder has this run.
+
+    Raises:
+        ConfigError: if the run would replace the folder in which the model lies.
+        ModelError: if there is no such model, or it is damaged, of another modality, or another than in `config`.
+    """
+    name, path = config.run.teacher, folder / TEACHER
+    if name is None:
+        return None
+    if not (is_resumed and (path / CONFIG).is_file()):
+        path = find_model(name)
+        if path.resolve().is_relative_to(folder.resolve()):
+            raise ConfigError(
+                f"the teacher {name} lies in the folder of the run, which would be replaced: choose another --out"
+            )
+    modality = read_model_config(path)["modality"]
+    if modality != config.modality.id:
+        raise ModelError(f"{name} is a model of {modality!r}, not of {config.modality.id!r}")
+    model = open_model(path, "cpu", config.modality)
+    if config.run.teacher_sha256 not in (None, model.sha256):
+        raise ModelError(
+            f"the teacher {path} has other weights than run.teacher_sha256 says: put the model back that the run began "
+            "with, or start a new run"
+        )
+    return model
+
+
+def take_critics(game: Game, teacher: Model) -> list[str]:
+    """Let the critics of a game start with the weights of a teacher's, where its folder has them and shapes fit.
+
+    Returns:
+        Notes about critics that keep their fresh weights.
+    """
+    tensors = read_critics(teacher.path)
+    return _load_critics(game, tensors, Path(teacher.path or "") / CRITICS, game.config.run.teacher)
+
+
+def _load_critics(
+    game: Game, tensors: Mapping[str, Tensor], file: Path, source: object, inner: str = ""
+) -> list[str]:
+    """Load the critics whose weights have the shapes of the game's; returns notes about the others.
+
+    Args:
+        tensors: `<critic><inner>.<name>`.
+        file: of the tensors, for messages.
+        source: what the user calls the model or run, for messages.
+        inner: what stands between the names of a critic and of its weights.
+    """
+    notes = []
+    for name, critic in game.networks.critics.items():
+        weights = under(f"{name}{inner}", tensors)
+        if weights and _shapes(weights) == _shapes(critic.state_dict()):
+            load_state(critic, weights, file)
+        else:
+            reason = "its network differs from that in" if weights else "there are none in"
+            notes.append(f"the critic {name!r} starts with fresh weights: {reason} {source}")
     return notes
 
 

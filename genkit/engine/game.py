@@ -21,20 +21,13 @@ from torch import Tensor, nn
 from genkit import config as configuration
 from genkit.config import RunConfig
 from genkit.discovery import registry
+from genkit.engine import compatibility
 from genkit.engine.averages import Average
-from genkit.engine.compatibility import (
-    Fault,
-    check_critic,
-    check_generator,
-    check_networks,
-    check_sample,
-    sees_other_rows,
-    structure_fault,
-)
 from genkit.engine.data import Batches
-from genkit.engine.diagnosis import REALS, Reference, diverged
+from genkit.engine.diagnosis import REALS, Reference
 from genkit.engine.optimizers import impose, make_optimizer, pack, step, under, unpack
 from genkit.engine.players import CriticPlayer, GeneratorPlayer, GeneratorUpdate
+from genkit.engine.teacher import Teacher
 from genkit.errors import ConfigError, PluginError
 from genkit.plugin import ModalityPlugin, Sample, full_precision
 from genkit.recipe import GumbelSoftmax, Player, Scheduled, Stage, value_at
@@ -60,15 +53,17 @@ class Game:
         plugin: of the modality, built from options and facts.
         dataset: of real samples.
         runtime: device, processes and plan to compute with.
+        teacher: from which the generator learns too; None: from none.
 
     Raises:
-        ConfigError, PluginError, DataError: if recipe, networks and data do not fit together.
+        ConfigError, PluginError, DataError: if recipe, networks, data and teacher do not fit together.
     """
 
     def __init__(
-        self, config: RunConfig, plugin: ModalityPlugin, dataset: Any, runtime: Runtime
-    ) -> None:
-        self.config, self.plugin, self.runtime = config, plugin, runtime
+        self, config: RunConfig, plugin: ModalityPlugin, dataset: Any, runtime: Runtime,
+        teacher: Teacher | None = None,
+    ) -> None:  # fmt: skip
+        self.config, self.plugin, self.runtime, self.teacher = config, plugin, runtime, teacher
         recipe = config.recipe
         if recipe.batch_size % (runtime.processes * recipe.gradient_accumulation * recipe.group):
             raise ConfigError(
@@ -80,12 +75,12 @@ class Game:
         seed_everything("networks", config.run.seed)
         with registry.asking(config.modality, "networks") as fault:
             self.networks = plugin.networks()
-            if reason := structure_fault(self.networks):
+            if reason := compatibility.structure_fault(self.networks):
                 raise fault(reason)
             self.lay_out()
             for module in self.networks.frozen.values():
                 module.requires_grad_(False).eval()
-        self.capabilities = check_networks(config, plugin, self.networks)
+        self.capabilities = compatibility.check_networks(config, plugin, self.networks)
         self.generator = GeneratorPlayer(
             self.networks.generator, recipe, plugin, self.capabilities
         ).to(runtime.device)
@@ -119,16 +114,20 @@ class Game:
         self._stage_of_optimizers = -1
         first = self.batches.take(0, min(8, len(self.batches))).to(runtime.device)
         with registry.asking(config.modality, "an item") as fault:
-            check_sample(first, fault)
+            compatibility.check_sample(first, fault)
         with self.asking("generator") as fault, global_seeds("rows"):
             noise = noise_for(self.networks.generator, "rows", range(len(first)), runtime.device)
-            check_generator(self.networks.generator, noise, self.controls, first, recipe, fault)
+            student = self.networks.generator
+            compatibility.check_generator(student, noise, self.controls, first, recipe, fault)
+            if teacher is not None:
+                compatibility.check_teacher(teacher, student, plugin, noise, self.controls, first)
         for name, player in self.critics.items():
             with self.asking(name) as fault, global_seeds("rows"):
-                check_critic(name, player.module, first, recipe, fault)
-                player.joint_pass = len(first) > 1 and not sees_other_rows(player.module, first)
+                compatibility.check_critic(name, player.module, first, recipe, fault)
+                depends = compatibility.sees_other_rows(player.module, first)
+                player.joint_pass = len(first) > 1 and not depends
 
-    def asking(self, player: str, step: str = "") -> AbstractContextManager[Fault]:
+    def asking(self, player: str, step: str = "") -> AbstractContextManager[compatibility.Fault]:
         """A context for calls of a player's code: an error in it is told as the plugin's, or of a user's own class."""
         name = "the generator" if player == "generator" else f"the critic {player!r}"
         return registry.asking(self.config.modality, f"{step}{name}", self.own_networks[player])
@@ -136,7 +135,10 @@ class Game:
     def lay_out(self) -> None:
         """Move all networks to the runtime's device and memory format; the next round makes fresh optimisers."""
         networks = self.networks
-        for module in (networks.generator, *networks.critics.values(), *networks.frozen.values()):
+        others = () if self.teacher is None else (self.teacher.generator,)
+        for module in (
+            networks.generator, *networks.critics.values(), *networks.frozen.values(), *others
+        ):  # fmt: skip
             self.runtime.lay_out(module)
         self._stage_of_optimizers = -1
 
@@ -283,6 +285,7 @@ class Game:
         recipe, stage = self.config.recipe, self.begin_stage()
         real: Sample | None = None
         fake: Sample | None = None
+        fake_key = ""
         generator_is_due = stage.kind != "critics" and self.is_due(self.generator_settings)
         reuses = generator_is_due and recipe.reuses_fakes
 
@@ -297,6 +300,7 @@ class Game:
             for number in range(count):
                 real = self.next_batch()
                 fake = self.fakes(real, number, with_graph=reuses and number == count - 1)
+                fake_key = self._key("fakes", number)
                 for name, settings in due.items():
                     if number < settings.steps:
                         self.update_critic(name, settings, real, fake.detach(), number)
@@ -308,7 +312,7 @@ class Game:
             real = real if real is not None else self.last_batch()
             for number in range(self.generator_settings.steps):
                 reused = fake if reuses and number == 0 else None
-                self.update_generator(stage.kind, real, number, reused)
+                self.update_generator(stage.kind, real, number, reused, fake_key)
             self.update_average()
         self.round += 1
 
@@ -344,7 +348,7 @@ class Game:
         player.view.follow()
 
     def update_generator(
-        self, kind: str, real: Sample, number: int, fake: Sample | None = None
+        self, kind: str, real: Sample, number: int, fake: Sample | None = None, fake_key: str = ""
     ) -> None:
         """One update of the generator.
 
@@ -353,8 +357,10 @@ class Game:
             real: the batch that the critics saw last.
             number: of the update in this round.
             fake: existing fakes with their graph, to be reused; None: draw new ones.
+            fake_key: the name of the random stream that existing fakes were drawn from.
         """
         self._begin_update("generator", number)
+        key = self._key("generator", number) if fake is None else fake_key
         # Critics that give rewards run in eval mode, without dropout.
         critics_train = bool(self.generator.estimator.critics_train)
         for critic in self.networks.critics.values():
@@ -362,8 +368,8 @@ class Game:
         count = self.config.recipe.gradient_accumulation
         for place, part in enumerate(parts(real, count)):
             update = GeneratorUpdate(
-                kind, part, self._noises(number, place, len(part)), self.networks, self.controls, self._term_weights(),
-                self._temperature(), fake, self.views,
+                kind, part, self._noises(number, place, len(part), key), self.networks, self.controls,
+                self._term_weights(), self._temperature(), fake, self.views, self.teacher,
             )  # fmt: skip
             with self.asking("generator", "an update of "):
                 with self.runtime.computing():
@@ -435,15 +441,21 @@ class Game:
         )
         return of_real, of_fake
 
-    def _noises(self, number: int, part: int, rows: int) -> Callable[[str, int], dict[str, Tensor]]:
-        """The noise of a part of `rows` rows of a generator's update; see `genkit.engine.estimators.Noises`."""
+    def _noises(
+        self, number: int, part: int, rows: int, key: str
+    ) -> Callable[[str, int], dict[str, Tensor]]:
+        """The noise of a part of `rows` rows of a generator's update; see `genkit.engine.estimators.Noises`.
+
+        Args:
+            key: the name of the random stream of its fakes.
+        """
         # The number of this part among all parts of all processes.
         place = self.runtime.rank * self.config.recipe.gradient_accumulation + part
 
         def noises(purpose: str, count: int) -> dict[str, Tensor]:
             if purpose == "generator":  # the same for the whole batch, however it is divided
                 indices = range(place * rows, place * rows + count)
-                return self._noise(self._key("generator", number), indices)
+                return self._noise(key, indices)
             return self._noise(self._key(f"generator {place} {purpose}", number), range(count))
 
         return noises
@@ -480,19 +492,6 @@ class Game:
     def is_lost(self) -> bool:
         """Whether some player's last LOST_UPDATES updates were all skipped."""
         return bool(torch.stack([*self.skipped.values()]).max() >= LOST_UPDATES)
-
-    def check_finite(self) -> None:
-        """Check that all trainable and averaged weights are finite.
-
-        Raises:
-            TrainingError: if a weight is not finite.
-        """
-        weights = [
-            *self.average.weights.values(),
-            *(weight for player in self.trainable.values() for weight in player),
-        ]
-        if not torch.stack([weight.detach().isfinite().all() for weight in weights]).all():
-            raise diverged(self.items, "a weight was not finite")
 
     # The whole state ---------------------------------------------------------------------------------------------
 

@@ -175,6 +175,10 @@ def _key(game: Game) -> str:
     shapes = {
         name: [list(weight.shape) for weight in weights] for name, weights in game.trainable.items()
     }
-    settings = game.config.recipe.model_dump(mode="json"), game.config.run.threads
+    settings: list[object] = [game.config.recipe.model_dump(mode="json"), game.config.run.threads]
+    if game.teacher is not None:
+        settings.append(
+            [list(weight.shape) for weight in game.teacher.generator.state_dict().values()]
+        )
     identity = json.dumps([game.runtime.fingerprint(), shapes, settings], sort_keys=True)
     return hashlib.sha256(identity.encode()).hexdigest()[:32]

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from genkit.adversarial import Penalty, interpolate, masked, masked_mean
 from genkit.engine.augmentation import View
 from genkit.engine.estimators import FakeRequest, Noises, Score, Statistics, make_estimator
+from genkit.engine.teacher import WEIGHTS, Teacher
 from genkit.errors import ConfigError
 from genkit.plugin import Critique, ModalityPlugin, Networks, Sample, full_precision
 from genkit.recipe import Recipe
@@ -187,13 +188,14 @@ class GeneratorUpdate:
         kind: of the stage, `"pretrain"` or `"game"`.
         real: the batch that the critics saw last; the fakes take its conditions. With `recipe.estimator.group` > 1 the
             first row of each group is used for all of the group.
-        noises: the update's noise.
+        noises: the update's noise; `"generator"` is that of the fakes, existing ones too.
         networks: all bare modules; the critics' parameters require no grad.
         controls: of the generator.
         term_weights: of the modality's own terms; 1 for terms without a weight.
         temperature: of relaxed samples.
         fake: existing fakes with their graph, to be reused; None: new ones are drawn.
         views: by critic, what it sees of samples; one that is not named sees them as they are.
+        teacher: from which the generator learns too, in pretraining from it alone; None: from none.
     """
 
     kind: str
@@ -205,10 +207,13 @@ class GeneratorUpdate:
     temperature: float = 1.0
     fake: Sample | None = None
     views: Mapping[str, Callable[[Sample], Sample]] = field(default_factory=dict)
+    teacher: Teacher | None = None
 
 
 class GeneratorPlayer(nn.Module):
     """The loss of the generator: its pretraining loss, or the estimator's loss from the critics' scores of its samples.
+
+    A teacher takes the place of the pretraining loss, and adds terms to the estimator's.
 
     Args:
         generator: a `genkit.plugin.Generator`.
@@ -237,19 +242,22 @@ class GeneratorPlayer(nn.Module):
         """(the loss of one update, a scalar; statistics)."""
         real, critics = update.real, update.networks.critics
         if update.kind == "pretrain":
-            loss: Tensor = cast(Any, self.module).pretrain_loss(real)
-            return loss, {"loss": loss.detach()}
+            return self._pretrain(update)
         if self.group > 1:
             real = real[torch.arange(len(real), device=real.x.device) // self.group * self.group]
         critiques: dict[str, Critique] = {}
+        plain_critiques: dict[str, Critique] = {}
 
         def judge(sample: Sample, rows: Tensor | None = None) -> list[Score]:
             scores = []
             for name, critic in critics.items():
                 view = update.views.get(name, _unchanged)
-                critique = full_precision(critic(view(sample)))
+                view_of_sample = view(sample)
+                critique = full_precision(critic(view_of_sample))
                 # The terms need those of the fakes themselves, which are scored before completions of prefixes.
                 critiques.setdefault(name, critique)
+                if view_of_sample is sample:
+                    plain_critiques.setdefault(name, critique)
                 mask, reference = _step_mask(sample, critique), None
                 if self.estimator.compares:
                     pairs = real if rows is None else real[rows]
@@ -273,8 +281,28 @@ class GeneratorPlayer(nn.Module):
         if self.terms is not None:
             terms = self.terms("generator", update.networks, real, fake, critiques)
             loss = _add_terms(loss, statistics, terms, update.term_weights)
+        if update.teacher is not None:
+            weights = {**WEIGHTS, **update.term_weights}
+            terms = update.teacher.terms(
+                self.module, update.noises("generator", len(real)), real.condition, update.controls, fake,
+                critics if weights["teacher_features"] else {}, plain_critiques,
+            )  # fmt: skip
+            loss = _add_terms(loss, statistics, terms, weights)
         statistics["loss"] = loss.detach()
         return loss, statistics
+
+    def _pretrain(self, update: GeneratorUpdate) -> tuple[Tensor, Statistics]:
+        """(the loss of an update without critics, a scalar; statistics)."""
+        real, statistics = update.real, Statistics()
+        if update.teacher is None:
+            loss: Tensor = cast(Any, self.module).pretrain_loss(real)
+        else:
+            terms = update.teacher.terms(
+                self.module, update.noises("generator", len(real)), real.condition, update.controls
+            )
+            loss = torch.zeros((), device=real.x.device)
+            loss = _add_terms(loss, statistics, terms, {**WEIGHTS, **update.term_weights})
+        return loss, {**statistics, "loss": loss.detach()}
 
 
 def _unchanged(sample: Sample) -> Sample:

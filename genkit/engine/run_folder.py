@@ -18,6 +18,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from genkit.errors import RunError, StorageError, first_line
+from genkit.sampling.model_folder import FILES
 from genkit.system.files import make_folder, user_path, write_json, write_whole
 from genkit.system.tensors import Tensors, write_tensors
 
@@ -29,14 +30,20 @@ LOCK = ".genkit.lock"
 MARK = "genkit_run"
 """The key that marks a config.yaml as that of a genkit run."""
 
-OWNED = ("config.yaml", "latest", "metrics.jsonl", "checkpoints", "samples", "model", "best")
+TEACHER = "teacher"
+"""The folder of the model that the run learns from."""
+
+OWNED = (
+    *("config.yaml", "latest", "metrics.jsonl", "checkpoints", "samples", "model", "best"),
+    TEACHER,
+)
 """The entries that a run writes; a new run in the folder deletes these and nothing else."""
 
 
 class RunFolder:
     """One training run on disk; locked by one process at a time.
 
-        config.yaml   metrics.jsonl   samples/   checkpoints/<items>/   latest   model/   best/
+        config.yaml   metrics.jsonl   samples/   checkpoints/<items>/   latest   model/   best/   teacher/
 
     Args:
         path: of the folder.
@@ -91,15 +98,39 @@ class RunFolder:
     def _is_ours(self) -> bool:
         return MARK in (self.config or {})
 
-    def begin(self, config: Mapping[str, Any]) -> None:
-        """Start a new run: delete the entries of an earlier run, then write the configuration."""
+    def begin(self, config: Mapping[str, Any], teacher: Path | None = None) -> None:
+        """Start a new run: delete the entries of an earlier run, then write the configuration.
+
+        Args:
+            teacher: the folder of the model that the run learns from, which is copied; None: it learns from none.
+        """
+        own_teacher = self.path / TEACHER
         for name in OWNED:  # config.yaml first: without it the rest no longer counts as a run
             entry = self.path / name
+            if teacher == own_teacher == entry:  # a run that was killed before its first checkpoint
+                continue
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)
             else:
                 entry.unlink(missing_ok=True)
         self.config = config
+        if teacher is not None and teacher != own_teacher:
+            self._copy(teacher, own_teacher)
+
+    def _copy(self, model: Path, target: Path) -> None:
+        """Copy a model folder, whole or not at all."""
+        temporary = target.with_name(f".{target.name}.tmp")
+        try:
+            for pattern in FILES:
+                for file in model.glob(pattern):
+                    copy = temporary / file.relative_to(model)
+                    make_folder(copy.parent)
+                    shutil.copyfile(file, copy)
+            _sync_folder(temporary)
+            temporary.replace(target)
+        except OSError as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise StorageError(f"cannot write {target}: {error.strerror or error}") from error
 
     def close(self) -> None:
         """Unlock the folder; if no run was begun in it, remove the lock file, and the folder if it is empty."""

@@ -26,11 +26,24 @@ from genkit.engine.clock import PULSE, Clock, Progress, Stop, stop_signals
 from genkit.engine.compatibility import check_state
 from genkit.engine.data import open_data
 from genkit.engine.diagnosis import EARLY, diverged, saturated
-from genkit.engine.fine_tuning import facts_of, settings_of, take_over
+from genkit.engine.fine_tuning import (
+    facts_of,
+    open_teacher,
+    settings_of,
+    take_critics,
+    take_over,
+)
 from genkit.engine.game import LOST_UPDATES, Game
 from genkit.engine.plan import choose
 from genkit.engine.run_folder import RunFolder
-from genkit.engine.views import about_data, about_machine, model_of, preview_conditions
+from genkit.engine.teacher import Teacher
+from genkit.engine.views import (
+    about_data,
+    about_machine,
+    check_weights,
+    model_of,
+    preview_conditions,
+)
 from genkit.errors import (
     GenkitError,
     Interrupted,
@@ -225,13 +238,20 @@ def _set_up(
     origin = None
     if config.run.init is not None:
         origin = facts_of(config.run.init if checkpoint is None else folder.path)
+    model, teacher = open_teacher(config, folder.path, resume), None
+    if model is not None:
+        origin = model.plugin.facts
+        labels = tuple(origin.values.get("labels") or ())
+        teacher = Teacher(model.generator, str(config.run.teacher), model.info["options"], labels)
     plugin, dataset, notes = open_data(config, tell, origin)
-    game = Game(config, plugin, dataset, runtime)
+    game = Game(config, plugin, dataset, runtime, teacher)
     if checkpoint is None:
         if config.run.init is None:
             game.initialise()
         else:
             notes += take_over(game, config.run.init)
+        if model is not None:
+            notes += take_critics(game, model)
     best = None
     if config.run.evaluate is not None and runtime.is_main_process:
         with waiting("reading real items to evaluate by", tell), global_seeds("look"):
@@ -239,9 +259,9 @@ def _set_up(
     if config.run.plan == "auto":
         with waiting("measuring which plan is the fastest here", tell):
             notes += choose(game)
-    game.config = config = replace(
-        config, run=config.run.model_copy(update={"threads": runtime.threads, "plan": runtime.plan})
-    )
+    record = {"threads": runtime.threads, "plan": runtime.plan}
+    record |= {} if model is None else {"teacher_sha256": model.sha256}
+    game.config = config = replace(config, run=config.run.model_copy(update=record))
     if config.run.items is None:
         notes.append("the length of the run is given in minutes: it cannot be repeated exactly")
     stages = config.recipe.stages
@@ -256,7 +276,7 @@ def _set_up(
         notes += _restore(game, folder, checkpoint)
     if runtime.is_main_process:
         if checkpoint is None:
-            folder.begin(_located(config.plain()))
+            folder.begin(_located(config.plain()), None if model is None else model.path)
         else:
             folder.config = _located(config.plain())
     runtime.barrier()
@@ -280,9 +300,13 @@ def _manifest_for(modality: str | Modality, out: str | Path | None) -> Modality:
 
 
 def _located(plain: dict[str, Any]) -> dict[str, Any]:
-    """A configuration whose data path is absolute, so that the run can be resumed from any folder."""
-    data = plain["data"]
-    return {**plain, "data": os.path.abspath(data)} if data and os.path.exists(data) else plain
+    """A configuration whose paths of data and teacher are absolute: the run can be resumed from any folder."""
+    data, teacher = plain["data"], plain["run"]["teacher"]
+    if data and os.path.exists(data):
+        plain = {**plain, "data": os.path.abspath(data)}
+    if teacher and os.path.exists(teacher):
+        plain = {**plain, "run": {**plain["run"], "teacher": os.path.abspath(teacher)}}
+    return plain
 
 
 def _resumed(
@@ -369,7 +393,7 @@ def _evaluate(game: Game, folder: RunFolder, clock: Clock, best: Best | None) ->
     clock.evaluated()
     if not game.runtime.is_main_process:
         return
-    game.check_finite()
+    check_weights(game)
     with global_seeds("look"):
         model = model_of(game)
         sample = model.draw(
@@ -412,7 +436,7 @@ def _save(game: Game, folder: RunFolder, clock: Clock) -> None:
     Raises:
         TrainingError: if a weight is not finite; nothing is written then.
     """
-    game.check_finite()
+    check_weights(game)
     clock.tick()
     if game.runtime.is_main_process:
         latest = folder.latest()

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from genkit import config as configuration
 from genkit.discovery import registry
 from genkit.engine.averages import recalibrated
+from genkit.engine.diagnosis import diverged
 from genkit.engine.game import RECALIBRATION_ROWS, Game
 from genkit.plugin import Sample
 from genkit.recipe import Recipe
@@ -41,6 +42,20 @@ def model_of(game: Game) -> Model:
     return Model(
         game.config.modality, game.plugin, module, info, device, critics=critic_weights(game)
     )
+
+
+def check_weights(game: Game) -> None:
+    """Check that all trainable and averaged weights are finite.
+
+    Raises:
+        TrainingError: if a weight is not finite.
+    """
+    weights = [
+        *game.average.weights.values(),
+        *(weight for player in game.trainable.values() for weight in player),
+    ]
+    if not torch.stack([weight.detach().isfinite().all() for weight in weights]).all():
+        raise diverged(game.items, "a weight was not finite")
 
 
 def critic_weights(game: Game) -> dict[str, Tensor]:
@@ -114,6 +129,8 @@ def _card(game: Game) -> dict[str, Any]:
         "data": without_place(config.data_name),
         "seed": config.run.seed,
         "init": without_place(config.run.init),
+        "teacher": without_place(config.run.teacher),
+        "teacher_sha256": config.run.teacher_sha256,
         "recipe": dict(configuration.changes(default, config.recipe.model_dump(mode="json"))),
         "seconds": round(game.seconds, 3),
         "device": runtime.device.type,

@@ -33,7 +33,16 @@ PLUGIN_CAPABILITIES = frozenset(
     }
 )
 GENERATOR_CAPABILITIES = frozenset(
-    {"pretrain_loss", "log_prob", "complete", "relaxed", "unroll", "stepwise", "infer"}
+    {
+        "pretrain_loss",
+        "log_prob",
+        "distributions",
+        "complete",
+        "relaxed",
+        "unroll",
+        "stepwise",
+        "infer",
+    }
 )
 CAPABILITIES = PLUGIN_CAPABILITIES | GENERATOR_CAPABILITIES
 """Optional capabilities: names of methods of the plugin or of its generator. A class that has the method has the

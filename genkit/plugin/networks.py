@@ -140,6 +140,9 @@ class Generator(Protocol):
     Optional capabilities, methods that it may have:
         `pretrain_loss(real) -> Tensor`: a scalar to minimise before the game (maximum likelihood, reconstruction).
         `log_prob(sample) -> [B, L]`: log-probability of each step of `sample.x`, at the temperature of sampling.
+        `distributions(sample) -> [B, L, V]`: log-probabilities of every symbol at each step, given the steps of
+            `sample.x` before it, at the temperature of sampling; -inf for one that is impossible. Students learn from
+            them.
         `complete(sample, length, noise) -> Sample`: keeps the first `length` steps of each row and draws the rest.
         `relaxed(noise, condition, controls, relax) -> Sample`: as `forward`, with the same `x` and `mask`, and with
             `Sample.relaxed`. At each step `relax(logits [B, V], symbol [B]) -> [B, V]` gives the relaxed symbol, from

@@ -259,6 +259,7 @@ def rows(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         "data": card.get("data"),
         "licence of the data": card.get("data_license"),
         "started from": card.get("init"),
+        "learned from": card.get("teacher"),
         "seed": card.get("seed"),
         "time": _time(card),
         "licence of the weights": license_of(config),

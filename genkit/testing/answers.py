@@ -1,4 +1,5 @@
-"""Checks of what samples answer to: controls, conditions, masks that say where they end; and of noise inferred of them.
+"""Checks of what samples answer to: controls, conditions, masks that say where they end; of noise inferred of them, and
+of the distributions of their steps.
 
 They work like those of `genkit.testing.checks`.
 """
@@ -10,13 +11,22 @@ from functools import partial
 from typing import Any, get_args
 
 import torch
+from torch import Tensor
 
 from genkit import config as configuration
 from genkit.engine.views import preview_conditions
 from genkit.errors import ConfigError, UserError
 from genkit.plugin import Sample
 from genkit.sampling.samples import Samples
-from genkit.testing.findings import FIRM, differing, expect, listed, parts_of, perturbed
+from genkit.testing.findings import (
+    FIRM,
+    differing,
+    expect,
+    has_gradient,
+    listed,
+    parts_of,
+    perturbed,
+)
 from genkit.testing.subject import Subject
 
 
@@ -163,3 +173,46 @@ def infer_finds_noise(subject: Subject) -> None:
             torch.equal(repeated.x, fake.x),
             "the noise that infer gives draws other samples than those it was asked about",
         )
+
+
+def distributions_are_those_of_log_prob(subject: Subject) -> None:
+    """`distributions` sums to one at each step, gives each symbol what `log_prob` gives it, and has a gradient."""
+    generator: Any = perturbed(subject.generator, FIRM)
+    with torch.no_grad():
+        fake: Sample = generator(subject.noise(), subject.real_batch.condition, subject.controls)
+    values: Tensor = generator.distributions(fake)
+    steps = fake.x.shape[:2]
+    expect(
+        values.ndim == 3 and values.shape[:2] == steps,
+        f"distributions gave {list(values.shape)}; [B, L, V] with {list(steps)} was expected",
+    )
+    valid = torch.ones(steps, dtype=torch.bool) if fake.mask is None else fake.mask
+    sums = values.double().exp().sum(2)[valid]
+    expect(
+        torch.allclose(sums, torch.ones_like(sums), atol=1e-3),
+        f"the probabilities of distributions sum to {sums.min().item():.4f} to {sums.max().item():.4f} at valid steps; "
+        "1 was expected",
+    )
+    if "log_prob" in subject.capabilities and fake.x.ndim == 2:
+        own = values.gather(2, fake.x[..., None])[..., 0][valid]
+        expect(
+            torch.allclose(
+                own, generator.log_prob(fake)[valid].to(own.dtype), rtol=1e-3, atol=1e-3
+            ),
+            "distributions gives the symbols of samples other probabilities than log_prob",
+        )
+    expect(
+        torch.allclose(
+            generator.distributions(fake[:2])[valid[:2]],
+            values[:2][valid[:2]],
+            rtol=1e-3,
+            atol=1e-4,
+        ),
+        "distributions depends on the other rows of its batch",
+    )
+    weights = torch.rand(values.shape)
+    finite = values.masked_fill(values.isinf(), 0.0)
+    expect(
+        has_gradient(generator, (finite * weights)[valid].sum()),
+        "no gradient of distributions reaches the generator",
+    )

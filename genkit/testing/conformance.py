@@ -81,6 +81,7 @@ CHECKS = (
     Check(optional.pretrain_loss_learns, "pretrain_loss"),
     Check(optional.log_prob_is_one, "log_prob"),
     Check(optional.first_steps_follow_log_prob, "log_prob"),
+    Check(answers.distributions_are_those_of_log_prob, "distributions"),
     Check(optional.complete_keeps_prefixes, "complete"),
     Check(optional.relaxed_agrees, "relaxed"),
     Check(optional.unroll_is_one_sample, "unroll"),

@@ -192,6 +192,10 @@ class Autoregressive(nn.Module):
         steps = steps.view(x.shape)
         return steps if sample.mask is None else steps.where(sample.mask, 0.0)
 
+    def distributions(self, sample: Sample) -> Tensor:
+        """[B, L, V]: log p of every symbol at each step, given the symbols of `sample.x` before it."""
+        return self.logits(sample).log_softmax(-1)
+
     def infer(self, sample: Sample) -> dict[str, Posterior]:
         """The number that draws each symbol: the middle of its interval in the cumulative distribution; exact."""
         rows = [sample[[row]] for row in range(len(sample))]  # one by one: V may be large
