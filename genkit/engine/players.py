@@ -16,12 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from genkit.adversarial import Penalty, interpolate, masked, masked_mean
-from genkit.engine.attacks import attacked
 from genkit.engine.augmentation import View
+from genkit.engine.averages import unchanged_buffers
 from genkit.engine.estimators import FakeRequest, Noises, Score, Statistics, make_estimator
 from genkit.errors import ConfigError
 from genkit.plugin import Critique, ModalityPlugin, Networks, Sample, full_precision
 from genkit.recipe import Attack, Recipe
+from genkit.sampling.attacks import attacked
 from genkit.sampling.batching import are_alike, join
 from genkit.user_objects import loss_named, penalty_named
 
@@ -138,11 +139,13 @@ class CriticPlayer(nn.Module):
     def _attack(self, views: dict[str, Sample], attack: Attack, counts: Counts) -> Tensor:
         """Move reals and fakes against the critic, in place of `views`; returns the loss where the search began.
 
+        The critic is searched as it learns: in training mode, with the statistics of these batches and with dropout.
         Where a loss is flat, as beyond a hinge, logits decide alone: reals go down and fakes up.
         """
         losses: list[Tensor] = []
 
-        def loss(real: Sample, fake: Sample) -> Tensor:
+        def loss(batches: Sequence[Sample]) -> Tensor:
+            real, fake = batches
             critiques = self._judge({"real": real, "fake": fake})
             both = critiques["real"], critiques["fake"]
             value = self._adversarial(real, both[0], fake, both[1], counts)
@@ -153,9 +156,8 @@ class CriticPlayer(nn.Module):
                 value = value + SLOPE * (lead - masked_mean(real_logits, masks[0], counts[0]))
             return value
 
-        views["real"], views["fake"] = attacked(
-            views["real"], views["fake"], attack, self.module, loss
-        )
+        with unchanged_buffers(self.module):
+            views["real"], views["fake"] = attacked([views["real"], views["fake"]], attack, loss)
         return losses[0]
 
     def _critiques(
