@@ -101,11 +101,11 @@ class CriticPlayer(nn.Module):
         statistics: Statistics = {}
         points, views = self._views(samples, list(active.values()))
         if attack is not None:
-            before = self._attack(views, attack, counts)
+            start_loss = self._attack(views, attack, counts)
         critiques = self._critiques(views, list(active.values()))
         loss = self._adversarial(real, critiques["real"], fake, critiques["fake"], counts)
         if attack is not None:
-            statistics["attack"] = loss.detach() - before
+            statistics["attack"] = loss.detach() - start_loss
         statistics |= self._observations(real, critiques["real"], fake, critiques["fake"])
         for name, penalty in active.items():
             mask = _step_mask(fake if penalty.at == "fake" else real, critiques[penalty.at])
@@ -175,12 +175,12 @@ class CriticPlayer(nn.Module):
                 views[_shifted(penalty)] = point.with_x(
                     point.x + penalty.step * torch.randn_like(point.x)
                 )
-        return self._judge(views, apart=bool(_with_gradient(penalties)))
+        return self._judge(views, not _with_gradient(penalties))
 
-    def _judge(self, views: Mapping[str, Sample], apart: bool = False) -> dict[str, Critique]:
-        """The critiques of several batches, by name: with `joint_pass` of one pass, unless they are to be `apart`."""
+    def _judge(self, views: Mapping[str, Sample], may_join: bool = True) -> dict[str, Critique]:
+        """The critiques of several batches, by name; of one pass through the critic where that `joint_pass` allows."""
         batches = list(views.values())
-        if apart or not self.joint_pass or not are_alike(batches):
+        if not (may_join and self.joint_pass and are_alike(batches)):
             return {name: full_precision(self.module(view)) for name, view in views.items()}
         whole = full_precision(self.module(join(batches)))
         ends = itertools.accumulate(map(len, batches))

@@ -54,9 +54,9 @@ def figures(
     values = {"attacked_pairs-0": pairs(*scores, generator)}
     for bound in BOUNDS:
         attack = Attack(bound=span * bound / 255, steps=STEPS) if span else None
-        moved = _scores(score, real, attack, -1), _scores(score, samples, attack, 1)
-        values[f"attacked_pairs-{bound}"] = pairs(*moved, generator)
-        shifts = np.concatenate([scores[0] - moved[0], moved[1] - scores[1]])
+        ends = _scores(score, real, attack, -1), _scores(score, samples, attack, 1)
+        values[f"attacked_pairs-{bound}"] = pairs(*ends, generator)
+        shifts = np.concatenate([scores[0] - ends[0], ends[1] - scores[1]])
         values[f"attacked_shift-{bound}"] = Figure(None)
         if spread:
             shifts = shifts / spread
