@@ -166,7 +166,8 @@ class Attack(Settings):
     """Adversarial training of a critic: reals and fakes are moved by at most `bound` in each of their numbers, so that
     the critic's own loss rises, and it learns on these (Goodfellow et al. 2015, arXiv:1412.6572; Madry et al. 2018,
     arXiv:1706.06083; of critics: RobGAN, Liu and Hsieh 2019, arXiv:1807.10454). For continuous samples. What is moved
-    is what the critic sees, behind its augmentation. The log has what it adds to the loss, as `<critic>.attack`."""
+    is what the critic sees, behind its augmentation; it is not cut to any range. The log has what this adds to the
+    loss, as `<critic>.attack`."""
 
     bound: PositiveFloat
     """In units of x: 8/255 of the range of numbers in [-1, 1], which is 2 wide, is 16/255 = 0.063."""
