@@ -1,4 +1,4 @@
-"""Adversarial losses, gradient penalties, masked means and relaxations: pure functions of tensors.
+"""Adversarial losses, penalties, perturbations, masked means and relaxations: pure functions of tensors.
 
 Usable without the rest of genkit. Tensors may have any rank; logits are a critic's raw outputs, high for real, or a
 generator's for V symbols. Losses and penalties are not reduced over the batch.
@@ -6,7 +6,7 @@ generator's for V symbols. Losses and penalties are not reduced over the batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -192,6 +192,54 @@ PENALTIES: dict[str, Penalty] = {
     "r1_approx": Penalty(squared_slope, "real", step=0.01),
     "r2_approx": Penalty(squared_slope, "fake", step=0.01),
 }
+
+
+# Perturbations ---------------------------------------------------------------------------------------------------
+
+
+def perturbations(
+    points: Sequence[Tensor],
+    loss: Callable[[Sequence[Tensor]], Tensor],
+    bound: float,
+    steps: int = 1,
+    step_size: float | None = None,
+    random_start: bool = False,
+) -> list[Tensor]:
+    """Perturbations of points, inside an L-infinity bound, that raise a loss: steps along the sign of its gradient.
+
+    Only the points get a gradient: none reaches the parameters of the networks that compute the loss.
+
+    Args:
+        points: tensors of any shape, moved together.
+        loss: a function of the moved points: a scalar with a gradient to each of them.
+        bound: by which each number is moved at most.
+        steps: of the search; after each one the perturbations are cut to the bound.
+        step_size: None: `bound` for one step, 2.5 * bound / steps for more.
+        random_start: begin at perturbations from torch's global generator, uniform inside the bound; else at none.
+
+    Returns:
+        For each tensor of points one of its shape, without a graph: in [-bound, bound].
+
+    Source: one step: Goodfellow et al. 2015, arXiv:1412.6572, section 4; more: Madry et al. 2018, arXiv:1706.06083,
+    section 2.1.
+    """
+    if step_size is None:
+        step_size = bound if steps == 1 else 2.5 * bound / steps
+    shifts = [
+        torch.empty_like(x).uniform_(-bound, bound) if random_start else torch.zeros_like(x)
+        for x in points
+    ]
+    for _ in range(steps):
+        for shift in shifts:
+            shift.requires_grad_()
+        with torch.enable_grad():
+            value = loss([x.detach() + shift for x, shift in zip(points, shifts, strict=True)])
+        gradients = torch.autograd.grad(value, shifts)
+        shifts = [
+            (shift.detach() + step_size * gradient.sign()).clamp_(-bound, bound)
+            for shift, gradient in zip(shifts, gradients, strict=True)
+        ]
+    return shifts
 
 
 # Means under a mask ----------------------------------------------------------------------------------------------

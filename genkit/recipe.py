@@ -162,11 +162,39 @@ class Player(Settings):
     """It is updated in every `interval`-th round."""
 
 
+class Attack(Settings):
+    """Adversarial training of a critic: reals and fakes are moved by at most `bound` in each of their numbers, so that
+    the critic's own loss rises, and it learns on these (Goodfellow et al. 2015, arXiv:1412.6572; Madry et al. 2018,
+    arXiv:1706.06083; of critics: RobGAN, Liu and Hsieh 2019, arXiv:1807.10454). For continuous samples. What is moved
+    is what the critic sees, behind its augmentation; it is not cut to any range. The log has what this adds to the
+    loss, as `<critic>.attack`."""
+
+    bound: PositiveFloat
+    """In units of x: 8/255 of the range of numbers in [-1, 1], which is 2 wide, is 16/255 = 0.063."""
+    steps: PositiveInt = 1
+    """Of the search, each with a pass through the critic and back. 1: the fast gradient sign method; more: projected
+    gradient ascent, within the bound after every step."""
+    step_size: PositiveFloat | None = None
+    """By which each number moves in a step, in units of x; None: the bound for one step, 2.5 bound / steps for more."""
+    random_start: bool = False
+    """Begin anywhere inside the bound. With one step and a step_size of 1.25 bound it keeps a critic from learning to
+    resist this very step alone (Wong et al. 2020, arXiv:2001.03994)."""
+    interval: PositiveInt = 1
+    """At every `interval`-th update of the critic; in the others it sees samples as they are."""
+
+
 class Critic(Player):
     """How a critic (discriminator) learns, and how much its score weighs."""
 
     weight: float = 1.0
     """Weight of its score in the generator's loss or reward."""
+    attack: Attack | None = None
+    """Adversarial training: in its updates the critic sees samples that are moved against it."""
+
+    def attack_in(self, update: int) -> Attack | None:
+        """The attack of the critic's update with this number, from 0; None: there is none."""
+        is_due = self.attack is not None and update % self.attack.interval == 0
+        return self.attack if is_due else None
 
 
 class PenaltySettings(Settings):

@@ -74,6 +74,10 @@ GAMES = {
         exact_ring,
         SMALL | {"gradient_accumulation": 2, "generator": {"optimizer": "sgd"}},
     ),
+    "attacks": (
+        exact_ring,
+        SMALL | {"gradient_accumulation": 2, "critic": {"attack": {"bound": 0.1, "steps": 2}}},
+    ),
     "groups": (
         exact_language,
         SMALL | {"gradient_accumulation": 2, "estimator": {"kind": "score_function", "group": 2}},

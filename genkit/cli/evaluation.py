@@ -79,6 +79,14 @@ def evaluate(
     label: Annotated[
         str | None, typer.Option(help="Only samples and real items of this condition.")
     ] = None,
+    attack: Annotated[
+        bool,
+        typer.Option(
+            "--attack",
+            help="Also say how far perturbations of 2, 4 and 8 / 255 of the range of real items move the critics of a "
+            "model of continuous samples.",
+        ),
+    ] = False,
     html: Annotated[
         Path | None,
         typer.Option(
@@ -113,9 +121,8 @@ def evaluate(
         make_folder(path.parent)  # errors before the work, not after it
     evaluation = compare(
         model_paths, data, n, features=networks, weights=files, controls=controls, vary=_values(vary), best_of=best_of,
-        choose=choose, judge=judge,
-        training=training, label=label, seed=seed, device=device, cache=not no_cache, user_objects=user_object or (),
-        progress=teller(quiet),
+        choose=choose, judge=judge, training=training, label=label, attack=attack, seed=seed, device=device,
+        cache=not no_cache, user_objects=user_object or (), progress=teller(quiet),
     )  # fmt: skip
     if csv is not None:
         write_whole(csv, evaluation.to_csv().encode())

@@ -6,7 +6,8 @@ Knows modules and their layers; knows no player, no loss and no file.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -79,6 +80,16 @@ def recalibrated(
             norm.momentum = momentum
         module.eval()
     return module
+
+
+@contextmanager
+def unchanged_buffers(module: nn.Module) -> Iterator[None]:
+    """A context after which a module's buffers (running statistics, vectors of spectral norm) are as they were."""
+    values = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    yield
+    with torch.no_grad():
+        for name, buffer in module.named_buffers():
+            buffer.copy_(values[name])
 
 
 def couples_samples(module: nn.Module) -> bool:

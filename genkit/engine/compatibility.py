@@ -178,8 +178,17 @@ def check_critic(
         fault: for whatever it returns but a Critique with finite logits [B] or [B, P] that have a gradient.
 
     Raises:
-        ConfigError: if it scores no steps where the recipe's credit needs it.
+        ConfigError: if it scores no steps where the recipe's credit needs it, or cannot be attacked where the recipe
+            asks for it.
     """
+    attack = recipe.critic_named(name).attack
+    if attack is not None:
+        if not sample.x.is_floating_point():
+            raise ConfigError(
+                f"the attack on the critic {name!r} (recipe.critic.attack) moves samples by up to {attack.bound:g}, "
+                f"which needs continuous ones, and these are {sample.x.dtype}: leave the attack out"
+            )
+        sample = sample.with_x(sample.x.detach().requires_grad_())
     was_training, version = critic.training, sample.x._version
     with torch.enable_grad():
         critique = critic.eval()(sample)
@@ -209,6 +218,13 @@ def check_critic(
             )
     if sample.x._version != version:
         raise fault("it wrote into its input (x): work on a copy")
+    if attack is not None:
+        total = torch.stack([logits.sum() for logits in critique.logits]).sum()
+        if torch.autograd.grad(total, sample.x, allow_unused=True)[0] is None:
+            raise ConfigError(
+                f"the attack on the critic {name!r} (recipe.critic.attack) follows its gradient, and none comes back "
+                "to the samples (x): leave the attack out"
+            )
     estimator = recipe.estimator
     wants_steps = isinstance(estimator, ScoreFunction) and estimator.credit == "per_step"
     if wants_steps and not critique.per_step:

@@ -30,7 +30,7 @@ from genkit.engine.players import CriticPlayer, GeneratorPlayer, GeneratorUpdate
 from genkit.engine.teacher import Teacher
 from genkit.errors import ConfigError, PluginError
 from genkit.plugin import ModalityPlugin, Sample, full_precision
-from genkit.recipe import GumbelSoftmax, Player, Scheduled, Stage, value_at
+from genkit.recipe import Critic, GumbelSoftmax, Player, Scheduled, Stage, value_at
 from genkit.sampling.batching import join, parts
 from genkit.sampling.drawing import noise_for
 from genkit.system.runtime import Runtime
@@ -317,13 +317,12 @@ class Game:
         self.round += 1
 
     def update_critic(
-        self, name: str, settings: Player, real: Sample, fake: Sample, number: int
+        self, name: str, settings: Critic, real: Sample, fake: Sample, number: int
     ) -> None:
         """One update of a critic.
 
         Args:
-            name: of the critic.
-            settings: of the critic.
+            name, settings: of the critic.
             real, fake: batches of equal size; the fakes are detached.
             number: of the update in this round.
         """
@@ -340,8 +339,9 @@ class Game:
             with self.asking(name, "an update of "):
                 with self.runtime.computing(exactly=bool(penalties)):
                     loss, statistics = player(
-                        part_real, part_fake, penalties, self._term_weights(), self.networks, counts
-                    )
+                        part_real, part_fake, penalties, self._term_weights(), self.networks, counts,
+                        settings.attack_in(self.updates[name]),
+                    )  # fmt: skip
                 (loss / count).backward()
             self._tally(name, statistics)
         self._end_update(name, settings)

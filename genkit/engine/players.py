@@ -17,13 +17,21 @@ from torch import Tensor, nn
 
 from genkit.adversarial import Penalty, interpolate, masked, masked_mean
 from genkit.engine.augmentation import View
+from genkit.engine.averages import unchanged_buffers
 from genkit.engine.estimators import FakeRequest, Noises, Score, Statistics, make_estimator
 from genkit.engine.teacher import WEIGHTS, Teacher
 from genkit.errors import ConfigError
 from genkit.plugin import Critique, ModalityPlugin, Networks, Sample, full_precision
-from genkit.recipe import Recipe
+from genkit.recipe import Attack, Recipe
+from genkit.sampling.attacks import attacked
 from genkit.sampling.batching import are_alike, join
 from genkit.user_objects import loss_named, penalty_named
+
+Counts = tuple[Tensor | None, Tensor | None]
+"""For reals and fakes, what sums over valid steps are divided by; None: the number of these steps."""
+
+SLOPE = 1e-3
+"""Of logits in what an attack raises, beside the loss: small enough to decide only where the loss does not."""
 
 
 class CriticPlayer(nn.Module):
@@ -64,7 +72,8 @@ class CriticPlayer(nn.Module):
         penalties: Mapping[str, float],
         term_weights: Mapping[str, float],
         networks: Networks,
-        counts: tuple[Tensor | None, Tensor | None] = (None, None),
+        counts: Counts = (None, None),
+        attack: Attack | None = None,
     ) -> tuple[Tensor, Statistics]:
         """(the loss of one update, a scalar; statistics).
 
@@ -75,6 +84,8 @@ class CriticPlayer(nn.Module):
             networks: all bare modules, for the modality's own terms.
             counts: for reals and fakes, the valid steps that sums are divided by, where the batch is a part of a larger
                 one; None: the batch's own.
+            attack: the critic sees reals and fakes that are moved against it; None: as they are. Penalties there, and
+                the modality's own terms, get its critiques of these.
 
         Raises:
             ConfigError: if a penalty applies to samples that are not continuous.
@@ -88,10 +99,15 @@ class CriticPlayer(nn.Module):
             raise ConfigError(
                 f"a gradient penalty needs continuous samples; {self.name} sees {real.x.dtype}"
             )
-        points, critiques = self._critiques(samples, list(active.values()))
-        loss, statistics = self._adversarial(
-            real, critiques["real"], fake, critiques["fake"], counts
-        )
+        statistics: Statistics = {}
+        points, views = self._views(samples, list(active.values()))
+        if attack is not None:
+            start_loss = self._attack(views, attack, counts)
+        critiques = self._critiques(views, list(active.values()))
+        loss = self._adversarial(real, critiques["real"], fake, critiques["fake"], counts)
+        if attack is not None:
+            statistics["attack"] = loss.detach() - start_loss
+        statistics |= self._observations(real, critiques["real"], fake, critiques["fake"])
         for name, penalty in active.items():
             mask = _step_mask(fake if penalty.at == "fake" else real, critiques[penalty.at])
             logits = _columns(critiques[penalty.at], mask)
@@ -108,34 +124,69 @@ class CriticPlayer(nn.Module):
         statistics["loss"] = loss.detach()
         return loss, statistics
 
-    def _critiques(
+    def _views(
         self, samples: Mapping[str, Sample], penalties: Sequence[Penalty]
-    ) -> tuple[dict[str, Tensor], dict[str, Critique]]:
-        """(the samples' x, the critiques), by name; x requires grad where a penalty differentiates by it.
-
-        Finite differences shift a sample after its augmentation, since a second augmentation would differ from the
-        first. With `joint_pass` all samples go through the critic in one pass, except where a penalty needs a gradient,
-        which is cheaper in separate passes.
-        """
-        with_gradient = {penalty.at for penalty in penalties if penalty.step is None}
+    ) -> tuple[dict[str, Tensor], dict[str, Sample]]:
+        """(the samples' x, what the critic sees), by name; x requires grad where a penalty differentiates by it."""
+        with_gradient = _with_gradient(penalties)
         points = {
             name: sample.x.detach().requires_grad_() if name in with_gradient else sample.x
             for name, sample in samples.items()
         }
-        views = {name: self.view(sample.with_x(points[name])) for name, sample in samples.items()}
+        return points, {
+            name: self.view(sample.with_x(points[name])) for name, sample in samples.items()
+        }
+
+    def _attack(self, views: dict[str, Sample], attack: Attack, counts: Counts) -> Tensor:
+        """Move reals and fakes against the critic, in place of `views`; returns the loss where the search began.
+
+        The critic is searched as it learns: in training mode, with the statistics of these batches and with dropout.
+        Where a loss is flat, as beyond a hinge, logits decide alone: reals go down and fakes up.
+        """
+        losses: list[Tensor] = []
+
+        def loss(batches: Sequence[Sample]) -> Tensor:
+            real, fake = batches
+            critiques = self._judge({"real": real, "fake": fake})
+            both = critiques["real"], critiques["fake"]
+            value = self._adversarial(real, both[0], fake, both[1], counts)
+            losses.append(value.detach())
+            masks = self._masks(real, both[0], fake, both[1])
+            for real_logits, fake_logits in zip(both[0].logits, both[1].logits, strict=True):
+                lead = masked_mean(fake_logits, masks[1], counts[1])
+                value = value + SLOPE * (lead - masked_mean(real_logits, masks[0], counts[0]))
+            return value
+
+        with unchanged_buffers(self.module):
+            views["real"], views["fake"] = attacked([views["real"], views["fake"]], attack, loss)
+        return losses[0]
+
+    def _critiques(
+        self, views: Mapping[str, Sample], penalties: Sequence[Penalty]
+    ) -> dict[str, Critique]:
+        """The critiques of what the critic sees, and of shifted samples for finite differences, by name.
+
+        Finite differences shift a sample after its augmentation, since a second augmentation would differ from the
+        first. Where a penalty needs a gradient, separate passes are cheaper than a joint one.
+        """
+        views = dict(views)
         for penalty in penalties:
             if penalty.step is not None:
                 point = views[penalty.at]
                 views[_shifted(penalty)] = point.with_x(
                     point.x + penalty.step * torch.randn_like(point.x)
                 )
+        return self._judge(views, not _with_gradient(penalties))
+
+    def _judge(self, views: Mapping[str, Sample], may_join: bool = True) -> dict[str, Critique]:
+        """The critiques of several batches, by name; of one pass through the critic where that `joint_pass` allows."""
         batches = list(views.values())
-        if with_gradient or not self.joint_pass or not are_alike(batches):
-            return points, {name: full_precision(self.module(view)) for name, view in views.items()}
+        if not (may_join and self.joint_pass and are_alike(batches)):
+            return {name: full_precision(self.module(view)) for name, view in views.items()}
         whole = full_precision(self.module(join(batches)))
         ends = itertools.accumulate(map(len, batches))
         pieces = [whole[end - len(batch) : end] for batch, end in zip(batches, ends, strict=True)]
-        return points, dict(zip(views, pieces, strict=True))
+        return dict(zip(views, pieces, strict=True))
 
     def _adversarial(
         self,
@@ -143,12 +194,10 @@ class CriticPlayer(nn.Module):
         real_critique: Critique,
         fake: Sample,
         fake_critique: Critique,
-        counts: tuple[Tensor | None, Tensor | None],
-    ) -> tuple[Tensor, Statistics]:
-        """(the adversarial loss, summed over heads; the first head's mean logits and share of pairs real > fake)."""
-        real_mask, fake_mask = _step_mask(real, real_critique), _step_mask(fake, fake_critique)
-        if self.loss.paired and real_mask is not None and fake_mask is not None:
-            real_mask = fake_mask = real_mask & fake_mask
+        counts: Counts,
+    ) -> Tensor:
+        """The adversarial loss, summed over heads, a scalar."""
+        real_mask, fake_mask = self._masks(real, real_critique, fake, fake_critique)
         loss = torch.zeros((), device=real.x.device)
         for real_logits, fake_logits in zip(
             real_critique.logits, fake_critique.logits, strict=True
@@ -156,18 +205,34 @@ class CriticPlayer(nn.Module):
             real_loss, fake_loss = self.loss.critic(real_logits, fake_logits)
             loss = loss + masked_mean(real_loss, real_mask, counts[0])
             loss = loss + masked_mean(fake_loss, fake_mask, counts[1])
-        with torch.no_grad():
-            real_logits, fake_logits = real_critique.logits[0], fake_critique.logits[0]
-            both = real_mask if real_mask is None or fake_mask is None else real_mask & fake_mask
-            statistics = {
-                "real": masked_mean(real_logits.detach(), real_mask),
-                "fake": masked_mean(fake_logits.detach(), fake_mask),
-                "separation": masked_mean((real_logits > fake_logits).float(), both),
-            }
-            if self.view.settings is not None:
-                self._observe(real_critique, fake_critique, real_mask, both)
-                statistics["augmentation"] = self.view.strength
-        return loss, statistics
+        return loss
+
+    @torch.no_grad()
+    def _observations(
+        self, real: Sample, real_critique: Critique, fake: Sample, fake_critique: Critique
+    ) -> Statistics:
+        """The first head's mean logits and share of pairs real > fake; what the view learns of them."""
+        real_mask, fake_mask = self._masks(real, real_critique, fake, fake_critique)
+        real_logits, fake_logits = real_critique.logits[0], fake_critique.logits[0]
+        both = real_mask if real_mask is None or fake_mask is None else real_mask & fake_mask
+        statistics = {
+            "real": masked_mean(real_logits.detach(), real_mask),
+            "fake": masked_mean(fake_logits.detach(), fake_mask),
+            "separation": masked_mean((real_logits > fake_logits).float(), both),
+        }
+        if self.view.settings is not None:
+            self._observe(real_critique, fake_critique, real_mask, both)
+            statistics["augmentation"] = self.view.strength
+        return statistics
+
+    def _masks(
+        self, real: Sample, real_critique: Critique, fake: Sample, fake_critique: Critique
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """The masks of reals' and of fakes' logits; of a loss that compares the two, the steps valid in both."""
+        real_mask, fake_mask = _step_mask(real, real_critique), _step_mask(fake, fake_critique)
+        if self.loss.paired and real_mask is not None and fake_mask is not None:
+            real_mask = fake_mask = real_mask & fake_mask
+        return real_mask, fake_mask
 
     def _observe(
         self, real: Critique, fake: Critique, real_mask: Tensor | None, both: Tensor | None
@@ -308,6 +373,11 @@ class GeneratorPlayer(nn.Module):
 def _unchanged(sample: Sample) -> Sample:
     """The sample itself."""
     return sample
+
+
+def _with_gradient(penalties: Sequence[Penalty]) -> set[str]:
+    """The names of the samples by which a penalty differentiates."""
+    return {penalty.at for penalty in penalties if penalty.step is None}
 
 
 def _shifted(penalty: Penalty) -> str:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from genkit.discovery import registry
 from genkit.errors import ConfigError, DataError, GenkitError, first_line
-from genkit.evaluation import gains, scores
+from genkit.evaluation import gains, robustness, scores
 from genkit.evaluation.features import VALUES, Extractor, choose_networks, network_hash
 from genkit.evaluation.real import RealItems, all_items, noise, source_name
 from genkit.evaluation.scores import Features, Figure
@@ -53,6 +53,7 @@ class Request:
         is_kept: whether features of real items are kept on disk.
         tell: is told what is done.
         best_of, choose: candidates for each sample, and which is taken.
+        attack: whether the critics are asked about perturbed samples.
     """
 
     data: Any
@@ -67,6 +68,7 @@ class Request:
     tell: Callable[[str], object] = lambda message: None
     best_of: int = 1
     choose: str = "best"
+    attack: bool = False
 
 
 class Comparison:
@@ -228,6 +230,8 @@ class Comparison:
         figures |= self._measures(sample, model, controls)
         if model is not None and has_critics(model.path):
             figures |= self._gains(sample, model)
+        if model is not None and self.request.attack:
+            figures |= self._attacked(sample, model)
         return figures, near
 
     def distance(self, sample: Sample) -> tuple[str, float]:
@@ -306,6 +310,35 @@ class Comparison:
             name: figure._replace(protocol=protocol)
             for name, figure in gains.figures(real, fakes, steps, generator).items()
         }
+
+    def _attacked(self, sample: Sample, model: Model) -> dict[str, Figure]:
+        """How far perturbations move the scores of a model's critics; none if it has none, or samples are discrete."""
+        kind = str(sample.x.dtype).removeprefix("torch.")
+        fault = ""
+        if not sample.x.is_floating_point():
+            fault = f"only continuous samples can be perturbed, and these are {kind}"
+        elif not has_critics(model.path):
+            fault = "a model has no critics that could be attacked"
+        if not fault:
+            some = slice(robustness.ITEMS)
+            real, fakes = (one[some].to(model.device) for one in (self.real.reference, sample))
+            random = np.random.Philox(key=stream_key("attack", self.request.seed))
+            with waiting("the critics are attacked", self.request.tell):
+                try:
+                    values = robustness.figures(
+                        model.reranker.scores, real, fakes, np.random.Generator(random)
+                    )
+                except RuntimeError as error:
+                    fault = first_line(error)
+        if fault:
+            note = f"attack: {fault}"
+            self.notes += [note] * (note not in self.notes)
+            return {}
+        protocol = (
+            f"the model's critics, {min(self.count, robustness.ITEMS)} of each, {robustness.STEPS} steps, "
+            f"{self.protocol(None, model)}"
+        )
+        return {name: figure._replace(protocol=protocol) for name, figure in values.items()}
 
     def _scores(self, model: Model, items: Sample) -> gains.Scores:
         """[N]: the scores of a model's critics."""

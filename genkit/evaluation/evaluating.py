@@ -52,6 +52,7 @@ def evaluate(
     judge: Openable | None = None,
     training: Any = None,
     label: str | None = None,
+    attack: bool = False,
     seed: int = 0,
     device: str = "auto",
     cache: bool = True,
@@ -77,6 +78,7 @@ def evaluate(
         training: the source that the models were trained on: samples that lie at its items count as memorised. None:
             those that lie at the reference do.
         label: only samples and real items of this condition; None: all, and samples have the conditions of real items.
+        attack: also say how far small perturbations of continuous samples move the models' critics.
         seed: of the samples, of the order of the real items, and of the resampling.
         device: auto, cpu, cuda, mps ...; of models that are opened here.
         cache: whether features of real items are kept in the user's cache folder.
@@ -114,7 +116,7 @@ def evaluate(
     request = Request(
         configuration.with_home(modality.data if data is None else data), n, features,
         {name: user_path(path) for name, path in (weights or {}).items()}, judging, configuration.with_home(training),
-        label, seed, cache, progress or (lambda message: None), best_of, choose,
+        label, seed, cache, progress or (lambda message: None), best_of, choose, attack,
     )  # fmt: skip
     work = _Work(request)
     for name, model in pairs:
@@ -310,6 +312,7 @@ class _Work:
             "choose": request.choose,
             "judge": None if request.judge is None else describe_model(request.judge),
             "label": request.label,
+            "attack": request.attack,
             "split": "two disjoint halves of the items in an order by the seed",
             "seed": request.seed,
             "dtype": "float32",

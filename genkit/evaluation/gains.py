@@ -16,7 +16,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from genkit.evaluation.scores import Figure, interval, resampled_means
+from genkit.evaluation.scores import Figure, interval, ranks, resampled_means
 
 Scores = NDArray[np.float64]
 """Scores [N] of items: high means real."""
@@ -66,9 +66,7 @@ def effective_share(samples: Scores) -> float:
 
 def pairs(real: Scores, samples: Scores) -> float:
     """Share of pairs of a real item and a sample in which the real one has the higher score; equal ones count half."""
-    order = np.sort(samples)
-    ranks = [np.searchsorted(order, real, side) for side in ("left", "right")]
-    return float(np.mean(ranks) / len(samples))
+    return float(ranks(real, samples).mean())
 
 
 def figures(

@@ -199,6 +199,13 @@ def mean_figure(contributions: NDArray[Any] | None, generator: np.random.Generat
     return interval(value, resampled_means(contributions, generator))
 
 
+def ranks(values: NDArray[Any], others: NDArray[Any]) -> NDArray[np.float64]:
+    """[N]: for each value the share of the others that are smaller; equal ones count half."""
+    order = np.sort(others)
+    sides = [np.searchsorted(order, values, side) for side in ("left", "right")]
+    return np.asarray(np.mean(sides, axis=0) / len(others))
+
+
 def resampled_means(values: NDArray[Any], generator: np.random.Generator) -> NDArray[np.float64]:
     """[RESAMPLES]: the means of as many values, drawn with replacement."""
     count = len(values)

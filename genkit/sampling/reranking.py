@@ -82,9 +82,11 @@ class Reranker:
     weights: Mapping[str, float]
     sha256: str
 
-    @torch.no_grad()
     def scores(self, sample: Sample) -> Tensor:
-        """[B]: the weighted sum of the critics' mean logits (over heads, patches and valid steps); high means real."""
+        """[B]: the weighted sum of the critics' mean logits (over heads, patches and valid steps); high means real.
+
+        They have a gradient to samples that require one, and to nothing else.
+        """
         total = torch.zeros(len(sample), device=sample.x.device)
         for name, critic in self.critics.items():
             critique: Critique = critic(sample)
