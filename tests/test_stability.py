@@ -31,6 +31,7 @@ PUBLIC = {
     "genkit.kit.blocks": None,
     "genkit.kit.compat": None,
     "genkit.kit.distances": None,
+    "genkit.kit.encoders": None,
     "genkit.kit.features": None,
     "genkit.kit.files": None,
     "genkit.kit.items": None,

@@ -22,6 +22,12 @@ class TestWavegan(ModalityConformance):
     options = {**SMALL, "samples": 2048}
 
 
+class TestEncoded(ModalityConformance):
+    modality = "genkit_audio:modality"
+    preset = "vae-gan"
+    options = {**SMALL, "conditional": True}
+
+
 class TestVocoder(ModalityConformance):
     modality = "genkit_audio:modality"
     preset = "vocoder"

@@ -23,6 +23,8 @@ _COMPACT_RECIPE = {
     "critic": {"learning_rate": _FALLING_RATE, "betas": (0.0, 0.99)},
     "ema_halflife_items": 10_000,
 }
+_SLOWER = {"learning_rate": {**_FALLING_RATE, "start": 1e-3}, "betas": (0.0, 0.99)}  # an encoder diverges at 2e-3
+_ENCODER_TERMS = {"prior": 1.0, "values": 0.25, "likeness": 1.0}
 
 modality = Modality(
     id="image",
@@ -51,6 +53,27 @@ modality = Modality(
             summary="Small networks without checkerboards, spectral norm, hinge loss; nothing pretrained.",
             options=_COMPACT_OPTIONS,
             recipe=_COMPACT_RECIPE,
+            run={"items": 300_000},
+        ),
+        "vae-gan": Preset(
+            summary="The networks of compact with an encoder, compared by the critic's features (Larsen et al. 2016).",
+            options={**_COMPACT_OPTIONS, "encoder": True},
+            recipe={
+                **_COMPACT_RECIPE,
+                "generator": _SLOWER,
+                "terms": _ENCODER_TERMS,
+                "stages": [{"kind": "pretrain", "items": 30_000}, {"kind": "game"}],
+            },
+            run={"items": 300_000},
+        ),
+        "vae": Preset(
+            summary="The generator of compact with an encoder, trained on the evidence bound alone (VAE); no critic learns.",
+            options={**_COMPACT_OPTIONS, "encoder": True, "spectrum": False},
+            recipe={
+                **_COMPACT_RECIPE,
+                "generator": {**_SLOWER, "betas": (0.9, 0.99)},
+                "stages": [{"kind": "pretrain"}],
+            },
             run={"items": 300_000},
         ),
         "dcgan": Preset(

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from genkit import user_objects
+from genkit.kit.encoders import encoder_terms
 from genkit.kit.items import check_class_options, check_classes, check_usable
 from genkit.plugin import (
     Critique,
@@ -97,6 +98,8 @@ class ImagePlugin(ModalityPlugin):
         options = self.options
         if options.generator is not None:
             return user_objects.network("options.generator", options.generator, *self._arguments)
+        if options.encoder:
+            return compact.EncodedGenerator(*self._arguments)
         generator: nn.Module = ARCHITECTURES[options.architecture].Generator(*self._arguments)
         return generator
 
@@ -145,10 +148,20 @@ class ImagePlugin(ModalityPlugin):
         fake: Sample,
         critiques: Mapping[str, Critique],
     ) -> Mapping[str, Tensor]:
-        """The term `spectrum` of the generator, if `options.spectrum` is set; see `genkit_image.spectrum`."""
-        if player != "generator" or "spectrum" not in networks.frozen:
+        """The generator's terms.
+
+        `spectrum`, if `options.spectrum` is set (`genkit_image.spectrum`); `prior`, `values` and `likeness`, if
+        `options.encoder` is (`genkit.kit.encoders.encoder_terms`).
+        """
+        if player != "generator":
             return {}
-        return {"spectrum": networks.frozen["spectrum"](real.x, fake.x)}
+        terms = {}
+        if "spectrum" in networks.frozen:
+            terms["spectrum"] = networks.frozen["spectrum"](real.x, fake.x)
+        if self.options.encoder:
+            deviation = self.options.deviation
+            terms |= encoder_terms(networks.generator, networks.critics, real, deviation)
+        return terms
 
     def augment(self, sample: Sample) -> Sample:
         """The sample that critics see: augmented at random if the fact `augment` is set, else unchanged."""
