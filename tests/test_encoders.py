@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
-from toy_factors import FactorOptions, FactorPlugin, factors, least_loss
 from torch import nn
 from torch.distributions import Normal, kl_divergence
+from toy_factors import FactorOptions, FactorPlugin, factors, least_loss
 
 import genkit
 from genkit.kit.encoders import (
@@ -92,7 +92,9 @@ class Sees(nn.Module):
         self.scales, self.drop = scales, nn.Dropout(0.5)
 
     def forward(self, sample):
-        return Critique((sample.x[:, 0],), tuple(scale * self.drop(sample.x) for scale in self.scales))
+        return Critique(
+            (sample.x[:, 0],), tuple(scale * self.drop(sample.x) for scale in self.scales)
+        )
 
 
 @pytest.mark.parametrize("scale", [1e-3, 30.0])

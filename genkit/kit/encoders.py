@@ -66,7 +66,9 @@ class Encoder(nn.Module):
 def divergence(posterior: Posterior) -> Tensor:
     """[B], >= 0: the Kullback-Leibler divergence of a posterior from N(0, 1), summed over the part; in nats.
 
-    With mean m and deviation s it is the sum of (m^2 + s^2 - 1) / 2 - log s. Source: Kingma and Welling 2014, appendix B.
+    With mean m and deviation s it is the sum of (m^2 + s^2 - 1) / 2 - log s.
+
+    Source: Kingma and Welling 2014, appendix B.
 
     Raises:
         ValueError: if there is no deviation: the divergence of a single point is infinite.
@@ -86,8 +88,8 @@ def normal_loss(x: Tensor, mean: Tensor, deviation: float) -> Tensor:
 def posterior_noise(generator: Any, real: Sample) -> tuple[dict[str, Tensor], Tensor]:
     """(noise of which given samples may have been drawn; its divergence [B] from the generator's own noise).
 
-    Gradients reach the encoder. Parts that the generator does not infer are drawn as for a new sample, by torch's global
-    generator, and add nothing to the divergence.
+    Gradients reach the encoder. Parts that the generator does not infer are drawn as for a new sample, by torch's
+    global generator, and add nothing to the divergence.
 
     Args:
         generator: with the capability `infer`, whose posteriors have deviations.
@@ -110,8 +112,8 @@ def posterior_noise(generator: Any, real: Sample) -> tuple[dict[str, Tensor], Te
 def negative_bound(generator: Any, real: Sample, deviation: float) -> Tensor:
     """[B]: minus the evidence lower bound of given samples, in nats; its mean is the loss of a VAE.
 
-    The bound is E[log N(x; G(z), deviation^2)] - KL(q(z | x) || N(0, 1)), with z from the posterior q; the mean is taken
-    over one draw of z, the divergence is exact. Source: Kingma and Welling 2014, eq. 3 and 10.
+    The bound is E[log N(x; G(z), deviation^2)] - KL(q(z | x) || N(0, 1)), with z from the posterior q. The mean is that
+    of one draw of z, the divergence is exact. Source: Kingma and Welling 2014, eq. 3 and 10.
 
     Args:
         generator: as for `posterior_noise`; its `forward` is the decoder G.
@@ -139,8 +141,8 @@ def encoder_terms(
 
     Reconstructions are drawn from the posterior; no critic is asked whether they are real, so the adversarial loss
     reaches the decoder alone, as in the paper. The paper's gamma weighs the likeness for the decoder only: give it to
-    all terms, for the encoder has no other loss, and to Adam or RMSprop a common factor of a loss is nothing. Unlike the
-    paper's adversary, critics do not learn to tell reconstructions from reals.
+    all terms, for the encoder has no other loss, and to Adam or RMSprop a common factor of a loss is nothing. Unlike
+    the paper's adversary, critics do not learn to tell reconstructions from reals.
 
     Args:
         generator: as for `posterior_noise`.
@@ -168,7 +170,7 @@ def encoder_terms(
 
 
 def _features(critic: nn.Module, real: Sample, fake: Sample) -> tuple[tuple[Tensor, ...], ...]:
-    """What a critic hands on of reals, without a graph, and of fakes; in eval mode, where equal samples have equal ones."""
+    """What a critic hands on of reals, without a graph, and of fakes; in eval mode, so that equals are equal."""
     was_training = critic.training
     critic.eval()
     with torch.no_grad():

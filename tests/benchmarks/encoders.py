@@ -49,7 +49,8 @@ def main() -> None:
             again = model.project(real, steps=100, starts=4).samples.sample
             own_again = model.project(own, steps=100, starts=4).samples.sample
             print(
-                f"{name}: searched, real {error(real, again):.4f} (mean item {flat:.4f}), own {error(own, own_again):.4f}",
+                f"{name}: searched, real {error(real, again):.4f} (mean item {flat:.4f}), own "
+                f"{error(own, own_again):.4f}",
                 flush=True,
             )
         else:
@@ -66,16 +67,13 @@ def main() -> None:
             nats = sum(divergence(one).mean().item() for one in posteriors.values())
             print(
                 f"{name}: real {error(real, again):.4f} (mean item {flat:.4f}), drawn from the posterior "
-                f"{error(real, blurred):.4f}, own {error(own, own_again):.4f}; variance of means {variance.mean():.2f}, "
-                f"mean squared deviation {deviation.square().mean():.2f}, divergence {nats:.1f} nats",
+                f"{error(real, blurred):.4f}, own {error(own, own_again):.4f}; variance of means "
+                f"{variance.mean():.2f}, mean squared deviation {deviation.square().mean():.2f}, "
+                f"divergence {nats:.1f} nats",
                 flush=True,
             )
     if arguments.out is not None:
-        rows = [
-            part[place : place + 8]
-            for place in range(0, 32, 8)
-            for part in (real, again)
-        ]
+        rows = [part[place : place + 8] for place in range(0, 32, 8) for part in (real, again)]
         controls = model.generate(1).controls
         picture = model.plugin.preview(join(rows), arguments.out.suffix[1:], controls, 8)
         arguments.out.write_bytes(picture)

@@ -78,5 +78,4 @@ def test_a_vae_draws_again_what_it_was_not_trained_on(tmp_path):
     )  # fmt: skip
     again = model.reconstruct(x[1000:]).sample.x
     error, variance = (again - x[1000:]).square().mean(), x.var(0).mean()
-    print(error/variance)
     assert error < 0.2 * variance

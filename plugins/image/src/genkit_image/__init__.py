@@ -23,7 +23,10 @@ _COMPACT_RECIPE = {
     "critic": {"learning_rate": _FALLING_RATE, "betas": (0.0, 0.99)},
     "ema_halflife_items": 10_000,
 }
-_SLOWER = {"learning_rate": {**_FALLING_RATE, "start": 1e-3}, "betas": (0.0, 0.99)}  # an encoder diverges at 2e-3
+_SLOWER = {
+    "learning_rate": {**_FALLING_RATE, "start": 1e-3},
+    "betas": (0.0, 0.99),
+}  # an encoder diverges at 2e-3
 _ENCODER_TERMS = {"prior": 1.0, "values": 0.25, "likeness": 1.0}
 
 modality = Modality(
@@ -67,7 +70,7 @@ modality = Modality(
             run={"items": 300_000},
         ),
         "vae": Preset(
-            summary="The generator of compact with an encoder, trained on the evidence bound alone (VAE); no critic learns.",
+            summary="The networks of vae-gan, trained on the evidence bound alone (a VAE); no critic learns.",
             options={**_COMPACT_OPTIONS, "encoder": True, "spectrum": False},
             recipe={
                 **_COMPACT_RECIPE,

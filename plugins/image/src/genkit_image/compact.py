@@ -89,11 +89,10 @@ class EncodedGenerator(Generator):
 
     def __init__(self, options: Options, channels: int, classes: int) -> None:
         super().__init__(options, channels, classes)
-        for norm in self.norms:
-            maps_there = norm.affine.out_features // 2
-            norm.norm = nn.GroupNorm(math.gcd(maps_there, GROUPS), maps_there, affine=False)
         self.deviation = options.deviation
         maps, base = layout(options)
+        for norm, count in zip(self.norms, reversed(maps), strict=True):
+            norm.norm = nn.GroupNorm(math.gcd(count, GROUPS), count, affine=False)
         gain = math.sqrt(2 / (1 + LEAKY_SLOPE**2))
         layers: list[nn.Module] = []
         for inputs, outputs in itertools.pairwise([channels, *maps]):
