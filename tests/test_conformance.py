@@ -16,6 +16,7 @@ import torch
 import toys
 from torch import nn
 from toy_curves import CurveGenerator, Curves, curves
+from toy_factors import FactorGenerator, FactorPlugin, factors
 from toys import duet, language, ring
 from typer.testing import CliRunner
 
@@ -471,6 +472,34 @@ class InfersTogether(toys.LanguageGenerator):
         }
 
 
+class InfersADeviation(toys.LanguageGenerator):
+    def infer(self, sample):
+        (posterior,) = super().infer(sample).values()
+        return {"symbols": Posterior(posterior.mean, torch.full_like(posterior.mean, 0.1))}
+
+
+class InfersTheSame(FactorGenerator):
+    def infer(self, sample):
+        (posterior,) = super().infer(sample).values()
+        return {"z": Posterior(torch.zeros_like(posterior.mean), posterior.deviation)}
+
+
+class InfersNothingSure(FactorGenerator):
+    def infer(self, sample):
+        (posterior,) = super().infer(sample).values()
+        return {"z": Posterior(posterior.mean, posterior.deviation.log())}
+
+
+def encoded(generator):
+    """The factors with another generator."""
+
+    class Mutant(FactorPlugin):
+        def networks(self):
+            return replace(super().networks(), generator=generator(self.options))
+
+    return like(factors, plugin=Mutant)
+
+
 def measured(change, curves=()):
     """The duet with other measures: a function of what the toy measures, and of the evidence."""
 
@@ -690,6 +719,9 @@ MORE = [
     ),
     ("distributions_are_those_of_log_prob", speaker(DistributesUnevenly), "1 was expected"),
     ("infer_finds_noise", speaker(InfersTogether), "depends on the other rows of its batch"),
+    ("infer_finds_noise", speaker(InfersADeviation), "'symbols', whose distribution is uniform"),
+    ("infer_finds_noise", encoded(InfersTheSame), "the same noise for different samples"),
+    ("infer_finds_noise", encoded(InfersNothingSure), "that is not finite, or not positive"),
     ("measures_are_numbers", measured(moved), r"wrote into its input \(x\)"),
     (
         "measures_are_numbers",
@@ -745,11 +777,12 @@ CAPABILITIES = {
     },
     "duet": {"condition", "terms", "preview", "export_facts", *EVALUATION},
     "curves": {"preview", "unroll", "writer"},
+    "factors": {"pretrain_loss", "infer", "terms"},
 }
 """Toy -> the optional capabilities that its classes have."""
 
 
-@pytest.mark.parametrize("toy", [ring, language, duet, curves], ids=lambda toy: toy.id)
+@pytest.mark.parametrize("toy", [ring, language, duet, curves, factors], ids=lambda toy: toy.id)
 def test_a_toy_keeps_the_contract(toy):
     report = check_modality(toy)
     assert report.ok, str(report)
@@ -762,6 +795,7 @@ def test_a_toy_keeps_the_contract(toy):
 OTHERS = [
     (toys.grid, None),
     (toys.step_language, None),
+    (factors, "vae-gan"),
     *((language, name) for name in list(language.presets)[1:]),
 ]
 

@@ -32,6 +32,7 @@ PUBLIC = {
     "genkit.kit.compat": None,
     "genkit.kit.distances": None,
     "genkit.kit.terms": None,
+    "genkit.kit.encoders": None,
     "genkit.kit.features": None,
     "genkit.kit.files": None,
     "genkit.kit.items": None,

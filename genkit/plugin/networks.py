@@ -150,7 +150,8 @@ class Generator(Protocol):
             one-hot of the padding, without a gradient. The input of later steps may carry the gradient too, as
             `genkit.adversarial.straight_through(relaxed, symbol)`, whose value is the one-hot that `forward` sees.
         `infer(sample) -> {part: Posterior}`: the noise, by part, of which given samples are likely to have been drawn.
-            Parts that it leaves out are drawn as ever. In eval mode it depends on each row alone.
+            Parts that it leaves out are drawn as ever; only parts of normal noise have a deviation. In eval mode it
+            depends on each row alone.
         `stepwise(condition, controls) -> Stepwise`: the samples of `forward` as a loop over one step, by which they are
             exported. A generator without it is exported as a whole, its loops unrolled.
     """

@@ -138,7 +138,7 @@ def end_of(real: Sample) -> int | None:
 
 
 def infer_finds_noise(subject: Subject) -> None:
-    """`infer` gives parts of the noise for each row alone; discrete samples are drawn from them again."""
+    """`infer` gives each row alone parts of the noise, other ones for other samples; discrete ones are drawn again."""
     generator: Any = perturbed(subject.generator, FIRM)
     condition, controls = subject.real_batch.condition, subject.controls
     with torch.no_grad():
@@ -165,7 +165,15 @@ def infer_finds_noise(subject: Subject) -> None:
                 torch.allclose(first, values[:2], rtol=1e-3, atol=1e-4),
                 f"infer's {kind} of {part!r} depends on the other rows of its batch",
             )
+        distribution = generator.noise[part].distribution
+        expect(
+            posterior.deviation is None or distribution == "normal",
+            f"infer gave a deviation of {part!r}, whose distribution is {distribution}: normal noise around a mean "
+            "would leave its range. Give that part a normal distribution",
+        )
         noise[part] = posterior.mean.to(noise[part].dtype)
+    differs = [not torch.equal(one.mean, one.mean.roll(1, 0)) for one in posteriors.values()]
+    expect(any(differs), "infer gives the same noise for different samples: let it depend on x")
     if not fake.x.is_floating_point():
         with torch.no_grad():
             repeated = generator(noise, condition, controls)

@@ -1,6 +1,6 @@
 """Sounds keep the contract, as anybody's modality does."""
 
-from genkit.testing import ModalityConformance
+from genkit.testing import ModalityConformance, check_modality
 
 SMALL = {"samples": 1024, "content": 8, "features": 4, "critic_features": 4, "spectrum_features": 2}
 
@@ -33,3 +33,19 @@ class TestVocoder(ModalityConformance):
         "corrections": 1,
         "critic_features": 2,
     }
+
+
+def test_an_encoded_wavegan_keeps_what_an_encoder_touches():
+    names = [
+        "training_is_finite_and_moves_all",
+        "gradients_stay_separate",
+        "rows_stand_alone",
+        "terms_are_scalars",
+        "pretrain_loss_learns",
+        "infer_finds_noise",
+    ]
+    options = {**SMALL, "conditional": True}
+    modality = "genkit_audio:modality"
+    report = check_modality(modality, "vae-gan", options=options, only=names, minimum=len(names))
+    assert report.ok, str(report)
+    assert report.applied == len(names)

@@ -1,4 +1,4 @@
-"""The contract, kept: plain, and conditional with everything that can be changed about pictures."""
+"""The contract, kept: plain, and conditional with everything that can be changed about pictures, and encoded."""
 
 from genkit.testing import ModalityConformance
 
@@ -21,3 +21,10 @@ class TestConditional(ModalityConformance):
         "crop": 2,
     }
     minimum = 25
+
+
+class TestEncoded(ModalityConformance):
+    modality = "image"
+    preset = "vae-gan"
+    options = {"size": 16, "features": 4, "conditional": True}
+    minimum = 27

@@ -45,6 +45,16 @@ modality = Modality(
             recipe=_CPU_RECIPE,
             run={"items": 50_000},
         ),
+        "vae-gan": Preset(
+            summary="wavegan-small with an encoder, compared by the critics' features (Larsen et al. 2016).",
+            options={"normalize": "peak", "encoder": True},
+            recipe={
+                **_CPU_RECIPE,
+                "terms": {"prior": 1.0, "values": 0.25, "likeness": 1.0},
+                "stages": [{"kind": "pretrain", "items": 10_000}, {"kind": "game"}],
+            },
+            run={"items": 40_000},
+        ),
         "vocoder": Preset(
             summary="Log-mel spectra to waves, with the critics and losses of HiFi-GAN. For a CPU.",
             options={

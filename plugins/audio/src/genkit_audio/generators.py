@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot, relu
 
 from genkit.errors import ConfigError
-from genkit.kit.blocks import variance_scaling_
-from genkit.plugin import Noise, Sample
+from genkit.kit.blocks import LEAKY_SLOPE, variance_scaling_
+from genkit.kit.encoders import Encoder, negative_bound
+from genkit.plugin import Noise, Posterior, Sample
 from genkit_audio.options import Options
 
 KERNEL, STRIDE = 25, 4
@@ -34,7 +35,8 @@ def make_generator(options: Options, classes: int, rate: int) -> nn.Module:
         classes: K; 0: unconditional.
         rate: samples per second of the data.
     """
-    constructors = {"wavegan": Wavegan, "stream": Stream}
+    wavegan = EncodedWavegan if options.encoder else Wavegan
+    constructors = {"wavegan": wavegan, "stream": Stream}
     return constructors[options.architecture](options, classes, rate)
 
 
@@ -108,8 +110,52 @@ class Wavegan(nn.Module):
                 f"seconds = {controls.seconds:g}: the sounds of this model last {self.samples / self.rate:.3g} s at "
                 "most; ask for less, or train the preset stream, whose sounds have no end"
             )
-        z = code(2 * noise["content"] - 1, condition, self.classes)
+        z = code(self.content(noise["content"]), condition, self.classes)
         return Sample(self.body(self.first(z).unflatten(1, (-1, BASE)))[..., :count], condition)
+
+    def content(self, noise: Tensor) -> Tensor:
+        """The noise as the first layer takes it, symmetric about 0."""
+        return 2 * noise - 1
+
+
+class EncodedWavegan(Wavegan):
+    """WaveGAN's generator of normal noise, with an encoder of windows into it.
+
+    The encoder is the critic's convolutions, as wide as the generator's and without phase shuffle.
+
+    Args:
+        options: also deviation.
+        classes: K; 0: unconditional.
+        rate: samples per second of the data.
+    """
+
+    def __init__(self, options: Options, classes: int, rate: int) -> None:
+        super().__init__(options, classes, rate)
+        self.noise = {"content": Noise((options.content,))}
+        self.deviation = options.deviation
+        maps, strides = layout(options.samples, options.features)
+        layers: list[nn.Module] = []
+        for (inputs, outputs), stride in zip(itertools.pairwise([1, *maps]), strides, strict=True):
+            margin = (KERNEL - stride) // 2
+            layers += [
+                nn.ConstantPad1d((margin, margin + 1), 0),
+                nn.Conv1d(inputs, outputs, KERNEL, stride),
+                nn.LeakyReLU(LEAKY_SLOPE, inplace=True),
+            ]
+        body = nn.Sequential(*layers).apply(initialise)
+        self.encoder = Encoder(body, BASE * maps[-1], (options.content,), classes)
+
+    def content(self, noise: Tensor) -> Tensor:
+        """The noise itself."""
+        return noise
+
+    def infer(self, sample: Sample) -> dict[str, Posterior]:
+        """The noise of which windows (of known classes, in a conditional model) may have been drawn."""
+        return {"content": self.encoder(sample)}
+
+    def pretrain_loss(self, real: Sample) -> Tensor:
+        """Minus the evidence bound in nats, divided by L; see `genkit.kit.encoders.negative_bound`."""
+        return negative_bound(self, real, self.deviation).mean() / real.x[0].numel()
 
 
 class Stream(nn.Module):

@@ -48,6 +48,11 @@ class Options(Settings):
     """Samples from one block of texture noise to the next, for stream. One block affects about ten times as many."""
     features: Width = 16
     """Feature maps of the generator's layer next to the wave; they double with every layer away from it."""
+    encoder: bool = False
+    """Give a wavegan an encoder, so that the model can infer the noise of a sound. It learns in stages of the kind
+    pretrain (a variational autoencoder), and in the game by the terms prior, values and likeness (VAE-GAN)."""
+    deviation: Annotated[float, Field(gt=0)] = 0.1
+    """Standard deviation of the wave around what an encoder's noise gives."""
     mels: Annotated[int, Field(ge=8, le=256)] = 80
     """Mel bands of the spectra that a vocoder takes as its condition."""
     width: Width = 192
@@ -89,6 +94,14 @@ class Options(Settings):
         if self.conditional and (self.architecture == "vocoder" or self.critics == "periods"):
             raise ValueError(
                 "conditional: neither a vocoder nor critics of periods take labels; leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _has_a_generator_that_takes_an_encoder(self) -> Options:
+        if self.encoder and self.architecture != "wavegan":
+            raise ValueError(
+                f"encoder: it belongs to architecture=wavegan, not to {self.architecture}; leave one of them out"
             )
         return self
 

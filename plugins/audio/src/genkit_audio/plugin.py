@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from genkit.kit import streams
+from genkit.kit.encoders import encoder_terms
 from genkit.kit.items import check_class_options, check_classes, check_usable
 from genkit.plugin import (
     Conditions,
@@ -143,7 +144,14 @@ class AudioPlugin(ModalityPlugin):
         fake: Sample,
         critiques: Mapping[str, Critique],
     ) -> Mapping[str, Tensor]:
-        """Loss terms `mel` and `features` of a vocoder's generator; see `genkit_audio.vocoder.terms`."""
+        """The generator's loss terms.
+
+        `mel` and `features` of a vocoder (`genkit_audio.vocoder.terms`); `prior`, `values` and `likeness`, if
+        `options.encoder` is set (`genkit.kit.encoders.encoder_terms`).
+        """
+        if player == "generator" and self.options.encoder:
+            deviation = self.options.deviation
+            return encoder_terms(networks.generator, networks.critics, real, deviation)
         if player != "generator" or not self.is_vocoder:
             return {}
         return vocoder.terms(networks, real, fake, critiques, self.facts["rate"])

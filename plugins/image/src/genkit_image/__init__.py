@@ -33,6 +33,11 @@ _COMPACT_RECIPE = {
     "critic": {"learning_rate": _FALLING_RATE, "betas": (0.0, 0.99)},
     "ema_halflife_items": 10_000,
 }
+_SLOWER = {
+    "learning_rate": {**_FALLING_RATE, "start": 1e-3},
+    "betas": (0.0, 0.99),
+}  # an encoder diverges at 2e-3
+_ENCODER_TERMS = {"prior": 1.0, "values": 0.25, "likeness": 1.0}
 
 modality = Modality(
     id="image",
@@ -154,6 +159,27 @@ modality = Modality(
             },
             recipe=_TRANSLATION_RECIPE,
             run={"items": 200_000},
+        ),
+        "vae-gan": Preset(
+            summary="The networks of compact with an encoder, compared by the critic's features (Larsen et al. 2016).",
+            options={**_COMPACT_OPTIONS, "encoder": True},
+            recipe={
+                **_COMPACT_RECIPE,
+                "generator": _SLOWER,
+                "terms": _ENCODER_TERMS,
+                "stages": [{"kind": "pretrain", "items": 30_000}, {"kind": "game"}],
+            },
+            run={"items": 300_000},
+        ),
+        "vae": Preset(
+            summary="The networks of vae-gan, trained on the evidence bound alone (a VAE); no critic learns.",
+            options={**_COMPACT_OPTIONS, "encoder": True, "spectrum": False},
+            recipe={
+                **_COMPACT_RECIPE,
+                "generator": {**_SLOWER, "betas": (0.9, 0.99)},
+                "stages": [{"kind": "pretrain"}],
+            },
+            run={"items": 300_000},
         ),
         "dcgan": Preset(
             summary="DCGAN as published (Radford et al. 2015): 64 x 64, BatchNorm in both, Adam 2e-4, batch 128.",

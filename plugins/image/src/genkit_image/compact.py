@@ -10,6 +10,7 @@ Shape letters: B batch, Z latent, C channels, H W pixels, K classes.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -17,10 +18,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv_transpose2d, pad
 
-from genkit.kit.blocks import LEAKY_SLOPE, towards_mean
-from genkit.plugin import Noise, Sample
+from genkit.kit.blocks import LEAKY_SLOPE, towards_mean, variance_scaling_
+from genkit.kit.encoders import Encoder, negative_bound
+from genkit.plugin import Noise, Posterior, Sample
 from genkit_image.dcgan import ProjectionCritic, code, layout, truncation_of
 from genkit_image.options import Options
+
+GROUPS = 8
+"""Groups of feature maps in a GroupNorm."""
 
 
 class Generator(nn.Module):
@@ -68,6 +73,40 @@ class Generator(nn.Module):
     def _start(self, z: Tensor) -> Tensor:
         """[B, Z + K] -> the activations of the first layer."""
         return cast(Tensor, self.norms[0](self.base(z[:, :, None, None]), z))
+
+
+class EncodedGenerator(Generator):
+    """The generator with an encoder of pictures into its noise, and GroupNorm (Wu and He 2018, arXiv:1803.08494) for
+    BatchNorm: statistics of a batch differ between what is drawn from normal noise and what is drawn from posteriors.
+
+    The encoder is convolutions of stride 2 without normalisation, with the feature maps of the critic.
+
+    Args:
+        options: also deviation.
+        channels: C.
+        classes: K; 0: unconditional.
+    """
+
+    def __init__(self, options: Options, channels: int, classes: int) -> None:
+        super().__init__(options, channels, classes)
+        self.deviation = options.deviation
+        maps, base = layout(options)
+        for norm, count in zip(self.norms, reversed(maps), strict=True):
+            norm.norm = nn.GroupNorm(math.gcd(count, GROUPS), count, affine=False)
+        gain = math.sqrt(2 / (1 + LEAKY_SLOPE**2))
+        layers: list[nn.Module] = []
+        for inputs, outputs in itertools.pairwise([channels, *maps]):
+            layers += [variance_scaling_(nn.Conv2d(inputs, outputs, 4, 2, 1), gain), _activation()]
+        features = maps[-1] * math.prod(base)
+        self.encoder = Encoder(nn.Sequential(*layers), features, (options.latent,), classes)
+
+    def infer(self, sample: Sample) -> dict[str, Posterior]:
+        """The noise of which pictures (of known classes, in a conditional model) may have been drawn."""
+        return {"z": self.encoder(sample)}
+
+    def pretrain_loss(self, real: Sample) -> Tensor:
+        """Minus the evidence bound in nats, divided by C H W; see `genkit.kit.encoders.negative_bound`."""
+        return negative_bound(self, real, self.deviation).mean() / real.x[0].numel()
 
 
 class _Modulated(nn.Module):

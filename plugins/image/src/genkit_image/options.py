@@ -89,6 +89,12 @@ class Options(Sized):
     spectrum: bool = False
     """Give the generator a loss term, `spectrum`, that compares the mean power of each frequency with that of real
     pictures (after Durall et al. 2020): fine textures and the grids of upsampling are as strong as in real pictures."""
+    encoder: bool = False
+    """Give a compact generator an encoder, so that the model can infer the noise of a picture. It learns in stages of
+    the kind pretrain (a variational autoencoder), and in the game by the terms prior, values and likeness (VAE-GAN)."""
+    deviation: Annotated[float, Field(gt=0)] = 0.2
+    """Standard deviation of values, which reach from -1 to 1, around what an encoder's noise gives: the smaller, the
+    more exact reconstructions must be, and the less the noise of pictures is like that of samples."""
     features: Annotated[int, Field(ge=1)] = 64
     """Feature maps next to the picture; they double with every halving of the resolution."""
     features_max: Annotated[int, Field(ge=1)] | None = None
@@ -98,7 +104,7 @@ class Options(Sized):
     sees fewer pictures in the same time."""
     critic_norm: Literal["batch", "spectral", "none"] = "batch"
     """Normalisation in the critic: BatchNorm (Radford et al. 2015), spectral norm (Miyato et al. 2018), or none (for
-    recipes with a gradient penalty). Only DCGAN's critic takes batch."""
+    recipes with a gradient penalty). A compact or cycle critic takes no batch."""
 
     @model_validator(mode="after")
     def _has_a_norm_that_fits(self) -> Options:
@@ -141,6 +147,15 @@ class Options(Sized):
     def magnification(self) -> int:
         """By what factor pictures are larger than their inputs."""
         return self.scale if self.input == "small" else 1
+
+    @model_validator(mode="after")
+    def _has_a_generator_that_takes_an_encoder(self) -> Options:
+        if self.encoder and (self.architecture != "compact" or self.generator is not None):
+            name = "your own generator" if self.generator else f"{self.architecture} networks"
+            raise ValueError(
+                f"encoder: it belongs to the generator of architecture=compact, not to {name}; leave one of them out"
+            )
+        return self
 
 
 class Controls(Settings):

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from genkit import user_objects
+from genkit.kit.encoders import encoder_terms
 from genkit.kit.items import check_class_options, check_classes, check_usable
 from genkit.plugin import (
     Conditions,
@@ -124,6 +125,8 @@ class ImagePlugin(ModalityPlugin):
         options = self.options
         if options.generator is not None:
             return user_objects.network("options.generator", options.generator, *self._arguments)
+        if options.encoder:
+            return compact.EncodedGenerator(*self._arguments)
         generator: nn.Module = ARCHITECTURES[options.architecture][0](*self._arguments)
         return generator
 
@@ -194,7 +197,8 @@ class ImagePlugin(ModalityPlugin):
         """The terms of the generator.
 
         `spectrum`, if `options.spectrum` is set: see `genkit_image.spectrum`. With an input, those of
-        `genkit_image.translation.terms`; of a cycle, those of `genkit_image.cycle.terms`.
+        `genkit_image.translation.terms`; of a cycle, those of `genkit_image.cycle.terms`. `prior`, `values` and
+        `likeness`, if `options.encoder` is set: see `genkit.kit.encoders.encoder_terms`.
         """
         values: dict[str, Tensor] = {}
         if player != "generator":
@@ -205,6 +209,9 @@ class ImagePlugin(ModalityPlugin):
             values |= cycle.terms(networks, real, fake)
         elif self.options.input is not None:
             values |= translation.terms(self.options, networks, real, fake, critiques)
+        if self.options.encoder:
+            deviation = self.options.deviation
+            values |= encoder_terms(networks.generator, networks.critics, real, deviation)
         return values
 
     def augment(self, sample: Sample) -> Sample:
