@@ -116,9 +116,8 @@ def test_the_divergence_of_a_language_falls_to_nothing(teachers, distill):
     )
     assert divergence(teacher, short) > 0.1
     assert divergence(teacher, long) < 0.01
-    assert long.info["card"]["recipe"]["stages"] == [
-        {"kind": "pretrain", "items": None, "generator": None}
-    ]
+    (stage,) = long.info["card"]["recipe"]["stages"]
+    assert stage["kind"] == "pretrain"
 
 
 class Untold(Language):

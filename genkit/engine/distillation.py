@@ -50,7 +50,7 @@ def distill(
     The student draws from the same noise as its teacher, and learns to draw the same: a seed and an index give nearly
     the same sample in both. Continuous samples: at first the student follows the teacher's values alone; then the
     values and the critics' features of both are compared, while the critics compare the student with real data as ever.
-    Discrete samples: the student's distributions follow the teacher's, on the teacher's samples; critics take no part
+    Discrete samples: the student's distributions follow the teacher's, at every step of the data; critics take no part
     unless `recipe.stages` has a game.
 
     The teacher's modality, preset, options and recipe are the student's where no others are given. `genkit.train` with

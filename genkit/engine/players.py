@@ -349,7 +349,7 @@ class GeneratorPlayer(nn.Module):
         if update.teacher is not None:
             weights = {**WEIGHTS, **update.term_weights}
             terms = update.teacher.terms(
-                self.module, update.noises("generator", len(real)), real.condition, update.controls, fake,
+                self.module, update.noises("generator", len(real)), real.condition, update.controls, real, fake,
                 critics if weights["teacher_features"] else {}, plain_critiques,
             )  # fmt: skip
             loss = _add_terms(loss, statistics, terms, weights)
@@ -363,7 +363,11 @@ class GeneratorPlayer(nn.Module):
             loss: Tensor = cast(Any, self.module).pretrain_loss(real)
         else:
             terms = update.teacher.terms(
-                self.module, update.noises("generator", len(real)), real.condition, update.controls
+                self.module,
+                update.noises("generator", len(real)),
+                real.condition,
+                update.controls,
+                real,
             )
             loss = torch.zeros((), device=real.x.device)
             loss = _add_terms(loss, statistics, terms, {**WEIGHTS, **update.term_weights})

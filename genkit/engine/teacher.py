@@ -56,25 +56,33 @@ class Teacher:
         noise: Mapping[str, Tensor],
         condition: Tensor | None,
         controls: Any,
+        real: Sample,
         fake: Sample | None = None,
         critics: Mapping[str, nn.Module] | None = None,
         critiques: Mapping[str, Critique] | None = None,
     ) -> dict[str, Tensor]:
         """What the student's loss gains, by the names of WEIGHTS, a scalar each.
 
-        Discrete samples: `teacher` is the divergence of the student on the teacher's samples. Continuous samples:
-        `teacher` is the distance of their values, `teacher_features` the mean distance over all the critics' features.
+        Discrete samples: `teacher` is the divergence of the student's distributions from the teacher's at every step of
+        the reals, which costs no drawing; where one of the two tells no distributions, the cross-entropy of the
+        teacher's samples. Continuous samples: `teacher` is the distance of their values, `teacher_features` the mean
+        distance over all the critics' features.
 
         Args:
             student: a generator in training mode.
+            real: samples of the data; only discrete ones are used.
             noise, condition, controls: that samples are drawn from.
             fake: what the student draws from them, with its graph; None: it is drawn here.
             critics: whose features are compared; their weights require no grad.
             critiques: of the fakes as they are, by critic; those that lack are asked for.
         """
+        if not real.x.is_floating_point():
+            if self.has_distributions(student):
+                return {"teacher": self.divergence(student, real)}
+            scores: Any = student
+            goal = self.draw(noise, condition, controls)
+            return {"teacher": masked_mean(-scores.log_prob(goal), goal.mask)}
         goal = self.draw(noise, condition, controls)
-        if not goal.x.is_floating_point():
-            return {"teacher": self.divergence(student, goal)}
         if fake is None:
             fake = full_precision(student(noise, condition, controls))
         terms, distances = {"teacher": distance(fake.x, goal.x, goal.mask)}, []
@@ -91,24 +99,19 @@ class Teacher:
             terms["teacher_features"] = torch.stack(distances).mean()
         return terms
 
-    def divergence(self, student: nn.Module, goal: Sample) -> Tensor:
-        """How far a student's distributions are from the teacher's on the teacher's samples, a scalar in nats per step.
+    def divergence(self, student: nn.Module, sample: Sample) -> Tensor:
+        """How far a student's distributions are from the teacher's on a sample, a scalar in nats per step.
 
-        KL(teacher || student) of the next symbol, exact at each step and averaged over valid steps: the estimate of the
-        divergence of whole samples whose variance is least. Where one of the two does not tell its distributions, the
-        cross-entropy, -log_prob, whose gradient has the same mean.
+        KL(teacher || student) of the next symbol, exact at each step and averaged over valid steps.
 
-        Source: Hinton et al. 2015, arXiv:1503.02531; on whole sequences Kim and Rush 2016, arXiv:1606.07947.
+        Source: Hinton et al. 2015, arXiv:1503.02531; of sequences "word-level", Kim and Rush 2016, arXiv:1606.07947.
         """
-        if not self.has_distributions(student):
-            scores: Any = student
-            return masked_mean(-scores.log_prob(goal), goal.mask)
         with torch.no_grad():
-            goal_log_probs = _distributions(self.generator, goal)
-        log_probs = _distributions(student, goal)
+            goal_log_probs = _distributions(self.generator.eval(), sample)
+        log_probs = _distributions(student, sample)
         # An impossible symbol adds nothing, and infinity - infinity is not zero.
         gaps = (goal_log_probs - log_probs).masked_fill(goal_log_probs.isneginf(), 0.0)
-        return masked_mean((goal_log_probs.exp() * gaps).sum(2), goal.mask)
+        return masked_mean((goal_log_probs.exp() * gaps).sum(2), sample.mask)
 
 
 def distance(own: Tensor, goal: Tensor, mask: Tensor | None = None) -> Tensor:
