@@ -74,7 +74,7 @@ def train(tmp_path):
 
 def test_the_manifest_is_plain_data_and_its_presets_are_configurations():
     json.dumps(modality.to_json())
-    assert set(modality.presets) == {*FROM_NOISE, "vocoder"}
+    assert set(modality.presets) == {*FROM_NOISE, "vae-gan", "vocoder"}
     for preset in modality.presets:
         assert build(modality, preset).preset == preset
 

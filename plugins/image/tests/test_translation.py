@@ -11,7 +11,6 @@ from PIL import Image
 import genkit
 from genkit.errors import ConfigError, DataError
 from genkit.plugin import Facts, Sample
-from genkit.testing import ModalityConformance
 from genkit_image import cycle, pairs, translation
 from genkit_image.options import Options
 from genkit_image.plugin import ARCHITECTURES, ImagePlugin
@@ -20,13 +19,6 @@ UNET = {"architecture": "unet", "size": 32, "features": 4}
 RESIDUAL = {"architecture": "residual", "size": 32, "features": 4, "blocks": 2}
 CYCLE = {"architecture": "cycle", "size": 32, "features": 4, "blocks": 1, "critic_norm": "none"}
 WORDS = np.arange(1, 9, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-
-
-class TestTranslation(ModalityConformance):
-    modality = "image"
-    preset = "pix2pix"
-    options = {"size": 16, "features": 2, "input": "grey", "feature_matching": True}
-    minimum = 20
 
 
 def pictures(*shape):
