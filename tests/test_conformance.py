@@ -580,6 +580,10 @@ MUTANTS = {
     "pretrain_loss_learns": (speaker(FlatLoss), "no gradient of pretrain_loss"),
     "log_prob_is_one": (speaker(PositiveLogProb), "at most 0"),
     "first_steps_follow_log_prob": (speaker(ScoresTwice), "score the distribution that is drawn"),
+    "distributions_are_those_of_log_prob": (
+        speaker(DistributesOneStepLate),
+        "other probabilities than log_prob",
+    ),
     "complete_keeps_prefixes": (speaker(StartsAnew), "that it must keep"),
     "relaxed_agrees": (speaker(ScoresAnotherPolicy), "score with the same policy"),
     "unroll_is_one_sample": (like(curves, plugin=StartsEachBlockAnew), "drawn 1 at a time differ"),
@@ -605,10 +609,6 @@ MUTANTS = {
     "steps_are_one_sample": (stepping(ForgetsWhatItDrew), "draws other samples than forward"),
     "export_facts_are_plain": (like(duet, plugin=TupleInExportFacts), "not the same after JSON"),
     "infer_finds_noise": (speaker(InfersTheEnds), "draws other samples than those"),
-    "distributions_are_those_of_log_prob": (
-        speaker(DistributesOneStepLate),
-        "other probabilities than log_prob",
-    ),
 }
 """Check -> (a modality that it must catch, what it says)."""
 

@@ -225,13 +225,13 @@ def test_each_way_has_networks_of_its_own_and_going_back_undoes_the_way():
     way = torch.tensor([1.0, -1, -1, 1, -1])[:, None, None, None].expand(-1, 1, 32, 32)
     condition = torch.cat([x, way], 1)
     logits = critic(Sample(x, condition)).logits[0]
-    for row, network in enumerate(["there", "back", "back", "there", "back"]):
-        alone = getattr(generator.body, network)(x[row : row + 1])
+    for row, end in enumerate(["pictures", "inputs", "inputs", "pictures", "inputs"]):
+        alone = getattr(generator.body, f"to_{end}")(x[row : row + 1])
         assert torch.allclose(generator({}, condition).x[row], alone[0], atol=1e-5)
-        judged = getattr(critic, network)(x[row : row + 1]).flatten(1)
+        judged = getattr(critic, f"of_{end}")(x[row : row + 1]).flatten(1)
         assert torch.allclose(logits[row], judged[0], atol=1e-5)
     back = generator({}, condition, SimpleNamespace(direction="back")).x
-    assert torch.allclose(back, generator.body.back(x), atol=1e-5)
+    assert torch.allclose(back, generator.body.to_inputs(x), atol=1e-5)
 
     inverse = torch.nn.Module()
     inverse.body = lambda pair: -pair[:, :1]

@@ -68,6 +68,54 @@ modality = Modality(
             recipe=_COMPACT_RECIPE,
             run={"items": 300_000},
         ),
+        "vae-gan": Preset(
+            summary="The networks of compact with an encoder, compared by the critic's features (Larsen et al. 2016).",
+            options={**_COMPACT_OPTIONS, "encoder": True},
+            recipe={
+                **_COMPACT_RECIPE,
+                "generator": _SLOWER,
+                "terms": _ENCODER_TERMS,
+                "stages": [{"kind": "pretrain", "items": 30_000}, {"kind": "game"}],
+            },
+            run={"items": 300_000},
+        ),
+        "vae": Preset(
+            summary="The networks of vae-gan, trained on the evidence bound alone (a VAE); no critic learns.",
+            options={**_COMPACT_OPTIONS, "encoder": True, "spectrum": False},
+            recipe={
+                **_COMPACT_RECIPE,
+                "generator": {**_SLOWER, "betas": (0.9, 0.99)},
+                "stages": [{"kind": "pretrain"}],
+            },
+            run={"items": 300_000},
+        ),
+        "dcgan": Preset(
+            summary="DCGAN as published (Radford et al. 2015): 64 x 64, BatchNorm in both, Adam 2e-4, batch 128.",
+            options={"size": 64, "features": 64, "latent": 100, "critic_norm": "batch"},
+            recipe={
+                "batch_size": 128,
+                "loss": "non_saturating",
+                "estimator": _PATHWISE_ESTIMATOR,
+                "generator": {"learning_rate": 2e-4, "betas": (0.5, 0.999)},
+                "critic": {"learning_rate": 2e-4, "betas": (0.5, 0.999)},
+                "ema_halflife_items": 0,
+            },
+            run={"items": 2_000_000},
+        ),
+        "translate": Preset(
+            summary="Pictures from pictures in minutes: a U-Net, spectral norm, hinge loss, L1, falling rates.",
+            options={
+                "size": 64,
+                "architecture": "unet",
+                "input": "edges",
+                "features": 32,
+                "critic_norm": "spectral",
+                "spectrum": True,
+                "flip": True,
+            },
+            recipe=_TRANSLATION_RECIPE,
+            run={"items": 200_000},
+        ),
         "pix2pix": Preset(
             summary="Pictures from pictures (Isola et al. 2017): a U-Net, a critic of patches, L1 of weight 100.",
             options={
@@ -111,15 +159,14 @@ modality = Modality(
             },
             run={"items": 100_000},
         ),
-        "translate": Preset(
-            summary="Pictures from pictures in minutes: a U-Net, spectral norm, hinge loss, L1, falling rates.",
+        "inpaint": Preset(
+            summary="Holes filled in: the preset translate on pictures with a rectangle cut out.",
             options={
                 "size": 64,
                 "architecture": "unet",
-                "input": "edges",
+                "input": "masked",
                 "features": 32,
                 "critic_norm": "spectral",
-                "spectrum": True,
                 "flip": True,
             },
             recipe=_TRANSLATION_RECIPE,
@@ -146,53 +193,6 @@ modality = Modality(
                 "ema_halflife_items": 2_000,
             },
             run={"items": 200_000},
-        ),
-        "inpaint": Preset(
-            summary="Holes filled in: the preset translate on pictures with a rectangle cut out.",
-            options={
-                "size": 64,
-                "architecture": "unet",
-                "input": "masked",
-                "features": 32,
-                "critic_norm": "spectral",
-                "flip": True,
-            },
-            recipe=_TRANSLATION_RECIPE,
-            run={"items": 200_000},
-        ),
-        "vae-gan": Preset(
-            summary="The networks of compact with an encoder, compared by the critic's features (Larsen et al. 2016).",
-            options={**_COMPACT_OPTIONS, "encoder": True},
-            recipe={
-                **_COMPACT_RECIPE,
-                "generator": _SLOWER,
-                "terms": _ENCODER_TERMS,
-                "stages": [{"kind": "pretrain", "items": 30_000}, {"kind": "game"}],
-            },
-            run={"items": 300_000},
-        ),
-        "vae": Preset(
-            summary="The networks of vae-gan, trained on the evidence bound alone (a VAE); no critic learns.",
-            options={**_COMPACT_OPTIONS, "encoder": True, "spectrum": False},
-            recipe={
-                **_COMPACT_RECIPE,
-                "generator": {**_SLOWER, "betas": (0.9, 0.99)},
-                "stages": [{"kind": "pretrain"}],
-            },
-            run={"items": 300_000},
-        ),
-        "dcgan": Preset(
-            summary="DCGAN as published (Radford et al. 2015): 64 x 64, BatchNorm in both, Adam 2e-4, batch 128.",
-            options={"size": 64, "features": 64, "latent": 100, "critic_norm": "batch"},
-            recipe={
-                "batch_size": 128,
-                "loss": "non_saturating",
-                "estimator": _PATHWISE_ESTIMATOR,
-                "generator": {"learning_rate": 2e-4, "betas": (0.5, 0.999)},
-                "critic": {"learning_rate": 2e-4, "betas": (0.5, 0.999)},
-                "ema_halflife_items": 0,
-            },
-            run={"items": 2_000_000},
         ),
     },
 )

@@ -40,11 +40,11 @@ class Ways(nn.Module):
 
     def __init__(self, channels: int, features: int, blocks: int) -> None:
         super().__init__()
-        self.there = _resnet(channels, features, blocks)
-        self.back = _resnet(channels, features, blocks)
+        self.to_pictures = _resnet(channels, features, blocks)
+        self.to_inputs = _resnet(channels, features, blocks)
 
     def forward(self, x: Tensor) -> Tensor:
-        return _by_way(self.there, self.back, x[:, :-1], is_there(x))
+        return _by_way(self.to_pictures, self.to_inputs, x[:, :-1], is_there(x))
 
 
 class Generator(Translator):
@@ -97,12 +97,12 @@ class Critic(nn.Module):
             raise ConfigError(
                 "options.critic_norm = batch mixes the two sets of a cycle model: choose spectral or none"
             )
-        self.there, self.back = (patch_stages(options, channels) for _ in range(2))
+        self.of_pictures, self.of_inputs = (patch_stages(options, channels) for _ in range(2))
 
     def forward(self, sample: Sample) -> Critique:
         if sample.condition is None:
             raise ConfigError("this critic needs to know of which set pictures are")
-        logits = _by_way(self.there, self.back, sample.x, is_there(sample.condition))
+        logits = _by_way(self.of_pictures, self.of_inputs, sample.x, is_there(sample.condition))
         return Critique((logits.flatten(1),))
 
 
@@ -111,11 +111,13 @@ def is_there(condition: Tensor) -> Tensor:
     return condition[:, -1, 0, 0] > 0
 
 
-def _by_way(there: nn.Module, back: nn.Module, x: Tensor, goes_there: Tensor) -> Tensor:
+def _by_way(outward: nn.Module, homeward: nn.Module, x: Tensor, is_outward: Tensor) -> Tensor:
     """Each row by its own network: [B, ...] -> [B, ...]."""
-    rows = [goes_there.nonzero()[:, 0], (~goes_there).nonzero()[:, 0]]
+    rows = [is_outward.nonzero()[:, 0], (~is_outward).nonzero()[:, 0]]
     outputs = [
-        network(x[some]) for network, some in zip((there, back), rows, strict=True) if len(some)
+        network(x[some])
+        for network, some in zip((outward, homeward), rows, strict=True)
+        if len(some)
     ]
     order = torch.cat(rows).argsort()
     return torch.cat(outputs)[order]
@@ -131,8 +133,8 @@ def terms(networks: Networks, real: Sample, fake: Sample) -> dict[str, Tensor]:
         fake: made of them.
     """
     generator, condition = cast(Generator, networks.generator), cast(Tensor, real.condition)
-    again = generator.body(torch.cat([fake.x, -condition[:, -1:].to(fake.x.dtype)], 1))
-    cycle = (again - condition[:, :-1]).abs().mean()
+    round_trip = generator.body(torch.cat([fake.x, -condition[:, -1:].to(fake.x.dtype)], 1))
+    cycle = (round_trip - condition[:, :-1]).abs().mean()
     return {"cycle": cycle, "identity": identity_loss(generator, real)}
 
 

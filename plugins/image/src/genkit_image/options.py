@@ -11,7 +11,7 @@ from genkit.user_objects import Named
 
 Side = Annotated[int, Field(ge=16, le=1024)]
 
-MADE = ("grey", "edges", "masked", "noisy", "small")
+OWN_INPUTS = ("grey", "edges", "masked", "noisy", "small")
 """Inputs that are made of the pictures themselves."""
 HALVES = ("left", "right")
 """Inputs that are one half of each picture."""
@@ -121,7 +121,7 @@ class Options(Sized):
             if is_translating or self.feature_matching:
                 raise ValueError(
                     f"{self.architecture if is_translating else 'feature_matching'} needs an input: a folder of "
-                    f"pictures, or one of {', '.join([*HALVES, *MADE])}"
+                    f"pictures, or one of {', '.join([*HALVES, *OWN_INPUTS])}"
                 )
             return self
         if not is_translating:
@@ -133,7 +133,7 @@ class Options(Sized):
             raise ValueError(
                 f"{self.architecture} keeps the size: choose the architecture residual"
             )
-        if self.architecture == "cycle" and self.input in (*HALVES, *MADE):
+        if self.architecture == "cycle" and self.input in (*HALVES, *OWN_INPUTS):
             raise ValueError(
                 f"cycle is for pictures that are no pairs, and the input {self.input} makes pairs: name a folder of "
                 "the other pictures, or choose the architecture unet"

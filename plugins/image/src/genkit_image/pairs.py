@@ -23,7 +23,7 @@ from torch.nn.functional import interpolate
 from genkit.errors import ConfigError, DataError
 from genkit.plugin import Sample, Skipped
 from genkit_image.colours import Content
-from genkit_image.options import HALVES, MADE, Options
+from genkit_image.options import HALVES, OWN_INPUTS, Options
 from genkit_image.pictures import (
     CheckedPictures,
     Pictures,
@@ -60,7 +60,7 @@ def paired(source: Source, options: Options) -> Pairing:
     Raises:
         DataError: if no picture has an input of its name.
     """
-    if options.input is None or options.input in MADE:
+    if options.input is None or options.input in OWN_INPUTS:
         return Pairing(source, None)
     if options.input in HALVES:
         is_right = options.input == "right"
@@ -187,9 +187,9 @@ class UnpairedPictures(PairedPictures):
         )
         is_there = [is_plain or bool(int(word) >> 1 & 1) for word in words]
         way = torch.tensor(is_there)[:, None, None, None]
-        x, given = torch.where(way, one, other), torch.where(way, other, one)
+        x, source = torch.where(way, one, other), torch.where(way, other, one)
         flag = (way * 2.0 - 1).expand(-1, 1, *x.shape[2:])
-        return Sample(x, torch.cat([given, flag], 1))
+        return Sample(x, torch.cat([source, flag], 1))
 
 
 def channels_of(pictures: CheckedPictures, channels: int, options: Options) -> int:
@@ -229,8 +229,8 @@ def edges(luma: Tensor) -> Tensor:
     """[B, 1, H, W]: the edges of grey pictures in [-1, 1], black (-1) on white (1), by Sobel's filters."""
     smooth, slope = torch.tensor([1.0, 2.0, 1.0]), torch.tensor([-1.0, 0.0, 1.0])
     kernels = torch.stack([torch.outer(smooth, slope), torch.outer(slope, smooth)])[:, None] / 8
-    padded = torch.nn.functional.pad(luma, (1, 1, 1, 1), mode="replicate")
-    steepness = torch.nn.functional.conv2d(padded, kernels).square().sum(1, True).sqrt()
+    frame = torch.nn.functional.pad(luma, (1, 1, 1, 1), mode="replicate")
+    steepness = torch.nn.functional.conv2d(frame, kernels).square().sum(1, True).sqrt()
     return 1 - (EDGE_GAIN * steepness).clamp(max=2)
 
 
@@ -243,8 +243,8 @@ def _holes(words: NDArray[np.uint64], height: int, width: int) -> Tensor:
             round(side * (1 + share) / 4)
             for side, share in zip((height, width), shares[:2], strict=True)
         )
-        top, left = int(shares[2] * (height - rows + 1)), int(shares[3] * (width - columns + 1))
-        holes[row, :, top : top + rows, left : left + columns] = True
+        top, column = int(shares[2] * (height - rows + 1)), int(shares[3] * (width - columns + 1))
+        holes[row, :, top : top + rows, column : column + columns] = True
     return torch.from_numpy(holes)
 
 

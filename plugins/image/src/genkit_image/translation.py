@@ -138,24 +138,24 @@ class UNet(nn.Module):
         super().__init__()
         maps = [features * min(2**level, 8) for level in range(levels)]
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
-        for level, (before, after) in enumerate(itertools.pairwise([inputs, *maps])):
+        for level, (maps_in, maps_out) in enumerate(itertools.pairwise([inputs, *maps])):
             has_norm = 0 < level < levels - 1
             self.down.append(
                 nn.Sequential(
                     *([nn.LeakyReLU(LEAKY_SLOPE)] if level else []),
-                    nn.Conv2d(before, after, 4, 2, 1, bias=not has_norm),
-                    *([nn.BatchNorm2d(after)] if has_norm else []),
+                    nn.Conv2d(maps_in, maps_out, 4, 2, 1, bias=not has_norm),
+                    *([nn.BatchNorm2d(maps_out)] if has_norm else []),
                 )
             )
         for level in reversed(range(levels)):
-            before = maps[level] * (1 if level == levels - 1 else 2)
-            after = maps[max(level - 1, 0)]
+            maps_in = maps[level] * (1 if level == levels - 1 else 2)
+            maps_out = maps[max(level - 1, 0)]
             drops = level > 0 and levels - 1 - level < DROPOUT_STAGES
             self.up.append(
                 nn.Sequential(
                     nn.ReLU(),
-                    EvenUpsampling(before, after, continued=level < levels - 1),
-                    nn.BatchNorm2d(after),
+                    EvenUpsampling(maps_in, maps_out, continued=level < levels - 1),
+                    nn.BatchNorm2d(maps_out),
                     *([nn.Dropout(0.5)] if drops else []),
                 )
             )
@@ -261,12 +261,14 @@ class PatchCritic(nn.Module):
         self.stages = nn.ModuleList(stages)
 
     def forward(self, sample: Sample) -> Critique:
-        x, given = sample.x, sample.condition
-        if given is None:
+        x, condition = sample.x, sample.condition
+        if condition is None:
             raise ConfigError("this critic compares pictures with what they are made from")
-        if given.shape[2:] != x.shape[2:]:
-            given = interpolate(given, size=x.shape[2:], mode="bilinear", align_corners=False)
-        maps, features = torch.cat([x, given.to(x.dtype)], 1), []
+        if condition.shape[2:] != x.shape[2:]:
+            condition = interpolate(
+                condition, size=x.shape[2:], mode="bilinear", align_corners=False
+            )
+        maps, features = torch.cat([x, condition.to(x.dtype)], 1), []
         for stage in self.stages:
             maps = stage(maps)
             features.append(maps)
@@ -283,12 +285,12 @@ def patch_stages(options: Options, inputs: int) -> nn.Sequential:
     halvings = min(max(min(options.shape).bit_length() - 5, 1), 3)
     maps = [options.features * min(2**level, 8) for level in range(halvings + 1)]
     stages = []
-    for level, (before, after) in enumerate(itertools.pairwise([inputs, *maps])):
+    for level, (maps_in, maps_out) in enumerate(itertools.pairwise([inputs, *maps])):
         has_norm = level > 0 and options.critic_norm == "batch"
         convolution = nn.Conv2d(
-            before, after, 4, 2 if level < halvings else 1, 1, bias=not has_norm
+            maps_in, maps_out, 4, 2 if level < halvings else 1, 1, bias=not has_norm
         )
-        norm = [nn.BatchNorm2d(after)] if has_norm else []
+        norm = [nn.BatchNorm2d(maps_out)] if has_norm else []
         stages.append(nn.Sequential(convolution, *norm, nn.LeakyReLU(LEAKY_SLOPE, inplace=True)))
     critic = nn.Sequential(*stages, nn.Conv2d(maps[-1], 1, 4, 1, 1)).apply(initialise)
     if options.critic_norm == "spectral":
