@@ -30,7 +30,10 @@ def generate(
             help="The modality's controls as NAME=VALUE: see `genkit plugins show MODALITY`."
         ),
     ] = None,
-    n: Annotated[int | None, typer.Option("-n", help="Number of samples [default: 16].")] = None,
+    n: Annotated[
+        int | None,
+        typer.Option("-n", help="Number of samples [default: 16; 1 of a model without noise]."),
+    ] = None,
     seed: Annotated[
         int | None,
         typer.Option(help="Seed of the noise; seed and index identify a sample [default: 0]."),
@@ -132,16 +135,16 @@ def generate(
         sys.path.append(os.getcwd())  # its module may be a file of the working folder
     ends = _interpolation(interpolate, steps, n, start, best_of)
     latents = None if noise is None else _noise(noise, seed, best_of, resume, per_tar, shard, ray)
-    is_counted = n is not None
-    n = n if n is not None or latents is None else max(len(latents) - (start or 0), 1)
-    n, start, candidates = 16 if n is None else n, start or 0, 1 if best_of is None else best_of
-    seed = seed or 0
-    if n < 1 or start < 0:
+    is_counted, start, seed = n is not None, start or 0, seed or 0
+    candidates = 1 if best_of is None else best_of
+    if (n is not None and n < 1) or start < 0:
         raise ConfigError(
-            f"-n {n} --start {start}: at least one sample, of an index of at least 0, is needed"
+            f"-n {16 if n is None else n} --start {start}: at least one sample, of an index of at least 0, is needed"
         )
     controls = configuration.parse_overrides(settings or [])
     loaded_model = open_model(model, device, user_objects=user_object or ())
+    if n is None:
+        n = loaded_model.usual_count if latents is None else max(len(latents) - start, 1)
     if label is not None and _is_folder_of_conditions(label, loaded_model):
         is_special = bool(ends) or (noise, best_of, per_tar, shard, ray) != (None,) * 5 or start > 0
         if is_special or is_counted or out == "-":

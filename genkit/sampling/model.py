@@ -93,7 +93,7 @@ class Model:
         """Draw samples.
 
         Args:
-            n, start: draw the indices start .. start + n - 1. None: 16, or all that `noise` has.
+            n, start: draw the indices start .. start + n - 1. None: `usual_count`, or all that `noise` has.
             seed: seed and index are a sample's identity.
             label: the condition for a conditional model (a label, a prompt, a file); None: its default.
             controls: values of the modality's controls.
@@ -109,7 +109,7 @@ class Model:
         """
         latents = None if noise is None else self._latents(noise)
         if n is None:
-            n = 16 if latents is None else len(latents) - start
+            n = self.usual_count if latents is None else len(latents) - start
         chosen_indices: Sequence[int] = (
             range(start, start + n) if indices is None else [int(index) for index in indices]
         )
@@ -126,6 +126,11 @@ class Model:
         sample = self.draw(chosen_indices, origin, label, settings, None, best_of, choose)
         identity = origin, tuple(chosen_indices), label, self, settings
         return Samples(sample, *identity, best_of=best_of, choose=choose)
+
+    @property
+    def usual_count(self) -> int:
+        """How many samples are drawn where no number is given: 16; 1 if there is no noise to tell them apart."""
+        return 16 if noise_of(self.generator) else 1
 
     def stream(
         self,

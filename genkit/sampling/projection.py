@@ -20,7 +20,7 @@ from genkit.errors import ConfigError, DataError
 from genkit.plugin import Sample, capabilities_of
 from genkit.sampling import inversion
 from genkit.sampling.batching import join
-from genkit.sampling.drawing import CHUNK
+from genkit.sampling.drawing import CHUNK, noise_of
 from genkit.sampling.model_folder import has_critics
 from genkit.sampling.noise import Latents
 from genkit.sampling.reading import Reader, references_of
@@ -150,6 +150,10 @@ def project(
     progress: Callable[[int, int], object] | None = None,
 ) -> Projection:
     """The nearest samples that a model draws to given ones; see `Model.project`."""
+    if not noise_of(model.generator):
+        raise ConfigError(
+            "this model draws from conditions alone: there is no noise that could be searched for"
+        )
     if not targets.x.is_floating_point():
         noise = infer(model, targets)
         samples = redraw(model, targets, noise)

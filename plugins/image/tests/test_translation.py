@@ -101,6 +101,8 @@ def test_halves_and_folders_of_inputs_are_paired_and_changed_alike(tmp_path):
         assert not torch.equal(batch.x[0], batch.x[3])
     (tmp_path / "others").mkdir()
     Image.fromarray(values[0]).save(tmp_path / "others" / "another.png")
+    with pytest.raises(ConfigError, match=r"options.input: .*absent.* left, right, grey"):
+        opened(tmp_path / "pictures", input=str(tmp_path / "absent"), **UNET)
     with pytest.raises(DataError, match="no picture has an input of its name"):
         opened(tmp_path / "pictures", input=str(tmp_path / "others"), **UNET)
 
@@ -314,6 +316,13 @@ def test_what_is_learned_from_small_pairs_holds_for_pictures_of_any_size(run, tm
     genkit.translate(model, tmp_path / "in", tmp_path / "out", seed=3, resume=True)
     assert {path: path.read_bytes() for path in paths[:3]} == {p: b for p, (b, _) in before.items()}
     assert paths[0].stat().st_mtime_ns == before[paths[0]][1]
+
+
+def test_without_noise_there_is_one_sample_of_an_input_and_nothing_to_search_for(run):
+    model, path = genkit.load(run / "run"), str(run / "inputs" / "0.png")
+    assert len(model.generate(label=path)) == 1
+    with pytest.raises(ConfigError, match="there is no noise that could be searched for"):
+        model.project(str(run / "pictures" / "0.png"))
 
 
 def test_a_damaged_input_stops_behind_whole_samples(run, tmp_path):

@@ -58,6 +58,7 @@ def paired(source: Source, options: Options) -> Pairing:
     """The pictures of a source and their inputs, as `options.input` says.
 
     Raises:
+        ConfigError: if the folder of the inputs cannot be read.
         DataError: if no picture has an input of its name.
     """
     if options.input is None or options.input in OWN_INPUTS:
@@ -65,7 +66,12 @@ def paired(source: Source, options: Options) -> Pairing:
     if options.input in HALVES:
         is_right = options.input == "right"
         return Pairing(_half(source, not is_right), _half(source, is_right))
-    inputs = open_source(options.input)
+    try:
+        inputs = open_source(options.input)
+    except DataError as error:
+        raise ConfigError(
+            f"options.input: {error}; it is a folder of pictures, or one of {', '.join([*HALVES, *OWN_INPUTS])}"
+        ) from error
     if options.architecture == "cycle":
         return Pairing(source, inputs)
     places = {_stem(name): place for place, name in enumerate(inputs.items)}
