@@ -132,12 +132,14 @@ def encoder_terms(
 ) -> dict[str, Tensor]:
     """The terms of a generator's loss that make a game a VAE-GAN, by name; each is a scalar.
 
-        prior: the divergence of the posteriors from N(0, 1), in nats, divided by the number of values of a sample.
-        values: half the mean squared difference of reals and their reconstructions, in units of deviation^2. With
-            weights 1, prior + values is `negative_bound` per value, but for a constant.
-        likeness: half the mean squared difference of what the critics hand on as `features`, in units of their variance
-            over the reals of the batch, averaged over all features of all critics: 0 for equal samples, about 1 for
-            those that have nothing to do with each other. Left out where no critic has features.
+    `prior` is the divergence of the posteriors from N(0, 1), in nats, divided by the number of values of a sample.
+
+    `values` is half the mean squared difference of reals and their reconstructions, in units of deviation^2. With
+    weights 1, prior + values is `negative_bound` per value, but for a constant.
+
+    `likeness` is half the mean squared difference of what the critics hand on as `features`, in units of their variance
+    over the reals of the batch, averaged over all features of all critics: 0 for equal samples, about 1 for those that
+    have nothing to do with each other. It is left out where no critic has features.
 
     Reconstructions are drawn from the posterior; no critic is asked whether they are real, so the adversarial loss
     reaches the decoder alone, as in the paper. The paper's gamma weighs the likeness for the decoder only: give it to
