@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,20 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from genkit.errors import ConfigError, ModelError, did_you_mean, first_line
-from genkit.system.files import write_whole
+from genkit.system.files import writing
 
 Tensors = Mapping[str, Tensor]
 """Tensors by name."""
 
+LENGTH_BYTES = 8
+"""A safetensors file begins with the length of its header in so many bytes; headers are padded to multiples of them."""
+
 
 def write_tensors(path: Path, tensors: Tensors, metadata: Mapping[str, str] | None = None) -> None:
     """Write named tensors to a safetensors file, completely or not at all; tensors that share memory are written twice.
+
+    Equal arguments give equal bytes: the library that lays out the rest writes metadata in an order of chance, which
+    would make the hash of a file one.
 
     Args:
         metadata: further entries of the file's header.
@@ -36,8 +43,16 @@ def write_tensors(path: Path, tensors: Tensors, metadata: Mapping[str, str] | No
             tensor = tensor.clone()
         addresses.add(tensor.untyped_storage().data_ptr())
         plain[name] = tensor
-    # Never empty metadata: {} makes a broken header.
-    write_whole(path, safetensors.torch.save(plain, {"format": "pt", **(metadata or {})}))
+    content = memoryview(safetensors.torch.save(plain))
+    size = int.from_bytes(content[:LENGTH_BYTES], "little")
+    notes = {"format": "pt", **(metadata or {})}
+    header = {"__metadata__": dict(sorted(notes.items()))}
+    header |= json.loads(bytes(content[LENGTH_BYTES : LENGTH_BYTES + size]))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % LENGTH_BYTES)  # so that the values behind it are aligned
+    with writing(path) as file:
+        file.write(len(text).to_bytes(LENGTH_BYTES, "little") + text)
+        file.write(content[LENGTH_BYTES + size :])
 
 
 def stored_as(dtype: str, tensors: Tensors) -> Tensors:
