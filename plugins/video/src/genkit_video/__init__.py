@@ -4,7 +4,8 @@ from genkit.plugin import Modality, Preset
 
 _ESTIMATOR = {"kind": "pathwise", "reuse_fakes": True}
 _LAZY_PENALTY = {"weight": 2.0, "interval": 8}
-_DECAY = {"end": 1e-4, "delay": 80_000, "items": 40_000, "shape": "cosine"}
+# Over the last third of the run, whatever its length.
+_DECAY = {"end": 1e-4, "delay": 2 / 3, "share": 1 / 3, "shape": "cosine"}
 _MOCOGAN_ADAM = {"learning_rate": 2e-4, "betas": (0.5, 0.999), "weight_decay": 1e-5}
 
 
