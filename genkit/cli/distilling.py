@@ -5,13 +5,26 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from genkit.cli.models import MODEL
+from genkit.cli.models import (
+    MODEL,
+    BatchSize,
+    Items,
+    Minutes,
+    Overwrite,
+    PrintConfig,
+    Quiet,
+    RunDevice,
+    RunSeed,
+    Threads,
+    Verbose,
+    layers_of,
+    print_yaml,
+)
 from genkit.cli.progress import reporter
-from genkit.errors import ConfigError
 
 
 def distill(
@@ -33,33 +46,19 @@ def distill(
         str | None,
         typer.Option(metavar="PATH", help="The run folder [default: runs/MODALITY-student]."),
     ] = None,
-    items: Annotated[
-        int | None, typer.Option(help="Length of the run: real samples that the critics see.")
-    ] = None,
-    minutes: Annotated[
-        float | None, typer.Option(help="Length of the run in minutes, instead of --items.")
-    ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Samples in a batch.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
-    device: Annotated[
-        str | None, typer.Option(help="auto (cuda, else mps, else cpu), cpu, cuda, cuda:1 ...")
-    ] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+    items: Items = None,
+    minutes: Minutes = None,
+    batch_size: BatchSize = None,
+    seed: RunSeed = None,
+    device: RunDevice = None,
+    threads: Threads = None,
     plan: Annotated[
         str | None, typer.Option(help="Precision and memory format, as for `genkit train`.")
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Delete the run in --out first.")
-    ] = False,
-    print_config: Annotated[
-        bool, typer.Option("--print-config", help="Print the whole configuration as YAML and stop.")
-    ] = False,
-    quiet: Annotated[
-        bool, typer.Option("-q", "--quiet", help="Print errors and the result only.")
-    ] = False,
-    verbose: Annotated[
-        bool, typer.Option("-v", "--verbose", help="Print the traceback of an error.")
-    ] = False,
+    overwrite: Overwrite = False,
+    print_config: PrintConfig = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Train a student, a smaller model say, by the samples of a finished one. It is written to OUT/model.
 
@@ -69,26 +68,15 @@ def distill(
 
     sys.path.append(os.getcwd())  # `module:attribute` may name a file of the working folder
     del verbose  # `genkit.kit.program.run` reads it from the arguments
-    if items is not None and minutes is not None:
-        raise ConfigError(
-            "--items and --minutes exclude each other: a run is as long as one of them says"
-        )
     run = {"items": items, "minutes": minutes, "seed": seed, "device": device, "threads": threads}
-    run |= {"plan": plan}
-    layers: list[dict[str, Any]] = [configuration.parse_overrides(settings or [])]
-    layers.append({"run": {key: value for key, value in run.items() if value is not None}})
-    if batch_size is not None:
-        layers.append({"recipe": {"batch_size": batch_size}})
+    layers = layers_of(settings, batch_size, {**run, "plan": plan})
     from genkit.engine.distillation import student_settings
     from genkit.engine.training import train
     from genkit.system.runtime import is_main_process
 
     manifest, preset, all_layers = student_settings(teacher, layers)
     if print_config:
-        import yaml
-
-        plain = configuration.build(manifest, preset, data, all_layers).plain()
-        print(yaml.safe_dump(plain, sort_keys=False), end="")
+        print_yaml(configuration.build(manifest, preset, data, all_layers))
         return
     folder = Path("runs") / f"{manifest.id}-student" if out is None else Path(out)
     with reporter(quiet) as progress:

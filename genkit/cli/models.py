@@ -6,13 +6,16 @@ import os
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from genkit.cli.progress import reporter
 from genkit.errors import ConfigError
 from genkit.kit.program import Command, group, print_lines
+
+if TYPE_CHECKING:
+    from genkit.config import RunConfig
 
 MODEL = "A run or model folder, a modality's id for the model that ships with it, or one of the Hub: `genkit models`."
 """The help of an argument that names a model."""
@@ -24,6 +27,26 @@ UserObjects = Annotated[
     ),
 ]
 """The type of the parameter `user_object` of commands that open models."""
+
+# The parameters that commands which train have in common.
+Items = Annotated[
+    int | None, typer.Option(help="Length of the run: real samples that the critics see.")
+]
+Minutes = Annotated[
+    float | None, typer.Option(help="Length of the run in minutes, instead of --items.")
+]
+BatchSize = Annotated[int | None, typer.Option(help="Samples in a batch.")]
+RunSeed = Annotated[int | None, typer.Option(help="Seed of everything random.")]
+RunDevice = Annotated[
+    str | None, typer.Option(help="auto (cuda, else mps, else cpu), cpu, cuda, cuda:1 ...")
+]
+Threads = Annotated[int | None, typer.Option(help="CPU threads.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Delete the run in --out first.")]
+PrintConfig = Annotated[
+    bool, typer.Option("--print-config", help="Print the whole configuration as YAML and stop.")
+]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print errors and the result only.")]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Print the traceback of an error.")]
 
 MAX_LINES = 20
 """At most so many unusable items are named by `data check` in plain text; --json names all."""
@@ -59,18 +82,12 @@ def train(
         str | None,
         typer.Option(metavar="PATH", help="The run folder [default: runs/MODALITY]."),
     ] = None,
-    items: Annotated[
-        int | None, typer.Option(help="Length of the run: real samples that the critics see.")
-    ] = None,
-    minutes: Annotated[
-        float | None, typer.Option(help="Length of the run in minutes, instead of --items.")
-    ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Samples in a batch.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
-    device: Annotated[
-        str | None, typer.Option(help="auto (cuda, else mps, else cpu), cpu, cuda, cuda:1 ...")
-    ] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+    items: Items = None,
+    minutes: Minutes = None,
+    batch_size: BatchSize = None,
+    seed: RunSeed = None,
+    device: RunDevice = None,
+    threads: Threads = None,
     plan: Annotated[
         str | None,
         typer.Option(
@@ -91,21 +108,13 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in --out; start it if there is none.")
     ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Delete the run in --out first.")
-    ] = False,
+    overwrite: Overwrite = False,
     strict: Annotated[
         bool, typer.Option("--strict", help="Stop if any item of the data cannot be used.")
     ] = False,
-    print_config: Annotated[
-        bool, typer.Option("--print-config", help="Print the whole configuration as YAML and stop.")
-    ] = False,
-    quiet: Annotated[
-        bool, typer.Option("-q", "--quiet", help="Print errors and the result only.")
-    ] = False,
-    verbose: Annotated[
-        bool, typer.Option("-v", "--verbose", help="Print the traceback of an error.")
-    ] = False,
+    print_config: PrintConfig = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Train a generator against critics (discriminators). The model is written to OUT/model."""
     from genkit import config as configuration
@@ -113,10 +122,17 @@ def train(
     # `module:attribute` may name a file of the working folder; installed modules of that name come first.
     sys.path.append(os.getcwd())
     del verbose  # `genkit.kit.program.run` reads it from the arguments
-    if items is not None and minutes is not None:
-        raise ConfigError(
-            "--items and --minutes exclude each other: a run is as long as one of them says"
-        )
+    run_settings = {
+        "items": items,
+        "minutes": minutes,
+        "seed": seed,
+        "device": device,
+        "threads": threads,
+        "plan": plan,
+        "track": track,
+        "strict": strict or None,
+    }
+    own_layers = layers_of(settings, batch_size, run_settings)
     layers: list[dict[str, Any]] = []
     if config is not None:
         file = configuration.read_file(config)
@@ -128,27 +144,9 @@ def train(
         from genkit.recipe import SECTIONS
 
         layers.append({key: file[key] for key in SECTIONS if key in file})
-    layers.append(configuration.parse_overrides(settings or []))
-    run_settings = {
-        "items": items,
-        "minutes": minutes,
-        "seed": seed,
-        "device": device,
-        "threads": threads,
-    }
-    run_settings |= {"plan": plan, "track": track, "strict": strict or None}
-    layers.append({"run": {key: value for key, value in run_settings.items() if value is not None}})
-    if batch_size is not None:
-        layers.append({"recipe": {"batch_size": batch_size}})
+    layers += own_layers
     if print_config:
-        import yaml
-
-        print(
-            yaml.safe_dump(
-                configuration.build(modality, preset, data, layers).plain(), sort_keys=False
-            ),
-            end="",
-        )
+        print_yaml(configuration.build(modality, preset, data, layers))
         return
     if not resume:  # a resumed run has its own configuration, which completes this one
         # Misspelt names are reported here, before the seconds that the import of torch takes.
@@ -164,6 +162,39 @@ def train(
         )  # fmt: skip
     if is_main_process():
         print(Path(out) / "model")
+
+
+def layers_of(
+    settings: list[str] | None, batch_size: int | None, run: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """The layers of settings that the arguments of a command which trains make.
+
+    Args:
+        settings: `PATH=VALUE` each.
+        batch_size: None: not given.
+        run: values of `genkit.config.RunSettings`; None: not given.
+
+    Raises:
+        ConfigError: for a setting that is none, or two lengths of a run.
+    """
+    from genkit import config as configuration
+
+    if run["items"] is not None and run["minutes"] is not None:
+        raise ConfigError(
+            "--items and --minutes exclude each other: a run is as long as one of them says"
+        )
+    layers: list[dict[str, Any]] = [configuration.parse_overrides(settings or [])]
+    layers.append({"run": {key: value for key, value in run.items() if value is not None}})
+    if batch_size is not None:
+        layers.append({"recipe": {"batch_size": batch_size}})
+    return layers
+
+
+def print_yaml(config: RunConfig) -> None:
+    """Print a whole configuration."""
+    import yaml
+
+    print(yaml.safe_dump(config.plain(), sort_keys=False), end="")
 
 
 def explain(

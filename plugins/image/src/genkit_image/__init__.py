@@ -3,10 +3,18 @@
 from genkit.plugin import Modality, Preset
 
 _PATHWISE_ESTIMATOR = {"kind": "pathwise", "reuse_fakes": True}
+_PUBLISHED_ADAM = {"learning_rate": 2e-4, "betas": (0.5, 0.999)}  # of DCGAN, pix2pix and CycleGAN
 
 # Constant for most of the run, then down to a twentieth: at any length of the run its last part refines.
 _FALLING_RATE = {"start": 2e-3, "end": 1e-4, "delay": 0.7, "share": 0.3}
 _FALLING_TRANSLATION_RATE = {"start": 1e-3, "end": 5e-5, "delay": 0.5, "share": 0.5}
+_TRANSLATION_OPTIONS = {
+    "size": 64,
+    "architecture": "unet",
+    "features": 32,
+    "critic_norm": "spectral",
+    "flip": True,
+}
 _TRANSLATION_RECIPE = {
     "batch_size": 16,
     "loss": "hinge",
@@ -96,23 +104,15 @@ modality = Modality(
                 "batch_size": 128,
                 "loss": "non_saturating",
                 "estimator": _PATHWISE_ESTIMATOR,
-                "generator": {"learning_rate": 2e-4, "betas": (0.5, 0.999)},
-                "critic": {"learning_rate": 2e-4, "betas": (0.5, 0.999)},
+                "generator": _PUBLISHED_ADAM,
+                "critic": _PUBLISHED_ADAM,
                 "ema_halflife_items": 0,
             },
             run={"items": 2_000_000},
         ),
         "translate": Preset(
             summary="Pictures from pictures in minutes: a U-Net, spectral norm, hinge loss, L1, falling rates.",
-            options={
-                "size": 64,
-                "architecture": "unet",
-                "input": "edges",
-                "features": 32,
-                "critic_norm": "spectral",
-                "spectrum": True,
-                "flip": True,
-            },
+            options={**_TRANSLATION_OPTIONS, "input": "edges", "spectrum": True},
             recipe=_TRANSLATION_RECIPE,
             run={"items": 200_000},
         ),
@@ -129,8 +129,8 @@ modality = Modality(
                 "batch_size": 16,
                 "loss": "non_saturating",
                 "estimator": _PATHWISE_ESTIMATOR,
-                "generator": {"learning_rate": 2e-4, "betas": (0.5, 0.999)},
-                "critic": {"learning_rate": 2e-4, "betas": (0.5, 0.999)},
+                "generator": _PUBLISHED_ADAM,
+                "critic": _PUBLISHED_ADAM,
                 "terms": {"l1": 100.0},
                 "ema_halflife_items": 2_000,
             },
@@ -161,14 +161,7 @@ modality = Modality(
         ),
         "inpaint": Preset(
             summary="Holes filled in: the preset translate on pictures with a rectangle cut out.",
-            options={
-                "size": 64,
-                "architecture": "unet",
-                "input": "masked",
-                "features": 32,
-                "critic_norm": "spectral",
-                "flip": True,
-            },
+            options={**_TRANSLATION_OPTIONS, "input": "masked"},
             recipe=_TRANSLATION_RECIPE,
             run={"items": 200_000},
         ),
@@ -187,8 +180,8 @@ modality = Modality(
                 "batch_size": 8,
                 "loss": "least_squares",
                 "estimator": _PATHWISE_ESTIMATOR,
-                "generator": {"learning_rate": 2e-4, "betas": (0.5, 0.999)},
-                "critic": {"learning_rate": 2e-4, "betas": (0.5, 0.999)},
+                "generator": _PUBLISHED_ADAM,
+                "critic": _PUBLISHED_ADAM,
                 "terms": {"cycle": 10.0, "identity": 5.0},
                 "ema_halflife_items": 2_000,
             },

@@ -56,6 +56,8 @@ class Generator(Translator):
         inputs: C + 1.
     """
 
+    goes_both_ways = True
+
     def __init__(self, options: Options, channels: int, inputs: int) -> None:
         body = Ways(channels, options.features, options.blocks)
         # In the middle a block of two 3 x 3 convolutions reaches 2 units far; around it are 3 layers on each side.
@@ -71,11 +73,6 @@ class Generator(Translator):
             way = torch.full_like(condition[:, -1:], 1.0 if direction == "there" else -1.0)
             condition = torch.cat([condition[:, :-1], way], 1)
         return super().unroll(noise, condition, controls, steps)
-
-    def check(self, controls: Any) -> None:
-        """Raise ConfigError for a control of other models."""
-        if controls is not None and hasattr(controls, "model_copy"):
-            super().check(controls.model_copy(update={"direction": None}))
 
     def pretrain_loss(self, real: Sample) -> Tensor:
         """The loss of the pretraining stage: each generator leaves pictures of its own set as they are."""

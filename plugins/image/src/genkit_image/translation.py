@@ -44,6 +44,7 @@ class Translator(nn.Module):
     """
 
     step_axis = 2
+    goes_both_ways = False
 
     def __init__(
         self, body: nn.Module, options: Options, channels: int, unit: int, reach: int
@@ -104,7 +105,8 @@ class Translator(nn.Module):
             raise ConfigError(
                 f"truncation={controls.truncation:g} is for noise, and this model takes none: leave it out"
             )
-        truncation_of(controls)
+        if not self.goes_both_ways:
+            truncation_of(controls)
 
     def pretrain_loss(self, real: Sample) -> Tensor:
         """The loss of the pretraining stage, which needs no critics: the mean absolute difference."""
