@@ -344,6 +344,35 @@ def test_pairs_are_those_of_two_normal_distributions_with_and_without_an_attack(
         assert share.high - share.low < 0.05
 
 
+def test_conditions_are_told_apart_as_two_normal_distributions_are_with_and_without_an_attack():
+    """A class is the sign of the mean of N(+-1, 1), and a critic's score that sign times the item."""
+    torch.manual_seed(0)
+    classes = torch.randint(0, 2, (2000,))
+    signs = 2.0 * classes - 1
+
+    def score(sample):
+        return (2.0 * sample.condition - 1) * sample.x[:, 0]
+
+    real = Sample((signs + torch.randn(2000))[:, None], classes)
+    found = robustness.figures(score, real, real, np.random.default_rng(0))
+    span = (real.x.max() - real.x.min()).item()
+    for bound in (0, *robustness.BOUNDS):
+        share = found[f"attacked_conditions-{bound}"]
+        truth = 0.5 + math.erf((1 - span * bound / 255) / math.sqrt(2)) / 2
+        assert share.low < truth < share.high
+        assert share.high - share.low < 0.05
+
+
+def test_the_other_condition_is_that_of_the_next_item_which_has_another_one():
+    items = Sample(torch.zeros(5, 1), torch.tensor([0, 0, 2, 0, 1]))
+    choices = robustness.with_other_conditions(items)
+    assert choices.condition.tolist() == [[0, 2], [0, 2], [2, 0], [0, 1], [1, 0]]
+    rows = Sample(torch.zeros(3, 1), torch.tensor([[0, 0], [0, 1], [0, 0]]))
+    assert robustness.with_other_conditions(rows).condition[:, 1].tolist() == [[0, 1], [0, 0], [0, 1]]
+    for condition in (None, torch.zeros(5)):
+        assert robustness.with_other_conditions(Sample(torch.zeros(5, 1), condition)) is None
+
+
 def test_a_critic_that_says_nothing_is_not_moved_by_what_has_no_spread():
     class Constant(nn.Module):
         def forward(self, sample):

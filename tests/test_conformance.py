@@ -705,6 +705,16 @@ MORE = [
         networked(lambda sample: sample.x, protocol={"weights": object()}),
         "its protocol is no plain data",
     ),
+    (
+        "feature_networks_are_functions",
+        networked(lambda sample: sample.x, maps=lambda sample: [sample.x.detach()]),
+        "no finite gradient comes back from its maps",
+    ),
+    (
+        "feature_networks_are_functions",
+        networked(lambda sample: sample.x, maps=lambda sample: [sample.x[:1]]),
+        "maps must be tensors with a row for each",
+    ),
     ("feature_networks_are_functions", like(duet, plugin=TakesAnyWeights), "'no such network'"),
     ("measures_are_numbers", measured(lambda measures, _: [*measures]), "it returned a list"),
     (

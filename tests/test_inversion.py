@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from torch import nn
 import genkit
 from genkit.cli import main
 from genkit.errors import ConfigError, DataError, ModelError
-from genkit.plugin import Noise, Posterior, Sample
+from genkit.plugin import FeatureNetwork, Noise, Posterior, Sample
 from genkit.sampling import inversion
 from genkit.sampling.inversion import Search
 from genkit.sampling.noise import Latents, draw
@@ -158,6 +159,28 @@ def test_a_model_finds_its_own_samples_and_draws_them_again(ring, tmp_path):
     assert rows[4]["noise"] == found.noise.sha256
     assert "seed" not in rows[4]
     assert len(json.loads((folder / "distances.json").read_text())["distances"]) == 5
+
+
+def test_a_search_compares_by_the_maps_of_feature_networks_and_by_what_critics_see(ring, tmp_path):
+    """Points beyond the ring: the nearest that is drawn lies towards them, or below them where x weighs all."""
+
+    class Looking(toys.Mixture):
+        def feature_networks(self, weights, training):
+            return {
+                "x": FeatureNetwork(lambda sample: sample.x, "fd-x", maps=lambda sample: [sample.x[:, 0]]),
+                "blind": FeatureNetwork(lambda sample: sample.x, "fd-blind"),
+            }
+
+    bare = ring.save(tmp_path / "bare", critics=False)
+    model = genkit.load(bare, modality=replace(toys.ring, plugin=Looking))
+    reach = ring.generate(256, seed=0).x.norm(dim=1).mean()
+    targets = reach * torch.tensor([[0.6, 1.6]])
+    errors = []
+    for weight in (0.0, 1e4):
+        found = model.project(targets, steps=100, starts=4, features=weight)
+        errors.append((found.samples.x - targets).abs()[0])
+    assert errors[1][0] < 0.02 < errors[0][0]
+    assert errors[1][1] > errors[0][1]
 
 
 def test_noise_that_is_given_has_limits(ring):

@@ -647,7 +647,9 @@ class Duet(ModalityPlugin):
         if unknown := set(weights) - {"multiple"}:
             raise ConfigError(f"weights for {', '.join(unknown)}: only multiple takes a file")
         networks = {
-            "points": FeatureNetwork(lambda sample: sample.x, "fd-points"),
+            "points": FeatureNetwork(
+                lambda sample: sample.x, "fd-points", maps=lambda sample: [sample.x]
+            ),
             "centred": FeatureNetwork(
                 lambda sample: sample.x - training(10).x.mean(0), "fd-centred", {"training": 10}
             ),

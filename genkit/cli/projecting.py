@@ -37,7 +37,9 @@ def project(
     starts: Annotated[int, typer.Option(help="Noises that the search starts from.")] = 16,
     features: Annotated[
         float,
-        typer.Option(help="Weight of the critics' features in the distance; that of values is 1."),
+        typer.Option(
+            help="Weight of features, of networks and critics, in the distance; that of values is 1."
+        ),
     ] = 1.0,
     seed: Annotated[int, typer.Option(help="Seed of the starts.")] = 0,
     user_object: UserObjects = None,

@@ -2,7 +2,8 @@
 
 Each real item is moved, by at most a few 255ths of the range of all of them in each of its numbers, so that its score
 falls; each sample so that its score rises (Madry et al. 2018, arXiv:1706.06083). A gradient that such a critic gives a
-generator says as much of what the critic can be fooled by as of what samples lack.
+generator says as much of what the critic can be fooled by as of what samples lack. A critic that knows conditions also
+tells which of two an item has, a class say, by its scores under both: real items are moved against that answer too.
 
 Knows samples, a function that scores them, and sums; no model.
 """
@@ -10,13 +11,14 @@ Knows samples, a function that scores them, and sums; no model.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from genkit.evaluation.scores import Figure, interval, ranks, resampled_means
+from genkit.evaluation.scores import Figure, interval, mean_figure, ranks, resampled_means
 from genkit.plugin import Sample
 from genkit.recipe import Attack
 from genkit.sampling.attacks import attacked
@@ -62,7 +64,38 @@ def figures(
             shifts = shifts / spread
             shift = interval(float(shifts.mean()), resampled_means(shifts, generator))
             values[f"attacked_shift-{bound}"] = shift
+    if (choices := with_other_conditions(real)) is not None:
+        for bound in (0, *BOUNDS):
+            attack = Attack(bound=span * bound / 255, steps=STEPS) if span and bound else None
+            leads = _scores(lambda batch: _lead(score, batch), choices, attack, -1)
+            values[f"attacked_conditions-{bound}"] = mean_figure((np.sign(leads) + 1) / 2, generator)
     return values
+
+
+def with_other_conditions(items: Sample) -> Sample | None:
+    """Items whose conditions [N, 2, ...] are their own, and that of the next item (in a ring) which has another one.
+
+    None: there are no two different conditions.
+    """
+    if items.condition is None:
+        return None
+    own = items.condition
+    other, is_other = own, torch.zeros(len(own), dtype=torch.bool, device=own.device)
+    for shift in range(1, len(own)):
+        next_ones = own.roll(-shift, 0)
+        is_new = ~is_other & (next_ones != own).view(len(own), -1).any(1)
+        other = torch.where(is_new.view(-1, *[1] * (own.ndim - 1)), next_ones, other)
+        is_other |= is_new
+        if is_other.all():
+            return replace(items, condition=torch.stack([own, other], 1))
+    return None
+
+
+def _lead(score: Callable[[Sample], Tensor], choices: Sample) -> Tensor:
+    """[B]: by how much the score of items under their own condition exceeds that under the other one."""
+    assert choices.condition is not None
+    own, other = choices.condition.unbind(1)
+    return score(replace(choices, condition=own)) - score(replace(choices, condition=other))
 
 
 def pairs(real: Scores, samples: Scores, generator: np.random.Generator) -> Figure:

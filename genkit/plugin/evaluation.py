@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -24,11 +24,14 @@ class FeatureNetwork:
         distance: what a Frechet distance over these features is called, `fd-lite0` say; `FID` is for Inception's alone.
         protocol: whatever decides the figures besides the samples, as plain data: a hash of the weights, the resizing
             of pictures ... Features of real samples are kept on disk under it.
+        maps: samples [B, ...] on any device -> tensors [B, ...] of features with a gradient to the samples, of any
+            shapes and scales: by these, too, a search for noise compares samples. None: it does not.
     """
 
     features: Callable[[Sample], Tensor]
     distance: str
     protocol: Mapping[str, Any] = field(default_factory=dict)
+    maps: Callable[[Sample], Sequence[Tensor]] | None = None
 
 
 @dataclass(frozen=True)

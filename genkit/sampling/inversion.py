@@ -176,9 +176,8 @@ class _Metric:
         x = sample.x
         if sample.mask is not None:
             x = x * sample.mask.view(*sample.mask.shape, *[1] * (x.ndim - 2))
-        return [
-            each.flatten(1).float() for each in (x, *(self.views(sample) if self.weight else ()))
-        ]
+        views = self.views(sample) if self.weight else ()
+        return [each.reshape(len(each), -1).float() for each in (x, *views)]
 
     def between(self, one: Sequence[Tensor], other: Sequence[Tensor]) -> Tensor:
         """[B]: the distances between samples that were seen, row by row."""

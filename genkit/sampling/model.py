@@ -252,8 +252,9 @@ class Model:
     ) -> projection.Projection:  # fmt: skip
         """The nearest samples that the model draws to given ones, and their noise.
 
-        Continuous samples are searched for along the gradient of a distance: the mean square of values and, with
-        critics in the model's folder, of their features. The noise of discrete ones is inferred.
+        Continuous samples are searched for along the gradient of a distance: the mean square of values, and of
+        features: the maps of the modality's feature networks (`genkit.plugin.FeatureNetwork`), and those that critics
+        in the model's folder see. The noise of discrete ones is inferred.
 
         Args:
             source, label: as for `infer`.

@@ -160,11 +160,7 @@ def project(
         differs = samples.x != targets.x
         distances = differs.flatten(1).float().mean(1)
         return Projection(samples, noise, targets, distances, _log_probs(model, targets))
-    critics = model.reranker.critics if has_critics(model.path) else {}
-
-    def views(sample: Sample) -> list[Tensor]:
-        return [each for critic in critics.values() for each in critic(sample).features]
-
+    views = _views(model, targets)
     controls = config.controls(model.modality, {})
     with registry.asking(model.modality, "the generator"):
         noise, variance = inversion.search(
@@ -173,6 +169,22 @@ def project(
     samples = redraw(model, targets, noise)
     differences = (samples.x - targets.x).square().flatten(1).mean(1)
     return Projection(samples, noise, targets, differences / variance)
+
+
+def _views(model: Invertible, targets: Sample) -> inversion.Views:
+    """Differentiable features of samples: the maps of the modality's feature networks, and what the critics see."""
+    maps: list[inversion.Views] = []
+    if "feature_networks" in capabilities_of(model.plugin, model.generator):
+        with registry.asking(model.modality, "feature_networks"):
+            networks = model.plugin.feature_networks({}, lambda count: targets[:count])
+        maps = [network.maps for network in networks.values() if network.maps is not None]
+    critics = model.reranker.critics if has_critics(model.path) else {}
+
+    def views(sample: Sample) -> list[Tensor]:
+        features = [each for critic in critics.values() for each in critic(sample).features]
+        return features + [each for network_maps in maps for each in network_maps(sample)]
+
+    return views
 
 
 def _log_probs(model: Invertible, targets: Sample) -> Tensor | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +100,8 @@ def feature_networks_are_functions(subject: Subject) -> None:
             json.dumps(dict(network.protocol), allow_nan=False)
         except (TypeError, ValueError) as error:
             raise AssertionError(f"{title}: its protocol is no plain data ({error})") from error
+        if network.maps is not None:
+            _expect_gradient(network.maps, real, title)
     try:
         plugin.feature_networks({"no such network": Path("weights.pt")}, training)
     except ConfigError:
@@ -194,6 +196,25 @@ def _measures(subject: Subject, evidence: Evidence) -> Any:
         measures = subject.played.game.plugin.measures(evidence)
     _expect_unchanged("measures", evidence.samples, original)
     return measures
+
+
+def _expect_gradient(
+    maps: Callable[[Sample], Sequence[Tensor]], sample: Sample, title: str
+) -> None:
+    """That maps are tensors [B, ...] through which a gradient comes back to the samples."""
+    expect(sample.x.is_floating_point(), f"{title} has maps, and these samples are discrete")
+    point = sample.x.clone().requires_grad_()
+    answer = list(maps(sample.with_x(point)))
+    expect(
+        answer and all(isinstance(each, Tensor) and len(each) == len(sample) for each in answer),
+        f"{title}: maps must be tensors with a row for each of {len(sample)} samples",
+    )
+    total = torch.stack([each.float().square().sum() for each in answer]).sum()
+    (slope,) = torch.autograd.grad(total, point, allow_unused=True) if total.requires_grad else [None]
+    expect(
+        slope is not None and bool(slope.isfinite().all()) and bool(slope.any()),
+        f"{title}: no finite gradient comes back from its maps to the samples",
+    )
 
 
 def _expect_unchanged(title: str, sample: Sample, original: Mapping[str, Tensor]) -> None:

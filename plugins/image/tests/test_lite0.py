@@ -33,6 +33,18 @@ def test_its_features_belong_to_each_picture_alone_and_tell_pictures_apart(netwo
     assert torch.cdist(features, features).fill_diagonal_(torch.inf).min() > 1
 
 
+def test_maps_of_pictures_of_any_kind_have_a_gradient_and_are_those_of_colour_on_white(network):
+    grey = torch.rand(2, 1, 40, 48, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    (maps,) = network.maps_of_any(grey.requires_grad_(), (2,))
+    assert maps.shape == (2, 24, 10, 12)
+    assert torch.autograd.grad(maps.square().sum(), grey)[0].any()
+    assert torch.allclose(maps, network.maps(grey.expand(-1, 3, -1, -1), (2,))[0], atol=1e-3)
+    clear = torch.cat([grey.detach().expand(-1, 3, -1, -1), -torch.ones_like(grey)], 1)
+    white = torch.ones_like(grey)
+    assert torch.equal(*(network.maps_of_any(x, (2,))[0] for x in (clear, white)))
+    assert network.maps_of_any(grey[:, :, :8, :16], (0,))[0].shape == (2, 16, 16, 32)
+
+
 def test_padding_is_that_of_tensorflow():
     layer = lite0.Convolution(1, 1, 3, 2)
     torch.nn.init.constant_(layer.weight, 1.0)

