@@ -209,22 +209,25 @@ def with_home(data: Any) -> Any:
     return data
 
 
-def controls(modality: Modality, values: Mapping[str, Any]) -> Settings | None:
+def controls(
+    modality: Modality, values: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
+) -> Settings | None:
     """An instance of a modality's controls; None for a modality without controls.
 
     Args:
         modality: the manifest.
         values: values of controls by name; the others have their defaults.
+        defaults: those of a model, where they are not the modality's.
 
     Raises:
         ConfigError: for an unknown control or an invalid value.
     """
-    cls = registry.named_class(modality, "controls")
+    cls, values = registry.named_class(modality, "controls"), {**(defaults or {}), **values}
     if cls is None:
         if values:
             raise ConfigError(f"{next(iter(values))}: {modality.id} has no controls")
         return None
-    instance: Settings = validate(cls, dict(values), "")
+    instance: Settings = validate(cls, values, "")
     return instance
 
 

@@ -368,7 +368,11 @@ def test_the_other_condition_is_that_of_the_next_item_which_has_another_one():
     choices = robustness.with_other_conditions(items)
     assert choices.condition.tolist() == [[0, 2], [0, 2], [2, 0], [0, 1], [1, 0]]
     rows = Sample(torch.zeros(3, 1), torch.tensor([[0, 0], [0, 1], [0, 0]]))
-    assert robustness.with_other_conditions(rows).condition[:, 1].tolist() == [[0, 1], [0, 0], [0, 1]]
+    assert robustness.with_other_conditions(rows).condition[:, 1].tolist() == [
+        [0, 1],
+        [0, 0],
+        [0, 1],
+    ]
     for condition in (None, torch.zeros(5)):
         assert robustness.with_other_conditions(Sample(torch.zeros(5, 1), condition)) is None
 

@@ -167,7 +167,9 @@ def test_a_search_compares_by_the_maps_of_feature_networks_and_by_what_critics_s
     class Looking(toys.Mixture):
         def feature_networks(self, weights, training):
             return {
-                "x": FeatureNetwork(lambda sample: sample.x, "fd-x", maps=lambda sample: [sample.x[:, 0]]),
+                "x": FeatureNetwork(
+                    lambda sample: sample.x, "fd-x", maps=lambda sample: [sample.x[:, 0]]
+                ),
                 "blind": FeatureNetwork(lambda sample: sample.x, "fd-blind"),
             }
 

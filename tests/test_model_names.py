@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import toys
 import yaml
 
 import genkit
@@ -82,6 +83,10 @@ def on_path(folder):
 def same(*models):
     first, *others = (model.generate(4, seed=2).x for model in models)
     return all(torch.equal(first, other) for other in others)
+
+
+def first_value(x, facts):
+    return x[:, :1]
 
 
 def packed_size(model):
@@ -321,6 +326,68 @@ def test_copy_makes_what_ships(dots, command, tmp_path):
     assert same(genkit.load("out"), genkit.load("dots"))
     with pytest.raises(ConfigError, match="critics"):
         genkit.load("out").generate(1, best_of=2)
+
+
+# Defaults of controls --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def duet(tmp_path_factory):
+    """A copy of a model of the duet whose noise has half its scale unless somebody says otherwise, and the model."""
+    folder = tmp_path_factory.mktemp("duet")
+    model = genkit.train(toys.duet, items=32, out=folder / "run", threads=1)
+    path = model.save(folder / "half", controls={"scale": 0.5})
+    return genkit.load(path, modality=toys.duet), model
+
+
+def test_a_copy_draws_with_defaults_of_its_own(duet, tmp_path):
+    half, model = duet
+    wanted = model.generate(4, controls={"scale": 0.5})
+    assert torch.equal(half.generate(4).x, wanted.x)
+    assert torch.equal(half.generate(4, controls={"scale": 1.0}).x, model.generate(4).x)
+    assert not torch.equal(model.generate(4).x, wanted.x)
+    assert half.generate(4).controls.scale == 0.5
+    pairs = [
+        one.interpolate([0, 3], 3, controls=values).x
+        for one, values in ((half, None), (model, {"scale": 0.5}))
+    ]
+    assert torch.equal(*pairs)
+    again = genkit.load(half.save(tmp_path / "again"), modality=toys.duet)
+    assert torch.equal(again.generate(4).x, wanted.x)
+    rows = genkit.evaluate({"half": half, "whole": model}, "x", 40, features=first_value).rows
+    assert [row.controls["scale"] for row in rows if row.kind == "model"] == [0.5, 1.0]
+    half.generate_to(tmp_path / "files", 4)
+    assert json.loads((tmp_path / "files/samples.json").read_text())["controls"] == {"scale": 0.5}
+
+
+def test_other_defaults_leave_the_scores_behind_and_are_on_the_card(duet, tmp_path):
+    half, _ = duet
+    scored = genkit.load(
+        half.save(tmp_path / "scored", card={"scores": [{"name": "fd", "value": 1.0}]}),
+        modality=toys.duet,
+    )
+    assert "## Scores" in card.markdown(scored.info, "it")
+    assert "| controls | scale 0.5 |" in card.markdown(scored.info, "it")
+    other = genkit.load(
+        scored.save(tmp_path / "other", controls={"scale": 0.25}), modality=toys.duet
+    )
+    assert "## Scores" not in card.markdown(other.info, "it")
+
+
+def test_defaults_that_cannot_be_are_refused(duet, tmp_path):
+    half, _ = duet
+    with pytest.raises(ConfigError, match=r"scael.*Did you mean"):
+        half.save(tmp_path / "bad", controls={"scael": 2.0})
+    assert not (tmp_path / "bad").exists()
+    path = half.save(tmp_path / "foreign")
+    content = json.loads((path / "config.json").read_text())
+    for controls, says in (
+        ({"scale": "loud"}, "controls: scale"),
+        ([1], "controls missing or of the wrong type"),
+    ):
+        (path / "config.json").write_text(json.dumps({**content, "controls": controls}))
+        with pytest.raises(ModelError, match=says):
+            genkit.load(path, modality=toys.duet)
 
 
 # Cards -----------------------------------------------------------------------------------------------------------

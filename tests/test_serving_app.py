@@ -192,6 +192,19 @@ async def test_files_under_load_are_those_of_generate_byte_for_byte(models):
 
 
 @run
+async def test_a_model_with_defaults_of_its_own_answers_with_them(models):
+    duet = models["duet"]
+    half = replace(duet, info={**duet.info, "controls": {"scale": 0.5}})
+    async with serving({"half": half, "duet": duet}) as client:
+        details = (await client.get("/v1/models/half")).json()
+        assert details["controls"]["properties"]["scale"]["default"] == 0.5
+        answer = await generate(client, model="half", n=1)
+        assert [answer.content] == npy(duet.generate(1, controls={"scale": 0.5}))
+        answer = await generate(client, model="half", controls={"scale": 1.0})
+        assert [answer.content] == npy(duet.generate(1))
+
+
+@run
 async def test_one_sample_is_a_file_and_many_are_an_archive_of_what_is_written_into_a_folder(
     models,
 ):

@@ -56,11 +56,20 @@ def copy(
             help="Copy the critics (discriminators) too, for fine-tuning and reranking.",
         ),
     ] = True,
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Defaults of the modality's controls that the copy gets, as NAME=VALUE: see `genkit plugins show "
+            "MODALITY`."
+        ),
+    ] = None,
 ) -> None:
-    """Copy a model into a folder, in half precision or without its critics if you like."""
+    """Copy a model into a folder; in half precision, without critics, with other defaults if you like."""
+    from genkit import config
     from genkit.sampling.opening import open_model
 
-    print(open_model(model, "cpu").save(folder, dtype=dtype, critics=critics))
+    controls = config.parse_overrides(settings or [])
+    print(open_model(model, "cpu").save(folder, dtype, critics, controls=controls))
 
 
 def card(

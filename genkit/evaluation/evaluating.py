@@ -20,7 +20,7 @@ from genkit.evaluation.comparing import Comparison, Request
 from genkit.evaluation.real import RealItems, real_items, source_name
 from genkit.evaluation.results import Evaluation, Row
 from genkit.kit.items import name_skipped
-from genkit.plugin import Modality, Sample, capabilities_of
+from genkit.plugin import Sample, capabilities_of
 from genkit.sampling.model import Model
 from genkit.sampling.opening import open_model
 from genkit.sampling.reranking import Choice
@@ -112,16 +112,19 @@ def evaluate(
         raise ConfigError("data: name the real items that samples are compared with")
     if isinstance(features, str) or callable(features):
         features = [features]
-    settings = _settings(modality, controls or {}, vary or {})
+    rows = [
+        (name, model, value, settings)
+        for name, model in pairs
+        for value, settings in _settings(model, controls or {}, vary or {})
+    ]
     request = Request(
         configuration.with_home(modality.data if data is None else data), n, features,
         {name: user_path(path) for name, path in (weights or {}).items()}, judging, configuration.with_home(training),
         label, seed, cache, progress or (lambda message: None), best_of, choose, attack,
     )  # fmt: skip
     work = _Work(request)
-    for name, model in pairs:
-        for value, values in settings:
-            work.add_model(name, model, value, values)
+    for row in rows:
+        work.add_model(*row)
     return work.result(next(iter(vary)) if vary else "")
 
 
@@ -164,7 +167,7 @@ def _long_name(model: Openable, number: int) -> str:
 
 
 def _settings(
-    modality: Modality, controls: Mapping[str, Any], vary: Mapping[str, Sequence[Any]]
+    model: Model, controls: Mapping[str, Any], vary: Mapping[str, Sequence[Any]]
 ) -> list[tuple[Any, Any]]:
     """(value of the varied control, all controls) of each row of a model.
 
@@ -172,7 +175,7 @@ def _settings(
         ConfigError: for unknown controls and invalid values; if more than one control is varied, or by no value.
     """
     if not vary:
-        return [(None, configuration.controls(modality, controls))]
+        return [(None, model.settings(controls))]
     if len(vary) > 1:
         raise ConfigError(f"vary = {', '.join(vary)}: one control is varied at a time")
     ((name, values),) = vary.items()
@@ -182,9 +185,7 @@ def _settings(
         raise ConfigError(
             f"{name} is varied, and is {controls[name]!r} among the controls: leave one out"
         )
-    return [
-        (value, configuration.controls(modality, {**controls, name: value})) for value in values
-    ]
+    return [(value, model.settings({**controls, name: value})) for value in values]
 
 
 @dataclass

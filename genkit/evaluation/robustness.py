@@ -67,8 +67,10 @@ def figures(
     if (choices := with_other_conditions(real)) is not None:
         for bound in (0, *BOUNDS):
             attack = Attack(bound=span * bound / 255, steps=STEPS) if span and bound else None
-            leads = _scores(lambda batch: _lead(score, batch), choices, attack, -1)
-            values[f"attacked_conditions-{bound}"] = mean_figure((np.sign(leads) + 1) / 2, generator)
+            margins = _scores(lambda batch: _margin(score, batch), choices, attack, -1)
+            values[f"attacked_conditions-{bound}"] = mean_figure(
+                (np.sign(margins) + 1) / 2, generator
+            )
     return values
 
 
@@ -91,7 +93,7 @@ def with_other_conditions(items: Sample) -> Sample | None:
     return None
 
 
-def _lead(score: Callable[[Sample], Tensor], choices: Sample) -> Tensor:
+def _margin(score: Callable[[Sample], Tensor], choices: Sample) -> Tensor:
     """[B]: by how much the score of items under their own condition exceeds that under the other one."""
     assert choices.condition is not None
     own, other = choices.condition.unbind(1)

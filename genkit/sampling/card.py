@@ -256,6 +256,7 @@ def rows(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         "parameters": _count(card.get("parameters")),
         "stored as": config.get("dtype"),
         "conditions": _conditions(config),
+        "controls": _controls(config),
         "data": card.get("data"),
         "licence of the data": card.get("data_license"),
         "started from": card.get("init"),
@@ -317,6 +318,14 @@ def _conditions(config: Mapping[str, Any]) -> str:
         return "yes" if config.get("conditional") else ""
     more = f" and {len(labels) - 12:,} more" if len(labels) > 12 else ""
     return ", ".join(map(_text, labels[:12])) + more
+
+
+def _controls(config: Mapping[str, Any]) -> str:
+    """The model's own defaults of controls."""
+    defaults = config.get("controls")
+    if not isinstance(defaults, Mapping):
+        return ""
+    return ", ".join(f"{key} {_setting(value)}" for key, value in defaults.items())
 
 
 def _time(card: Mapping[str, Any]) -> str:

@@ -19,7 +19,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from genkit import config
 from genkit.discovery import registry
 from genkit.errors import ConfigError, GenkitError
 from genkit.plugin import Noise, capabilities_of
@@ -157,7 +156,7 @@ def export_model(
     """
     check_libraries()
     check_numbers(samples, opset, tolerance)
-    settings = config.controls(model.modality, controls or {})
+    settings = model.settings(controls)
     graph = graph_of(model, label, settings)
     about = _description(model, graph, label, settings)
     content = _encoded(model, graph, about, opset)

@@ -17,7 +17,6 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from genkit import config
 from genkit.errors import ConfigError
 from genkit.sampling.drawing import rows_of
 from genkit.sampling.listing import ALIKE, SAMPLES, TARS, file_name
@@ -78,7 +77,7 @@ class Job:
     @cached_property
     def header(self) -> dict[str, Any]:
         """What samples.json says, but its rows; `job` is there only when all of the job is."""
-        settings = config.controls(self.model.modality, self.controls)
+        settings = self.model.settings(self.controls)
         keys = ("n", "seed", "start", "label", "format", "per_tar")
         return {
             **header_of(self.model, settings, self.best_of, self.choose),

@@ -78,6 +78,14 @@ class Model:
     def __repr__(self) -> str:
         return f"<model of {self.modality.id}, {self.info.get('items', 0):,} items seen, {self.path or 'not saved'}>"
 
+    def settings(self, controls: Mapping[str, Any] | None = None) -> Any:
+        """An instance of the modality's controls: these values, and for the others the model's own defaults.
+
+        Raises:
+            ConfigError: for an unknown control or an invalid value.
+        """
+        return config.controls(self.modality, controls or {}, self.info.get("controls"))
+
     def generate(
         self,
         n: int | None = None,
@@ -117,7 +125,7 @@ class Model:
             raise ConfigError(
                 f"n = {n}, start = {start}: at least one sample, of an index of at least 0, is needed"
             )
-        settings = config.controls(self.modality, controls or {})
+        settings = self.settings(controls)
         if latents is not None:
             _check_rows(latents, chosen_indices)
             if best_of > 1:
@@ -209,7 +217,7 @@ class Model:
             raise ConfigError(
                 f"{request}: at least two indices, of at least 0, and at least one step are needed"
             )
-        settings = config.controls(self.modality, controls or {})
+        settings = self.settings(controls)
         interpolation = latent_points(ends, steps)
         # A preview has a row for each of several pairs, and the last identity alone in a row below them.
         columns = steps if len(ends) > 2 else len(interpolation)
@@ -296,7 +304,7 @@ class Model:
             raise ConfigError(
                 f"steps = {size}, stop = {stop}, index = {index}: steps and stop must be at least 1, index at least 0"
             )
-        settings = config.controls(self.modality, controls or {})
+        settings = self.settings(controls)
         condition = self.conditions_for(label)([index])
         blocks = draw_blocks(self.generator, [index], seed, condition, settings, self.device)
         return parts_on_cpu(self.modality, in_parts(self.generator, blocks, size, stop))
@@ -357,6 +365,7 @@ class Model:
         dtype: str | None = None,
         critics: bool = True,
         card: Mapping[str, Any] | None = None,
+        controls: Mapping[str, Any] | None = None,
     ) -> Path:
         """Write the model folder; returns its path.
 
@@ -367,13 +376,15 @@ class Model:
             critics: whether the critics are written too, for fine-tuning and reranking.
             card: entries for the model's card: license, data_license, summary, limits, command, scores; those that it
                 has already stay.
+            controls: defaults that the model's controls are to have, beside those that it has already.
 
         Raises:
-            ConfigError: for another dtype or entry, or if float16 cannot hold a weight.
+            ConfigError: for another dtype or entry, an unknown control or invalid value, or if float16 cannot hold a
+                weight.
             ModelError: if the folder holds something else than a model.
             StorageError: if it cannot be written.
         """
-        return self._write(user_path(path), dtype, critics, card)
+        return self._write(user_path(path), dtype, critics, card, controls)
 
     def push_to_hub(
         self,
@@ -413,6 +424,7 @@ class Model:
         dtype: str | None,
         critics: bool,
         card: Mapping[str, Any] | None = None,
+        controls: Mapping[str, Any] | None = None,
         **names: str,
     ) -> Path:
         """Write the model folder, as `save` does; `names` are further arguments of `save_model`."""
@@ -424,7 +436,10 @@ class Model:
             critic_tensors = read_critics(self.path) if self.critics is None else self.critics
         facts, metadata = self.plugin.facts, {"items": str(self.info.get("items", 0))}
         info = {**self.info, "dtype": dtype}
-        if dtype != stored_dtype:  # scores are those of the weights that are stored
+        if controls:
+            self.settings(controls)  # raises an error for what cannot be
+            info["controls"] = {**info.get("controls", {}), **controls}
+        if controls or dtype != stored_dtype:  # scores are those of what is stored
             info = cards.extended(info, {"scores": None})
         info = cards.extended(info, card or {}, self.sha256 if dtype == stored_dtype else None)
         info["card"]["parameters"] = sum(one.numel() for one in self.generator.parameters())

@@ -168,7 +168,7 @@ def read_model_config(path: Path) -> dict[str, Any]:
         "facts": dict,
         "items": int,
     }
-    optional_kinds = {"card": dict, "dtype": str}
+    optional_kinds = {"card": dict, "dtype": str, "controls": dict}
     wrong = [key for key, kind in kinds.items() if not isinstance(config.get(key), kind)]
     wrong += [
         key for key, kind in optional_kinds.items() if not isinstance(config.get(key, kind()), kind)

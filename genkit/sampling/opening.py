@@ -80,6 +80,7 @@ def open_model(
     info, tensors, assets = read_model(folder)
     digest = file_hash(folder / WEIGHTS)
     manifest = modality or manifest_for(info, folder)
+    check_controls(manifest, info, folder)
     options_class = registry.named_class(manifest, "options")
     options = None
     try:
@@ -103,6 +104,14 @@ def open_model(
     target_device = pick_device(device)
     generator = networks[""].to(target_device).eval().requires_grad_(False)
     return Model(manifest, plugin, generator, info, target_device, folder, digest)
+
+
+def check_controls(modality: Modality, info: Mapping[str, Any], folder: Path) -> None:
+    """Raise ModelError unless the defaults that a model has for its modality's controls can be."""
+    try:
+        config.controls(modality, {}, info.get("controls"))
+    except ConfigError as error:
+        raise ModelError(f"{folder / 'config.json'}: controls: {error}") from error
 
 
 def manifest_for(info: Mapping[str, Any], folder: Path) -> Modality:

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from genkit import config
 from genkit.discovery import registry
 from genkit.errors import ConfigError, DataError
 from genkit.plugin import Sample, capabilities_of
@@ -117,7 +116,7 @@ def _items(model: Invertible, source: Any) -> Sample:
     """All items of a source, in their order."""
     with registry.asking(model.modality, "open"):
         items = model.plugin.open(source, model.plugin.options)
-    controls = config.controls(model.modality, {})
+    controls = model.settings()
     dataset = references_of(model.modality, model.plugin, items, controls)
     reader = Reader(dataset, model.modality, 0)
     reader.order.sort()
@@ -161,7 +160,7 @@ def project(
         distances = differs.flatten(1).float().mean(1)
         return Projection(samples, noise, targets, distances, _log_probs(model, targets))
     views = _views(model, targets)
-    controls = config.controls(model.modality, {})
+    controls = model.settings()
     with registry.asking(model.modality, "the generator"):
         noise, variance = inversion.search(
             model.generator, targets, views, settings, controls, progress
@@ -208,6 +207,6 @@ def redraw(model: Invertible, targets: Sample, noise: Latents) -> Samples:
             return None
         return targets.condition[[min(index, len(targets) - 1) for index in indices]]
 
-    places, controls = range(len(noise)), config.controls(model.modality, {})
+    places, controls = range(len(noise)), model.settings()
     sample = model.draw(places, noise, None, controls, conditions)
     return Samples(sample, noise, tuple(places), None, model, controls)

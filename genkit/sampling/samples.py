@@ -66,6 +66,8 @@ class Source(Protocol):
     @property
     def reranker(self) -> Reranker: ...
 
+    def settings(self, controls: Mapping[str, Any] | None = None) -> Any: ...
+
 
 @dataclass(frozen=True)
 class Samples:

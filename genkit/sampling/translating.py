@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from genkit import config
 from genkit.discovery import registry
 from genkit.errors import ConfigError
 from genkit.plugin import capabilities_of
@@ -64,7 +63,7 @@ def translate(
     """
     folder, format = user_path(path), format_of(model.modality, format)
     files = condition_files(model, source)
-    settings = config.controls(model.modality, controls or {})
+    settings = model.settings(controls)
     header = header_of(model, settings, 1)
     names = [f"{file.stem}.{format}" for file in files]
     listing = read_listing(folder)

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from genkit import config
 from genkit.discovery import registry
 from genkit.plugin import Unrolling, capabilities_of
 from genkit.sampling.model import Model
@@ -38,7 +37,7 @@ def save_long(
     Raises:
         ConfigError: if the modality cannot write such a file.
     """
-    path, settings = user_path(path), config.controls(model.modality, controls or {})
+    path, settings = user_path(path), model.settings(controls)
     format = format_of(model.modality, path.suffix[1:].lower())
     condition = model.conditions_for(label)([index])
     stop = cast(Unrolling, model.generator).length(settings, condition)

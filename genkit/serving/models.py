@@ -27,7 +27,7 @@ from genkit.sampling.drawing import CHUNK, noise_of, unrolls
 from genkit.sampling.model import Model
 from genkit.sampling.model_folder import has_critics, read_model_config
 from genkit.sampling.model_names import find_model
-from genkit.sampling.opening import manifest_for, open_model
+from genkit.sampling.opening import check_controls, manifest_for, open_model
 from genkit.sampling.samples import TEXT_FORMATS
 
 log = logging.getLogger("genkit.serving")
@@ -219,7 +219,8 @@ class Catalogue:
             UnknownModel: if there is no such model.
             ConfigError: for an unknown control or an invalid value.
         """
-        return config.controls(self.manifest(id), values)
+        entry = self._entry(id)
+        return config.controls(entry.manifest, values, entry.info.get("controls"))
 
     def describe(self, id: str) -> dict[str, Any]:
         """What can be said of a model without opening it, and more if it is open, as JSON data.
@@ -230,7 +231,11 @@ class Catalogue:
         entry = self._entry(id)
         manifest, info = entry.manifest, entry.info
         controls = registry.named_class(manifest, "controls")
-        empty: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
+        schema: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
+        if controls is not None:
+            schema = controls.model_json_schema()
+            for name, value in info.get("controls", {}).items():
+                schema["properties"][name]["default"] = value
         description = {
             "id": id,
             "modality": manifest.id,
@@ -242,7 +247,7 @@ class Catalogue:
             "preset": info.get("preset"),
             "items": info.get("items"),
             "conditional": bool(info.get("conditional")),
-            "controls": empty if controls is None else controls.model_json_schema(),
+            "controls": schema,
             "open": entry.model is not None,
         }
         if entry.model is not None:
@@ -321,7 +326,7 @@ class Catalogue:
 
     async def _measure(self, loaded_model: OpenModel, on_device: OnDevice) -> None:
         """Measure an opened model with its default condition, if it has one."""
-        model, controls = loaded_model.model, config.controls(loaded_model.model.modality, {})
+        model, controls = loaded_model.model, loaded_model.model.settings()
         try:
             condition = await asyncio.to_thread(model.conditions_for(None), [0])
         except UserError:  # no default: measured at the first request
@@ -343,7 +348,9 @@ def _entry(source: Any) -> _Entry:
     folder = find_model(source)
     info = read_model_config(folder)
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    return _Entry(manifest_for(info, folder), info, Path(folder), size)
+    manifest = manifest_for(info, folder)
+    check_controls(manifest, info, folder)
+    return _Entry(manifest, info, Path(folder), size)
 
 
 def _details(loaded_model: OpenModel) -> dict[str, Any]:

@@ -210,7 +210,9 @@ def _expect_gradient(
         f"{title}: maps must be tensors with a row for each of {len(sample)} samples",
     )
     total = torch.stack([each.float().square().sum() for each in answer]).sum()
-    (slope,) = torch.autograd.grad(total, point, allow_unused=True) if total.requires_grad else [None]
+    (slope,) = (
+        torch.autograd.grad(total, point, allow_unused=True) if total.requires_grad else [None]
+    )
     expect(
         slope is not None and bool(slope.isfinite().all()) and bool(slope.any()),
         f"{title}: no finite gradient comes back from its maps to the samples",
