@@ -21,6 +21,7 @@ from genkit_text.options import Controls, Options
 KINDS = {
     "recurrent": {"embedding": 6, "hidden": 8},
     "two layers": {"embedding": 6, "hidden": 8, "layers": 2},
+    "tied": {"embedding": 6, "hidden": 8, "tie_word_embeddings": True},
     "decoder": {"generator": "decoder", "hidden": 8, "heads": 2},
 }
 CRITICS = {
@@ -282,6 +283,20 @@ def test_the_score_at_a_temperature_is_that_of_what_is_drawn_at_it():
     torch.testing.assert_close(
         torch.bincount(x[:, 0], minlength=3) / 20_000, chance, atol=0.01, rtol=0
     )
+
+
+def test_tied_embeddings_score_symbols_by_their_own_rows():
+    generator = network(KINDS["tied"])
+    hidden = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
+    rows = generator.embedding.weight[: generator.symbols]
+    with torch.no_grad():
+        generator.bias.copy_(torch.arange(5.0))
+        scores = (hidden @ generator.out.weight.T + generator.out.bias) @ rows.T + torch.arange(5.0)
+    torch.testing.assert_close(generator.score(hidden), scores)
+    count = sum(weight.numel() for weight in generator.parameters())
+    assert count == 7 * 6 + 4 * 8 * (6 + 8 + 2) + 8 * 6 + 6 + 5  # the embedding once
+    with pytest.raises(ValueError, match="of the recurrent generator"):
+        Options(**{**KINDS["decoder"], "tie_word_embeddings": True})
 
 
 @pytest.mark.parametrize("kind", ["recurrent", "decoder"])

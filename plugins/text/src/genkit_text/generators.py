@@ -15,7 +15,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, one_hot
+from torch.nn.functional import cross_entropy, linear, one_hot
 
 from genkit import user_objects
 from genkit.adversarial import straight_through
@@ -301,9 +301,9 @@ class Autoregressive(nn.Module):
 
 
 class Recurrent(Autoregressive):
-    """An LSTM over embedded symbols; the output layer shares no weights with the embedding.
+    """An LSTM over embedded symbols; the output layer shares no weights with the embedding unless they are tied.
 
-    Source: Yu et al. 2017, arXiv:1609.05473, section 3.
+    Sources: Yu et al. 2017, arXiv:1609.05473, section 3; of tied weights Press and Wolf 2017, arXiv:1608.05859.
     """
 
     def __init__(self, options: Options, facts: Facts) -> None:
@@ -312,7 +312,10 @@ class Recurrent(Autoregressive):
         self.embedding = nn.Embedding(self.symbols + 2, options.embedding)
         nn.init.normal_(self.embedding.weight, 0.0, 0.1)
         self.lstm = nn.LSTM(options.embedding, options.hidden, options.layers, batch_first=True)
-        self.out = nn.Linear(options.hidden, self.symbols)
+        self.is_tied = options.tie_word_embeddings
+        self.out = nn.Linear(options.hidden, options.embedding if self.is_tied else self.symbols)
+        if self.is_tied:
+            self.bias = nn.Parameter(torch.zeros(self.symbols))
         self.dropout = nn.Dropout(options.dropout)
 
     def embed(self, symbols: Tensor) -> Tensor:
@@ -320,18 +323,21 @@ class Recurrent(Autoregressive):
 
     def begin(self, prompt: Tensor | None, symbols: Tensor) -> tuple[Tensor, Any]:
         hidden, state = self.lstm(self._inputs(prompt, symbols))
-        return self.out(hidden[:, -1]), state
+        return self.score(hidden[:, -1]), state
 
     def advance(self, state: Any, embedding: Tensor) -> tuple[Tensor, Any]:
         hidden, state = self.lstm(embedding[:, None], state)
-        return self.out(hidden[:, 0]), state
+        return self.score(hidden[:, 0]), state
 
     def follow(self, prompt: Tensor | None, symbols: Tensor) -> Tensor:
         hidden, _ = self.lstm(self.dropout(self._inputs(prompt, symbols)))
         return self.dropout(hidden[:, -1 - symbols.shape[1] :])
 
     def score(self, hidden: Tensor) -> Tensor:
-        return self.out(hidden)
+        scores = self.out(hidden)
+        if not self.is_tied:
+            return scores
+        return linear(scores, self.embedding.weight[: self.symbols], self.bias)
 
     def blank(self) -> dict[str, Tensor]:
         shape = 1, self.lstm.num_layers, self.lstm.hidden_size

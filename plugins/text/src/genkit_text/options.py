@@ -42,6 +42,9 @@ class Options(Settings):
     tokenizer become part of the model."""
     embedding: PositiveInt = 32
     """Size of a symbol's embedding in a recurrent generator."""
+    tie_word_embeddings: bool = False
+    """The output layer of a recurrent generator is its embedding (Press and Wolf 2017): fewer weights, and rare symbols
+    learn more from each line. A layer between them leads from `hidden` to `embedding` numbers."""
     hidden: PositiveInt = 32
     """Width of the generator's layers."""
     layers: PositiveInt = 1
@@ -94,6 +97,10 @@ class Options(Settings):
         if self.critic_vectors and (self.critic == "decoder" or ":" in self.critic):
             raise ValueError(
                 "critic_vectors are for a convolutional, recurrent or bidirectional critic: name one of them"
+            )
+        if self.tie_word_embeddings and self.generator != "recurrent":
+            raise ValueError(
+                "tie_word_embeddings is of the recurrent generator: a decoder's are tied anyway"
             )
         if self.field == self.prompt_field:
             raise ValueError(
