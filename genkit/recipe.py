@@ -16,6 +16,7 @@ from pydantic import (
     ConfigDict,
     Field,
     NonNegativeFloat,
+    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     model_validator,
@@ -190,6 +191,9 @@ class Critic(Player):
     """Weight of its score in the generator's loss or reward."""
     attack: Attack | None = None
     """Adversarial training: in its updates the critic sees samples that are moved against it."""
+    pool: NonNegativeInt = 0
+    """Half of the fakes that the critic sees are earlier ones, drawn from a pool of so many, into which new ones go in
+    their places (Shrivastava et al. 2017, arXiv:1612.07828; 50 in CycleGAN). 0: it sees new fakes alone."""
 
     def attack_in(self, update: int) -> Attack | None:
         """The attack of the critic's update with this number, from 0; None: there is none."""

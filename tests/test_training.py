@@ -97,6 +97,7 @@ STAGED = {
 GAMES = {
     "two critics, BatchNorm, dropout, random items, labels, terms": (duet, {}),
     "fakes used again": (duet, REUSE),
+    "earlier fakes": (duet, {"critic": {"pool": 150}}),
     "pretraining, critics alone, game": (language, STAGED),
     "moving average": (
         language,

@@ -21,6 +21,23 @@ from genkit.plugin import Critique, ModalityPlugin, Networks, Noise, Sample, cap
 from genkit.recipe import GumbelSoftmax, Pathwise, Recipe, ScoreFunction, StraightThrough
 
 
+def check_processes(recipe: Recipe, processes: int) -> None:
+    """Raise ConfigError unless so many processes can share each batch, and keep all that the recipe asks for."""
+    if recipe.batch_size % (processes * recipe.gradient_accumulation * recipe.group):
+        raise ConfigError(
+            f"recipe.batch_size = {recipe.batch_size} cannot be divided among {processes} processes, each in "
+            f"{recipe.gradient_accumulation} parts (recipe.gradient_accumulation) of whole groups of {recipe.group} "
+            "(recipe.estimator.group): choose a multiple of the product of these three numbers"
+        )
+    critics = {f"critics.{name}": critic for name, critic in recipe.critics.items()}
+    for name, critic in {"critic": recipe.critic, **critics}.items():
+        if critic.pool and processes > 1:
+            raise ConfigError(
+                f"recipe.{name}.pool = {critic.pool} keeps earlier fakes in one process, and there are {processes}: "
+                "set it to 0, or train with one process"
+            )
+
+
 def check_networks(config: RunConfig, plugin: ModalityPlugin, networks: Networks) -> frozenset[str]:
     """The optional capabilities of plugin and generator, after checking the networks against recipe and contract.
 

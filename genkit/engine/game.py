@@ -28,7 +28,7 @@ from genkit.engine.diagnosis import REALS, Reference
 from genkit.engine.optimizers import impose, make_optimizer, pack, step, under, unpack
 from genkit.engine.players import CriticPlayer, GeneratorPlayer, GeneratorUpdate
 from genkit.engine.teacher import Teacher
-from genkit.errors import ConfigError, PluginError
+from genkit.errors import PluginError
 from genkit.plugin import ModalityPlugin, Sample, full_precision
 from genkit.recipe import Critic, GumbelSoftmax, Player, Scheduled, Stage, value_at
 from genkit.sampling.batching import join, parts
@@ -65,12 +65,7 @@ class Game:
     ) -> None:  # fmt: skip
         self.config, self.plugin, self.runtime, self.teacher = config, plugin, runtime, teacher
         recipe = config.recipe
-        if recipe.batch_size % (runtime.processes * recipe.gradient_accumulation * recipe.group):
-            raise ConfigError(
-                f"recipe.batch_size = {recipe.batch_size} cannot be divided among {runtime.processes} processes, each "
-                f"in {recipe.gradient_accumulation} parts (recipe.gradient_accumulation) of whole groups of "
-                f"{recipe.group} (recipe.estimator.group): choose a multiple of the product of these three numbers"
-            )
+        compatibility.check_processes(recipe, runtime.processes)
         self.batches = Batches(dataset, config.run.seed, config.modality)
         seed_everything("networks", config.run.seed)
         with registry.asking(config.modality, "networks") as fault:
@@ -328,6 +323,7 @@ class Game:
         """
         recipe, player = self.config.recipe, self.critics[name]
         self._begin_update(name, number)
+        fake = player.pool.exchange(fake)
         penalties = {
             kind: self._value(penalty.weight) * penalty.interval
             for kind, penalty in recipe.penalties.items()

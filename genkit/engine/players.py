@@ -19,6 +19,7 @@ from genkit.adversarial import Penalty, interpolate, masked, masked_mean
 from genkit.engine.augmentation import View
 from genkit.engine.averages import unchanged_buffers
 from genkit.engine.estimators import FakeRequest, Noises, Score, Statistics, make_estimator
+from genkit.engine.pool import Pool
 from genkit.engine.teacher import WEIGHTS, Teacher
 from genkit.errors import ConfigError
 from genkit.plugin import Critique, ModalityPlugin, Networks, Sample, full_precision
@@ -62,7 +63,7 @@ class CriticPlayer(nn.Module):
         self.penalties = {name: penalty_named(name) for name in recipe.penalties}
         self.terms = plugin.terms if "terms" in capabilities else None
         augment = plugin.augment if "augment" in capabilities else None
-        self.view = View(augment, recipe)
+        self.view, self.pool = View(augment, recipe), Pool(recipe.critic_named(name).pool)
         self.joint_pass = False
 
     def forward(

@@ -181,7 +181,7 @@ modality = Modality(
                 "loss": "least_squares",
                 "estimator": _PATHWISE_ESTIMATOR,
                 "generator": _PUBLISHED_ADAM,
-                "critic": _PUBLISHED_ADAM,
+                "critic": {**_PUBLISHED_ADAM, "pool": 50},
                 "terms": {"cycle": 10.0, "identity": 5.0},
                 "ema_halflife_items": 2_000,
             },

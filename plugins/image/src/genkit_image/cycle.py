@@ -6,8 +6,7 @@ its condition says: the last channel is 1 there, from the inputs to the pictures
 Shape letters: B batch, C channels, H W pixels, P patches.
 
 Source: Zhu et al. 2017, arXiv:1703.10593. Not from the paper: BatchNorm in place of instance normalisation in the
-generators, so that a picture of any size can be drawn strip by strip; upsampling without checkerboards; and critics see
-the newest fakes alone, no pool of earlier ones.
+generators, so that a picture of any size can be drawn strip by strip; and upsampling without checkerboards.
 """
 
 from __future__ import annotations
