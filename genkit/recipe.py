@@ -257,6 +257,22 @@ class ScoreFunction(Settings):
     """Decay of the moving average, per (part of a) batch."""
 
 
+class Importance(Settings):
+    """Likelihood of the generator's own candidates, weighted by softmax(scale * score) within groups, as importance
+    sampling weights them; the score is a critic's logit. If that is the log-ratio of the densities of real items and of
+    samples, it is the likelihood of real items that is maximised, where `score_function` with the reward `logit`
+    prefers a few of them (cooperative training: Lamprier et al. 2022, arXiv:2201.12320; Song et al. 2020,
+    arXiv:2007.06018). For discrete samples."""
+
+    kind: Literal["importance"]
+    group: Annotated[int, Field(ge=2)] = 8
+    """Candidates that are compared: neighbouring rows of the generator's batch, which share one condition."""
+    scale: NonNegativeFloat = 1.0
+    """Of the scores in the weights. 0: all candidates weigh the same, and nothing is learned from critics."""
+    real: Share = 0.0
+    """Share in the loss of the likelihood of the batch's real samples."""
+
+
 class StraightThrough(Settings):
     """Straight-through: discrete samples forward, the gradient of their probabilities backward (Bengio et al. 2013)."""
 
@@ -274,7 +290,8 @@ class GumbelSoftmax(Settings):
 
 
 Estimator = Annotated[
-    Pathwise | ScoreFunction | StraightThrough | GumbelSoftmax, Field(discriminator="kind")
+    Pathwise | ScoreFunction | Importance | StraightThrough | GumbelSoftmax,
+    Field(discriminator="kind"),
 ]
 """How the gradient of the critics' scores reaches the generator."""
 
@@ -282,9 +299,10 @@ Estimator = Annotated[
 class Stage(Settings):
     """A part of the training in which the same players are updated."""
 
-    kind: Literal["pretrain", "critics", "game"] = "game"
+    kind: Literal["pretrain", "critics", "generator", "game"] = "game"
     """pretrain: the generator alone, on its `pretrain_loss`, or on what it learns from a teacher; critics: the critics
-    alone, against the generator as it is; game: both."""
+    alone, against the generator as it is; generator: the generator alone, against the critics as they are; game: both.
+    """
     items: PositiveInt | None = None
     """Length in items; None, for the last stage only: until the end of the run."""
     generator: Player | None = None
@@ -397,7 +415,8 @@ class Recipe(Settings):
     @property
     def group(self) -> int:
         """Rows of the generator's batch that share a condition."""
-        return self.estimator.group if isinstance(self.estimator, ScoreFunction) else 1
+        estimator = self.estimator
+        return estimator.group if isinstance(estimator, ScoreFunction | Importance) else 1
 
     def critic_named(self, name: str) -> Critic:
         """The settings of one critic."""

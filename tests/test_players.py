@@ -13,12 +13,14 @@ from toys import (
     PointCritic,
     PointGenerator,
     sentences,
+    truth,
 )
 
 from genkit.adversarial import LOSSES, masked_mean
 from genkit.engine.compatibility import sees_other_rows
 from genkit.engine.estimators import (
     FakeRequest,
+    ImportanceEstimator,
     RelaxedEstimator,
     Score,
     ScoreFunctionEstimator,
@@ -27,7 +29,7 @@ from genkit.engine.estimators import (
 from genkit.engine.players import CriticPlayer, GeneratorPlayer, GeneratorUpdate
 from genkit.errors import ConfigError
 from genkit.plugin import Critique, Networks, Sample
-from genkit.recipe import GumbelSoftmax, Recipe, ScoreFunction, StraightThrough
+from genkit.recipe import GumbelSoftmax, Importance, Recipe, ScoreFunction, StraightThrough
 from genkit.sampling.noise import draw
 
 OPTIONS = {
@@ -115,6 +117,60 @@ def expected_over_pairs(generator, critic, every, settings):
             )
             total = total + chance[first] * chance[second] * gradient(loss, generator)
     return total
+
+
+class Told(nn.Module):
+    """A critic that gives each sentence its number among all of them, as a logit that it was told."""
+
+    def __init__(self, every, logits):
+        super().__init__()
+        self.every, self.logits = every, logits
+
+    def forward(self, sample):
+        is_same = (sample.x[:, None] == self.every.x) & (sample.mask[:, None] == self.every.mask)
+        return Critique((self.logits[is_same.all(2).long().argmax(1)],))
+
+
+@pytest.mark.parametrize("length", ["variable", "fixed"])
+def test_importance_by_the_true_log_ratio_follows_the_divergence_from_the_truth(length):
+    """The gradient is that of -sum p log q over all sentences, the one of maximum likelihood on endless data."""
+    generator, _, every = world(LONG[length], False)
+    shares = truth(LONG[length]).float()
+    log_prob = generator.log_prob(every).sum(1)
+    exact = gradient(-(shares * log_prob).sum(), generator)
+    critic = Told(every, (shares.log() - log_prob).detach())
+    estimates = []
+    for group in (2, 4000):
+        play = ImportanceEstimator(Importance(kind="importance", group=group))
+        request = FakeRequest(None, 8000, noises(generator))
+        loss, statistics, fake = play(generator, request, judge_of(critic))
+        estimates.append(gradient(loss, generator))
+        assert 0 < statistics["effective_share"] <= 1
+    assert torch.cosine_similarity(estimates[1], exact, dim=0) > 0.98
+    assert (estimates[1] - exact).norm() < 0.2 * exact.norm()
+    assert (estimates[0] - exact).norm() > (estimates[1] - exact).norm()  # small groups are biased
+    assert len(fake) == 8000
+
+
+def test_importance_mixes_in_the_likelihood_of_reals():
+    generator, critic, every = world(LONG["variable"], False)
+    drawn = every[:8]
+    likelihood = generator.log_prob(every).sum(1)
+    losses = {}
+    for scale, real in ((0.0, 0.0), (1.0, 0.0), (1.0, 0.25)):
+        play = ImportanceEstimator(Importance(kind="importance", group=4, scale=scale, real=real))
+        request = FakeRequest(None, 8, noises(generator), real=every[5:])
+        losses[scale, real], statistics, _ = play(
+            Script(generator, drawn), request, judge_of(critic)
+        )
+        if not scale:
+            assert statistics["effective_share"] == 1
+    scores = critic(drawn).logits[0].view(2, 4)
+    weights = scores.softmax(1).flatten() / 2
+    torch.testing.assert_close(losses[0.0, 0.0], -likelihood[:8].mean())
+    torch.testing.assert_close(losses[1.0, 0.0], -(weights * likelihood[:8]).sum())
+    mixture = 0.75 * losses[1.0, 0.0] - 0.25 * likelihood[5:].mean()
+    torch.testing.assert_close(losses[1.0, 0.25], mixture)
 
 
 @pytest.mark.parametrize("length", ["variable", "fixed"])

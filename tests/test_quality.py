@@ -45,7 +45,7 @@ def test_the_grid_is_covered_and_sharp(tmp_path, seed):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("preset", ["default", "straight_through", "gumbel_softmax"])
+@pytest.mark.parametrize("preset", ["default", "straight_through", "gumbel_softmax", "importance"])
 def test_the_language_is_learned_without_pretraining(tmp_path, preset, seed):
     """Total variation to the truth, by enumeration, stays below 0.05 over the last fifth of the run.
 

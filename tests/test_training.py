@@ -107,6 +107,7 @@ GAMES = {
         language,
         {"estimator": {"kind": "score_function", "credit": "monte_carlo", "rollouts": 2}},
     ),
+    "importance": (language, {"estimator": {"kind": "importance", "group": 8, "real": 0.5}}),
     "steps": (step_language, {}),
     "straight-through": (step_language, {"estimator": {"kind": "straight_through"}}),
     "Gumbel-softmax, a falling temperature": (
@@ -339,6 +340,19 @@ def test_a_stage_begins_with_fresh_optimisers_and_its_own_settings(train, checkp
         if key.startswith("generator.") and key.endswith(".step")
     }
     assert steps == {2.0}
+
+
+def test_a_stage_trains_the_generator_alone_against_the_critics_as_they_are(train, checkpoint):
+    estimator = {"kind": "importance", "group": 4}
+    stages = [{"kind": "critics", "items": 256}, {"kind": "generator"}]
+    recipe = {"batch_size": 64, "estimator": estimator, "stages": stages}
+    _, out = train(language, 256, recipe=recipe)
+    before = load_file(checkpoint(out) / "players.safetensors")
+    train(language, 512, recipe=recipe, resume=True)
+    after = load_file(checkpoint(out) / "players.safetensors")
+    same = {key.split(".")[0] for key in before if torch.equal(before[key], after[key])}
+    other = {key.split(".")[0] for key in before if not torch.equal(before[key], after[key])}
+    assert (same, other) == ({"critics"}, {"generator"})
 
 
 def test_stages_see_parts_of_the_data_that_have_no_item_in_common(train, monkeypatch):

@@ -489,6 +489,7 @@ language = Modality(
             critic={**_LANGUAGE_RECIPE["critic"], "learning_rate": 6e-3},
         ),
         "gumbel_softmax": _game({}, estimator={"kind": "gumbel_softmax", "temperature": 0.5}),
+        "importance": _game({}, estimator={"kind": "importance", "group": 32}),
     },
 )
 step_language = Modality(

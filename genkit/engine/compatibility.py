@@ -18,7 +18,14 @@ from genkit.engine.averages import couples_samples
 from genkit.engine.teacher import WEIGHTS, Teacher
 from genkit.errors import ConfigError, ModelError, PluginError, did_you_mean
 from genkit.plugin import Critique, ModalityPlugin, Networks, Noise, Sample, capabilities_of
-from genkit.recipe import GumbelSoftmax, Pathwise, Recipe, ScoreFunction, StraightThrough
+from genkit.recipe import (
+    GumbelSoftmax,
+    Importance,
+    Pathwise,
+    Recipe,
+    ScoreFunction,
+    StraightThrough,
+)
 
 
 def check_processes(recipe: Recipe, processes: int) -> None:
@@ -150,10 +157,10 @@ def required_capabilities(recipe: Recipe, has_teacher: bool = False) -> dict[str
     needs = {}
     if any(stage.kind == "pretrain" for stage in recipe.stages) and not has_teacher:
         needs["pretrain_loss"] = "a pretrain stage in recipe.stages"
-    if isinstance(recipe.estimator, ScoreFunction):
-        needs["log_prob"] = "recipe.estimator.kind = 'score_function'"
-        if recipe.estimator.credit == "monte_carlo":
-            needs["complete"] = "recipe.estimator.credit = 'monte_carlo'"
+    if isinstance(recipe.estimator, ScoreFunction | Importance):
+        needs["log_prob"] = f"recipe.estimator.kind = {recipe.estimator.kind!r}"
+    if isinstance(recipe.estimator, ScoreFunction) and recipe.estimator.credit == "monte_carlo":
+        needs["complete"] = "recipe.estimator.credit = 'monte_carlo'"
     if isinstance(recipe.estimator, StraightThrough | GumbelSoftmax):
         needs["relaxed"] = f"recipe.estimator.kind = {recipe.estimator.kind!r}"
     if set(recipe.terms) - set(WEIGHTS if has_teacher else ()):

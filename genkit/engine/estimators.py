@@ -24,7 +24,14 @@ from genkit.adversarial import (
 )
 from genkit.errors import ConfigError
 from genkit.plugin import Critique, Sample, full_precision
-from genkit.recipe import GumbelSoftmax, Pathwise, Recipe, ScoreFunction, StraightThrough
+from genkit.recipe import (
+    GumbelSoftmax,
+    Importance,
+    Pathwise,
+    Recipe,
+    ScoreFunction,
+    StraightThrough,
+)
 from genkit.user_objects import reward_named
 
 Statistics = dict[str, Tensor]
@@ -76,6 +83,7 @@ class FakeRequest:
         controls: of the generator.
         temperature: of relaxed samples.
         batch: existing fakes with their graph, to be reused; None: the estimator draws new ones.
+        real: samples that critics saw last; None: there are none.
     """
 
     condition: Tensor | None
@@ -84,6 +92,7 @@ class FakeRequest:
     controls: Any = None
     temperature: float = 1.0
     batch: Sample | None = None
+    real: Sample | None = None
 
 
 class PathwiseEstimator(nn.Module):
@@ -181,13 +190,8 @@ class ScoreFunctionEstimator(nn.Module):
         Dropout is off: a sample must be scored by the same policy that drew it. Always draws new fakes.
         """
         count, noises = request.count, request.noises
-        for layer in generator.modules():
-            if isinstance(layer, nn.modules.dropout._DropoutNd):
-                layer.eval()
         with torch.no_grad():
-            fake: Sample = full_precision(
-                generator(noises("generator", count), request.condition, request.controls)
-            )
+            fake = _drawn_without_dropout(generator, request)
             valid = fake.mask
             if valid is None:
                 valid = torch.ones(fake.x.shape[:2], dtype=torch.bool, device=fake.x.device)
@@ -289,12 +293,53 @@ class ScoreFunctionEstimator(nn.Module):
         return [self.reward(logits) for logits in score.critique.logits]
 
 
+class ImportanceEstimator(nn.Module):
+    """Likelihood of the generator's candidates, each weighted by softmax(scale * score) within its group.
+
+    With the score log p / q of the data p and the generator q, and large groups, the gradient is that of the divergence
+    KL(p || q): self-normalised importance sampling, whose bias falls with the size of the groups. The scores of all
+    steps and patches of a sample are averaged, those of heads summed, as for a terminal reward.
+    """
+
+    critics_train, compares = False, False
+
+    def __init__(self, settings: Importance) -> None:
+        super().__init__()
+        self.settings = settings
+
+    def forward(
+        self, generator: Any, request: FakeRequest, judge: Judge
+    ) -> tuple[Tensor, Statistics, Sample]:
+        """(a loss whose gradient is the estimate, statistics, the fakes).
+
+        Dropout is off: a sample must be scored by the same policy that drew it. Always draws new fakes.
+        """
+        with torch.no_grad():
+            fake = _drawn_without_dropout(generator, request)
+            scores = torch.zeros(request.count, device=fake.x.device)
+            for score in judge(fake):
+                for logits in score.critique.logits:
+                    scores = scores + score.weight * row_means(logits, score.mask)
+            groups = scores.view(-1, self.settings.group)
+            weights = (self.settings.scale * groups).softmax(1)
+            effective_share = 1 / weights.square().sum(1).mean() / self.settings.group
+        loss = -(weights.flatten() * _line_log_prob(generator, fake)).sum() / len(groups)
+        statistics = {"score": scores.mean(), "effective_share": effective_share}
+        if self.settings.real and request.real is not None:
+            likelihood = _line_log_prob(generator, request.real).mean()
+            loss = (1 - self.settings.real) * loss - self.settings.real * likelihood
+            statistics["log_prob"] = likelihood.detach()
+        return loss, statistics, fake
+
+
 def make_estimator(recipe: Recipe, loss: AdversarialLoss) -> nn.Module:
     """The estimator that a recipe names."""
     if isinstance(recipe.estimator, Pathwise):
         return PathwiseEstimator(loss)
     if isinstance(recipe.estimator, ScoreFunction):
         return ScoreFunctionEstimator(recipe.estimator, loss)
+    if isinstance(recipe.estimator, Importance):
+        return ImportanceEstimator(recipe.estimator)
     return RelaxedEstimator(recipe.estimator, loss)
 
 
@@ -306,6 +351,21 @@ def discounted_returns(rewards: Tensor, discount: float) -> Tensor:
         running = rewards[:, step] + discount * running
         returns[:, step] = running
     return returns
+
+
+def _drawn_without_dropout(generator: Any, request: FakeRequest) -> Sample:
+    """New fakes, of a generator whose dropout is off from here on until it is trained anew."""
+    for layer in generator.modules():
+        if isinstance(layer, nn.modules.dropout._DropoutNd):
+            layer.eval()
+    noise = request.noises("generator", request.count)
+    return full_precision(generator(noise, request.condition, request.controls))
+
+
+def _line_log_prob(generator: Any, sample: Sample) -> Tensor:
+    """[B]: the log-probability of each whole sample, in nats."""
+    steps = generator.log_prob(sample)
+    return (steps if sample.mask is None else masked(steps, sample.mask)).sum(1)
 
 
 def _leave_one_out(rewards: Tensor, mask: Tensor, group: int) -> Tensor:

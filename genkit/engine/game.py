@@ -285,7 +285,7 @@ class Game:
         reuses = generator_is_due and recipe.reuses_fakes
 
         # Critics: all are trained on the same fresh reals and fakes, each for the steps of its own settings.
-        if stage.kind != "pretrain":
+        if stage.kind in ("critics", "game"):
             due = {
                 name: settings
                 for name in self.critics
@@ -300,8 +300,8 @@ class Game:
                     if number < settings.steps:
                         self.update_critic(name, settings, real, fake.detach(), number)
 
-        # The generator: alone in pretraining, else against the critics as just updated.
-        if stage.kind == "pretrain":
+        # The generator: alone in pretraining, else against the critics as they are now.
+        if stage.kind in ("pretrain", "generator"):
             real = self.next_batch()
         if generator_is_due:
             real = real if real is not None else self.last_batch()

@@ -251,7 +251,7 @@ class GeneratorUpdate:
     """The inputs of one update of the generator.
 
     Args:
-        kind: of the stage, `"pretrain"` or `"game"`.
+        kind: of the stage, `"pretrain"`, `"generator"` or `"game"`.
         real: the batch that the critics saw last; the fakes take its conditions. With `recipe.estimator.group` > 1 the
             first row of each group is used for all of the group.
         noises: the update's noise; `"generator"` is that of the fakes, existing ones too.
@@ -342,6 +342,7 @@ class GeneratorPlayer(nn.Module):
             controls=update.controls,
             temperature=update.temperature,
             batch=update.fake,
+            real=update.real,
         )
         loss, statistics, fake = self.estimator(self.module, request, judge)
         if self.terms is not None:

@@ -12,6 +12,8 @@ _PRETRAIN_STAGE: dict[str, Any] = {
 }
 _CRITICS_STAGE = {"kind": "critics", "items": 50_000}
 _GAME_STAGE = {"kind": "game"}
+# Shares of the data: what a generator learns, and what its critics compare it with.
+_FOR_GENERATOR, _FOR_CRITICS = [0.0, 0.8], [0.8, 1.0]
 
 # The counts of the code of Yu et al. 2017, in items. An epoch is 10,000 lines. The generator is pretrained for 120
 # epochs; the critic sees 50 times 3 epochs before the game, and 5 times 3 in each of its 200 rounds.
@@ -70,6 +72,30 @@ modality = Modality(
                 "ema_halflife_items": 20_000,
             },
             run={"items": 400_000},
+        ),
+        "cooperative": Preset(
+            summary="Likelihood of real lines and of its own, as a critic of unseen lines weighs them (psi-MLE, GCN).",
+            options={
+                **_SMALL_GENERATOR,
+                "critic": "bidirectional",
+                "critic_dropout": 0.3,
+            },
+            recipe={
+                "batch_size": 64,
+                "loss": "non_saturating",
+                "estimator": {"kind": "importance", "group": 8, "real": 0.5},
+                "generator": {"learning_rate": 3e-4, "betas": (0.9, 0.999), "gradient_clip": 5.0},
+                "critic": {"learning_rate": 1e-3, "betas": (0.9, 0.999)},
+                "stages": [
+                    {**_PRETRAIN_STAGE, "part": _FOR_GENERATOR},
+                    {**_CRITICS_STAGE, "part": _FOR_CRITICS},
+                    {"kind": "generator", "items": 50_000, "part": _FOR_GENERATOR},
+                    {**_CRITICS_STAGE, "part": _FOR_CRITICS},
+                    {"kind": "generator", "part": _FOR_GENERATOR},
+                ],
+                "ema_halflife_items": 20_000,
+            },
+            run={"items": 600_000},
         ),
         "seqgan": Preset(
             summary="SeqGAN (Yu et al. 2017): 16 rollouts of every prefix, P(real) as reward; fewer critic steps.",
