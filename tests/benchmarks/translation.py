@@ -1,11 +1,13 @@
 """How near pictures that are made from pictures come to the ones that their inputs belong to, beside plain ways.
 
-    python tests/benchmarks/translation.py MODEL [MODEL ...] --data HELD_OUT [--count 700 --out FILE]
+    python tests/benchmarks/translation.py MODEL [MODEL ...] --data HELD_OUT [--count 700 --input KIND --out FILE]
 
 For each model: PSNR (dB, of values in 0..255, mean over pictures), the mean absolute difference in 255ths, Frechet
 distances to the pictures themselves by the feature networks of the modality, and the share of made pictures to which
 their own counterpart is the nearest of all. Beside them: the inputs themselves, enlarged bicubically where they are
-smaller, and other real pictures. FILE shows inputs, what each model makes of them, and the real pictures below.
+smaller, and other real pictures. With --input the inputs are made of the pictures (edges, grey ...), for a model that
+learned both ways between two sets of pictures that are no pairs. FILE shows inputs, what each model makes of them, and
+the real pictures below.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -22,6 +25,8 @@ from genkit.kit.distances import frechet
 from genkit.plugin import Sample
 from genkit.sampling.batching import join
 from genkit_image.features import networks
+from genkit_image.options import OWN_INPUTS
+from genkit_image.pairs import made
 from genkit_image.pictures import grid, to_pixels
 
 COLUMNS = 12
@@ -70,10 +75,13 @@ def main() -> None:
     parser.add_argument("models", nargs="+")
     parser.add_argument("--data", required=True)
     parser.add_argument("--count", type=int, default=700)
+    parser.add_argument("--input", choices=OWN_INPUTS)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     models = [genkit.load(name) for name in arguments.models]
     whole = [read_pairs(model, arguments.data) for model in models]
+    if arguments.input is not None:
+        whole = [counterparts(pairs.x, arguments.input) for pairs in whole]
     order = torch.randperm(len(whole[0]), generator=torch.Generator().manual_seed(0))
     rows, others = order[: arguments.count], order[arguments.count : 2 * arguments.count]
     real = whole[0].x[rows]
@@ -90,16 +98,19 @@ def main() -> None:
         if inputs.shape[2:] != real.shape[2:]:
             enlarged = interpolate(inputs, size=real.shape[2:], mode="bicubic").clamp(-1, 1)
             print(row(f"{Path(name).parts[-2]}: bicubic", enlarged, real, features))
-        made = model.draw(
+        answer = model.draw(
             range(len(rows)), 0, conditions=lambda places, inputs=inputs: inputs[list(places)]
         )
-        print(row(Path(name).parts[-2], made.x, real, features), flush=True)
-        print(f"  1,000 x 700 in strips of 100 rows: {seam(model, inputs):.3g} of 255")
-        shown.append((inputs, made.x))
+        print(row(Path(name).parts[-2], answer.x, real, features), flush=True)
+        if arguments.input is None:
+            print(f"  1,000 x 700 in strips of 100 rows: {seam(model, inputs):.3g} of 255")
+        shown.append((inputs, answer.x))
     if arguments.out is not None:
         tiles = [
             interpolate(
-                to_pixels(shown[0][0][:COLUMNS, :3]).float(), size=real.shape[2:], mode="nearest"
+                to_pixels(shown[0][0][:COLUMNS, : real.shape[1]]).float(),
+                size=real.shape[2:],
+                mode="nearest",
             ).byte()
         ]
         tiles += [to_pixels(x[:COLUMNS]) for _, x in shown] + [to_pixels(real[:COLUMNS])]
@@ -107,6 +118,12 @@ def main() -> None:
         tiles = [one.expand(-1, channels, -1, -1) if one.shape[1] == 1 else one for one in tiles]
         sheet = grid(torch.cat(tiles), COLUMNS)
         sheet.resize([3 * side for side in sheet.size], 0).save(arguments.out)
+
+
+def counterparts(x: Tensor, kind: str) -> Sample:
+    """Pictures whose conditions are inputs that are made of them, on the way to the pictures."""
+    inputs = made(kind, x, np.arange(len(x), dtype=np.uint64), 2)
+    return Sample(x, torch.cat([inputs, torch.ones_like(inputs[:, :1])], 1))
 
 
 def read_pairs(model: genkit.Model, data: str) -> Sample:
