@@ -113,11 +113,13 @@ class Conditions:
         labels: values of a finite list, such as the names of classes.
         text: whether any text is a value, such as a prompt. No text is ever read as a path.
         formats: endings of the files whose paths are values, the best known first; their content may come from anybody.
+        pipeline_tag: the Hub's task of models that draw from such values, where it is not the modality's.
     """
 
     labels: tuple[str, ...] = ()
     text: bool = False
     formats: tuple[str, ...] = ()
+    pipeline_tag: str = ""
 
     def __bool__(self) -> bool:
         return bool(self.labels or self.text or self.formats)

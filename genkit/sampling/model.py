@@ -443,8 +443,10 @@ class Model:
             info = cards.extended(info, {"scores": None})
         info = cards.extended(info, card or {}, self.sha256 if dtype == stored_dtype else None)
         info["card"]["parameters"] = sum(one.numel() for one in self.generator.parameters())
-        if self.modality.pipeline_tag:
-            info["card"]["pipeline_tag"] = self.modality.pipeline_tag
+        with registry.asking(self.modality, "conditions"):
+            task = self.plugin.conditions().pipeline_tag or self.modality.pipeline_tag
+        if task:
+            info["card"]["pipeline_tag"] = task
         save_model(
             path, info, tensors, facts.files, metadata, stored_as(dtype, critic_tensors),
             notes=read_notes(self.path), **names,

@@ -320,6 +320,7 @@ def test_what_is_learned_from_small_pairs_holds_for_pictures_of_any_size(run, tm
 
 def test_without_noise_there_is_one_sample_of_an_input_and_nothing_to_search_for(run):
     model, path = genkit.load(run / "run"), str(run / "inputs" / "0.png")
+    assert model.info["card"]["pipeline_tag"] == "image-to-image"
     assert len(model.generate(label=path)) == 1
     with pytest.raises(ConfigError, match="there is no noise that could be searched for"):
         model.project(str(run / "pictures" / "0.png"))

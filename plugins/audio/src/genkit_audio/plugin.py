@@ -114,7 +114,9 @@ class AudioPlugin(ModalityPlugin):
 
     def conditions(self) -> Conditions:
         """The class labels; for a vocoder sound files, in the formats that are read without FFmpeg."""
-        return Conditions(formats=CONDITION_FORMATS) if self.is_vocoder else super().conditions()
+        if not self.is_vocoder:
+            return super().conditions()
+        return Conditions(formats=CONDITION_FORMATS, pipeline_tag="audio-to-audio")
 
     def condition(self, value: str | None, indices: Sequence[int]) -> Tensor | None:
         """Class numbers [B], or for a vocoder the log-mel spectrum of one sound file, repeated: [B, M + 1, T].

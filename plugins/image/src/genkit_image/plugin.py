@@ -141,7 +141,7 @@ class ImagePlugin(ModalityPlugin):
         return (
             super().conditions()
             if self.options.input is None
-            else Conditions(formats=pairs.FORMATS)
+            else Conditions(formats=pairs.FORMATS, pipeline_tag="image-to-image")
         )
 
     def condition(self, value: str | None, indices: Sequence[int]) -> Tensor | None:
