@@ -146,6 +146,7 @@ modality = Modality(
                 "blocks": 6,
                 "critic_norm": "spectral",
                 "feature_matching": True,
+                "windows": True,
                 "flip": True,
             },
             recipe={

@@ -52,6 +52,9 @@ class Options(Sized):
     channels: Literal["auto", 1, 3, 4] = "auto"
     """1 grey, 3 colour, 4 colour and transparency. auto: 4 if every picture has transparent pixels, 1 if all are grey,
     else 3. With 1 or 3, transparent pixels are laid on white."""
+    windows: bool = False
+    """Cut each picture into windows of `size` at its own resolution, as many as fit side by side, instead of scaling
+    it: for photographs whose details are to be learned. Smaller pictures are left out."""
     flip: bool = False
     """Mirror each real picture left to right with probability 1/2, anew in every batch."""
     crop: Annotated[int, Field(ge=0, le=15)] = 0

@@ -35,6 +35,7 @@ from genkit_image.pictures import (
     with_channels,
 )
 from genkit_image.sources import Picture, Source, decode, open_source, reason
+from genkit_image.windows import windows
 
 FORMATS = ("png", "jpg", "jpeg", "webp", "bmp")
 """Endings of files that a model takes as inputs."""
@@ -55,23 +56,25 @@ class Pairing(NamedTuple):
 
 
 def paired(source: Source, options: Options) -> Pairing:
-    """The pictures of a source and their inputs, as `options.input` says.
+    """The pictures of a source and their inputs, as `options.input` says; windows of them if `options.windows` is set.
 
     Raises:
         ConfigError: if the folder of the inputs cannot be read.
         DataError: if no picture has an input of its name.
     """
     if options.input is None or options.input in OWN_INPUTS:
-        return Pairing(source, None)
+        return Pairing(_cut(source, options), None)
     if options.input in HALVES:
         is_right = options.input == "right"
-        return Pairing(_half(source, not is_right), _half(source, is_right))
+        halves = [_cut(_half(source, right), options) for right in (not is_right, is_right)]
+        return Pairing(*halves)
     try:
-        inputs = open_source(options.input)
+        inputs = _cut(open_source(options.input), options)
     except DataError as error:
         raise ConfigError(
             f"options.input: {error}; it is a folder of pictures, or one of {', '.join([*HALVES, *OWN_INPUTS])}"
         ) from error
+    source = _cut(source, options)
     if options.architecture == "cycle":
         return Pairing(source, inputs)
     places = {_stem(name): place for place, name in enumerate(inputs.items)}
@@ -91,6 +94,11 @@ def paired(source: Source, options: Options) -> Pairing:
         replace(pictures, skipped=(*pictures.skipped, *lone)),
         _rows(inputs, [places[_stem(source.items[row])] for row in rows]),
     )
+
+
+def _cut(source: Source, options: Options) -> Source:
+    """A source, or the windows of its pictures."""
+    return windows(source, options.shape) if options.windows else source
 
 
 def _stem(name: str) -> str:
