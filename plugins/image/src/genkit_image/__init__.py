@@ -3,7 +3,11 @@
 from genkit.plugin import Modality, Preset
 
 _PATHWISE_ESTIMATOR = {"kind": "pathwise", "reuse_fakes": True}
-_PUBLISHED_ADAM = {"learning_rate": 2e-4, "betas": (0.5, 0.999)}  # of DCGAN, pix2pix and CycleGAN
+_PUBLISHED_ADAM = {"learning_rate": 2e-4, "betas": (0.5, 0.999)}  # of DCGAN and pix2pix
+_CYCLE_ADAM = {
+    "learning_rate": {"start": 2e-4, "end": 0.0, "delay": 0.5, "share": 0.5},
+    "betas": (0.5, 0.999),
+}
 
 # Constant for most of the run, then down to a twentieth: at any length of the run its last part refines.
 _FALLING_RATE = {"start": 2e-3, "end": 1e-4, "delay": 0.7, "share": 0.3}
@@ -181,8 +185,8 @@ modality = Modality(
                 "batch_size": 8,
                 "loss": "least_squares",
                 "estimator": _PATHWISE_ESTIMATOR,
-                "generator": _PUBLISHED_ADAM,
-                "critic": {**_PUBLISHED_ADAM, "pool": 50},
+                "generator": _CYCLE_ADAM,
+                "critic": {**_CYCLE_ADAM, "pool": 50},
                 "terms": {"cycle": 10.0, "identity": 5.0},
                 "ema_halflife_items": 2_000,
             },
