@@ -193,7 +193,8 @@ class Critic(Player):
     """Adversarial training: in its updates the critic sees samples that are moved against it."""
     pool: NonNegativeInt = 0
     """Half of the fakes that the critic sees are earlier ones, drawn from a pool of so many, into which new ones go in
-    their places (Shrivastava et al. 2017, arXiv:1612.07828; 50 in CycleGAN). 0: it sees new fakes alone."""
+    their places (Shrivastava et al. 2017, arXiv:1612.07828; 50 in CycleGAN). It holds at least a batch, and needs a run
+    of one process. 0: the critic sees new fakes alone."""
 
     def attack_in(self, update: int) -> Attack | None:
         """The attack of the critic's update with this number, from 0; None: there is none."""

@@ -457,14 +457,14 @@ class DistributesUnevenly(DistributesOneStepLate):
 
 
 class InfersTheEnds(toys.LanguageGenerator):
-    def infer(self, sample):
-        (posterior,) = super().infer(sample).values()
+    def infer(self, sample, controls=None):
+        (posterior,) = super().infer(sample, controls).values()
         return {"symbols": Posterior((posterior.mean * 1.5).clamp(max=0.999))}
 
 
 class InfersTogether(toys.LanguageGenerator):
-    def infer(self, sample):
-        (posterior,) = super().infer(sample).values()
+    def infer(self, sample, controls=None):
+        (posterior,) = super().infer(sample, controls).values()
         return {
             "symbols": Posterior(
                 posterior.mean, posterior.mean.std(0).expand_as(posterior.mean) + 0.1
@@ -473,20 +473,20 @@ class InfersTogether(toys.LanguageGenerator):
 
 
 class InfersADeviation(toys.LanguageGenerator):
-    def infer(self, sample):
-        (posterior,) = super().infer(sample).values()
+    def infer(self, sample, controls=None):
+        (posterior,) = super().infer(sample, controls).values()
         return {"symbols": Posterior(posterior.mean, torch.full_like(posterior.mean, 0.1))}
 
 
 class InfersTheSame(FactorGenerator):
-    def infer(self, sample):
-        (posterior,) = super().infer(sample).values()
+    def infer(self, sample, controls=None):
+        (posterior,) = super().infer(sample, controls).values()
         return {"z": Posterior(torch.zeros_like(posterior.mean), posterior.deviation)}
 
 
 class InfersNothingSure(FactorGenerator):
-    def infer(self, sample):
-        (posterior,) = super().infer(sample).values()
+    def infer(self, sample, controls=None):
+        (posterior,) = super().infer(sample, controls).values()
         return {"z": Posterior(posterior.mean, posterior.deviation.log())}
 
 

@@ -10,6 +10,7 @@ from toy_curves import REACH, Curves, curves
 import genkit
 from genkit.errors import ConfigError
 from genkit.sampling.chunks import draw_alone, draw_parts, has_equal_places, identify, units_of
+from genkit.sampling.drawing import noise_for
 from genkit.sampling.samples import save
 from genkit.sampling.unrolled import save_long
 
@@ -87,6 +88,13 @@ def test_a_part_with_a_seed_of_its_own_is_that_of_the_other_seed(model):
     assert torch.equal(
         model.generate(seed=1, indices=[2], controls={"content_seed": 9, "motion_seed": 9}).x, other
     )
+
+
+def test_noise_that_was_found_stays_whatever_seed_a_part_has_of_its_own(model):
+    own = model.generate(seed=1, n=2)
+    noise = noise_for(model.generator, 1, range(2), model.device)
+    again = model.generate(noise=noise, controls={"content_seed": 9})
+    assert torch.equal(again.x, own.x)
 
 
 def test_the_file_of_one_sample_is_written_in_parts_and_equals_the_whole(

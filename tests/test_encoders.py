@@ -61,7 +61,7 @@ class Two(nn.Module):
         }  # fmt: skip
         self.posterior = posterior
 
-    def infer(self, sample):
+    def infer(self, sample, controls=None):
         return {"z": self.posterior(sample)}
 
     def forward(self, noise, condition=None, controls=None):

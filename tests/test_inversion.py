@@ -30,7 +30,9 @@ class Linear(nn.Module):
         torch.manual_seed(0)
         self.matrix = nn.Parameter(torch.randn(4, 6) / 2, requires_grad=False)
         if infers:
-            self.infer = lambda sample: {"z": Posterior(sample.x @ torch.linalg.pinv(self.matrix))}
+            self.infer = lambda sample, controls: {
+                "z": Posterior(sample.x @ torch.linalg.pinv(self.matrix))
+            }
 
     def forward(self, noise, condition=None, controls=None):
         x = noise["z"] @ self.matrix

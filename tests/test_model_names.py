@@ -7,8 +7,11 @@ import shlex
 import shutil
 import sys
 import zlib
+from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import toys
@@ -374,6 +377,37 @@ def test_other_defaults_leave_the_scores_behind_and_are_on_the_card(duet, tmp_pa
     assert "## Scores" not in card.markdown(other.info, "it")
 
 
+def test_scores_are_those_of_the_copy_with_these_defaults(duet, tmp_path):
+    half, model = duet
+    whole = genkit.load(model.save(tmp_path / "whole"), modality=toys.duet)
+    evaluation = genkit.evaluate({"whole": whole, "half": half}, "x", 40, features=first_value)
+    scores = {}
+    for name, one in (("whole", whole), ("half", half)):
+        one.save(tmp_path / name, card={"scores": evaluation.to_json()})
+        rows = read_model_config(tmp_path / name)["card"]["scores"]
+        scores[name] = next(row["value"] for row in rows if row["name"] == "fd-first_value")
+        assert scores[name] == evaluation.row(name).figures["fd-first_value"].value
+    assert scores["whole"] != scores["half"]
+
+
+def test_defaults_are_kept_as_plain_data_and_drawn_with_before_they_are_written(duet, tmp_path):
+    half, _ = duet
+    for value in ("0.25", np.float32(0.25), Fraction(1, 4)):
+        path = half.save(tmp_path / "copy", controls={"scale": value})
+        assert read_model_config(path)["controls"] == {"scale": 0.25}
+
+    class Picky(toys.DuetGenerator):
+        def forward(self, noise, condition=None, controls=None):
+            if controls.scale > 2:
+                raise ConfigError("scale > 2 is for other models: leave it out")
+            return super().forward(noise, condition, controls)
+
+    picky = replace(half, generator=Picky(half.plugin.options).eval())
+    with pytest.raises(ConfigError, match="scale > 2 is for other models"):
+        picky.save(tmp_path / "loud", controls={"scale": 3.0})
+    assert not (tmp_path / "loud").exists()
+
+
 def test_defaults_that_cannot_be_are_refused(duet, tmp_path):
     half, _ = duet
     with pytest.raises(ConfigError, match=r"scael.*Did you mean"):
@@ -544,7 +578,8 @@ def test_the_scores_of_an_evaluation_are_those_of_the_stored_weights(dots, comma
         done = command("card", place, "--scores", "scores.json")
         assert (done.returncode, done.stderr) == (
             2,
-            "genkit: card.scores: the evaluation has no row of these weights: evaluate the model as it is stored\n",
+            "genkit: card.scores: the evaluation has no row of these weights and defaults: evaluate the model as it is "
+            "stored\n",
         )
     with pytest.raises(ConfigError, match="no row of these weights"):
         model.save("again", dtype="float16", card={"scores": document})

@@ -83,10 +83,17 @@ def test_a_pool_is_restored_whatever_it_held():
     assert not other.state_dict()
 
 
+def test_a_pool_that_was_restored_follows_its_fakes_to_their_device():
+    one, other = Pool(8), Pool(8)
+    one.exchange(fakes(0))
+    other.load_state_dict(one.state_dict())
+    assert other.exchange(fakes(1).to("meta")).x.device.type == "meta"
+
+
 def test_what_a_pool_cannot_do_is_said():
     pool = Pool(8)
     pool.exchange(Sample(torch.zeros(2, 5)))
-    with pytest.raises(ConfigError, match=r"one shape, and these are \[6\], those before \[5\]"):
+    with pytest.raises(ConfigError, match=r"alike .* these are \[6\], those before \[5\]"):
         pool.exchange(Sample(torch.zeros(2, 6)))
     settings = {"recipe": {"batch_size": 8, "critics": {"critic": {"pool": 50}}}}
     chosen, runtime = config.build(ring, settings=[settings]), Runtime("cpu")

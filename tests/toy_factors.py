@@ -52,7 +52,7 @@ class FactorGenerator(nn.Module):
     ) -> Sample:
         return Sample(self.decoder(noise["z"]))
 
-    def infer(self, sample: Sample) -> dict[str, Posterior]:
+    def infer(self, sample: Sample, controls: Any = None) -> dict[str, Posterior]:
         """The factors."""
         return {"z": self.encoder(sample)}
 

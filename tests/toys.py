@@ -304,7 +304,7 @@ class LanguageGenerator(nn.Module):
         steps = [log_softmax(self.logits(seen, step), 1) for step in range(self.options.length)]
         return torch.stack(steps, 1)
 
-    def infer(self, sample: Sample) -> dict[str, Posterior]:
+    def infer(self, sample: Sample, controls: Any = None) -> dict[str, Posterior]:
         """The middle of the numbers that draw each symbol."""
         seen = one_hot(sample.x, self.alphabet).float()
         steps = [self.logits(seen, step).double().softmax(1) for step in range(self.options.length)]

@@ -34,18 +34,19 @@ class Pool(nn.Module):
     def exchange(self, fakes: Sample) -> Sample:
         """Fakes as the critic is to see them: each is put into the pool for an earlier one with probability 1/2.
 
-        Until the pool is full they go into it and are seen as well.
+        Until the pool is full they go into it and are seen as well. At most `size` of a batch are exchanged.
 
         Raises:
             ConfigError: if they have other shapes than those in the pool.
         """
         if not self.size:
             return fakes
-        pool, count = self._content(), len(fakes)
+        pool, count, device = self._content(), len(fakes), fakes.x.device
+        pool = None if pool is None else pool.to(device)  # that of a checkpoint lies on the CPU
         if pool is not None and not are_alike([pool, fakes]):
             raise ConfigError(
-                f"recipe.critic.pool = {self.size} keeps earlier fakes, which must have one shape, and these are "
-                f"{list(fakes.x.shape[1:])}, those before {list(pool.x.shape[1:])}: set it to 0"
+                f"pool = {self.size} of a critic keeps earlier fakes, which must be alike in shape, type and parts; "
+                f"these are {list(fakes.x.shape[1:])}, those before {list(pool.x.shape[1:])}: set it to 0"
             )
         space = self.size - (0 if pool is None else len(pool))
         pool = fakes[:space] if pool is None else join([pool, fakes[:space]])
@@ -53,7 +54,7 @@ class Pool(nn.Module):
         is_new[:space] = False
         rows = is_new.nonzero()[: self.size, 0]
         places = torch.randperm(len(pool))[: len(rows)]
-        both, device = join([fakes, pool]), fakes.x.device
+        both = join([fakes, pool])
         view, content = torch.arange(count), count + torch.arange(len(pool))
         view[rows], content[places] = content[places], view[rows]
         self._keep(both[content.to(device)])

@@ -64,13 +64,23 @@ def figures(
             shifts = shifts / spread
             shift = interval(float(shifts.mean()), resampled_means(shifts, generator))
             values[f"attacked_shift-{bound}"] = shift
-    if (choices := with_other_conditions(real)) is not None:
-        for bound in (0, *BOUNDS):
-            attack = Attack(bound=span * bound / 255, steps=STEPS) if span and bound else None
-            margins = _scores(lambda batch: _margin(score, batch), choices, attack, -1)
-            values[f"attacked_conditions-{bound}"] = mean_figure(
-                (np.sign(margins) + 1) / 2, generator
-            )
+    return values | _condition_figures(score, real, span, generator)
+
+
+def _condition_figures(
+    score: Callable[[Sample], Tensor], real: Sample, span: float, generator: np.random.Generator
+) -> dict[str, Figure]:
+    """How often real items score higher under their own condition than under another one; none if scores heed none."""
+    values: dict[str, Figure] = {}
+    if (choices := with_other_conditions(real)) is None:
+        return values
+    for bound in (0, *BOUNDS):
+        attack = Attack(bound=span * bound / 255, steps=STEPS) if span and bound else None
+        margins = _scores(lambda batch: _margin(score, batch), choices, attack, -1)
+        if not bound and not margins.any():
+            break
+        shares = (np.sign(margins) + 1) / 2
+        values[f"attacked_conditions-{bound}"] = mean_figure(shares, generator)
     return values
 
 

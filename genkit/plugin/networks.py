@@ -149,7 +149,8 @@ class Generator(Protocol):
             the logits at the temperature of sampling and the symbol drawn from them; steps that are masked out hold the
             one-hot of the padding, without a gradient. The input of later steps may carry the gradient too, as
             `genkit.adversarial.straight_through(relaxed, symbol)`, whose value is the one-hot that `forward` sees.
-        `infer(sample) -> {part: Posterior}`: the noise, by part, of which given samples are likely to have been drawn.
+        `infer(sample, controls=None) -> {part: Posterior}`: the noise, by part, of which given samples are likely to
+            have been drawn with these controls.
             Parts that it leaves out are drawn as ever; only parts of normal noise have a deviation. In eval mode it
             depends on each row alone.
         `stepwise(condition, controls) -> Stepwise`: the samples of `forward` as a loop over one step, by which they are

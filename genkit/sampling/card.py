@@ -60,14 +60,16 @@ def extended(
         if key not in WRITABLE:
             raise ConfigError(f"card.{key}: no such entry of a card.{did_you_mean(key, WRITABLE)}")
         if value is not None and key == "scores":
-            value = scores_in(value, sha256)
+            value = scores_in(value, sha256, config.get("controls"))
         elif value is not None and not (isinstance(value, str) and value.strip()):
             raise ConfigError(f"card.{key} = {value!r}: a text is needed, {WRITABLE[key]}")
         card[key] = value
     return {**config, "card": {key: value for key, value in card.items() if value is not None}}
 
 
-def scores_in(document: Any, sha256: str | None = None) -> list[dict[str, Any]]:
+def scores_in(
+    document: Any, sha256: str | None = None, controls: Mapping[str, Any] | None = None
+) -> list[dict[str, Any]]:
     """The scores of a model, each with name, value and, where they are known, low, high, real, data and protocol.
 
     `real` is the same score of other real items.
@@ -75,24 +77,35 @@ def scores_in(document: Any, sha256: str | None = None) -> list[dict[str, Any]]:
     Args:
         document: a list of such scores, or what `genkit evaluate --json` writes.
         sha256: of the model's weights: an evaluation has scores of several models.
+        controls: defaults of the model's own, in which copies of the same weights differ.
 
     Raises:
         ConfigError: if it is neither, or an evaluation of other weights.
     """
     if isinstance(document, Mapping) and isinstance(document.get("rows"), list):
-        return _scores_of(document, sha256)
+        return _scores_of(document, sha256, controls or {})
     if not isinstance(document, list | tuple) or not all(map(_is_score, document)):
         raise ConfigError(f"card.scores: {WRITABLE['scores']} is needed")
     return [dict(row) for row in document]
 
 
-def _scores_of(evaluation: Mapping[str, Any], sha256: str | None) -> list[dict[str, Any]]:
-    """The scores of the weights with this hash in an evaluation."""
+def _scores_of(
+    evaluation: Mapping[str, Any], sha256: str | None, controls: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """The scores of the weights with this hash, and these defaults of controls, in an evaluation."""
     rows = [row for row in evaluation["rows"] if isinstance(_part(row, "figures"), Mapping)]
-    own_rows = [row for row in rows if sha256 and _part(row, "model", "sha256") == sha256]
+    own_rows = [
+        row
+        for row in rows
+        if sha256
+        and _part(row, "model", "sha256") == sha256
+        and (_part(row, "model", "defaults") or {}) == controls
+    ]
     if not own_rows:
         cure = "evaluate the model as it is stored"
-        raise ConfigError(f"card.scores: the evaluation has no row of these weights: {cure}")
+        raise ConfigError(
+            f"card.scores: the evaluation has no row of these weights and defaults: {cure}"
+        )
     (row, *_), set_of_items = own_rows, own_rows[0].get("real")
     real = [one for one in rows if one.get("kind") == "real" and one.get("real") == set_of_items]
     source = _text(_part(evaluation, "protocol", "data"))

@@ -19,7 +19,7 @@ from genkit.discovery import registry
 from genkit.errors import ConfigError
 from genkit.plugin import Generator, Modality, Noise, Sample, Unrolling
 from genkit.sampling.batching import join
-from genkit.sampling.noise import Seed, draw_each, interpolate_noise
+from genkit.sampling.noise import Latents, Seed, draw_each, interpolate_noise
 
 CHUNK = 64
 """Rows of every forward when sampling. The last bits of a sample depend on it: changing it changes samples."""
@@ -247,7 +247,9 @@ def _draw(
     """One part of the noise; see `noise_for` and `draw_each`."""
     own_seed = getattr(controls, f"{part.partition('.')[0]}_seed", None)
     if own_seed is not None:
-        groups = [(own_seed, indices) for _, indices in groups]
+        groups = [
+            (seed if isinstance(seed, Latents) else own_seed, indices) for seed, indices in groups
+        ]
     window, first_step = windows.get(part), 0
     if window is not None:
         spec, first_step = replace(spec, steps=len(window)), window.start

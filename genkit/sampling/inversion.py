@@ -74,11 +74,12 @@ class Search:
         return [self.rate * (1 + math.cos(math.pi * place / self.steps)) / 2 for place in places]
 
 
-def infer(generator: nn.Module, sample: Sample, seed: int = 0) -> Latents:
+def infer(generator: nn.Module, sample: Sample, controls: Any = None, seed: int = 0) -> Latents:
     """The most likely noise of given samples, by a generator with the capability `infer`.
 
     Args:
         sample: [N, ...], with conditions if the model is conditional.
+        controls: that it is to be drawn with.
         seed: of the parts that cannot be inferred.
     """
     device = next(generator.parameters()).device
@@ -88,7 +89,7 @@ def infer(generator: nn.Module, sample: Sample, seed: int = 0) -> Latents:
         indices = range(start, start + len(rows))
         noise = noise_for(generator, f"infer/{seed}", indices, device)
         with torch.no_grad():
-            posteriors: Mapping[str, Posterior] = cast(Any, generator).infer(rows)
+            posteriors: Mapping[str, Posterior] = cast(Any, generator).infer(rows, controls)
         noise |= {part: posterior.mean for part, posterior in posteriors.items()}
         pieces.append({part: values.cpu().numpy() for part, values in noise.items()})
     parts = {
@@ -123,7 +124,7 @@ def search(
         points = {part: _as_normal(noise[nearest], specs[part]) for part, noise in chances.items()}
         owners = torch.arange(len(batch), device=device).repeat_interleave(settings.starts)
         if callable(getattr(generator, "infer", None)):
-            own = infer(generator, batch, settings.seed).parts
+            own = infer(generator, batch, controls, settings.seed).parts
             for part, values in own.items():
                 first = _as_normal(torch.from_numpy(values).to(device), specs[part])
                 points[part] = torch.cat([points[part], first])

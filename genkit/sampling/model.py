@@ -437,14 +437,14 @@ class Model:
         facts, metadata = self.plugin.facts, {"items": str(self.info.get("items", 0))}
         info = {**self.info, "dtype": dtype}
         if controls:
-            self.settings(controls)  # raises an error for what cannot be
-            info["controls"] = {**info.get("controls", {}), **controls}
+            info["controls"] = {**info.get("controls", {}), **self._drawable(controls)}
         if controls or dtype != stored_dtype:  # scores are those of what is stored
             info = cards.extended(info, {"scores": None})
         info = cards.extended(info, card or {}, self.sha256 if dtype == stored_dtype else None)
         info["card"]["parameters"] = sum(one.numel() for one in self.generator.parameters())
         with registry.asking(self.modality, "conditions"):
-            task = self.plugin.conditions().pipeline_tag or self.modality.pipeline_tag
+            conditions: Any = self.plugin.conditions()
+        task = getattr(conditions, "pipeline_tag", "") or self.modality.pipeline_tag
         if task:
             info["card"]["pipeline_tag"] = task
         save_model(
@@ -452,6 +452,18 @@ class Model:
             notes=read_notes(self.path), **names,
         )  # fmt: skip
         return path
+
+    def _drawable(self, controls: Mapping[str, Any]) -> dict[str, Any]:
+        """These controls as plain data, after a sample has been drawn with them, if one can be without a condition."""
+        settings, conditions = self.settings(controls), self.conditions_for(None)
+        try:
+            conditions([0])
+        except ConfigError:  # there is no default condition
+            pass
+        else:
+            self.draw([0], 0, None, settings, conditions)
+        plain: dict[str, Any] = settings.model_dump(mode="json", include=set(controls))
+        return plain
 
     def export(
         self, path: str | Path, controls: Mapping[str, Any] | None = None, label: str | None = None,

@@ -139,7 +139,7 @@ def infer(model: Invertible, targets: Sample) -> Latents:
             cure = "project() searches for it"
         raise ConfigError(f"the generator of this model cannot infer noise: {cure}")
     with registry.asking(model.modality, "infer"):
-        return inversion.infer(model.generator, targets)
+        return inversion.infer(model.generator, targets, model.settings())
 
 
 def project(
@@ -159,7 +159,7 @@ def project(
         differs = samples.x != targets.x
         distances = differs.flatten(1).float().mean(1)
         return Projection(samples, noise, targets, distances, _log_probs(model, targets))
-    views = _views(model, targets)
+    views = _views(model, targets) if settings.features else _nothing
     controls = model.settings()
     with registry.asking(model.modality, "the generator"):
         noise, variance = inversion.search(
@@ -168,6 +168,11 @@ def project(
     samples = redraw(model, targets, noise)
     differences = (samples.x - targets.x).square().flatten(1).mean(1)
     return Projection(samples, noise, targets, differences / variance)
+
+
+def _nothing(sample: Sample) -> list[Tensor]:
+    """No features."""
+    return []
 
 
 def _views(model: Invertible, targets: Sample) -> inversion.Views:
@@ -181,7 +186,8 @@ def _views(model: Invertible, targets: Sample) -> inversion.Views:
 
     def views(sample: Sample) -> list[Tensor]:
         features = [each for critic in critics.values() for each in critic(sample).features]
-        return features + [each for network_maps in maps for each in network_maps(sample)]
+        with registry.asking(model.modality, "feature_networks"):
+            return features + [each for network_maps in maps for each in network_maps(sample)]
 
     return views
 

@@ -355,6 +355,7 @@ def describe_model(model: Source) -> dict[str, Any]:
     return {
         "path": None if model.path is None else str(model.path),
         "sha256": model.sha256,
+        "defaults": model.info.get("controls", {}),
         "modality": model.modality.id,
         "plugin": model.info.get("plugin"),
         "genkit": model.info.get("genkit"),

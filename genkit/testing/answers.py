@@ -143,7 +143,7 @@ def infer_finds_noise(subject: Subject) -> None:
     condition, controls = subject.real_batch.condition, subject.controls
     with torch.no_grad():
         fake: Sample = generator(subject.noise(), condition, controls)
-        posteriors, single = generator.infer(fake), generator.infer(fake[:2])
+        posteriors, single = (generator.infer(each, controls) for each in (fake, fake[:2]))
     noise = subject.noise(seed=1)
     unknown = set(posteriors) - set(noise)
     expect(

@@ -30,7 +30,7 @@ def folder(tmp_path):
 
 def test_as_many_windows_as_fit_lie_around_the_middle_and_are_what_lies_there(folder):
     whole = photograph(35, 63, seed=5)
-    source = windows(open_source(folder), (16, 20))
+    (source,) = windows([open_source(folder)], (16, 20))
     names = [f"a[{row},{column}].png" for row in range(2) for column in range(3)]
     assert source.items == [*names, "day/b.c[0,0].png"]
     for number in (5, 0, 3, 4):
@@ -50,14 +50,14 @@ def test_arrays_and_data_sets_are_cut_too():
         assert np.array_equal(pictures.pixels([7], 3)[0], rows[1, :16, 16:32].transpose(2, 0, 1))
 
 
-def test_pairs_stay_pairs(tmp_path):
-    (tmp_path / "inputs").mkdir()
-    (tmp_path / "pictures").mkdir()
-    for number, height in enumerate((32, 48)):
-        picture = photograph(32, 32, number)
+def test_pairs_are_cut_at_the_same_places_and_skipped_where_their_sizes_differ(tmp_path):
+    for name in ("inputs", "pictures"):
+        (tmp_path / name).mkdir()
+    for number, size in enumerate((32, 40, 32)):
+        picture = photograph(40, 32, number)
         Image.fromarray(picture).save(tmp_path / "pictures" / f"{number}.png")
-        wide = np.full((height, 32, 3), 255 - picture.mean(), np.uint8)
-        Image.fromarray(wide).save(tmp_path / "inputs" / f"{number}.jpg")
+        other = 255 - (picture if number != 2 else photograph(size, 32, number))
+        Image.fromarray(other).save(tmp_path / "inputs" / f"{number}.bmp")
     options = Options(
         size=16,
         windows=True,
@@ -66,17 +66,35 @@ def test_pairs_stay_pairs(tmp_path):
         critic_norm="none",
     )
     pairing = paired(open_source(tmp_path / "pictures"), options)
-    assert [name.split(".")[0] for name in pairing.inputs.items] == [
-        name.split(".")[0] for name in pairing.pictures.items
-    ]
-    assert len(pairing.pictures.items) == 8
+    assert len(pairing.pictures.items) == len(pairing.inputs.items) == 8
+    for number in range(8):
+        one, other = (np.asarray(each.read(number).content) for each in pairing)
+        assert np.array_equal(one, 255 - other)
+    (skipped,) = pairing.inputs.skipped
+    assert skipped.reason == "32 x 32 pixels, and the picture that it belongs to has 32 x 40"
     halves = paired(
-        open_source(tmp_path / "pictures"),
-        options.model_copy(update={"input": "left", "size": (16, 16)}),
+        open_source(tmp_path / "pictures"), options.model_copy(update={"input": "left"})
     )
-    whole, (one, other) = photograph(32, 32), halves
-    assert np.array_equal(np.asarray(other.read(1).content), whole[16:, :16])
-    assert np.array_equal(np.asarray(one.read(1).content), whole[16:, 16:])
+    whole, (one, other) = photograph(40, 32), halves
+    assert np.array_equal(np.asarray(other.read(1).content), whole[20:36, :16])
+    assert np.array_equal(np.asarray(one.read(1).content), whole[20:36, 16:])
+
+
+def test_inputs_without_a_window_say_how_large_they_are(tmp_path):
+    for name, size in (("inputs", 8), ("pictures", 32)):
+        (tmp_path / name).mkdir()
+        Image.fromarray(photograph(size, size)).save(tmp_path / name / "0.png")
+    options = {"size": 16, "windows": True, "input": str(tmp_path / "inputs")}
+    with pytest.raises(DataError, match="8 x 8 pixels are less than a window of 16 x 16"):
+        genkit.train(
+            "image",
+            data=tmp_path / "pictures",
+            preset="translate",
+            items=8,
+            threads=1,
+            out=tmp_path / "run",
+            options=options,
+        )
 
 
 def test_a_folder_without_a_window_says_how_large_they_are(folder):

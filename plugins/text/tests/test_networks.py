@@ -285,6 +285,18 @@ def test_the_score_at_a_temperature_is_that_of_what_is_drawn_at_it():
     )
 
 
+@pytest.mark.parametrize("controls", [{"temperature": 0.5}, {"top_k": 3}, {"top_p": 0.7}])
+def test_lines_are_inferred_as_they_are_drawn_with_controls(controls):
+    generator, settings = network(KINDS["recurrent"]), Controls(**controls)
+    noise = {"symbols": torch.rand(40, 6, dtype=torch.float64)}
+    with torch.no_grad():
+        sample = generator(noise, None, settings)
+        (posterior,) = generator.infer(sample, settings).values()
+        again = generator({"symbols": posterior.mean}, None, settings)
+    assert torch.equal(again.x, sample.x)
+    assert not torch.equal(sample.x, generator(noise).x)
+
+
 def test_tied_embeddings_score_symbols_by_their_own_rows():
     generator = network(KINDS["tied"])
     hidden = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))

@@ -149,8 +149,8 @@ class EncodedWavegan(Wavegan):
         """The noise itself."""
         return noise
 
-    def infer(self, sample: Sample) -> dict[str, Posterior]:
-        """The noise of which windows (of known classes, in a conditional model) may have been drawn."""
+    def infer(self, sample: Sample, controls: Any = None) -> dict[str, Posterior]:
+        """The noise of which windows (of known classes, in a conditional model) may be drawn, without any controls."""
         return {"content": self.encoder(sample)}
 
     def pretrain_loss(self, real: Sample) -> Tensor:

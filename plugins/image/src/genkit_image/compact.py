@@ -100,8 +100,8 @@ class EncodedGenerator(Generator):
         features = maps[-1] * math.prod(base)
         self.encoder = Encoder(nn.Sequential(*layers), features, (options.latent,), classes)
 
-    def infer(self, sample: Sample) -> dict[str, Posterior]:
-        """The noise of which pictures (of known classes, in a conditional model) may have been drawn."""
+    def infer(self, sample: Sample, controls: Any = None) -> dict[str, Posterior]:
+        """The noise of which pictures (of known classes, in a conditional model) may be drawn, without any controls."""
         return {"z": self.encoder(sample)}
 
     def pretrain_loss(self, real: Sample) -> Tensor:

@@ -78,11 +78,11 @@ def lite0_features(pixels: Tensor) -> Tensor:
     scale = max(1.0, SIDE / min(height, width))
     size = (round(scale * height), round(scale * width))
     resized = interpolate(x, size=size, mode="bilinear", align_corners=False)
-    return _lite0_network()(resized)
+    return _lite0_network("cpu")(resized)
 
 
 @cache
-def _lite0_network(device: str = "cpu") -> lite0.Lite0:
+def _lite0_network(device: str) -> lite0.Lite0:
     network = lite0.pretrained()
     return network.trunk(len(network._blocks)).to(device)
 

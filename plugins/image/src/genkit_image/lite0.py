@@ -147,7 +147,7 @@ class Lite0(nn.Module):
             x = interpolate(x, size=size, mode="bilinear", align_corners=False)
         # On a CPU, gradients of depthwise convolutions are fast in fp32 and channels-last alone, whatever the plan.
         x = x.float().contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", enabled=False):
+        with torch.autocast(x.device.type, enabled=False):
             return self.maps(x, taps)
 
     def trunk(self, blocks: int) -> Lite0:

@@ -54,7 +54,8 @@ class Options(Sized):
     else 3. With 1 or 3, transparent pixels are laid on white."""
     windows: bool = False
     """Cut each picture into windows of `size` at its own resolution, as many as fit side by side, instead of scaling
-    it: for photographs whose details are to be learned. Smaller pictures are left out."""
+    it: for photographs whose details are to be learned. Smaller pictures are left out. Pictures that are to be found in
+    a model are cut too."""
     flip: bool = False
     """Mirror each real picture left to right with probability 1/2, anew in every batch."""
     crop: Annotated[int, Field(ge=0, le=15)] = 0

@@ -63,20 +63,19 @@ def paired(source: Source, options: Options) -> Pairing:
         DataError: if no picture has an input of its name.
     """
     if options.input is None or options.input in OWN_INPUTS:
-        return Pairing(_cut(source, options), None)
+        return Pairing(_cut([source], options)[0], None)
     if options.input in HALVES:
         is_right = options.input == "right"
-        halves = [_cut(_half(source, right), options) for right in (not is_right, is_right)]
-        return Pairing(*halves)
+        halves = _cut([_half(source, right) for right in (not is_right, is_right)], options)
+        return Pairing(halves[0], halves[1])
     try:
-        inputs = _cut(open_source(options.input), options)
+        inputs = open_source(options.input)
     except DataError as error:
         raise ConfigError(
             f"options.input: {error}; it is a folder of pictures, or one of {', '.join([*HALVES, *OWN_INPUTS])}"
         ) from error
-    source = _cut(source, options)
     if options.architecture == "cycle":
-        return Pairing(source, inputs)
+        return Pairing(_cut([source], options)[0], _cut([inputs], options)[0])
     places = {_stem(name): place for place, name in enumerate(inputs.items)}
     rows = [row for row, name in enumerate(source.items) if _stem(name) in places]
     if not rows:
@@ -90,15 +89,15 @@ def paired(source: Source, options: Options) -> Pairing:
         if _stem(name) not in places
     ]
     pictures = _rows(source, rows)
-    return Pairing(
-        replace(pictures, skipped=(*pictures.skipped, *lone)),
-        _rows(inputs, [places[_stem(source.items[row])] for row in rows]),
-    )
+    pictures = replace(pictures, skipped=(*pictures.skipped, *lone))
+    inputs = _rows(inputs, [places[_stem(source.items[row])] for row in rows])
+    pictures, inputs = _cut([pictures, inputs], options)
+    return Pairing(pictures, inputs)
 
 
-def _cut(source: Source, options: Options) -> Source:
-    """A source, or the windows of its pictures."""
-    return windows(source, options.shape) if options.windows else source
+def _cut(sources: Sequence[Source], options: Options) -> list[Source]:
+    """Sources whose pictures belong together, or the windows of these pictures at the same places."""
+    return windows(sources, options.shape) if options.windows else list(sources)
 
 
 def _stem(name: str) -> str:

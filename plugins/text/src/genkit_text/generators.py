@@ -196,10 +196,14 @@ class Autoregressive(nn.Module):
         """[B, L, V]: log p of every symbol at each step, given the symbols of `sample.x` before it."""
         return self.logits(sample).log_softmax(-1)
 
-    def infer(self, sample: Sample) -> dict[str, Posterior]:
-        """The number that draws each symbol: the middle of its interval in the cumulative distribution; exact."""
+    def infer(self, sample: Sample, controls: Controls | None = None) -> dict[str, Posterior]:
+        """The number that draws each symbol: the middle of its interval in the cumulative distribution; exact.
+
+        A symbol that the controls keep from being drawn has none.
+        """
         rows = [sample[[row]] for row in range(len(sample))]  # one by one: V may be large
-        middles = torch.cat([middle(self.logits(row), row.x) for row in rows])
+        warp = warper(controls)
+        middles = torch.cat([middle(warp(self.logits(row)[0])[None], row.x) for row in rows])
         if sample.mask is not None:
             middles = middles.where(sample.mask, 0.5)
         return {"symbols": Posterior(middles)}

@@ -100,7 +100,7 @@ class Options(Settings):
             )
         if self.tie_word_embeddings and self.generator != "recurrent":
             raise ValueError(
-                "tie_word_embeddings is of the recurrent generator: a decoder's are tied anyway"
+                "tie_word_embeddings is of the recurrent generator: leave it out, or name that one"
             )
         if self.field == self.prompt_field:
             raise ValueError(
