@@ -137,10 +137,24 @@ def test_print_config_is_a_config_file(tmp_path, command):
     assert yaml.safe_load(done.stdout)["run"]["seed"] == 4
 
 
+def test_print_config_begins_with_the_settings_of_the_model_that_the_run_starts_from(
+    trained, command
+):
+    done = command("train", "image", "--init", trained, "--print-config", "recipe.batch_size=8")
+    config = yaml.safe_load(done.stdout)
+    assert config["preset"] == "compact"
+    assert (
+        config["options"]["size"]
+        == json.loads(command("info", trained, "--json").stdout)["options"]["size"]
+    )
+    assert config["recipe"]["batch_size"] == 8
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["train", "imagee"], "Did you mean 'image'"),
+        (["train", "image", "recipe.estimator.real=0.5"], "Allowed: kind, reuse_fakes."),
         (["train", "image", "--preset", "dcgann"], "Did you mean 'dcgan'"),
         (["train", "image", "options.sise=32"], "Did you mean 'size'"),
         (["train", "image", "options.size=30"], "multiple of 4"),

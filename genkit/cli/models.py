@@ -146,9 +146,15 @@ def train(
         layers.append({key: file[key] for key in SECTIONS if key in file})
     layers += own_layers
     if print_config:
+        if init is not None:
+            from genkit.discovery.registry import manifest_of
+            from genkit.engine.fine_tuning import settings_of
+
+            own_preset, own_layer = settings_of(init, manifest_of(modality), layers)
+            preset, layers = preset or own_preset, [own_layer, *layers]
         print_yaml(configuration.build(modality, preset, data, layers))
         return
-    if not resume:  # a resumed run has its own configuration, which completes this one
+    if not resume and init is None:  # a run or model has settings that complete these
         # Misspelt names are reported here, before the seconds that the import of torch takes.
         configuration.build(modality, preset, data, layers)
     from genkit.engine.training import train as run

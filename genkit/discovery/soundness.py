@@ -224,8 +224,13 @@ def _keys_at(cls: Any, path: Sequence[Any]) -> set[str]:
             field = model.model_fields.get(part)
             # A part that is no field is an index, a name or the tag of a union.
             inner |= set(settings_in(field.annotation)) if field else {model}
-        models = inner
+        models = {model for model in inner if _has_tag(model, part)} or inner
     return {name for model in models for name in model.model_fields}
+
+
+def _has_tag(model: type[BaseModel], tag: Any) -> bool:
+    """Whether a settings class is the member of a union with this tag."""
+    return any(tag in get_args(field.annotation) for field in model.model_fields.values())
 
 
 def settings_in(annotation: Any) -> Iterator[type[BaseModel]]:
