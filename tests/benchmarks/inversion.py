@@ -1,6 +1,6 @@
 """How well a model's own samples, and real ones that it was not trained on, are found in it again.
 
-    python tests/benchmarks/inversion.py MODEL --data FOLDER [--count 100 --searches 100,4 500,16 1000,16 --features 1 --out FILE]
+    python tests/benchmarks/inversion.py MODEL --data FOLDER [--count 100 --searches 500,16 --features 1 --out FILE]
 
 Distances are mean squared differences divided by the variance of the model's samples. An own sample counts as found
 where its distance is under a tenth of that to the nearest of 2,000 other samples of the model. Beside them: the mean
