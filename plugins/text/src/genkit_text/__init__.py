@@ -74,7 +74,7 @@ modality = Modality(
             run={"items": 400_000},
         ),
         "cooperative": Preset(
-            summary="Likelihood of real lines and of its own as a critic weighs them: for texts where critics gain (psi-MLE).",
+            summary="Likelihood of real lines, and of its own as a critic weighs them: where critics gain (psi-MLE).",
             options={
                 **_SMALL_GENERATOR,
                 "critic": "bidirectional",
