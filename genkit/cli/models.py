@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -133,7 +134,7 @@ def train(
         "strict": strict or None,
     }
     own_layers = layers_of(settings, batch_size, run_settings)
-    layers: list[dict[str, Any]] = []
+    layers: list[Mapping[str, Any]] = []
     if config is not None:
         file = configuration.read_file(config)
         if file.get("modality", modality) != modality:
@@ -148,10 +149,9 @@ def train(
     if print_config:
         if init is not None:
             from genkit.discovery.registry import manifest_of
-            from genkit.engine.fine_tuning import settings_of
+            from genkit.engine.fine_tuning import begun_with
 
-            own_preset, own_layer = settings_of(init, manifest_of(modality), layers)
-            preset, layers = preset or own_preset, [own_layer, *layers]
+            preset, layers = begun_with(init, manifest_of(modality), preset, layers)
         print_yaml(configuration.build(modality, preset, data, layers))
         return
     if not resume and init is None:  # a run or model has settings that complete these

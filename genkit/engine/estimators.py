@@ -7,7 +7,7 @@ adversarial losses; no data and no optimiser.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -214,11 +214,7 @@ class ScoreFunctionEstimator(nn.Module):
 
     def sample_rewards(self, sample: Sample, scores: list[Score]) -> Tensor:
         """[B]: one reward per sample; steps and patches are averaged, heads summed, critics weighted and summed."""
-        total = torch.zeros(len(sample), device=sample.x.device)
-        for score in scores:
-            for values in self._rewards(score):
-                total = total + score.weight * row_means(values, score.mask)
-        return total
+        return _row_totals(sample, scores, self._rewards)
 
     def step_rewards(self, sample: Sample, scores: list[Score]) -> Tensor:
         """[B, L]: one reward per step; heads are summed, critics weighted and summed.
@@ -316,10 +312,7 @@ class ImportanceEstimator(nn.Module):
         """
         with torch.no_grad():
             fake = _drawn_without_dropout(generator, request)
-            scores = torch.zeros(request.count, device=fake.x.device)
-            for score in judge(fake):
-                for logits in score.critique.logits:
-                    scores = scores + score.weight * row_means(logits, score.mask)
+            scores = _row_totals(fake, judge(fake), lambda score: score.critique.logits)
             groups = scores.view(-1, self.settings.group)
             weights = (self.settings.scale * groups).softmax(1)
             effective_share = 1 / weights.square().sum(1).mean() / self.settings.group
@@ -351,6 +344,22 @@ def discounted_returns(rewards: Tensor, discount: float) -> Tensor:
         running = rewards[:, step] + discount * running
         returns[:, step] = running
     return returns
+
+
+def _row_totals(
+    sample: Sample, scores: Sequence[Score], values_of: Callable[[Score], Sequence[Tensor]]
+) -> Tensor:
+    """[B]: a value per sample; steps and patches are averaged, heads summed, critics weighted and summed.
+
+    Args:
+        scores: of the sample.
+        values_of: the values of each head, in the shape of its logits.
+    """
+    total = torch.zeros(len(sample), device=sample.x.device)
+    for score in scores:
+        for values in values_of(score):
+            total = total + score.weight * row_means(values, score.mask)
+    return total
 
 
 def _drawn_without_dropout(generator: Any, request: FakeRequest) -> Sample:

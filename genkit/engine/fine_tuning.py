@@ -58,6 +58,18 @@ def settings_of(
     return preset if preset in manifest.presets else None, {"options": options}
 
 
+def begun_with(
+    init: str | Path, manifest: Modality, preset: str | None, layers: Sequence[Mapping[str, Any]]
+) -> tuple[str | None, list[Mapping[str, Any]]]:
+    """(the preset, all layers of settings) of a run that starts from a model; arguments and errors as `settings_of`'s.
+
+    Args:
+        preset: the user's; None: the model's.
+    """
+    own_preset, own_layer = settings_of(init, manifest, layers)
+    return preset or own_preset, [own_layer, *layers]
+
+
 def facts_of(model: str | Path) -> Facts:
     """The facts of the model that a run starts from; of the run's own, when it is resumed.
 

@@ -27,9 +27,9 @@ from genkit.engine.compatibility import check_state
 from genkit.engine.data import open_data
 from genkit.engine.diagnosis import EARLY, diverged, saturated
 from genkit.engine.fine_tuning import (
+    begun_with,
     facts_of,
     open_teacher,
-    settings_of,
     take_critics,
     take_over,
 )
@@ -123,8 +123,7 @@ def train(
     report = progress if progress and is_main_process() else lambda _: None
     layers = [*settings, arguments]
     if init is not None and not resume:
-        own_preset, own_layer = settings_of(init, manifest, layers)
-        preset, layers = preset or own_preset, [own_layer, *layers]
+        preset, layers = begun_with(init, manifest, preset, layers)
     if resume and overwrite:
         raise RunError("resume and overwrite exclude each other: continue the run, or replace it")
     path = Path("runs") / manifest.id if out is None else out

@@ -77,8 +77,7 @@ def main() -> None:
     value = row("real", [real[place] for place in order], measure)
     for name in arguments.models:
         model = genkit.load(name)
-        settings = {"best_of": arguments.best_of, "choose": arguments.choose}
-        samples = model.generate(count, **(settings if arguments.best_of > 1 else {}))
+        samples = model.generate(count, best_of=arguments.best_of, choose=arguments.choose)
         lines = model.plugin.preview(samples.sample, "txt", None).decode().splitlines()
         print(f"{'':24} {row(name, lines, measure) - value:+.3f} beside real lines")
 

@@ -4,8 +4,8 @@
 
 Distances are mean squared differences divided by the variance of the model's samples. An own sample counts as found
 where its distance is under a tenth of that to the nearest of 2,000 other samples of the model. Beside them: the mean
-squared differences of the features of the modality's networks. FILE, such as found.png,
-shows the first 32 real items, and below each the nearest sample of the last search.
+squared differences of the features of the modality's networks. FILE, such as found.png, shows the first 32 real items,
+and below each the nearest sample of the last search.
 """
 
 from __future__ import annotations

@@ -121,9 +121,8 @@ def _cut(
     source: Source, places: Sequence[_Window], shape: tuple[int, int], skipped: tuple[Skipped, ...]
 ) -> Source:
     """The source of these windows."""
-    memory = (
-        threading.local()
-    )  # the last picture that each thread has read: windows follow each other
+    # The last picture that each thread has read: windows follow each other.
+    memory = threading.local()
 
     def read(number: int) -> Picture:
         window = places[number]
