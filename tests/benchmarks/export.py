@@ -18,7 +18,6 @@ import onnxruntime
 import torch
 
 import genkit
-from genkit import config
 from genkit.sampling import onnx_reader
 from genkit.sampling.exporting import export_model
 
@@ -39,7 +38,7 @@ def main() -> None:
         session = onnxruntime.InferenceSession(
             export.content, options, providers=["CPUExecutionProvider"]
         )
-        controls = config.controls(model.modality, {})
+        controls = model.settings()
         print(f"{path} ({len(export.content) / 2**20:.1f} MiB): {export.parity}")
         for count in (1, 64):
             ways = {
