@@ -38,7 +38,6 @@ from genkit.testing.answers import masks_end_where_samples_end
 from genkit.testing.findings import (
     all_weights,
     check_signature,
-    child,
     critique_of,
     describe,
     differing,
@@ -49,6 +48,7 @@ from genkit.testing.findings import (
     perturbed,
     well_formed,
 )
+from genkit.testing.processes import call, child
 from genkit.testing.subject import Subject
 
 TRIAL_SECONDS = 2.0
@@ -480,7 +480,7 @@ def fresh_process_rebuilds(subject: Subject) -> None:
     file = subject.folder / "asked.safetensors"
     write_tensors(file, {} if condition is None else {"condition": condition})
     arguments = [json.dumps(subject.modality.to_json()), str(subject.folder / "seen"), str(file)]
-    process = child("from genkit.testing.checks import draw_there; draw_there()", arguments)
+    process = call("genkit.testing.checks:draw_there", arguments)
     message = (process.stderr.strip().splitlines() or ["no error message"])[-1]
     expect(
         process.returncode == 0,

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -18,8 +15,6 @@ from genkit.plugin import Critique, Networks, Sample
 from genkit.sampling.batching import PARTS
 from genkit.sampling.samples import TEXT_FORMATS
 
-CHILD_SECONDS = 120
-"""Time limit of a child process."""
 FIRM = 0.4
 """Deviation of weights with which discrete samples, too, answer to noise and conditions."""
 SIGNATURES = {
@@ -164,12 +159,3 @@ def describe(shape: Iterable[int], dtype: torch.dtype) -> str:
 def fingerprint(x: Tensor) -> str:
     """SHA-256 of a tensor's bytes."""
     return hashlib.sha256(x.contiguous().numpy().tobytes()).hexdigest()
-
-
-def child(code: str, arguments: Iterable[str]) -> subprocess.CompletedProcess[str]:
-    """Run code in a fresh interpreter with the same import path, and wait for it."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    command = [sys.executable, "-P", "-c", code, *arguments]
-    return subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=CHILD_SECONDS, check=False
-    )

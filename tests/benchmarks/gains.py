@@ -3,11 +3,11 @@
 The lines, each once, are divided: 60 % train a model by maximum likelihood, 25 % critics against its samples, and the
 rest says what these critics gain (see `genkit.evaluation.gains`). The model has seen none of the critics' lines: else a
 critic learns which lines the model knows by heart. Prints a row for each critic, for each length of its training.
+OUT, a new folder, keeps the parts of the lines and the runs: `model`, and one for each row.
 """
 
 import argparse
 import random
-import tempfile
 from pathlib import Path
 
 import genkit
@@ -58,29 +58,33 @@ def main():
     parser.add_argument("--dropout", type=float, default=0.4)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=Path("gains"))
     arguments = parser.parse_args()
     parts = divided(arguments.data, arguments.seed)
     common = {"threads": arguments.threads, "seed": arguments.seed}
-    with tempfile.TemporaryDirectory() as folder:
-        model = Path(folder, "model")
-        genkit.train(
-            "text", parts["model"], out=model, preset="mle", items=arguments.items, **common,
-            options={"tokenizer": arguments.tokenizer, "dropout": arguments.dropout},
-            recipe={"generator": {"learning_rate": SCHEDULE}},
-        )  # fmt: skip
-        for name in arguments.critics:
-            for epochs in arguments.epochs:
-                run = Path(folder, f"{name} {epochs}")
-                genkit.train(
-                    "text", parts["critic"], out=run, preset="mle", init=model, **common,
-                    items=epochs * len(parts["critic"]),
-                    options={**CRITICS[name], "critic_dropout": 0.5},
-                    recipe={"critic": {"learning_rate": 1e-3}, "stages": [{"kind": "critics"}]},
-                )  # fmt: skip
-                evaluation = genkit.evaluate(run, parts["test"], 10_000, features="ngrams")
-                figures = evaluation.row(run.name).figures
-                told = ", ".join(f"{key} {figures[key]}" for key in FIGURES)
-                print(f"{name}, {epochs} epochs: {told}", flush=True)
+    arguments.out.mkdir(parents=True)
+    for name, lines in parts.items():
+        text = "".join(f"{line}\n" for line in lines)
+        (arguments.out / f"{name}.txt").write_text(text, encoding="utf-8")
+    model = arguments.out / "model"
+    genkit.train(
+        "text", parts["model"], out=model, preset="mle", items=arguments.items, **common,
+        options={"tokenizer": arguments.tokenizer, "dropout": arguments.dropout},
+        recipe={"generator": {"learning_rate": SCHEDULE}},
+    )  # fmt: skip
+    for name in arguments.critics:
+        for epochs in arguments.epochs:
+            run = arguments.out / f"{name}, {epochs} epochs"
+            genkit.train(
+                "text", parts["critic"], out=run, preset="mle", init=model, **common,
+                items=epochs * len(parts["critic"]),
+                options={**CRITICS[name], "critic_dropout": 0.5},
+                recipe={"critic": {"learning_rate": 1e-3}, "stages": [{"kind": "critics"}]},
+            )  # fmt: skip
+            evaluation = genkit.evaluate(run, parts["test"], 10_000, features="ngrams")
+            figures = evaluation.row(run.name).figures
+            told = ", ".join(f"{key} {figures[key]}" for key in FIGURES)
+            print(f"{run.name}: {told}", flush=True)
 
 
 if __name__ == "__main__":
