@@ -25,6 +25,7 @@ CRITICS = {
         "critic_hidden": 128,
         "critic_vectors": "wordllama",
     },
+    "encoder": {"critic": "encoder", "critic_hidden": 256},
 }
 FIGURES = (
     "critic_pairs",
@@ -59,6 +60,7 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("gains"))
+    parser.add_argument("--critic-dropout", type=float, default=0.5)
     arguments = parser.parse_args()
     parts = divided(arguments.data, arguments.seed)
     common = {"threads": arguments.threads, "seed": arguments.seed}
@@ -78,7 +80,7 @@ def main():
             genkit.train(
                 "text", parts["critic"], out=run, preset="mle", init=model, **common,
                 items=epochs * len(parts["critic"]),
-                options={**CRITICS[name], "critic_dropout": 0.5},
+                options={**CRITICS[name], "critic_dropout": arguments.critic_dropout},
                 recipe={"critic": {"learning_rate": 1e-3}, "stages": [{"kind": "critics"}]},
             )  # fmt: skip
             evaluation = genkit.evaluate(run, parts["test"], 10_000, features="ngrams")

@@ -5,8 +5,7 @@
 One update of SeqGAN's generator (V = 5,000, 20 steps, batch 64, N = 16 rollouts of every prefix, its convolutional
 critic) by the estimator, in float32 and as the plan `bf16`; the same with a recurrent critic and no rollouts; and the
 loop that every SeqGAN code has: for each rollout, for each prefix, write the line anew from its beginning and ask the
-critic. Same networks, same sampler, same threads, taken in turn. Then 10,000 lines of a small decoder, against
-`transformers`' own `generate`.
+critic. Same networks, same sampler, same threads, taken in turn.
 """
 
 from __future__ import annotations
@@ -48,7 +47,6 @@ def main() -> None:
     keep_freed_memory()
     torch.manual_seed(0)
     updates(arguments.rounds)
-    generating(arguments.rounds)
 
 
 def updates(rounds: int) -> None:
@@ -126,40 +124,6 @@ def from_beginning(generator, sample, prefix, noise) -> Sample:
         if step < 19:
             logits, state = generator.advance(state, generator.embed(x[:, step]))
     return sample.with_x(x)
-
-
-def generating(rounds: int) -> None:
-    """Batches of 64 lines until there are 10,000."""
-    from transformers import GenerationConfig
-
-    generator = make_generator(Options(generator="decoder", hidden=64, layers=2), FACTS).eval()
-    config = GenerationConfig(
-        max_new_tokens=20,
-        min_new_tokens=20,
-        do_sample=True,
-        top_k=0,
-        top_p=1.0,
-        eos_token_id=None,
-        pad_token_id=0,
-    )
-    start, seen = torch.full((BATCH, 1), FACTS["symbols"]), torch.ones(BATCH, 1, dtype=torch.long)
-    batches = -(-10_000 // BATCH)
-
-    @torch.no_grad()
-    def ours():
-        for number in range(batches):
-            generator(noises(generator)(f"{number}", BATCH))
-
-    def theirs():
-        for _ in range(batches):
-            generator.model.generate(start, attention_mask=seen, generation_config=config)
-
-    seconds = in_turn({"transformers": theirs, "genkit": ours}, rounds)
-    for name, value in seconds.items():
-        print(f"{name:<18} {10_000 * 20 / value:9,.0f} symbols per second")
-    print(
-        f"{'genkit':<18} {seconds['transformers'] / seconds['genkit']:7.2f} times transformers.generate"
-    )
 
 
 def noises(generator):

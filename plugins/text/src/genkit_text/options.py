@@ -54,22 +54,27 @@ class Options(Settings):
     dropout: Share = 0.0
     """Dropout of the generator, in pretraining only: not in the game and not when sampling. A decoder critic that is
     not pretrained has the same dropout, in its own updates."""
-    critic: Annotated[str, Named("convolutional", "recurrent", "bidirectional", "decoder")] = (
-        "recurrent"
-    )
+    critic: Annotated[
+        str, Named("convolutional", "recurrent", "bidirectional", "decoder", "encoder")
+    ] = "recurrent"
     """convolutional: one logit per line, by convolutions and a highway layer (Zhang and LeCun 2015; SeqGAN's);
     recurrent: a logit after every symbol, by an LSTM; bidirectional: one per line, by GRUs that read it both ways;
-    decoder: a logit after every symbol, by a causal transformer like the generator; or your own, `module:attribute` of
-    a class that is called with (options, facts)."""
+    decoder: a logit after every symbol, by a causal transformer like the generator; encoder: one per line, by a layer
+    on what the pretrained `critic_encoder` makes of its text; or your own, `module:attribute` of a class that is called
+    with (options, facts)."""
+    critic_encoder: str = "minilm"
+    """The frozen encoder (BERT and its like) of critic=encoder, which knows the language from elsewhere: minilm, in a
+    package of 84 MB (extra `minilm`); a local folder; or an id on the Hugging Face Hub. It is read again wherever the
+    critic is used."""
     critic_embedding: PositiveInt = 64
     """Size of a symbol's embedding in a convolutional, recurrent or bidirectional critic."""
     critic_vectors: Annotated[str, Named("wordllama")] | None = None
     """Frozen vectors of the symbols' texts that such a critic sees beside its embedding: `wordllama`, a table of word
     vectors in the package of this name (extra `wordllama`). They know words that the lines hardly have."""
     critic_hidden: PositiveInt = 64
-    """Width of a recurrent critic's LSTM, or of a bidirectional one's GRUs."""
+    """Width of a recurrent critic's LSTM, of a bidirectional one's GRUs, or of the layer on an encoder."""
     critic_dropout: Share = 0.0
-    """Dropout of a convolutional, recurrent or bidirectional critic."""
+    """Dropout of a convolutional, recurrent or bidirectional critic, or of the layer on an encoder."""
     critic_decay: NonNegativeFloat = 0.0
     """Weight decay of the critic's last layer: its loss gets half the squared norm times this (SeqGAN: 0.2)."""
 
@@ -94,7 +99,7 @@ class Options(Settings):
             raise ValueError(
                 "critic_decay is of the built-in critics: leave it at 0, or name one of them"
             )
-        if self.critic_vectors and (self.critic == "decoder" or ":" in self.critic):
+        if self.critic_vectors and (self.critic in ("decoder", "encoder") or ":" in self.critic):
             raise ValueError(
                 "critic_vectors are for a convolutional, recurrent or bidirectional critic: name one of them"
             )

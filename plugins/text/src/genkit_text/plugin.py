@@ -30,6 +30,7 @@ from genkit.plugin import (
 )
 from genkit_text import features, measures, pretrained
 from genkit_text.critics import make_critic
+from genkit_text.encoders import EncoderCritic
 from genkit_text.generators import Decoder, check_decoding, make_generator
 from genkit_text.lines import TOKENIZER, Corpus, Lines
 from genkit_text.options import Options
@@ -82,13 +83,17 @@ class TextPlugin(ModalityPlugin):
 
         With a pretrained generator there is also a frozen copy of it, the `reference` of the term `divergence`.
         """
-        critics = {"critic": make_critic(self.options, self.facts, self._vectors())}
+        critic = (
+            EncoderCritic(self.options, self._read)
+            if self.options.critic == "encoder"
+            else make_critic(self.options, self.facts, self._vectors())
+        )
         frozen = (
             {}
             if self.options.pretrained is None
             else {"reference": make_generator(self.options, self.facts)}
         )
-        return Networks(self.generator(), critics, frozen)
+        return Networks(self.generator(), {"critic": critic}, frozen)
 
     def _vectors(self) -> Tensor | None:
         """[V, K], of standard deviation 1: the vectors that `options.critic_vectors` asks for.
@@ -295,11 +300,15 @@ class TextPlugin(ModalityPlugin):
 
     def _texts(self, samples: Sample) -> list[str]:
         """The text of each line, with the prompt that it continues, if any, in front."""
+        return self._read(samples, with_prompts=not self.facts["prompt_length"])
+
+    def _read(self, samples: Sample, with_prompts: bool = True) -> list[str]:
+        """The text of each line, with its prompt, if any and if asked, in front."""
         lines = samples.x.tolist()
         if samples.mask is not None:
             counts = samples.mask.sum(1).tolist()
             lines = [line[:count] for line, count in zip(lines, counts, strict=True)]
-        if samples.condition is not None and not self.facts["prompt_length"]:
+        if samples.condition is not None and with_prompts:
             prompts = measures.prompts_of(samples.condition)
             lines = [prompt + line for prompt, line in zip(prompts, lines, strict=True)]
         return [self.vocabulary.decode(line) for line in lines]

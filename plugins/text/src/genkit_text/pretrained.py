@@ -6,7 +6,7 @@ Only this module reads them from files by the `transformers` library. Knows no d
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -104,9 +104,41 @@ def load_weights(model: nn.Module, place: str) -> None:
         model.load_state_dict(pretrained_model.state_dict())
 
 
+def encoder(place: str, depth: Callable[[int], int]) -> tuple[nn.Module, Any]:
+    """An encoder of texts, as float32, and its tokenizer, of the `tokenizers` library; texts are cut to what it reads.
+
+    Args:
+        place: a folder, or an id on the Hugging Face Hub.
+        depth: number of its layers -> how many of them are wanted, from the first on.
+
+    Raises:
+        ConfigError: if it cannot be loaded.
+    """
+    with _library_for("critic_encoder", place, "an encoder of texts") as library:
+        settings = library.AutoConfig.from_pretrained(place, trust_remote_code=False)
+        settings.num_hidden_layers = depth(settings.num_hidden_layers)
+        model, report = library.AutoModel.from_pretrained(
+            place,
+            config=settings,
+            dtype="float32",
+            use_safetensors=True,
+            output_loading_info=True,
+            trust_remote_code=False,
+        )
+        if missing_keys := [key for key in report["missing_keys"] if not key.startswith("pooler.")]:
+            raise ValueError(
+                f"it lacks weights of an encoder: {', '.join(sorted(missing_keys)[:3])}"
+            )
+        its_tokenizer = library.AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+        pieces = its_tokenizer.backend_tokenizer
+        pieces.no_padding()
+        pieces.enable_truncation(settings.max_position_embeddings)
+        return model, pieces
+
+
 @contextmanager
 def _library_for(option: str, place: str, kind: str) -> Iterator[Any]:
-    """A context that gives the library; inside it no progress bar is drawn.
+    """A context that gives the library; inside it no progress bar is drawn, and no report is written.
 
     Args:
         option: the name of the option that names the place, for the message.
@@ -118,8 +150,9 @@ def _library_for(option: str, place: str, kind: str) -> Iterator[Any]:
     """
     library = transformers_library()
     log = library.utils.logging
-    had_progress_bar = log.is_progress_bar_enabled()
+    had_progress_bar, level = log.is_progress_bar_enabled(), log.get_verbosity()
     log.disable_progress_bar()
+    log.set_verbosity_error()
     try:
         yield library
     except Exception as error:  # of the hub, parsers, modelling code: they have no common base
@@ -128,6 +161,7 @@ def _library_for(option: str, place: str, kind: str) -> Iterator[Any]:
             "or an id on the Hugging Face Hub"
         ) from error
     finally:
+        log.set_verbosity(level)
         if had_progress_bar:
             log.enable_progress_bar()
 
