@@ -173,6 +173,20 @@ def test_importance_mixes_in_the_likelihood_of_reals():
     torch.testing.assert_close(losses[1.0, 0.25], mixture)
 
 
+def test_dropout_is_on_for_reals_and_off_for_fakes_when_importance_mixes_both():
+    generator, critic, every = world(LONG["variable"], False)
+    generator.dropout = nn.Dropout(0.5).train()
+    log_prob, modes = generator.log_prob, []
+    generator.log_prob = lambda sample: modes.append(generator.dropout.training) or log_prob(sample)
+    for real in (0.0, 0.5):
+        play = ImportanceEstimator(Importance(kind="importance", group=4, real=real))
+        play(
+            generator.train(), FakeRequest(None, 8, noises(generator), real=every), judge_of(critic)
+        )
+        assert not generator.dropout.training
+    assert modes == [False, False, True]
+
+
 @pytest.mark.parametrize("length", ["variable", "fixed"])
 @pytest.mark.parametrize(
     ("credit", "baseline", "discount"),

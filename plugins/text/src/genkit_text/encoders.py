@@ -108,7 +108,7 @@ class EncoderCritic(nn.Module):
         return Critique((self.out(self.dropout(features))[:, 0],), features=(features,))
 
 
-def _folder(place: str) -> str:
+def folder(place: str) -> str:
     """Where the files of an encoder are, if its name is one of PACKAGES; else the place itself."""
     if place not in PACKAGES:
         return place
@@ -123,7 +123,7 @@ def _folder(place: str) -> str:
 @cache
 def _loaded(place: str) -> tuple[Any, Any]:
     """The first layers of an encoder, frozen, and its tokenizer; read once in a process."""
-    model, tokenizer = pretrained.encoder(_folder(place), lambda layers: math.ceil(DEPTH * layers))
+    model, tokenizer = pretrained.encoder(folder(place), lambda layers: math.ceil(DEPTH * layers))
     for module in model.modules():
         for name, weight in list(module.named_parameters(recurse=False)):
             del module._parameters[name]

@@ -19,6 +19,7 @@ from torch import Tensor
 from genkit.errors import ConfigError
 from genkit.kit.features import check_weights, file_hash
 from genkit.plugin import FeatureNetwork, Sample
+from genkit_text import encoders
 
 ORDERS, SIGNS = (1, 2, 3), 32
 """Orders of n-grams of characters, and the features of each order."""
@@ -34,11 +35,12 @@ Texts = Callable[[Sample], Sequence[str]]
 
 
 def networks(weights: Mapping[str, Path], texts: Texts) -> dict[str, FeatureNetwork]:
-    """Feature networks of lines by name: `ngrams`, and `wordllama` if its package is installed.
+    """Feature networks of lines by name: `ngrams`, and `wordllama` and `minilm` if their packages are installed.
 
     `ngrams` counts characters, pairs and triples of them, and projects the counts at random: it knows no language, and
     sees little in scripts of thousands of characters, whose pairs hardly ever occur twice. `wordllama` knows the
-    meaning of words: its features are means of the vectors of a line's tokens.
+    meaning of words: its features are means of the vectors of a line's tokens. `minilm` is an encoder of sentences, see
+    `genkit_text.encoders.Encoder`: it sees how words follow each other.
 
     Args:
         weights: files by name; no network takes one.
@@ -51,6 +53,8 @@ def networks(weights: Mapping[str, Path], texts: Texts) -> dict[str, FeatureNetw
     built_in = {"ngrams": _ngrams(texts)}
     if find_spec(WORDLLAMA) is not None:
         built_in["wordllama"] = _wordllama(texts)
+    if find_spec(encoders.PACKAGES["minilm"]) is not None:
+        built_in["minilm"] = _minilm(texts)
     return built_in
 
 
@@ -99,6 +103,13 @@ def _wordllama(texts: Texts) -> FeatureNetwork:
         "fd-wordllama",
         {"table": file_hash(table), "tokens": file_hash(pieces)},
     )
+
+
+def _minilm(texts: Texts) -> FeatureNetwork:
+    folder = Path(encoders.folder("minilm"))
+    protocol = {"weights": file_hash(folder / "model.safetensors"), "depth": encoders.DEPTH}
+    encoder = cache(lambda: encoders.Encoder("minilm"))  # read when it is first used
+    return FeatureNetwork(lambda samples: encoder()(texts(samples)), "fd-minilm", protocol)
 
 
 def _word_files() -> tuple[Path, Path]:
