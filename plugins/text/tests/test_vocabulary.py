@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -151,3 +152,19 @@ def test_missing_or_damaged_tokenizer_is_one_sentence(tmp_path):
     (tmp_path / "bad.json").write_text(json.dumps({"model": 3}))
     with pytest.raises(ConfigError, match=r"bad\.json is no tokenizer\.json"):
         loaded(tmp_path / "bad.json")
+
+
+def test_many_lines_are_encoded_in_blocks(monkeypatch):
+    vocabulary = learned("words", LINES)
+    whole = list(vocabulary.encode_each(LINES * 3))
+    monkeypatch.setattr("genkit_text.vocabulary.BLOCK", 2)
+    asked = []
+    encode = vocabulary._tokenizer.encode_batch_fast
+    tokenizer = SimpleNamespace(
+        encode_batch_fast=lambda block, **rest: asked.append(len(block)) or encode(block, **rest)
+    )
+    monkeypatch.setattr(vocabulary, "_tokenizer", tokenizer)
+    rows = vocabulary.encode_each(LINES * 3)
+    assert next(rows) == whole[0]
+    assert asked == [2]  # and no more than that is in memory
+    assert [whole[0], *rows] == whole

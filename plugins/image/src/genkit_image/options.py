@@ -62,7 +62,8 @@ class Options(Sized):
     """Move each real picture at random by up to this many pixels each way, anew in every batch; edges are reflected."""
     augment: AutoOnOff = "auto"
     """Differentiable augmentation of what critics see, real and fake alike: brightness, saturation, contrast, position,
-    and a rectangle cut out (Zhao et al. 2020). A small set overfits later with it; auto: on for fewer than 5,000."""
+    and a rectangle cut out (Zhao et al. 2020). A small set overfits later with it; auto: on for fewer than 5,000.
+    With `recipe.augmentation`, as in most presets, as often as critics overfit."""
     latent: Annotated[int, Field(ge=1)] = 100
     """Size of the latent vector that a picture is generated from."""
     architecture: Literal["dcgan", "compact", "unet", "residual", "cycle"] = "dcgan"

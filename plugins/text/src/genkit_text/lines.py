@@ -8,7 +8,8 @@ Shape letters: B batch, N lines, L steps, P symbols of a prompt.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -45,10 +46,13 @@ class Rows:
         self.symbols, self.bounds = symbols, bounds
 
     @classmethod
-    def of(cls, rows: Sequence[Sequence[int]]) -> Rows:
+    def of(cls, rows: Iterable[Sequence[int]]) -> Rows:
         """Rows from one sequence of symbols each."""
-        bounds = np.cumsum([0, *map(len, rows)])
-        return cls(np.fromiter(chain.from_iterable(rows), np.int32, bounds[-1]), bounds)
+        symbols, bounds = array("i"), array("q", [0])
+        for row in rows:
+            symbols.extend(row)
+            bounds.append(len(symbols))
+        return cls(np.asarray(symbols, np.int32), np.asarray(bounds, np.int64))
 
     @property
     def lengths(self) -> NDArray[np.int64]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -27,6 +27,9 @@ from genkit.errors import ConfigError, did_you_mean, first_line
 
 KINDS = ("characters", "words", "bytes", "bpe")
 """Kinds of vocabularies that can be learned from lines."""
+
+BLOCK = 10_000
+"""Lines that are encoded at a time: what the `tokenizers` library keeps of each is many times its symbols."""
 
 BYTES = 256
 PIECES = 4096
@@ -84,15 +87,14 @@ class Vocabulary:
 
     def encode(self, line: str) -> list[int]:
         """The symbols of a line, without the end symbol."""
-        return self.encode_each([line])[0]
+        return next(self.encode_each([line]))
 
-    def encode_each(self, lines: Sequence[str]) -> list[list[int]]:
-        """The symbols of each line, without the end symbols."""
-        encodings = self._tokenizer.encode_batch_fast(list(lines), add_special_tokens=False)
-        return [
-            [symbol for symbol in encoding.ids if symbol not in self._excluded_symbols]
-            for encoding in encodings
-        ]
+    def encode_each(self, lines: Sequence[str]) -> Iterator[list[int]]:
+        """The symbols of each line, without the end symbols; memory holds BLOCK of them at a time."""
+        for start in range(0, len(lines), BLOCK):
+            block = list(lines[start : start + BLOCK])
+            for encoding in self._tokenizer.encode_batch_fast(block, add_special_tokens=False):
+                yield [symbol for symbol in encoding.ids if symbol not in self._excluded_symbols]
 
     def decode(self, symbols: Sequence[int]) -> str:
         """The line that symbols stand for, up to the first end symbol among them."""
