@@ -4,7 +4,6 @@ import contextlib
 import itertools
 import json
 import math
-import os
 import re
 import shutil
 import sys
@@ -164,15 +163,6 @@ class ShiftIsNoBuffer(toys.PointGenerator):
 
     def forward(self, noise, condition=None, controls=None):
         return Sample(super().forward(noise).x + self.shift)
-
-
-class ProcessDecides(toys.Mixture):
-    def networks(self):
-        networks = super().networks()
-        networks.generator.register_forward_hook(
-            lambda _, __, sample: sample.with_x(sample.x + os.getpid())
-        )
-        return networks
 
 
 class LeavesAFile(toys.Mixture):
@@ -561,7 +551,7 @@ MUTANTS = {
         like(ring, plugin=WritesNoPng, formats=("png",), media_type="image/png"),
         "a .png file begins",
     ),
-    "fresh_process_rebuilds": (like(ring, plugin=f"{__name__}:ProcessDecides"), "a fresh process"),
+    "fresh_process_rebuilds": (like(ring, plugin="toys:ProcessDecides"), "drew other samples"),
     "files_stay_in_the_run": (like(ring, plugin=LeavesAFile), "left.txt"),
     "condition_answers": (like(duet, plugin=ConditionByPlace), "of index 1 depends on the indices"),
     "initialise_is_repeatable": (

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -701,3 +702,14 @@ duet = Modality(
         )
     },
 )
+
+
+class ProcessDecides(Mixture):
+    """Draws other samples in another process; a process that is to see that has to find it here."""
+
+    def networks(self):
+        networks = super().networks()
+        networks.generator.register_forward_hook(
+            lambda _, __, sample: sample.with_x(sample.x + os.getpid())
+        )
+        return networks

@@ -308,8 +308,8 @@ class ImportanceEstimator(nn.Module):
     ) -> tuple[Tensor, Statistics, Sample]:
         """(a loss whose gradient is the estimate, statistics, the fakes).
 
-        Dropout is off for fakes, which must be scored by the same policy that drew them, and on for reals, as in
-        pretraining. Always draws new fakes.
+        Dropout layers are off for fakes, which must be scored by the same policy that drew them, and on for reals.
+        Always draws new fakes.
         """
         with torch.no_grad():
             fake = _drawn_without_dropout(generator, request)

@@ -89,8 +89,12 @@ class Game:
             name: [parameter for parameter in player.parameters() if parameter.requires_grad]
             for name, player in self.players.items()
         }
-        self.shared_buffers = {
-            name: [buffer for buffer in player.buffers() if buffer.is_floating_point()]
+        self.shared_buffers = {  # what stays as it was read from elsewhere is in no state
+            name: [
+                value
+                for value in player.state_dict(keep_vars=True).values()
+                if not isinstance(value, nn.Parameter) and value.is_floating_point()
+            ]
             for name, player in self.players.items()
         }
         self.own_networks = {

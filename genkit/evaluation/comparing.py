@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from genkit.discovery import registry
-from genkit.errors import ConfigError, DataError, GenkitError, first_line
+from genkit.errors import ConfigError, DataError, GenkitError, UserError, first_line
 from genkit.evaluation import gains, robustness, scores
 from genkit.evaluation.features import VALUES, Extractor, choose_networks, network_hash
 from genkit.evaluation.real import RealItems, all_items, noise, source_name
@@ -296,7 +296,7 @@ class Comparison:
         with waiting("the critics score samples and real items", self.request.tell):
             try:
                 values = [self._scores(model, one) for one in sets]
-            except RuntimeError as error:
+            except (RuntimeError, UserError) as error:
                 self.notes.append(
                     f"the critics cannot score these samples or items: {first_line(error)}"
                 )
@@ -328,7 +328,7 @@ class Comparison:
                     values = robustness.figures(
                         model.reranker.scores, real, fakes, np.random.Generator(random)
                     )
-                except RuntimeError as error:
+                except (RuntimeError, UserError) as error:
                     fault = first_line(error)
         if fault:
             note = f"attack: {fault}"

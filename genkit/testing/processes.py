@@ -9,12 +9,14 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from pkgutil import resolve_name
@@ -43,14 +45,18 @@ def call(function: str, arguments: Iterable[str]) -> CompletedProcess[str]:
     """
     if sys.platform != "linux":  # elsewhere a fork of a process with torch may hang
         return child(f"from pkgutil import resolve_name; resolve_name({function!r})()", arguments)
-    return _parent(function).call(list(arguments))
+    try:
+        return _parent(function).call(list(arguments))
+    except BrokenPipeError:  # something has ended it since the last call
+        _parent.cache_clear()
+        return _parent(function).call(list(arguments))
 
 
 class _Parent:
     """The process that is kept for a function: it reads a request from a line, forks, and answers the exit status."""
 
     def __init__(self, function: str) -> None:
-        self.function = function
+        self.function, self.is_late = function, False
         code = "from genkit.testing.processes import serve; serve()"
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-c", code, function],
@@ -75,7 +81,7 @@ class _Parent:
                 "environment": dict(os.environ),
                 "place": os.getcwd(),
             }
-            guard = threading.Timer(SECONDS, self.process.kill)
+            guard = threading.Timer(SECONDS, self.expire)
             guard.start()
             try:
                 self.requests.write(json.dumps(request) + "\n")
@@ -83,15 +89,23 @@ class _Parent:
                 answer = self.answers.readline()
             finally:
                 guard.cancel()
-            if not answer:
+            if self.is_late:
                 _parent.cache_clear()
                 raise subprocess.TimeoutExpired(self.function, SECONDS)
+            if not answer:
+                raise BrokenPipeError(f"the process for {self.function} has ended")
             texts = [Path(folder, name).read_text(errors="replace") for name in ("out", "err")]
             return CompletedProcess([self.function, *arguments], int(answer), *texts)
 
+    def expire(self) -> None:
+        """End it, because it takes too long."""
+        self.is_late = True
+        self.close()
+
     def close(self) -> None:
-        with self.process as process:
-            process.kill()
+        """End the process and its forks."""
+        with suppress(OSError), self.process:
+            os.killpg(self.process.pid, signal.SIGKILL)
 
 
 @cache
@@ -122,6 +136,7 @@ def _run(
     """Call the function in this process, which is a fork, and end it."""
     status = 1
     try:
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         for number, name in enumerate(("out", "err"), 1):
             os.dup2(os.open(Path(folder, name), os.O_WRONLY | os.O_CREAT), number)
         os.environ.clear()

@@ -3,8 +3,8 @@
     python tests/benchmarks/resampling.py MODEL [MODEL ...] --data HELD_OUT [-n 5000 --candidates 4 16 --scale 1
         --temperatures 0.7 0.8 0.9 1.0 1.1 --english]
 
-MODEL: with its critics; or without, then only its curve. HELD_OUT: lines that neither the model nor its critics have
-seen; one half trains a judge, the other is what it is compared with. Columns, in nats a word, the ends counted:
+MODEL: with its critics, or else `--candidates` without a number. HELD_OUT: lines that neither the model nor its critics
+have seen; one half trains a judge, the other is what it is compared with. Columns, in nats a word, ends counted:
 
     judge     samples under a trigram model of the first half: how plausible they are
     reverse   the second half under a trigram model of the samples: how much of the language they have
@@ -116,7 +116,7 @@ def main() -> None:
         ]
         for way in ways:
             samples = model.generate(count, **way)
-            lines = model.plugin.preview(samples.sample, "txt", None).decode().splitlines()
+            lines = model.plugin.preview(samples.sample, "txt", None).decode().split("\n")[:-1]
             row(f"{path[-12:]} {' '.join(map(str, way.values()))}", lines, lines)
 
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import lru_cache
+from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
@@ -38,7 +39,8 @@ PART = 32
 class Encoder(nn.Module):
     """Texts -> [N, E], float32: the mean over a text's tokens of their states behind DEPTH of the layers.
 
-    The weights are no parameters and no part of the module's state: they are read again where it is built.
+    The weights are no parameters and no part of the module's state: they are read again where it is built. `digest` is
+    a hash of them and of the tokenizer.
 
     Args:
         place: a name of PACKAGES, a folder as `save_pretrained` writes it, or an id on the Hugging Face Hub.
@@ -49,7 +51,7 @@ class Encoder(nn.Module):
 
     def __init__(self, place: str) -> None:
         super().__init__()
-        model, self.tokenizer = _loaded(place)
+        model, self.tokenizer, self.digest = _loaded(place)
         self.model: nn.Module = copy.deepcopy(model)
         self.width: int = model.config.hidden_size
 
@@ -80,7 +82,9 @@ class Encoder(nn.Module):
 
 
 class EncoderCritic(nn.Module):
-    """Lines -> one logit each, [B]: a layer on what an encoder makes of their texts. No gradient reaches the lines.
+    """Lines -> one logit each, [B]: two layers on what an encoder makes of their texts. No gradient reaches the lines.
+
+    Its state holds a hash of the encoder: with another one it cannot be loaded.
 
     Args:
         options: critic_encoder, critic_hidden, critic_dropout.
@@ -93,9 +97,20 @@ class EncoderCritic(nn.Module):
     def __init__(self, options: Options, texts: Callable[[Sample], list[str]]) -> None:
         super().__init__()
         self.encoder, self.texts = Encoder(options.critic_encoder), texts
+        self.digest: Tensor
+        self.register_buffer("digest", torch.tensor(list(self.encoder.digest), dtype=torch.uint8))
         self.dropout = nn.Dropout(options.critic_dropout)
         self.hidden = nn.Linear(self.encoder.width, options.critic_hidden)
         self.out = nn.Linear(options.critic_hidden, 1)
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        digest = state_dict.get(f"{prefix}digest")
+        if digest is not None and not torch.equal(digest.cpu(), self.digest.cpu()):
+            raise ConfigError(
+                "options.critic_encoder names another encoder than the one that this critic was trained on: put that "
+                "one there, or do without the critics"
+            )
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def forward(self, sample: Sample) -> Critique:
         if sample.relaxed is not None:
@@ -120,9 +135,9 @@ def folder(place: str) -> str:
     return str(Path(spec.origin).parent / "model")
 
 
-@cache
-def _loaded(place: str) -> tuple[Any, Any]:
-    """The first layers of an encoder, frozen, and its tokenizer; read once in a process."""
+@lru_cache(maxsize=1)
+def _loaded(place: str) -> tuple[Any, Any, bytes]:
+    """The first layers of an encoder, frozen, its tokenizer, and a hash of both; the last one is kept."""
     model, tokenizer = pretrained.encoder(folder(place), lambda layers: math.ceil(DEPTH * layers))
     for module in model.modules():
         for name, weight in list(module.named_parameters(recurse=False)):
@@ -130,4 +145,7 @@ def _loaded(place: str) -> tuple[Any, Any]:
             module.register_buffer(name, cast(Tensor, weight).detach(), persistent=False)
         for name in list(module._buffers):
             module._non_persistent_buffers_set.add(name)
-    return model.eval(), tokenizer
+    content = sha256(tokenizer.to_str().encode())
+    for _, buffer in sorted(model.named_buffers()):
+        content.update(buffer.numpy().tobytes())
+    return model.eval(), tokenizer, content.digest()

@@ -107,7 +107,9 @@ def _wordllama(texts: Texts) -> FeatureNetwork:
 
 def _minilm(texts: Texts) -> FeatureNetwork:
     folder = Path(encoders.folder("minilm"))
-    protocol = {"weights": file_hash(folder / "model.safetensors"), "depth": encoders.DEPTH}
+    files = {"weights": "model.safetensors", "tokens": "tokenizer.json"}
+    hashes = {key: file_hash(folder / name) for key, name in files.items()}
+    protocol = {**hashes, "depth": encoders.DEPTH}
     encoder = cache(lambda: encoders.Encoder("minilm"))  # read when it is first used
     return FeatureNetwork(lambda samples: encoder()(texts(samples)), "fd-minilm", protocol)
 

@@ -52,8 +52,8 @@ class Options(Settings):
     heads: PositiveInt = 4
     """Attention heads of a decoder; `hidden` must be a multiple of them."""
     dropout: Share = 0.0
-    """Dropout of the generator, in pretraining only: not in the game and not when sampling. A decoder critic that is
-    not pretrained has the same dropout, in its own updates."""
+    """Dropout of the generator, where it learns the likelihood of real lines: not of its own, and not when sampling. A
+    decoder critic that is not pretrained has the same dropout, in its own updates."""
     critic: Annotated[
         str, Named("convolutional", "recurrent", "bidirectional", "decoder", "encoder")
     ] = "recurrent"

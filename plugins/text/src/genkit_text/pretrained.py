@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
 
 from genkit.errors import ConfigError, first_line
@@ -112,27 +113,49 @@ def encoder(place: str, depth: Callable[[int], int]) -> tuple[nn.Module, Any]:
         depth: number of its layers -> how many of them are wanted, from the first on.
 
     Raises:
-        ConfigError: if it cannot be loaded.
+        ConfigError: if it cannot be loaded, or has another number of symbols than its tokenizer.
     """
-    with _library_for("critic_encoder", place, "an encoder of texts") as library:
+    with _library_for(
+        "critic_encoder", place, "an encoder of texts (BERT and its like)"
+    ) as library:
         settings = library.AutoConfig.from_pretrained(place, trust_remote_code=False)
+        positions = getattr(settings, "max_position_embeddings", None)
+        if settings.is_encoder_decoder or not isinstance(positions, int) or positions < 1:
+            raise ValueError("it is no encoder alone, or does not say how many tokens it reads")
         settings.num_hidden_layers = depth(settings.num_hidden_layers)
-        model, report = library.AutoModel.from_pretrained(
-            place,
-            config=settings,
-            dtype="float32",
-            use_safetensors=True,
-            output_loading_info=True,
-            trust_remote_code=False,
-        )
+        # It draws what a checkpoint lacks (an unused layer), and what follows must not depend on that.
+        with torch.random.fork_rng(devices=[]):
+            model, report = library.AutoModel.from_pretrained(
+                place,
+                config=settings,
+                dtype="float32",
+                use_safetensors=True,
+                output_loading_info=True,
+                trust_remote_code=False,
+            )
         if missing_keys := [key for key in report["missing_keys"] if not key.startswith("pooler.")]:
             raise ValueError(
                 f"it lacks weights of an encoder: {', '.join(sorted(missing_keys)[:3])}"
             )
         its_tokenizer = library.AutoTokenizer.from_pretrained(place, trust_remote_code=False)
         pieces = its_tokenizer.backend_tokenizer
+        size = pieces.get_vocab_size()
+        if len(set(pieces.get_vocab()) - set(its_tokenizer.all_special_tokens)) == 0:
+            raise ValueError("it has no tokenizer")
+        if size > settings.vocab_size:
+            raise ValueError(
+                f"its tokenizer has {size:,} symbols, its network {settings.vocab_size:,}"
+            )
         pieces.no_padding()
-        pieces.enable_truncation(settings.max_position_embeddings)
+        pieces.encode_special_tokens = True  # a text may hold "[SEP]" as text
+        offsets = [
+            1 + layer.padding_idx
+            for name, layer in model.named_modules()
+            if name.endswith("position_embeddings") and layer.padding_idx is not None
+        ]  # RoBERTa and its like number the positions from there on
+        pieces.enable_truncation(
+            min(positions - max(offsets, default=0), its_tokenizer.model_max_length)
+        )
         return model, pieces
 
 
