@@ -97,6 +97,7 @@ modality = Modality(
             options={**_COMPACT_OPTIONS, "encoder": True, "spectrum": False},
             recipe={
                 **_COMPACT_RECIPE,
+                "augmentation": None,
                 "generator": {**_SLOWER, "betas": (0.9, 0.99)},
                 "stages": [{"kind": "pretrain"}],
             },

@@ -63,7 +63,7 @@ class Options(Sized):
     augment: AutoOnOff = "auto"
     """Differentiable augmentation of what critics see, real and fake alike: brightness, saturation, contrast, position,
     and a rectangle cut out (Zhao et al. 2020). A small set overfits later with it; auto: on for fewer than 5,000.
-    With `recipe.augmentation`, as in most presets, as often as critics overfit."""
+    With `recipe.augmentation`, as in the default preset, as often as critics overfit."""
     latent: Annotated[int, Field(ge=1)] = 100
     """Size of the latent vector that a picture is generated from."""
     architecture: Literal["dcgan", "compact", "unet", "residual", "cycle"] = "dcgan"
