@@ -226,7 +226,8 @@ class Watcher(LanguageCritic):
 
     def forward(self, sample):
         mine = all(parameter.requires_grad for parameter in self.parameters())
-        self.seen.add(("critic" if mine else "generator", sample.relaxed is not None))
+        if self.training:  # not when it is tried before the game
+            self.seen.add(("critic" if mine else "generator", sample.relaxed is not None))
         return super().forward(sample)
 
 

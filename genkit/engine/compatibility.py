@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from genkit.adversarial import straight_through
 from genkit.config import RunConfig
 from genkit.discovery import registry
 from genkit.engine.averages import couples_samples
@@ -194,11 +195,12 @@ def check_sample(sample: Sample, fault: Fault) -> None:
 
 
 def check_critic(
-    name: str, critic: nn.Module, sample: Sample, recipe: Recipe, fault: Fault
+    name: str, critic: nn.Module, sample: Sample, fake: Sample, recipe: Recipe, fault: Fault
 ) -> None:
     """Run a critic once in eval mode, so that a broken contract is reported before the game begins.
 
     Args:
+        sample, fake: real samples, and what `check_generator` returned.
         fault: for whatever it returns but a Critique with finite logits [B] or [B, P] that have a gradient.
 
     Raises:
@@ -216,6 +218,8 @@ def check_critic(
     was_training, version = critic.training, sample.x._version
     with torch.enable_grad():
         critique = critic.eval()(sample)
+        if fake.relaxed is not None:
+            critic(fake)  # not every critic can read mixtures of symbols
     critic.train(was_training)
     if not isinstance(critique, Critique):
         raise fault(
@@ -265,12 +269,15 @@ def check_generator(
     real: Sample,
     recipe: Recipe,
     fault: Fault,
-) -> None:
+) -> Sample:
     """Run a generator once in eval mode, so that a broken contract is reported before the game begins.
 
     Args:
         fault: for whatever it returns but a Sample of the real batch's shape and dtype, finite, and with a gradient
             where the recipe's estimator needs it.
+
+    Returns:
+        Fakes as the generator's update shows them to critics: relaxed, where the recipe relaxes them.
     """
     was_training = generator.training
     versions = {part: tensor._version for part, tensor in noise.items()}
@@ -299,6 +306,14 @@ def check_generator(
     for part, version in versions.items():
         if noise[part]._version != version:
             raise fault(f"it wrote into its noise ({part}): work on a copy")
+    if not isinstance(recipe.estimator, StraightThrough | GumbelSoftmax):
+        return fake
+
+    def relax(logits: Tensor, symbol: Tensor) -> Tensor:
+        return straight_through(logits.softmax(1), symbol)
+
+    soft: Sample = cast(Any, generator).relaxed(noise, real.condition, controls, relax)
+    return soft
 
 
 @torch.no_grad()

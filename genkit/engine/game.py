@@ -117,12 +117,14 @@ class Game:
         with self.asking("generator") as fault, global_seeds("rows"):
             noise = noise_for(self.networks.generator, "rows", range(len(first)), runtime.device)
             student = self.networks.generator
-            compatibility.check_generator(student, noise, self.controls, first, recipe, fault)
+            fake = compatibility.check_generator(
+                student, noise, self.controls, first, recipe, fault
+            )
             if teacher is not None:
                 compatibility.check_teacher(teacher, student, plugin, noise, self.controls, first)
         for name, player in self.critics.items():
             with self.asking(name) as fault, global_seeds("rows"):
-                compatibility.check_critic(name, player.module, first, recipe, fault)
+                compatibility.check_critic(name, player.module, first, fake, recipe, fault)
                 depends = compatibility.sees_other_rows(player.module, first)
                 player.joint_pass = len(first) > 1 and not depends
 

@@ -115,10 +115,11 @@ def test_a_line_that_answers_a_prompt_is_judged_with_it(place):
 def test_what_does_not_fit_is_told(place, tmp_path):
     with pytest.raises(ConfigError, match=r"critic_encoder = '.*' cannot be loaded as an encoder"):
         Encoder(str(tmp_path))
-    critic = EncoderCritic(Options(**options(place)), lambda sample: [])
-    mixture = Sample(torch.zeros(1, 2, dtype=torch.long), relaxed=torch.zeros(1, 2, 3))
     with pytest.raises(ConfigError, match=r"another recipe\.estimator than gumbel"):
-        critic(mixture)
+        genkit.train(
+            "text", data=LINES, preset="relgan", out=tmp_path / "run", items=64, batch_size=32, options=options(place)
+        )  # fmt: skip
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()  # told before anything is learned
 
 
 def test_the_encoder_in_a_package_is_found_or_asked_for(monkeypatch):
