@@ -3,7 +3,7 @@
 The lines, each once, are divided: 60 % train a model by maximum likelihood, 25 % critics against its samples, and the
 rest says what these critics gain (see `genkit.evaluation.gains`). The model has seen none of the critics' lines: else a
 critic learns which lines the model knows by heart. Prints a row for each critic, for each length of its training.
-OUT, a new folder, keeps the parts of the lines and the runs: `model`, and one for each row.
+OUT keeps the parts of the lines and the runs: `model`, which is taken as it is if it is there, and one for each row.
 """
 
 import argparse
@@ -64,16 +64,17 @@ def main():
     arguments = parser.parse_args()
     parts = divided(arguments.data, arguments.seed)
     common = {"threads": arguments.threads, "seed": arguments.seed}
-    arguments.out.mkdir(parents=True)
+    arguments.out.mkdir(parents=True, exist_ok=True)
     for name, lines in parts.items():
         text = "".join(f"{line}\n" for line in lines)
         (arguments.out / f"{name}.txt").write_text(text, encoding="utf-8")
     model = arguments.out / "model"
-    genkit.train(
-        "text", parts["model"], out=model, preset="mle", items=arguments.items, **common,
-        options={"tokenizer": arguments.tokenizer, "dropout": arguments.dropout},
-        recipe={"generator": {"learning_rate": SCHEDULE}},
-    )  # fmt: skip
+    if not (model / "model").exists():
+        genkit.train(
+            "text", parts["model"], out=model, preset="mle", items=arguments.items, **common,
+            options={"tokenizer": arguments.tokenizer, "dropout": arguments.dropout},
+            recipe={"generator": {"learning_rate": SCHEDULE}},
+        )  # fmt: skip
     for name in arguments.critics:
         for epochs in arguments.epochs:
             run = arguments.out / f"{name}, {epochs} epochs"

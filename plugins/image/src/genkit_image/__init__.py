@@ -40,7 +40,7 @@ _COMPACT_OPTIONS = {
 _COMPACT_RECIPE = {
     "batch_size": 64,
     "loss": "hinge",
-    "augmentation": {"target": 0.6},
+    "augmentation": {"target": 0.3},
     "estimator": _PATHWISE_ESTIMATOR,
     "generator": {"learning_rate": _FALLING_RATE, "betas": (0.0, 0.99)},
     "critic": {"learning_rate": _FALLING_RATE, "betas": (0.0, 0.99)},
