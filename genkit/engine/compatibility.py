@@ -270,7 +270,7 @@ def check_generator(
     recipe: Recipe,
     fault: Fault,
 ) -> Sample:
-    """Run a generator once in eval mode, so that a broken contract is reported before the game begins.
+    """Run a generator in eval mode, so that a broken contract is reported before the game begins.
 
     Args:
         fault: for whatever it returns but a Sample of the real batch's shape and dtype, finite, and with a gradient
@@ -282,7 +282,10 @@ def check_generator(
     was_training = generator.training
     versions = {part: tensor._version for part, tensor in noise.items()}
     with torch.enable_grad():
-        fake = generator.eval()(noise, real.condition, controls)
+        fake = view = generator.eval()(noise, real.condition, controls)
+    if isinstance(recipe.estimator, StraightThrough | GumbelSoftmax):
+        with torch.no_grad():
+            view = cast(Any, generator).relaxed(noise, real.condition, controls, _one_hot)
     generator.train(was_training)
     if not isinstance(fake, Sample):
         raise fault(f"it returned a {type(fake).__name__}; a genkit.plugin.Sample was expected")
@@ -306,14 +309,12 @@ def check_generator(
     for part, version in versions.items():
         if noise[part]._version != version:
             raise fault(f"it wrote into its noise ({part}): work on a copy")
-    if not isinstance(recipe.estimator, StraightThrough | GumbelSoftmax):
-        return fake
+    return cast(Sample, view)
 
-    def relax(logits: Tensor, symbol: Tensor) -> Tensor:
-        return straight_through(logits.softmax(1), symbol)
 
-    soft: Sample = cast(Any, generator).relaxed(noise, real.condition, controls, relax)
-    return soft
+def _one_hot(logits: Tensor, symbol: Tensor) -> Tensor:
+    """A relaxation of a symbol, as `relaxed` asks for one."""
+    return straight_through(logits.softmax(1), symbol)
 
 
 @torch.no_grad()

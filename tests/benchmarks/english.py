@@ -78,7 +78,7 @@ def main() -> None:
     for name in arguments.models:
         model = genkit.load(name)
         samples = model.generate(count, best_of=arguments.best_of, choose=arguments.choose)
-        lines = model.plugin.preview(samples.sample, "txt", None).decode().split("\n")[:-1]
+        lines = [content.decode() for content in samples.encode()]
         print(f"{'':24} {row(name, lines, measure) - value:+.3f} beside real lines")
 
 

