@@ -297,6 +297,32 @@ Estimator = Annotated[
 """How the gradient of the critics' scores reaches the generator."""
 
 
+Part = tuple[Annotated[float, Field(ge=0, le=1)], Annotated[float, Field(ge=0, le=1)]]
+"""A part of the data: from one share of its items to another, in an order by the run's seed."""
+
+
+class EarlyStopping(Settings):
+    """Critics are asked what they gain on real items that they do not learn: by how many nats an item these become
+    likelier if samples are drawn with weights exp(scale * score) (as by `genkit evaluate`). Those of the stage that
+    gain most are kept, for what follows and in the model.
+
+    Stages `generator` that follow multiply their scores by the scale at which they gain most. Where the 95 % interval
+    of the gain reaches below 0 all the time, that is 0: nothing is learned from such critics. The log has `gain`."""
+
+    part: Part = (0.9, 1.0)
+    """Of the data, held out."""
+    count: Annotated[int, Field(ge=100)] = 2_000
+    """Real items, and as many samples, that are scored each time; at most all real items of the part."""
+    interval: PositiveInt = 10_000
+    """Items from one measurement to the next."""
+    patience: PositiveInt | None = 3
+    """The stage ends after so many measurements without a larger gain; None: when its items are used up."""
+
+    def is_due(self, items_before: int, items: int) -> bool:
+        """Whether a measurement is due in a round that began and ended at these items of the stage."""
+        return items // self.interval > items_before // self.interval
+
+
 class Stage(Settings):
     """A part of the training in which the same players are updated."""
 
@@ -308,19 +334,31 @@ class Stage(Settings):
     """Length in items; None, for the last stage only: until the end of the run."""
     generator: Player | None = None
     """The generator's settings where they differ in this stage."""
-    part: tuple[Annotated[float, Field(ge=0, le=1)], Annotated[float, Field(ge=0, le=1)]] = (
-        0.0,
-        1.0,
-    )
+    part: Part = (0.0, 1.0)
     """The part of the data that this stage sees: from one share to another of the items, in an order by the run's seed.
     Stages whose parts do not overlap have no item in common: [0, 0.8] to pretrain a generator, [0.8, 1] for critics
     that compare its samples with real ones it has not learned."""
+    early_stopping: EarlyStopping | None = None
+    """For critics: keep the best ones, by what they gain on held-out items. None: keep the last ones."""
 
     @model_validator(mode="after")
-    def _has_a_part(self) -> Stage:
-        if self.part[0] >= self.part[1]:
+    def _has_parts(self) -> Stage:
+        stopping = self.early_stopping
+        for first, last in (self.part, *([] if stopping is None else [stopping.part])):
+            if first >= last:
+                raise ValueError(
+                    f"part {[first, last]} is empty: the first share is below the second"
+                )
+        if stopping is None:
+            return self
+        if self.kind != "critics":
             raise ValueError(
-                f"part {list(self.part)} is empty: the first share is below the second"
+                f"early_stopping is for stages of the kind critics, and this one is of the kind {self.kind}"
+            )
+        if max(self.part[0], stopping.part[0]) < min(self.part[1], stopping.part[1]):
+            raise ValueError(
+                f"early_stopping.part {list(stopping.part)} overlaps with the part {list(self.part)} of its stage, "
+                "whose items the critics learn: give each its own, [0, 0.9] and [0.9, 1] for example"
             )
         return self
 

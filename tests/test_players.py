@@ -173,6 +173,15 @@ def test_importance_mixes_in_the_likelihood_of_reals():
     torch.testing.assert_close(losses[1.0, 0.25], mixture)
 
 
+def test_importance_learns_from_reals_alone_where_the_critics_gain_nothing():
+    generator, critic, every = world(LONG["variable"], False)
+    play = ImportanceEstimator(Importance(kind="importance", group=4, real=0.25))
+    request = FakeRequest(None, 8, noises(generator), scale=0.0, real=every[5:])
+    loss, statistics, _ = play(generator, request, judge_of(critic))
+    torch.testing.assert_close(loss, -0.25 * generator.log_prob(every[5:]).sum(1).mean())
+    assert statistics["effective_share"] == 1
+
+
 def test_dropout_is_on_for_reals_and_off_for_fakes_when_importance_mixes_both():
     generator, critic, every = world(LONG["variable"], False)
     generator.dropout = nn.Dropout(0.5).train()

@@ -297,6 +297,42 @@ def test_the_best_of_several_is_drawn_with_its_whole_chunk(models):
     assert torch.equal(drawn.x, expected.x)
 
 
+# Half precision --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["ring", "step_language", "duet"])
+def test_samples_in_half_precision_are_the_same_in_any_batch(models, name):
+    exact = models[name]
+    model = genkit.load(exact.path, modality=exact.modality, dtype="bfloat16")
+    whole = model.generate(150, seed=3)
+    assert torch.equal(model.generate(1, seed=3, start=100).x, whole.x[100:101])
+    assert whole.x.dtype == exact.generate(1).x.dtype
+    assert next(model.generator.parameters()).dtype == torch.float32
+    error = whole.x - exact.generate(150, seed=3).x
+    if whole.x.is_floating_point():
+        assert 0 < error.std() < 0.02 * whole.x.std()
+    else:
+        assert (error != 0).any(1).float().mean() < 0.1
+
+
+def test_a_folder_of_samples_has_one_precision(models, tmp_path):
+    exact = models["ring"]
+    model = genkit.load(exact.path, modality=exact.modality, dtype="bfloat16")
+    model.generate_to(tmp_path, n=4)
+    assert json.loads((tmp_path / "samples.json").read_text())["dtype"] == "bfloat16"
+    with pytest.raises(ConfigError, match="dtype"):
+        exact.generate_to(tmp_path, n=4, resume=True)
+    with pytest.raises(ConfigError, match="draws in float32 or bfloat16"):
+        genkit.load(exact.path, modality=exact.modality, dtype="float8")
+
+
+def test_a_model_in_half_precision_is_saved_as_it_was(models, tmp_path):
+    exact = models["ring"]
+    model = genkit.load(exact.path, modality=exact.modality, dtype="bfloat16")
+    copy = genkit.load(model.save(tmp_path / "copy"), modality=exact.modality)
+    assert torch.equal(copy.generate(5).x, exact.generate(5).x)
+
+
 # The best of several ---------------------------------------------------------------------------------------------
 
 
@@ -307,8 +343,7 @@ def candidates(model, count, seed=0):
     controls = model.generate(1).controls
     names = [seed, *(f"{seed}/candidate {number}" for number in range(1, count))]
     return [
-        draw_chunk(model.generator, whole, name, condition, controls, model.device)
-        for name in names
+        draw_chunk(model.generator, whole, name, condition, controls, model.place) for name in names
     ]
 
 

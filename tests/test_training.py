@@ -66,11 +66,10 @@ from genkit.system.runtime import Runtime, waiting
 def weights(out):
     """Every tensor of the newest checkpoint and of the model."""
     folder = out / "checkpoints" / (out / "latest").read_text().strip()
-    names = ["players", "averages", "optimizers"]
     tensors = {
-        f"{name}/{key}": value
-        for name in names
-        for key, value in load_file(folder / f"{name}.safetensors").items()
+        f"{file.stem}/{key}": value
+        for file in folder.glob("*.safetensors")
+        for key, value in load_file(file).items()
     }
     return tensors | {
         f"model/{key}": value
@@ -108,6 +107,21 @@ GAMES = {
         {"estimator": {"kind": "score_function", "credit": "monte_carlo", "rollouts": 2}},
     ),
     "importance": (language, {"estimator": {"kind": "importance", "group": 8, "real": 0.5}}),
+    "critics that stop early": (
+        language,
+        {
+            "estimator": {"kind": "importance", "group": 8, "real": 0.5},
+            "stages": [
+                {
+                    "kind": "critics",
+                    "items": 768,
+                    "part": [0, 0.9],
+                    "early_stopping": {"interval": 192, "count": 200},
+                },
+                {"kind": "generator"},
+            ],
+        },
+    ),
     "steps": (step_language, {}),
     "straight-through": (step_language, {"estimator": {"kind": "straight_through"}}),
     "Gumbel-softmax, a falling temperature": (

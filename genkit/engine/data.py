@@ -28,6 +28,7 @@ from genkit.errors import DataError, ModelError, first_line
 from genkit.kit.files import reason
 from genkit.kit.items import ATTEMPTS, check_usable, count_skipped, name_skipped
 from genkit.plugin import Facts, Modality, ModalityPlugin, RandomDataset, Remark, Sample, Skipped
+from genkit.recipe import Part
 from genkit.sampling.batching import join
 from genkit.sampling.reading import NOT_FINITE, PASSED_ON, Items, finite_rows
 from genkit.system.files import plain_name
@@ -45,8 +46,6 @@ ROWS = 256
 """Items that are tried together."""
 
 
-Part = tuple[float, float]
-"""Shares of a data set, from and up to; see `Batches.take`."""
 WHOLE: Part = (0.0, 1.0)
 """All of it."""
 
@@ -269,6 +268,11 @@ class Batches:
 
     def __len__(self) -> int:
         return self._length
+
+    def count_of(self, part: Part) -> int:
+        """How many items a part of the data has."""
+        first, last = (round(share * len(self)) for share in part)
+        return last - first
 
     @cached_property
     def means(self) -> list[float]:

@@ -82,6 +82,7 @@ class FakeRequest:
         noises: the update's noise.
         controls: of the generator.
         temperature: of relaxed samples.
+        scale: of the critics' scores, where samples are weighed by them.
         batch: existing fakes with their graph, to be reused; None: the estimator draws new ones.
         real: samples that critics saw last; None: there are none.
     """
@@ -91,6 +92,7 @@ class FakeRequest:
     noises: Noises
     controls: Any = None
     temperature: float = 1.0
+    scale: float = 1.0
     batch: Sample | None = None
     real: Sample | None = None
 
@@ -309,19 +311,25 @@ class ImportanceEstimator(nn.Module):
         """(a loss whose gradient is the estimate, statistics, the fakes).
 
         Dropout layers are off for fakes, which must be scored by the same policy that drew them, and on for reals.
-        Always draws new fakes.
+        Always draws new fakes. Where all weigh the same they are left out of the loss, if reals are part of it: what
+        the likelihood of a model's own samples teaches it is 0 on average.
         """
+        scale = self.settings.scale * request.scale
         with torch.no_grad():
             fake = _drawn_without_dropout(generator, request)
             scores = _row_totals(fake, judge(fake), lambda score: score.critique.logits)
             groups = scores.view(-1, self.settings.group)
-            weights = (self.settings.scale * groups).softmax(1)
+            weights = (scale * groups).softmax(1)
             effective_share = 1 / weights.square().sum(1).mean() / self.settings.group
-        loss = -(weights.flatten() * _line_log_prob(generator, fake)).sum() / len(groups)
+        real = request.real if self.settings.real else None
+        loss = scores.new_zeros(())
+        if scale or real is None:
+            log_prob = _line_log_prob(generator, fake)
+            loss = -(weights.flatten() * log_prob).sum() / len(groups)
         statistics = {"score": scores.mean(), "effective_share": effective_share}
-        if self.settings.real and request.real is not None:
+        if real is not None:
             _set_dropout(generator, is_on=generator.training)
-            likelihood = _line_log_prob(generator, request.real).mean()
+            likelihood = _line_log_prob(generator, real).mean()
             _set_dropout(generator, is_on=False)
             loss = (1 - self.settings.real) * loss - self.settings.real * likelihood
             statistics["log_prob"] = likelihood.detach()

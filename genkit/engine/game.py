@@ -24,14 +24,15 @@ from genkit.discovery import registry
 from genkit.engine import compatibility
 from genkit.engine.averages import Average
 from genkit.engine.data import Batches
-from genkit.engine.diagnosis import REALS, Reference
+from genkit.engine.early_stopping import BestCritics
 from genkit.engine.optimizers import impose, make_optimizer, pack, step, under, unpack
-from genkit.engine.players import CriticPlayer, GeneratorPlayer, GeneratorUpdate
+from genkit.engine.players import CriticPlayer, GeneratorPlayer, GeneratorUpdate, valid_steps
+from genkit.engine.tally import Tally
 from genkit.engine.teacher import Teacher
 from genkit.errors import PluginError
 from genkit.plugin import ModalityPlugin, Sample, full_precision
-from genkit.recipe import Critic, GumbelSoftmax, Player, Scheduled, Stage, value_at
-from genkit.sampling.batching import join, parts
+from genkit.recipe import Critic, EarlyStopping, GumbelSoftmax, Player, Scheduled, Stage, value_at
+from genkit.sampling.batching import parts
 from genkit.sampling.drawing import noise_for
 from genkit.system.runtime import Runtime
 from genkit.system.seeding import global_seeds, seed_everything
@@ -102,12 +103,14 @@ class Game:
             for name, player in self.players.items()
         }
         self.average = Average(self.networks.generator)
+        weights = {name: recipe.critic_named(name).weight for name in self.critics}
+        self.best_critics = BestCritics(self.networks.critics, weights)
         self.controls = configuration.controls(config.modality, {})
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.items = self.stage = self.stage_items = self.round = self.averaged_at = self.retry = 0
         self.seconds = 0.0
         self.updates = dict.fromkeys(self.players, 0)
-        self.tally: dict[str, tuple[Tensor, Tensor]] = {}
+        self.tally = Tally()
         # By player: how many of its latest updates in a row were skipped; on the device.
         self.skipped = {name: torch.zeros((), device=runtime.device) for name in self.players}
         self._stage_of_optimizers = -1
@@ -196,8 +199,10 @@ class Game:
         return value_at(number, self.items, self.share_of_run)
 
     def over(self) -> bool:
-        """Whether the run's items or minutes are used up."""
-        return self.share_of_run >= 1
+        """Whether the run's items or minutes are used up, or its last stage has stopped early."""
+        stages = self.config.recipe.stages
+        stops = self.best_critics.stop(stages[self.stage].early_stopping)
+        return self.share_of_run >= 1 or (stops and self.stage + 1 == len(stages))
 
     def is_due(self, settings: Player) -> bool:
         """Whether a player with these settings is updated in this round."""
@@ -207,8 +212,11 @@ class Game:
         """The stage of the next round: the next stage once this one's items are used up, with fresh optimisers."""
         stages = self.config.recipe.stages
         limit = stages[self.stage].items
-        if limit is not None and self.stage_items >= limit and self.stage + 1 < len(stages):
+        stops = self.best_critics.stop(stages[self.stage].early_stopping)
+        is_over = stops or (limit is not None and self.stage_items >= limit)
+        if is_over and self.stage + 1 < len(stages):
             self.stage, self.stage_items, self.round = self.stage + 1, 0, 0
+            self.best_critics.end_stage()
         if self._stage_of_optimizers != self.stage:
             self._make_optimizers()
         return stages[self.stage]
@@ -255,28 +263,22 @@ class Game:
             return None
         return self.batches.take(0, RECALIBRATION_ROWS).condition
 
-    @cached_property
-    def reference(self) -> Reference:
-        """Real samples that generated ones are compared with."""
-        count, size = min(REALS, len(self.batches)), 64
-        starts = range(0, count, size)
-        batches = [self.batches.take(start, min(size, count - start)) for start in starts]
-        return Reference(join([Sample(batch.x) for batch in batches]))
-
-    def fakes(self, real: Sample, number: int, with_graph: bool = False) -> Sample:
+    def fakes(
+        self, real: Sample, rows: range, purpose: str, number: int, with_graph: bool = False
+    ) -> Sample:
         """Samples of the current generator in training mode, one for each real and under its condition.
 
         Args:
             real: the batch whose conditions the fakes take.
-            number: of the critics' update in this round; it determines the noise.
+            rows: of the noise.
+            purpose, number: of the fakes, in this round; they determine the noise.
             with_graph: keep the graph for a gradient to the generator.
         """
-        self._seed("fakes", number)
+        self._seed(purpose, number)
         self._only("generator")
         self.networks.generator.train()
         with torch.set_grad_enabled(with_graph), self.runtime.computing(), self.asking("generator"):
-            rows = self.runtime.share_of(self.config.recipe.batch_size)
-            noise = self._noise(self._key("fakes", number), rows)
+            noise = self._noise(self._key(purpose, number), rows)
             return full_precision(self.networks.generator(noise, real.condition, self.controls))
 
     # Rounds and updates ------------------------------------------------------------------------------------------
@@ -298,13 +300,17 @@ class Game:
                 if self.is_due(settings := recipe.critic_named(name))
             }
             count = max((settings.steps for settings in due.values()), default=0)
+            items_before, rows = self.stage_items, self.runtime.share_of(recipe.batch_size)
             for number in range(count):
                 real = self.next_batch()
-                fake = self.fakes(real, number, with_graph=reuses and number == count - 1)
+                fake = self.fakes(real, rows, "fakes", number, reuses and number == count - 1)
                 fake_key = self._key("fakes", number)
                 for name, settings in due.items():
                     if number < settings.steps:
                         self.update_critic(name, settings, real, fake.detach(), number)
+            stopping = stage.early_stopping
+            if stopping is not None and stopping.is_due(items_before, self.stage_items):
+                self.measure_gain(stopping)
 
         # The generator: alone in pretraining, else against the critics as they are now.
         if stage.kind in ("pretrain", "generator"):
@@ -336,7 +342,8 @@ class Game:
             if self.updates[name] % penalty.interval == 0
         }
         count = recipe.gradient_accumulation
-        counts = self._valid_steps(real, fake, player.loss.paired)
+        reduce, shares = self.runtime.all_reduce, count * self.runtime.processes
+        counts = valid_steps(real, fake, player.loss.paired, reduce, shares)
         for part_real, part_fake in zip(parts(real, count), parts(fake, count), strict=True):
             with self.asking(name, "an update of "):
                 with self.runtime.computing(exactly=bool(penalties)):
@@ -345,9 +352,23 @@ class Game:
                         settings.attack_in(self.updates[name]),
                     )  # fmt: skip
                 (loss / count).backward()
-            self._tally(name, statistics)
+            self.tally.add(name, statistics)
         self._end_update(name, settings)
         player.view.follow()
+
+    def measure_gain(self, settings: EarlyStopping) -> None:
+        """Let the critics score real items that they do not learn, and as many fakes; the best critics are kept."""
+        size = self.config.recipe.batch_size
+        count = min(settings.count, self.batches.count_of(settings.part))
+
+        def pair(start: int) -> tuple[Sample, Sample]:
+            rows = range(start, min(start + size, count))
+            real = self.batches.take(start, len(rows), settings.part).to(self.runtime.device)
+            return real, self.fakes(real, rows, "gain", 0)
+
+        with registry.asking(self.config.modality, "its critics"), self.runtime.computing():
+            pairs = map(pair, range(0, count, size))
+            self.tally.add("critics", self.best_critics.follow(pairs, self.config.run.seed))
 
     def update_generator(
         self, kind: str, real: Sample, number: int, fake: Sample | None = None, fake_key: str = ""
@@ -371,13 +392,14 @@ class Game:
         for place, part in enumerate(parts(real, count)):
             update = GeneratorUpdate(
                 kind, part, self._noises(number, place, len(part), key), self.networks, self.controls,
-                self._term_weights(), self._temperature(), fake, self.views, self.teacher,
+                self._term_weights(), self._temperature(), self.best_critics.scale, fake, self.views,
+                self.teacher,
             )  # fmt: skip
             with self.asking("generator", "an update of "):
                 with self.runtime.computing():
                     loss, statistics = self.generator(update)
                 (loss / count).backward()
-            self._tally("generator", statistics)
+            self.tally.add("generator", statistics)
         self._end_update("generator", self.generator_settings)
 
     def update_average(self) -> None:
@@ -408,7 +430,7 @@ class Game:
         self.runtime.all_reduce_mean(gradients)
         rate = self._value(settings.learning_rate) / 2**self.retry
         norm, finite = step(self.optimizers[name], gradients, rate, settings.gradient_clip)
-        self._tally(name, {"gradient_norm": norm, "skipped": (~finite).float()})
+        self.tally.add(name, {"gradient_norm": norm, "skipped": (~finite).float()})
         self.skipped[name] = (self.skipped[name] + 1).where(~finite, 0.0)
         self.updates[name] += 1
         # Before a constraint reads BatchNorm statistics, so that they are equal in all processes.
@@ -425,23 +447,6 @@ class Game:
         """The current temperature of relaxed samples; 1 for estimators without one."""
         kind = self.config.recipe.estimator
         return self._value(kind.temperature) if isinstance(kind, GumbelSoftmax) else 1.0
-
-    def _valid_steps(
-        self, real: Sample, fake: Sample, paired: bool
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """For reals and fakes, the valid steps of the whole batch divided by its number of parts; None without masks.
-
-        With these denominators the mean over the parts' losses is the mean over all valid steps of the batch.
-        """
-        shares = self.config.recipe.gradient_accumulation * self.runtime.processes
-        if paired and real.mask is not None and fake.mask is not None:
-            both = self.runtime.all_reduce((real.mask & fake.mask).sum()) / shares
-            return both, both
-        masks = real.mask, fake.mask
-        of_real, of_fake = (
-            None if mask is None else self.runtime.all_reduce(mask.sum()) / shares for mask in masks
-        )
-        return of_real, of_fake
 
     def _noises(
         self, number: int, part: int, rows: int, key: str
@@ -475,21 +480,9 @@ class Game:
         rank = f"/{self.runtime.rank}" if self.runtime.rank else ""
         seed_everything("turn", self._key(player, number) + rank)
 
-    def _tally(self, player: str, statistics: Mapping[str, Tensor]) -> None:
-        """Add statistics to the sums and counts of finite values since the last report."""
-        for name, value in statistics.items():
-            finite = value.isfinite()
-            total, count = self.tally.get(
-                f"{player}.{name}", (torch.zeros_like(value), torch.zeros_like(value))
-            )
-            self.tally[f"{player}.{name}"] = total + value.where(finite, 0), count + finite
-
     def statistics(self) -> dict[str, float]:
         """`player.name` -> mean of the finite values since the last call; `skipped` is the share of skipped updates."""
-        means = {name: total / count.clamp(min=1) for name, (total, count) in self.tally.items()}
-        self.runtime.all_reduce_mean(list(means.values()))
-        self.tally.clear()
-        return {name: float(mean) for name, mean in means.items()}
+        return self.tally.means(self.runtime.all_reduce_mean)
 
     def is_lost(self) -> bool:
         """Whether some player's last LOST_UPDATES updates were all skipped."""
@@ -510,7 +503,10 @@ class Game:
             for name, optimizer in self.optimizers.items()
             for key, value in pack(optimizer)
         }
-        return plain, {"players": players, "averages": self.average.weights, "optimizers": moments}
+        groups = {"players": players, "averages": self.average.weights, "optimizers": moments}
+        if any(stage.early_stopping for stage in self.config.recipe.stages):
+            groups["best_critics"] = self.best_critics.state()
+        return plain, groups
 
     def restore(
         self, plain: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]]
@@ -524,11 +520,13 @@ class Game:
             setattr(self, name, plain.get(name, 0))
         for skipped in self.skipped.values():
             skipped.zero_()
-        self.tally.clear()
+        self.tally.sums.clear()
         self.updates = {name: plain["updates"][name] for name in self.players}
         for name, module in self._modules():
             module.load_state_dict(under(name, tensors["players"]))
         self.average.load(tensors["averages"])
+        if "best_critics" in tensors:
+            self.best_critics.restore(tensors["best_critics"])
         self._make_optimizers()
         for name, optimizer in self.optimizers.items():
             unpack(optimizer, under(name, tensors["optimizers"]))

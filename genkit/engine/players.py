@@ -259,6 +259,7 @@ class GeneratorUpdate:
         controls: of the generator.
         term_weights: of the modality's own terms; 1 for terms without a weight.
         temperature: of relaxed samples.
+        scale: of the critics' scores, where samples are weighed by them.
         fake: existing fakes with their graph, to be reused; None: new ones are drawn.
         views: by critic, what it sees of samples; one that is not named sees them as they are.
         teacher: from which the generator learns too, in pretraining from it alone; None: from none.
@@ -271,6 +272,7 @@ class GeneratorUpdate:
     controls: Any = None
     term_weights: Mapping[str, float] = field(default_factory=dict)
     temperature: float = 1.0
+    scale: float = 1.0
     fake: Sample | None = None
     views: Mapping[str, Callable[[Sample], Sample]] = field(default_factory=dict)
     teacher: Teacher | None = None
@@ -341,6 +343,7 @@ class GeneratorPlayer(nn.Module):
             noises=update.noises,
             controls=update.controls,
             temperature=update.temperature,
+            scale=update.scale,
             batch=update.fake,
             real=update.real,
         )
@@ -374,6 +377,27 @@ class GeneratorPlayer(nn.Module):
             loss = torch.zeros((), device=real.x.device)
             loss = _add_terms(loss, statistics, terms, {**WEIGHTS, **update.term_weights})
         return loss, {**statistics, "loss": loss.detach()}
+
+
+def valid_steps(
+    real: Sample, fake: Sample, paired: bool, reduce: Callable[[Tensor], Tensor], shares: int
+) -> Counts:
+    """For reals and fakes, the valid steps of the whole batch divided by its number of parts; None without masks.
+
+    With these denominators the mean over the parts' losses is the mean over all valid steps of the batch.
+
+    Args:
+        paired: only steps that are valid in both count.
+        reduce: the sum of a tensor over all processes.
+        shares: parts of the batch in all processes.
+    """
+    if paired and real.mask is not None and fake.mask is not None:
+        both = reduce((real.mask & fake.mask).sum()) / shares
+        return both, both
+    of_real, of_fake = (
+        None if one.mask is None else reduce(one.mask.sum()) / shares for one in (real, fake)
+    )
+    return of_real, of_fake
 
 
 def _unchanged(sample: Sample) -> Sample:

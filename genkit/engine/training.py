@@ -402,7 +402,7 @@ def _evaluate(game: Game, folder: RunFolder, clock: Clock, best: Best | None) ->
             conditions=partial(preview_conditions, game),
         )
         check_finite(sample)
-        clock.findings, notes = game.reference.findings(sample, game.config.recipe)
+        clock.findings, notes = clock.reference.findings(sample, game.config.recipe)
         if game.updates["generator"] >= EARLY:
             for note in [*notes, *saturated(clock.history, game.config.recipe)]:
                 clock.notify(note=note)

@@ -21,7 +21,7 @@ from genkit.engine.game import RECALIBRATION_ROWS, Game
 from genkit.plugin import Sample
 from genkit.recipe import Recipe
 from genkit.sampling.conditions import condition_of
-from genkit.sampling.drawing import CHUNK, draw_batch
+from genkit.sampling.drawing import CHUNK, Place, draw_batch
 from genkit.sampling.model import Model
 from genkit.system.files import without_place
 from genkit.system.seeding import global_seeds
@@ -34,7 +34,7 @@ def model_of(game: Game) -> Model:
     def draw(module: nn.Module, number: int) -> Sample:
         rows = range(number * CHUNK, (number + 1) * CHUNK)
         condition = _repeated(conditions, rows)
-        return draw_batch(module, rows, "recalibration", condition, game.controls, device)
+        return draw_batch(module, rows, "recalibration", condition, game.controls, Place(device))
 
     with game.asking("generator"), global_seeds("model"):
         module = recalibrated(game.average.module(), draw, RECALIBRATION_ROWS // CHUNK)
@@ -59,14 +59,10 @@ def check_weights(game: Game) -> None:
 
 
 def critic_weights(game: Game) -> dict[str, Tensor]:
-    """The critics' weights, `<critic>.<name>`; {} until every critic has been updated."""
+    """The critics' weights, `<critic>.<name>`, the best if any were kept; {} until every critic has been updated."""
     if not all(game.updates[name] for name in game.critics):
         return {}
-    return {
-        key: value
-        for name, critic in game.networks.critics.items()
-        for key, value in critic.state_dict(prefix=f"{name}.").items()
-    }
+    return game.best_critics.weights()
 
 
 def preview_conditions(game: Game, indices: Sequence[int]) -> Tensor | None:

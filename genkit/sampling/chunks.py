@@ -135,7 +135,7 @@ def draw_alone(
         with registry.asking(model.modality, "the generator"):
             return draw_interpolation(
                 model.generator, cast(Sequence[LatentPoint], points), request.seed, request.condition_of,
-                controls, model.device,
+                controls, model.place,
             )  # fmt: skip
     is_single = unrolls(model.generator)
     conditions = request.condition_of if is_single else request.conditions
@@ -167,9 +167,7 @@ def draw_parts(
         blocks_at_once: blocks of the generator in a part.
     """
     generator, indices = model.generator, cast(Sequence[int], request.points)
-    blocks = draw_blocks(
-        generator, indices, request.seed, request.condition, controls, model.device
-    )
+    blocks = draw_blocks(generator, indices, request.seed, request.condition, controls, model.place)
     size = blocks_at_once * cast(Unrolling, generator).block
     return parts_on_cpu(model.modality, in_parts(generator, blocks, size, stop))
 
@@ -180,4 +178,4 @@ def _forward(
     """One chunk, on the CPU, from noise in NumPy's arrays."""
     rows = {part: torch.from_numpy(values).to(model.device) for part, values in noise.items()}
     with registry.asking(model.modality, "the generator"):
-        return forward(model.generator, rows, condition, controls, model.device).to("cpu")
+        return forward(model.generator, rows, condition, controls, model.place).to("cpu")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from genkit.errors import ConfigError, GenkitError, first_line
+from genkit.sampling.drawing import DTYPES
 from genkit.sampling.listing import Files
 from genkit.sampling.opening import open_model
 from genkit.system.files import user_path
@@ -25,6 +26,7 @@ def generate_on_ray(
     shards: int,
     *,
     device: str = "auto",
+    dtype: str = DTYPES[0],
     user_objects: Sequence[str] = (),
     progress: Callable[[int, int], object] | None = None,
     **arguments: Any,
@@ -41,6 +43,7 @@ def generate_on_ray(
         n: number of samples.
         shards: number of tasks; as many at a time run as the cluster has room for.
         device: of each task; `auto`: a GPU each, if the cluster has any, else a CPU.
+        dtype: as for `genkit.load`.
         user_objects: as for `genkit.load`; the modules are installed on all machines.
         progress: is called with the number of finished tasks, and of all.
         arguments: further ones of `Model.generate_to`.
@@ -80,7 +83,9 @@ def generate_on_ray(
         write: Any = ray.remote(_write_share).options(num_cpus=1, num_gpus=int(gpus))
         settings = {**arguments, "n": n, "resume": True}
         tasks = [
-            write.remote(*places, base, device, list(user_objects), f"{number}/{shards}", settings)
+            write.remote(
+                *places, base, device, dtype, list(user_objects), f"{number}/{shards}", settings
+            )
             for number in range(1, shards + 1)
         ]
         shares: list[Files] = []
@@ -109,10 +114,10 @@ def generate_on_ray(
 
 
 def _write_share(
-    model: str, path: str, base: str | None, device: str, user_objects: Sequence[str], shard: str,
-    arguments: dict[str, Any],
+    model: str, path: str, base: str | None, device: str, dtype: str, user_objects: Sequence[str],
+    shard: str, arguments: dict[str, Any],
 ) -> Sequence[Path]:  # fmt: skip
     """What a task does: write one share; the names of its files."""
     with contextlib.nullcontext() if base is None else contextlib.chdir(base):
-        opened_model = open_model(model, device, user_objects=user_objects)
+        opened_model = open_model(model, device, user_objects=user_objects, dtype=dtype)
         return opened_model.generate_to(path, shard=shard, **arguments)

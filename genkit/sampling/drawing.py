@@ -7,6 +7,7 @@ only whose a fault is, and no file.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from itertools import count, pairwise
 from typing import Any, NamedTuple, cast
@@ -17,12 +18,34 @@ from torch import Tensor, nn
 
 from genkit.discovery import registry
 from genkit.errors import ConfigError
-from genkit.plugin import Generator, Modality, Noise, Sample, Unrolling
+from genkit.plugin import Generator, Modality, Noise, Sample, Unrolling, full_precision
 from genkit.sampling.batching import join
 from genkit.sampling.noise import Latents, Seed, draw_each, interpolate_noise
 
 CHUNK = 64
 """Rows of every forward when sampling. The last bits of a sample depend on it: changing it changes samples."""
+
+
+DTYPES = ("float32", "bfloat16")
+"""In which a generator can compute."""
+
+
+class Place(NamedTuple):
+    """Where a generator computes, and in which precision.
+
+    Args:
+        device: of its weights, which are float32.
+        dtype: one of DTYPES. With bfloat16, matrix products and convolutions are computed in it (autocast).
+    """
+
+    device: torch.device
+    dtype: str = DTYPES[0]
+
+    def computing(self) -> AbstractContextManager[Any]:
+        """A context in which this precision is used, for one forward pass: it converts each weight once."""
+        if self.dtype == DTYPES[0]:
+            return nullcontext()
+        return torch.autocast(self.device.type, getattr(torch, self.dtype))
 
 
 class LatentPoint(NamedTuple):
@@ -67,41 +90,41 @@ def rows_of(generator: nn.Module) -> int:
 
 def draw_chunk(
     generator: nn.Module, indices: Sequence[int], seed: Seed, condition: Tensor | None, controls: Any,
-    device: torch.device,
+    place: Place,
 ) -> Sample:  # fmt: skip
     """The samples of these identities; samples of any length in the length that controls and condition set."""
     if not unrolls(generator):
-        return draw_batch(generator, indices, seed, condition, controls, device)
+        return draw_batch(generator, indices, seed, condition, controls, place)
     length = cast(Unrolling, generator).length(controls, condition)
-    blocks = draw_blocks(generator, indices, seed, condition, controls, device)
+    blocks = draw_blocks(generator, indices, seed, condition, controls, place)
     return next(in_parts(generator, blocks, length))
 
 
 def draw_batch(
     generator: nn.Module, indices: Sequence[int], seed: Seed, condition: Tensor | None, controls: Any,
-    device: torch.device,
+    place: Place,
 ) -> Sample:  # fmt: skip
     """The samples of these identities from one call of `forward`, in the length of training."""
-    noise = noise_for(generator, seed, indices, device, controls)
-    return forward(generator, noise, condition, controls, device)
+    noise = noise_for(generator, seed, indices, place.device, controls)
+    return forward(generator, noise, condition, controls, place)
 
 
 def draw_blocks(
     generator: nn.Module, indices: Sequence[int], seed: Seed, condition: Tensor | None, controls: Any,
-    device: torch.device,
+    place: Place,
 ) -> Iterator[Sample]:  # fmt: skip
     """Endless samples, as whole blocks of `generator.block` steps: their bits do not depend on how many are used."""
     unrolling = cast(Unrolling, generator)
     for start in count(0, unrolling.block):
         steps = range(start, start + unrolling.block)
         windows = unrolling.needs(steps, controls)
-        noise = noise_for(generator, seed, indices, device, controls, windows)
-        yield forward(generator, noise, condition, controls, device, steps)
+        noise = noise_for(generator, seed, indices, place.device, controls, windows)
+        yield forward(generator, noise, condition, controls, place, steps)
 
 
 def draw_interpolation(
     generator: nn.Module, interpolation: Sequence[LatentPoint], seed: Seed,
-    conditions: Callable[[Sequence[int]], Tensor | None], controls: Any, device: torch.device,
+    conditions: Callable[[Sequence[int]], Tensor | None], controls: Any, place: Place,
 ) -> Sample:  # fmt: skip
     """The samples at the points of a latent interpolation, as one batch on the CPU.
 
@@ -122,8 +145,10 @@ def draw_interpolation(
         rows = list(range(first, min(first + at_once, len(interpolation))))
         whole = rows + rows[-1:] * (at_once - len(rows))
         condition = conditions([interpolation[row].nearer for row in whole])
-        chunk_noise = {part: torch.from_numpy(x[whole]).to(device) for part, x in noise.items()}
-        batch = forward(generator, chunk_noise, condition, controls, device, steps)
+        chunk_noise = {
+            part: torch.from_numpy(x[whole]).to(place.device) for part, x in noise.items()
+        }
+        batch = forward(generator, chunk_noise, condition, controls, place, steps)
         pieces.append(batch[: len(rows)].to("cpu"))
     return join(pieces)
 
@@ -262,13 +287,15 @@ def noise_of(generator: nn.Module) -> Mapping[str, Noise]:
 
 
 def forward(
-    generator: nn.Module, noise: Mapping[str, Tensor], condition: Tensor | None, controls: Any, device: torch.device,
+    generator: nn.Module, noise: Mapping[str, Tensor], condition: Tensor | None, controls: Any, place: Place,
     steps: range | None = None,
 ) -> Sample:  # fmt: skip
     """One forward pass without gradients; with `steps`, only these steps of samples of any length."""
-    device_condition = None if condition is None else condition.to(device)
-    with torch.no_grad():
+    device_condition = None if condition is None else condition.to(place.device)
+    with torch.no_grad(), place.computing():
         if steps is not None:
-            return cast(Unrolling, generator).unroll(noise, device_condition, controls, steps)
-        sample: Sample = generator(noise, device_condition, controls)
-        return sample
+            unrolling = cast(Unrolling, generator)
+            sample = unrolling.unroll(noise, device_condition, controls, steps)
+        else:
+            sample = generator(noise, device_condition, controls)
+        return full_precision(sample)

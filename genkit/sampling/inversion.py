@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from genkit.errors import ConfigError
 from genkit.plugin import Noise, Posterior, Sample
-from genkit.sampling.drawing import CHUNK, forward, noise_for, noise_of
+from genkit.sampling.drawing import CHUNK, Place, forward, noise_for, noise_of
 from genkit.sampling.noise import Latents, normal_quantile
 
 CANDIDATES = 256
@@ -219,7 +219,7 @@ class _Candidates:
         whole = self.condition
         if whole is not None:
             whole = whole.expand(CANDIDATES, *whole.shape[1:])
-        return forward(self.generator, self.noise, whole, self.controls, self.device)
+        return forward(self.generator, self.noise, whole, self.controls, Place(self.device))
 
     @torch.no_grad()
     def nearest(self, targets: Sample, count: int) -> Tensor:

@@ -1,7 +1,7 @@
 """A trained model that draws samples; all sampling goes through it.
 
 Sample i of seed S is the same whatever else is drawn with it: the generator always runs on whole chunks of CHUNK rows,
-aligned to the index and padded, in float32. Knows plugins, generators and the model folder; no modality, no training.
+aligned to the index and padded. Knows plugins, generators and the model folder; no modality, no training.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from genkit.sampling.bulk import write_job
 from genkit.sampling.conditions import condition_of
 from genkit.sampling.drawing import (
     CHUNK,
+    DTYPES,
+    Place,
     draw_blocks,
     draw_chunk,
     draw_interpolation,
@@ -60,6 +62,7 @@ class Model:
         path: the model folder that it was read from; None: it was not read from disk.
         sha256: of the weights file, in hexadecimal; None: it was not read from disk.
         critics: the critics' weights, saved with the model; None: those in its folder.
+        dtype: in which the generator computes when it draws, one of DTYPES; the weights are float32 in any case.
     """
 
     modality: Modality
@@ -70,6 +73,7 @@ class Model:
     path: Path | None = None
     sha256: str | None = None
     critics: Mapping[str, Tensor] | None = None
+    dtype: str = DTYPES[0]
 
     def __post_init__(self) -> None:
         # One memory format for all models: samples do not depend on the plan of the training run.
@@ -77,6 +81,11 @@ class Model:
 
     def __repr__(self) -> str:
         return f"<model of {self.modality.id}, {self.info.get('items', 0):,} items seen, {self.path or 'not saved'}>"
+
+    @property
+    def place(self) -> Place:
+        """Where the generator computes, and in which precision."""
+        return Place(self.device, self.dtype)
 
     def settings(self, controls: Mapping[str, Any] | None = None) -> Any:
         """An instance of the modality's controls: these values, and for the others the model's own defaults.
@@ -227,7 +236,7 @@ class Model:
             _check_rows(origin, ends)
         with registry.asking(self.modality, "the generator"):
             sample = draw_interpolation(
-                self.generator, interpolation, origin, conditions, settings, self.device
+                self.generator, interpolation, origin, conditions, settings, self.place
             )
         places, points = tuple(range(len(interpolation))), tuple(interpolation)
         return Samples(sample, origin, places, label, self, settings, points, columns)
@@ -306,7 +315,7 @@ class Model:
             )
         settings = self.settings(controls)
         condition = self.conditions_for(label)([index])
-        blocks = draw_blocks(self.generator, [index], seed, condition, settings, self.device)
+        blocks = draw_blocks(self.generator, [index], seed, condition, settings, self.place)
         return parts_on_cpu(self.modality, in_parts(self.generator, blocks, size, stop))
 
     def draw(
@@ -344,7 +353,7 @@ class Model:
             rows = [indices[place] - whole.start for place in places]
             condition = conditions(whole)
             pool = (
-                draw_chunk(self.generator, whole, name, condition, controls, self.device)
+                draw_chunk(self.generator, whole, name, condition, controls, self.place)
                 for name in seeds
             )
             luck = (choice_noise(str(name), whole) for name in seeds)

@@ -11,8 +11,16 @@ from typing import Any
 
 from genkit import config
 from genkit.discovery import registry
-from genkit.errors import ConfigError, ModelError, PluginError, UnknownModality, first_line
+from genkit.errors import (
+    ConfigError,
+    ModelError,
+    PluginError,
+    UnknownModality,
+    did_you_mean,
+    first_line,
+)
 from genkit.plugin import Facts, Modality
+from genkit.sampling.drawing import DTYPES
 from genkit.sampling.model import Model
 from genkit.sampling.model_folder import WEIGHTS, read_model
 from genkit.sampling.model_names import find_model
@@ -34,18 +42,19 @@ def generate(
     best_of: int = 1,
     device: str = "auto",
     choose: str = "best",
+    dtype: str = DTYPES[0],
 ) -> Samples:
     """Open a model and draw samples from it; where you draw more than once, open it once with `load`.
 
     Args:
         model: as for `load`, or a model.
         n, seed, start, label, controls, best_of, choose: as for `Model.generate`.
-        device: auto, cpu, cuda, mps ...
+        device, dtype: as for `load`.
 
     Raises:
         UserError: as `load` and `Model.generate` do.
     """
-    opened_model = model if isinstance(model, Model) else open_model(model, device)
+    opened_model = model if isinstance(model, Model) else open_model(model, device, dtype=dtype)
     return opened_model.generate(n, seed, start, label, controls, None, best_of, choose)
 
 
@@ -55,6 +64,7 @@ def open_model(
     modality: Modality | None = None,
     user_objects: Sequence[str] = (),
     revision: str | None = None,
+    dtype: str = DTYPES[0],
 ) -> Model:
     """Open a model: of a folder or run, one that ships with a plugin, or one on the Hugging Face Hub.
 
@@ -69,11 +79,17 @@ def open_model(
         modality: the manifest, for a model whose modality is not installed.
         user_objects: `module:attribute` of each network class that may be imported to build the model.
         revision: of a model on the Hub: a branch, tag or commit.
+        dtype: in which it computes when it draws: float32; or bfloat16, which is faster where the machine has it. Its
+            samples are others then, by what rounding makes of them.
 
     Raises:
-        ConfigError: if one of `user_objects` cannot be imported; for the revision of a model that is not on the Hub.
+        ConfigError: for another dtype; if one of `user_objects` cannot be imported; for the revision of a model that is
+            not on the Hub.
         ModelError: if there is no such model, it is damaged, or its plugin is not installed.
     """
+    if dtype not in DTYPES:
+        hint = did_you_mean(dtype, DTYPES)
+        raise ConfigError(f"dtype = {dtype!r}: a model draws in {' or '.join(DTYPES)}.{hint}")
     for name in user_objects:
         admit_network("user_objects", name)
     folder = find_model(model, revision)
@@ -102,8 +118,10 @@ def open_model(
         reason = f"{registry.origin(manifest)} cannot build a network from it ({first_line(error)})"
         raise ModelError(f"{folder / 'config.json'}: {reason}") from error
     target_device = pick_device(device)
-    generator = networks[""].to(target_device).eval().requires_grad_(False)
-    return Model(manifest, plugin, generator, info, target_device, folder, digest)
+    # Autocast keeps a converted weight until a forward pass ends, but only one that requires a gradient.
+    is_half = dtype != DTYPES[0]
+    generator = networks[""].to(target_device).eval().requires_grad_(is_half)
+    return Model(manifest, plugin, generator, info, target_device, folder, digest, dtype=dtype)
 
 
 def check_controls(modality: Modality, info: Mapping[str, Any], folder: Path) -> None:

@@ -22,7 +22,7 @@ from genkit.discovery import registry
 from genkit.errors import ConfigError, GenkitError, PluginError, did_you_mean
 from genkit.plugin import Modality, ModalityPlugin, Sample
 from genkit.sampling.batching import PARTS, join
-from genkit.sampling.drawing import CHUNK, LatentPoint
+from genkit.sampling.drawing import CHUNK, DTYPES, LatentPoint
 from genkit.sampling.listing import (
     SAMPLES,
     Files,
@@ -62,6 +62,9 @@ class Source(Protocol):
 
     @property
     def sha256(self) -> str | None: ...
+
+    @property
+    def dtype(self) -> str: ...
 
     @property
     def reranker(self) -> Reranker: ...
@@ -269,7 +272,9 @@ def header_of(model: Source, controls: Any, best_of: int, choose: str = "best") 
         reranking = {"best_of": best_of, "critics_sha256": model.reranker.sha256}
         reranking |= {} if choose == "best" else {"choose": choose}
     settings = {} if controls is None else controls.model_dump(mode="json")
-    return {"schema": 1, "model": describe_model(model), "controls": settings, **reranking}
+    precision = {} if model.dtype == DTYPES[0] else {"dtype": model.dtype}
+    header = {"schema": 1, "model": describe_model(model), "controls": settings}
+    return {**header, **precision, **reranking}
 
 
 def joined(pieces: Sequence[Samples]) -> Samples:

@@ -305,12 +305,12 @@ def training_is_finite_and_moves_all(subject: Subject) -> None:
     """After a few rounds every loss and gradient was finite, and every player has changed."""
     game, weights_before = subject.played.game, subject.played.weights_before
     for name in subject.learners:
-        _, count = game.tally[f"{name}.loss"]
+        _, count = game.tally.sums[f"{name}.loss"]
         expect(
             int(count) == game.updates[name],
             f"{game.updates[name] - int(count)} losses of {name} were not finite",
         )
-        expect(not game.tally[f"{name}.skipped"][0], f"a gradient of {name} was not finite")
+        expect(not game.tally.sums[f"{name}.skipped"][0], f"a gradient of {name} was not finite")
     weights_after = game.state()[1]["players"]
     for name in subject.learners:
         prefix = "generator." if name == "generator" else f"critics.{name}."

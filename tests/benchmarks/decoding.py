@@ -2,8 +2,8 @@
 
     python tests/benchmarks/decoding.py [--rounds 3 --threads 2 --vocabulary 5000 --batch 64]
 
-Full batches of lines without an end, temperature 1, keys and values cached, taken in turn; genkit's also with weights
-and arithmetic in bfloat16. Last, an LSTM of the same width, for its price.
+Full batches of lines without an end, temperature 1, keys and values cached, taken in turn; genkit's in both precisions
+that `genkit.load` has. Last, an LSTM of the same width, for its price.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from rollouts import in_turn, noises
 
 from genkit.plugin import Facts
+from genkit.sampling.drawing import Place, forward
 from genkit.system.runtime import keep_freed_memory
 from genkit_text.generators import make_generator
 from genkit_text.options import Options
@@ -40,9 +41,7 @@ def main() -> None:
             | {"prompt_length": 0, "decoder": None}
         )
         options = Options(generator="decoder", hidden=width, layers=layers)
-        float32, half = (make_generator(options, facts).eval() for _ in range(2))
-        half.load_state_dict(float32.state_dict())
-        half.bfloat16()
+        attentive = make_generator(options, facts).eval()
         recurrent = make_generator(Options(hidden=width, embedding=width), facts).eval()
         start, mask = torch.full((batch, 1), symbols), torch.ones(batch, 1, dtype=torch.long)
         settings = GenerationConfig(
@@ -50,19 +49,21 @@ def main() -> None:
             top_k=0, top_p=1.0, eos_token_id=None, pad_token_id=0,
         )  # fmt: skip
 
-        def theirs(generator=float32, start=start, mask=mask, settings=settings):
+        def theirs(generator=attentive, start=start, mask=mask, settings=settings):
             generator.model.generate(start, attention_mask=mask, generation_config=settings)
 
-        def ours(generator):
-            return lambda: generator(noises(generator)("lines", batch))
+        def ours(generator, dtype="float32"):
+            place, noise = Place(torch.device("cpu"), dtype), noises(generator)
+            return lambda: forward(generator, noise("lines", batch), None, None, place)
 
         ways = {
             "transformers": theirs,
-            "genkit": ours(float32),
-            "genkit, bfloat16": ours(half),
-            "genkit, LSTM": ours(recurrent),
+            "genkit": ours(attentive),
+            "genkit, bfloat16": ours(attentive, "bfloat16"),
+            "LSTM": ours(recurrent),
+            "LSTM, bfloat16": ours(recurrent, "bfloat16"),
         }
-        with torch.inference_mode():
+        with torch.no_grad():
             seconds = in_turn(ways, arguments.rounds)
         rates = {name: batch * length / value for name, value in seconds.items()}
         print(f"width {width}, {layers} layers, {length} symbols a line")

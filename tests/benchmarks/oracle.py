@@ -25,7 +25,7 @@ import torch
 
 import genkit
 from genkit.plugin import Facts, ModalityPlugin, Networks, Sample
-from genkit.sampling.drawing import CHUNK, draw_chunk
+from genkit.sampling.drawing import CHUNK, Place, draw_chunk
 from genkit_text import modality as text
 from genkit_text.critics import make_critic
 from genkit_text.generators import make_generator
@@ -114,7 +114,12 @@ def draw(network, indices, seed, temperature=1.0):
     return torch.cat(
         [
             draw_chunk(
-                network, range(at, min(at + 4 * CHUNK, indices.stop)), seed, None, controls, device
+                network,
+                range(at, min(at + 4 * CHUNK, indices.stop)),
+                seed,
+                None,
+                controls,
+                Place(device),
             ).x
             for at in chunks
         ]

@@ -12,8 +12,14 @@ _PRETRAIN_STAGE: dict[str, Any] = {
 }
 _CRITICS_STAGE = {"kind": "critics", "items": 50_000}
 _GAME_STAGE = {"kind": "game"}
-# Shares of the data: what a generator learns, and what its critics compare it with.
-_FOR_GENERATOR, _FOR_CRITICS = [0.0, 0.8], [0.8, 1.0]
+# Shares of the data: what a generator learns, what its critics compare it with, and what says which critics are best.
+_FOR_GENERATOR, _FOR_CRITICS, _HELD_OUT = [0.0, 0.75], [0.75, 0.95], [0.95, 1.0]
+
+_BEST_CRITICS_STAGE = {
+    **_CRITICS_STAGE,
+    "part": _FOR_CRITICS,
+    "early_stopping": {"part": _HELD_OUT, "interval": 5_000},
+}
 
 # The counts of the code of Yu et al. 2017, in items. An epoch is 10,000 lines. The generator is pretrained for 120
 # epochs; the critic sees 50 times 3 epochs before the game, and 5 times 3 in each of its 200 rounds.
@@ -74,7 +80,7 @@ modality = Modality(
             run={"items": 400_000},
         ),
         "cooperative": Preset(
-            summary="Likelihood of real lines, and of its own as a critic weighs them: where critics gain (psi-MLE).",
+            summary="Likelihood of real lines, and, where critics gain, of its own as these weigh them (psi-MLE).",
             options={
                 **_SMALL_GENERATOR,
                 "critic": "bidirectional",
@@ -88,9 +94,9 @@ modality = Modality(
                 "critic": {"learning_rate": 1e-3, "betas": (0.9, 0.999)},
                 "stages": [
                     {**_PRETRAIN_STAGE, "part": _FOR_GENERATOR},
-                    {**_CRITICS_STAGE, "part": _FOR_CRITICS},
+                    _BEST_CRITICS_STAGE,
                     {"kind": "generator", "items": 50_000, "part": _FOR_GENERATOR},
-                    {**_CRITICS_STAGE, "part": _FOR_CRITICS},
+                    _BEST_CRITICS_STAGE,
                     {"kind": "generator", "part": _FOR_GENERATOR},
                 ],
                 "ema_halflife_items": 20_000,

@@ -1,0 +1,110 @@
+"""The best critics of a stage: those that gain most on real items that they have not learned.
+
+Knows critics and their scores; no game, no data and no file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from genkit.engine.optimizers import under
+from genkit.evaluation import gains
+from genkit.plugin import Sample
+from genkit.recipe import EarlyStopping
+from genkit.sampling.reranking import Reranker
+from genkit.system.streams import stream_key
+
+FIGURES = "figures"
+"""The name of gain, scale and misses in the state; names of weights have a dot."""
+
+
+class BestCritics:
+    """Follows what critics gain (`genkit.evaluation.gains`), and keeps the weights with which they gain most.
+
+    Args:
+        critics: by name.
+        weights: of each critic in the score, by name.
+
+    Attributes:
+        gain: the most so far, in nats an item; 0: nothing that is more than chance.
+        scale: what their scores are multiplied by for that gain; 0: they gain nothing. 1 until they are measured.
+        misses: measurements in a row that brought no more.
+        best: the weights of the best critics, `<critic>.<name>`; empty: none have gained anything.
+    """
+
+    def __init__(self, critics: Mapping[str, nn.Module], weights: Mapping[str, float]) -> None:
+        self.critics = critics
+        self.reranker = Reranker(critics, weights, sha256="")
+        self.gain, self.scale, self.misses = 0.0, 1.0, 0
+        self.best: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def follow(self, pairs: Iterable[tuple[Sample, Sample]], seed: int) -> dict[str, Tensor]:
+        """Measure what the critics gain now, keep them if it is more than ever, and return what was measured.
+
+        The scale is fitted on every other item, and the gain measured on the rest. It counts if its 95 % interval lies
+        above 0.
+
+        Args:
+            pairs: batches of real items and as many fakes; the critics have learned none of these.
+            seed: of the resampling.
+        """
+        for critic in self.critics.values():
+            critic.eval()  # every update sets the mode that it needs
+        scores = [[self.reranker.scores(side) for side in pair] for pair in pairs]
+        real, fake = (torch.cat(side).double().cpu().numpy() for side in zip(*scores, strict=True))
+        random = np.random.Generator(np.random.Philox(key=stream_key("early stopping", seed)))
+        figures = gains.figures((real[0::2], real[1::2]), (fake[0::2], fake[1::2]), None, random)
+        (gain, low, *_), scale = figures["gain"], figures["critic_scale"].value or 0.0
+        gain, low = gain or 0.0, low or 0.0
+        if low > 0 and gain > self.gain:
+            self.gain, self.scale, self.misses = gain, scale, 0
+            self.best = {name: value.detach().clone() for name, value in self._weights().items()}
+        else:
+            self.misses += 1
+            self.scale = self.scale if self.best else 0.0
+        return {"gain": torch.tensor(gain), "scale": torch.tensor(scale)}
+
+    def stop(self, settings: EarlyStopping | None) -> bool:
+        """Whether the critics gain no more, and the stage is to end."""
+        patience = None if settings is None else settings.patience
+        return patience is not None and self.misses >= patience
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {
+            key: value
+            for name, critic in self.critics.items()
+            for key, value in critic.state_dict(prefix=f"{name}.").items()
+        }
+
+    def weights(self) -> dict[str, Tensor]:
+        """The weights of the best critics, or of the critics as they are where none have gained anything."""
+        return self.best or self._weights()
+
+    def end_stage(self) -> None:
+        """Give the critics the weights with which they gained most, and begin anew. The scale stays."""
+        if self.best:
+            for name, critic in self.critics.items():
+                critic.load_state_dict(under(name, self.best))
+        self.gain, self.misses, self.best = 0.0, 0, {}
+
+    def state(self) -> dict[str, Tensor]:
+        """All that is needed to continue."""
+        figures = torch.tensor([self.gain, self.scale, self.misses], dtype=torch.float64)
+        return {FIGURES: figures, **self.best}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Restore a state that `state` returned.
+
+        Raises:
+            KeyError, ValueError: if it is none.
+        """
+        self.gain, self.scale, misses = state[FIGURES].tolist()
+        self.misses = int(misses)
+        self.best = {name: value for name, value in state.items() if name != FIGURES}
+        if self.best and self.best.keys() != self._weights().keys():
+            raise ValueError("the best critics are those of other networks")

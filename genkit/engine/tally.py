@@ -1,0 +1,34 @@
+"""Statistics of updates between two reports: sums and counts of finite values, on the device, by player and name.
+
+Knows tensors and names; no game.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+
+class Tally:
+    """`player.name` -> (the sum of the finite values since the last report, their number)."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def add(self, player: str, statistics: Mapping[str, Tensor]) -> None:
+        """Add a player's statistics, scalars each; the device is not waited for."""
+        for name, value in statistics.items():
+            finite = value.isfinite()
+            total, count = self.sums.get(
+                f"{player}.{name}", (torch.zeros_like(value), torch.zeros_like(value))
+            )
+            self.sums[f"{player}.{name}"] = total + value.where(finite, 0), count + finite
+
+    def means(self, over_processes: Callable[[Sequence[Tensor]], None]) -> dict[str, float]:
+        """The means since the last call, and over all processes by a function that averages tensors in place."""
+        means = {name: total / count.clamp(min=1) for name, (total, count) in self.sums.items()}
+        over_processes(list(means.values()))
+        self.sums.clear()
+        return {name: float(mean) for name, mean in means.items()}

@@ -1,0 +1,122 @@
+"""Critics are kept by what they gain on items that they have not learned."""
+
+import json
+import math
+
+import pytest
+import torch
+from torch import nn
+from toys import language
+
+import genkit
+from genkit.engine.early_stopping import BestCritics
+from genkit.errors import ConfigError
+from genkit.plugin import Critique, Sample
+from genkit.recipe import EarlyStopping
+
+SETTINGS = EarlyStopping(patience=2)
+
+
+class Slope(nn.Module):
+    """The log-ratio of N(1, 1) and N(0, 1), times a weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+
+    def forward(self, sample):
+        return Critique((self.weight * (sample.x[:, 0] - 0.5),))
+
+
+def pairs(shift):
+    """Batches of real items N(shift, 1) and of samples N(0, 1)."""
+    draw = torch.Generator().manual_seed(1)
+    for _ in range(20):
+        real, fake = torch.randn(2, 100, 1, generator=draw)
+        yield Sample(real + shift), Sample(fake)
+
+
+def weighing(best, weight, shift=1.0):
+    """What `best` finds with this weight of its critic."""
+    best.critics["slope"].weight.data.fill_(weight)
+    return best.follow(pairs(shift), 0)
+
+
+def test_the_critics_that_gain_most_are_kept_and_scaled():
+    best = BestCritics({"slope": Slope()}, {"slope": 1.0})
+    figures = weighing(best, 2.0)
+    # Of the log-ratio itself the gain is KL(N(1, 1) || N(0, 1)) = 1 / 2, and its scale is 1: here half of that.
+    assert math.isclose(figures["gain"], 0.5, abs_tol=0.1)
+    assert math.isclose(figures["scale"], 0.5, abs_tol=0.1)
+    assert (best.gain, best.scale, best.misses) == (figures["gain"], figures["scale"], 0)
+    weighing(best, 0.01)  # scaled by 1.5 at most
+    weighing(best, -1.0)
+    assert best.misses == 2
+    assert best.stop(SETTINGS)
+    assert not best.stop(None)
+    assert best.weights()["slope.weight"] == 2.0
+    best.end_stage()
+    assert best.critics["slope"].weight == 2.0
+    assert math.isclose(best.scale, figures["scale"], rel_tol=1e-6)
+    assert not best.stop(SETTINGS)
+
+
+def test_critics_that_gain_nothing_have_the_scale_0_and_stay_as_they_are():
+    best = BestCritics({"slope": Slope()}, {"slope": 1.0})
+    assert best.scale == 1.0
+    for weight in (0.5, 1.0):
+        weighing(best, weight, shift=0.0)
+    assert (best.gain, best.scale, best.misses, best.best) == (0.0, 0.0, 2, {})
+    best.end_stage()
+    assert best.critics["slope"].weight == 1.0
+    weighing(best, 1.0)
+    assert best.scale > 0.9
+
+
+def test_the_state_is_restored():
+    best, other = (BestCritics({"slope": Slope()}, {"slope": 1.0}) for _ in range(2))
+    weighing(best, 1.0)
+    weighing(best, -1.0)
+    other.restore(best.state())
+    assert (other.gain, other.scale, other.misses) == (best.gain, best.scale, 1)
+    assert other.weights() == {"slope.weight": 1.0}
+    with pytest.raises(ValueError, match="other networks"):
+        other.restore({**best.state(), "another.weight": torch.ones(())})
+
+
+def test_a_run_of_critics_stops_early_and_keeps_the_best_in_its_model(train, checkpoint):
+    """Against a generator that has learned nothing the critic soon knows all that it can."""
+    stopping = {"interval": 256, "count": 400, "patience": 2}
+    stage = {"kind": "critics", "part": [0, 0.9], "early_stopping": stopping}
+    recipe = {"batch_size": 64, "stages": [stage], "critic": {"learning_rate": 0.1}}
+    model, out = train(language, 200_000, recipe=recipe)
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["items"] < 100_000
+    assert any(row.get("critics.gain", 0) > 0.1 for row in rows)
+    from safetensors.torch import load_file
+
+    best = load_file(checkpoint(out) / "best_critics.safetensors")
+    gain, scale, misses = best.pop("figures").tolist()
+    assert gain > 0.1
+    assert 0 < scale <= 1.5
+    assert misses == 2
+    kept = load_file(out / "model" / "critics.safetensors")
+    assert best.keys() == kept.keys()
+    assert all(torch.equal(best[name], kept[name]) for name in best)
+    assert model.generate(2, best_of=2).x.shape == (2, *model.generate(1).x.shape[1:])
+
+
+@pytest.mark.parametrize(
+    ("stage", "says"),
+    [
+        ({"kind": "game", "early_stopping": {}}, "this one is of the kind game"),
+        ({"kind": "critics", "early_stopping": {}}, "overlaps with the part"),
+        (
+            {"kind": "critics", "part": [0, 0.5], "early_stopping": {"part": [0.9, 0.8]}},
+            "is empty",
+        ),
+    ],
+)
+def test_stages_that_cannot_stop_early_are_refused(stage, says, tmp_path):
+    with pytest.raises(ConfigError, match=says):
+        genkit.train(language, out=tmp_path / "run", items=64, recipe={"stages": [stage]})
