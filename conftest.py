@@ -1,11 +1,22 @@
-"""What holds for all tests: the README's Python is one, in a folder of its own, and nobody waits for the disk."""
+"""What holds for all tests: the README's Python is one, in a folder of its own, and few wait for the disk."""
 
 import os
+import shutil
 import tempfile
+from pathlib import Path
 
 import pytest
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
+
+MEMORY, ROOM = Path("/dev/shm"), 4e9
+"""A folder that is no disk, and the bytes that have to be free for the files of tests to lie there."""
+
+
+def pytest_configure():
+    """Tests write many small files: in memory, if there is room."""
+    if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM and os.access(MEMORY, os.W_OK):
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 
 def _enter(namespace):

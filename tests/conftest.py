@@ -49,6 +49,7 @@ def _own_memory(tmp_path_factory):
         patch.setenv("HF_HUB_OFFLINE", "1")  # no test asks a server outside of this machine
         for name in ("GENKIT_PLUGINS", "GENKIT_STRICT_PLUGINS"):
             patch.delenv(name, raising=False)
+        patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)  # processes share what one compiles
         yield
 
 

@@ -67,8 +67,9 @@ def dots(made, tmp_path, monkeypatch):
     shutil.copytree(made, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", on_the_path(tmp_path / "site"))
-    with on_path(tmp_path / "site"):
-        yield tmp_path / "site" / "fake_dots_models"
+    monkeypatch.syspath_prepend(tmp_path / "site")  # a test may prepend another: both end together
+    yield tmp_path / "site" / "fake_dots_models"
+    forget_modules()
 
 
 @contextlib.contextmanager
@@ -79,8 +80,12 @@ def on_path(folder):
         yield
     finally:
         sys.path.remove(str(folder))
-        for name in [name for name in sys.modules if name.startswith("fake_dots")]:
-            del sys.modules[name]
+        forget_modules()
+
+
+def forget_modules():
+    for name in [name for name in sys.modules if name.startswith("fake_dots")]:
+        del sys.modules[name]
 
 
 def same(*models):
