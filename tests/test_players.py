@@ -1,5 +1,6 @@
 """The estimators against the enumerated exact gradient of the tiny language; the players."""
 
+import copy
 import itertools
 import math
 
@@ -150,6 +151,24 @@ def test_importance_by_the_true_log_ratio_follows_the_divergence_from_the_truth(
     assert (estimates[1] - exact).norm() < 0.2 * exact.norm()
     assert (estimates[0] - exact).norm() > (estimates[1] - exact).norm()  # small groups are biased
     assert len(fake) == 8000
+
+
+@pytest.mark.parametrize("knows_opponent", [False, True])
+def test_critics_of_an_earlier_generator_teach_the_truth_if_that_one_is_known(knows_opponent):
+    """Against a generator that has learned all that they know they teach it nothing more."""
+    opponent, _, every = world(LONG["variable"], False)
+    generator = copy.deepcopy(opponent)
+    with torch.no_grad():
+        for weight in generator.parameters():
+            weight += 0.3 * torch.randn_like(weight)
+        shares = generator.log_prob(every).sum(1).exp()  # what the generator draws is the truth
+        critic = Told(every, shares.log() - opponent.log_prob(every).sum(1))
+    play = ImportanceEstimator(Importance(kind="importance", group=4000))
+    known = opponent if knows_opponent else None
+    request = FakeRequest(None, 8000, noises(generator), opponent=known)
+    loss, statistics, _ = play(generator, request, judge_of(critic))
+    assert (statistics["effective_share"] > 0.999) == knows_opponent
+    assert (gradient(loss, generator).norm() < 0.1) == knows_opponent
 
 
 def test_importance_mixes_in_the_likelihood_of_reals():

@@ -85,6 +85,7 @@ class FakeRequest:
         scale: of the critics' scores, where samples are weighed by them.
         batch: existing fakes with their graph, to be reused; None: the estimator draws new ones.
         real: samples that critics saw last; None: there are none.
+        opponent: the generator that critics compared with real samples; None: the one that is updated.
     """
 
     condition: Tensor | None
@@ -95,6 +96,7 @@ class FakeRequest:
     scale: float = 1.0
     batch: Sample | None = None
     real: Sample | None = None
+    opponent: nn.Module | None = None
 
 
 class PathwiseEstimator(nn.Module):
@@ -297,6 +299,10 @@ class ImportanceEstimator(nn.Module):
     With the score log p / q of the data p and the generator q, and large groups, the gradient is that of the divergence
     KL(p || q): self-normalised importance sampling, whose bias falls with the size of the groups. The scores of all
     steps and patches of a sample are averaged, those of heads summed, as for a terminal reward.
+
+    Critics that stay as they are while q learns know log p / q0, of the q0 that they were trained against. Candidates
+    are then weighted by softmax(scale * score + log q0 - log q), so that what q learns is q0 exp(scale * score) all the
+    time. By the scores alone it would be q exp(scale * score), which every update moves on, beyond the data.
     """
 
     critics_train, compares = False, False
@@ -311,21 +317,25 @@ class ImportanceEstimator(nn.Module):
         """(a loss whose gradient is the estimate, statistics, the fakes).
 
         Dropout layers are off for fakes, which must be scored by the same policy that drew them, and on for reals.
-        Always draws new fakes. Where all weigh the same they are left out of the loss, if reals are part of it: what
-        the likelihood of a model's own samples teaches it is 0 on average.
+        Always draws new fakes. Where scores count for nothing the fakes are left out of the loss, if reals are part of
+        it: what the likelihood of a model's own samples teaches it is 0 on average.
         """
         scale = self.settings.scale * request.scale
+        real = request.real if self.settings.real else None
         with torch.no_grad():
             fake = _drawn_without_dropout(generator, request)
             scores = _row_totals(fake, judge(fake), lambda score: score.critique.logits)
-            groups = scores.view(-1, self.settings.group)
-            weights = (scale * groups).softmax(1)
-            effective_share = 1 / weights.square().sum(1).mean() / self.settings.group
-        real = request.real if self.settings.real else None
-        loss = scores.new_zeros(())
+        log_weights, log_prob = scale * scores, None
         if scale or real is None:
             log_prob = _line_log_prob(generator, fake)
-            loss = -(weights.flatten() * log_prob).sum() / len(groups)
+            if request.opponent is not None:
+                with torch.no_grad():
+                    log_weights += _line_log_prob(request.opponent, fake) - log_prob
+        weights = log_weights.view(-1, self.settings.group).softmax(1)
+        effective_share = 1 / weights.square().sum(1).mean() / self.settings.group
+        loss = scores.new_zeros(())
+        if log_prob is not None:
+            loss = -(weights.flatten() * log_prob).sum() / len(weights)
         statistics = {"score": scores.mean(), "effective_share": effective_share}
         if real is not None:
             _set_dropout(generator, is_on=generator.training)

@@ -217,6 +217,8 @@ class Game:
         if is_over and self.stage + 1 < len(stages):
             self.stage, self.stage_items, self.round = self.stage + 1, 0, 0
             self.best_critics.end_stage()
+        if not self.stage_items:
+            self.generator.begin_stage()
         if self._stage_of_optimizers != self.stage:
             self._make_optimizers()
         return stages[self.stage]

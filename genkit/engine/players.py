@@ -7,6 +7,7 @@ penalties and estimators; no data, no files and no schedule: weights are passed 
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from genkit.engine.pool import Pool
 from genkit.engine.teacher import WEIGHTS, Teacher
 from genkit.errors import ConfigError
 from genkit.plugin import Critique, ModalityPlugin, Networks, Sample, full_precision
-from genkit.recipe import Attack, Recipe
+from genkit.recipe import Attack, Importance, Recipe
 from genkit.sampling.attacks import attacked
 from genkit.sampling.batching import are_alike, join
 from genkit.user_objects import loss_named, penalty_named
@@ -305,6 +306,15 @@ class GeneratorPlayer(nn.Module):
         self.default_weight = recipe.critic.weight
         self.group = recipe.group
         self.terms = plugin.terms if "terms" in capabilities else None
+        self.opponent: nn.Module | None = None
+        is_alone = any(stage.kind == "generator" for stage in recipe.stages)
+        if is_alone and isinstance(recipe.estimator, Importance):
+            self.opponent = copy.deepcopy(generator).eval().requires_grad_(False)
+
+    def begin_stage(self) -> None:
+        """Keep the generator as it is now, against which critics that stay as they are have been trained."""
+        if self.opponent is not None:
+            self.opponent.load_state_dict(self.module.state_dict())
 
     def forward(self, update: GeneratorUpdate) -> tuple[Tensor, Statistics]:
         """(the loss of one update, a scalar; statistics)."""
@@ -346,6 +356,7 @@ class GeneratorPlayer(nn.Module):
             scale=update.scale,
             batch=update.fake,
             real=update.real,
+            opponent=self.opponent if update.kind == "generator" else None,
         )
         loss, statistics, fake = self.estimator(self.module, request, judge)
         if self.terms is not None:
