@@ -307,11 +307,12 @@ class EarlyStopping(Settings):
     likelier if samples are drawn with weights exp(scale * score) (as by `genkit evaluate`). Those of the stage that
     gain most are kept, for what follows and in the model.
 
-    Stages `generator` that follow multiply their scores by the scale at which they gain most. Where the 95 % interval
-    of the gain reaches below 0 all the time, that is 0: nothing is learned from such critics. The log has `gain`."""
+    The estimator `importance`, in stages `generator` that follow, multiplies their scores by the scale at which they
+    gain most. Where the 95 % interval of the gain reaches below 0 all the time, that is 0: nothing is learned from such
+    critics. The log has `critics.gain` and `critics.scale`. At least 100 items must be held out."""
 
     part: Part = (0.9, 1.0)
-    """Of the data, held out."""
+    """Of the data, held out. Neither this stage nor those before it may see it."""
     count: Annotated[int, Field(ge=100)] = 2_000
     """Real items, and as many samples, that are scored each time; at most all real items of the part."""
     interval: PositiveInt = 10_000
@@ -342,6 +343,11 @@ class Stage(Settings):
     early_stopping: EarlyStopping | None = None
     """For critics: keep the best ones, by what they gain on held-out items. None: keep the last ones."""
 
+    @property
+    def trains_critics(self) -> bool:
+        """Whether critics are updated in it."""
+        return self.kind in ("critics", "game")
+
     @model_validator(mode="after")
     def _has_parts(self) -> Stage:
         stopping = self.early_stopping
@@ -352,14 +358,14 @@ class Stage(Settings):
                 )
         if stopping is None:
             return self
+        if self.items is not None and stopping.interval > self.items:
+            raise ValueError(
+                f"early_stopping.interval = {stopping.interval:,} is longer than its stage ({self.items:,} items): the "
+                "critics would never be measured"
+            )
         if self.kind != "critics":
             raise ValueError(
                 f"early_stopping is for stages of the kind critics, and this one is of the kind {self.kind}"
-            )
-        if max(self.part[0], stopping.part[0]) < min(self.part[1], stopping.part[1]):
-            raise ValueError(
-                f"early_stopping.part {list(stopping.part)} overlaps with the part {list(self.part)} of its stage, "
-                "whose items the critics learn: give each its own, [0, 0.9] and [0.9, 1] for example"
             )
         return self
 
@@ -441,6 +447,17 @@ class Recipe(Settings):
             )
         if not self.stages or any(stage.items is None for stage in self.stages[:-1]):
             raise ValueError("every stage but the last needs items")
+        for number, stage in enumerate(self.stages):
+            if stage.early_stopping is None:
+                continue
+            first, last = stage.early_stopping.part
+            for earlier in self.stages[: number + 1]:
+                if max(earlier.part[0], first) < min(earlier.part[1], last):
+                    raise ValueError(
+                        f"early_stopping.part {[first, last]} of stage {number} overlaps with the part "
+                        f"{list(earlier.part)} of a stage {earlier.kind!r}, which learns these items: give each its "
+                        "own, [0, 0.9] and [0.9, 1] for example"
+                    )
         if self.stages[-1].items is not None:
             raise ValueError(
                 "the last stage lasts until the end of the run: leave its items out, set run.items"

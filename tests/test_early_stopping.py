@@ -5,12 +5,13 @@ import math
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from toys import language
 
 import genkit
 from genkit.engine.early_stopping import BestCritics
-from genkit.errors import ConfigError
+from genkit.errors import ConfigError, DataError
 from genkit.plugin import Critique, Sample
 from genkit.recipe import EarlyStopping
 
@@ -28,6 +29,14 @@ class Slope(nn.Module):
         return Critique((self.weight * (sample.x[:, 0] - 0.5),))
 
 
+class Twice(nn.Module):
+    """A critic with a second head, whose logits are twice those of the first."""
+
+    def forward(self, sample):
+        logits = sample.x[:, 0] - 0.5
+        return Critique((logits, 2 * logits))
+
+
 def pairs(shift):
     """Batches of real items N(shift, 1) and of samples N(0, 1)."""
     draw = torch.Generator().manual_seed(1)
@@ -39,7 +48,7 @@ def pairs(shift):
 def weighing(best, weight, shift=1.0):
     """What `best` finds with this weight of its critic."""
     best.critics["slope"].weight.data.fill_(weight)
-    return best.follow(pairs(shift), 0)
+    return best.follow(*best.score(pairs(shift)), SETTINGS, "seed")
 
 
 def test_the_critics_that_gain_most_are_kept_and_scaled():
@@ -54,11 +63,17 @@ def test_the_critics_that_gain_most_are_kept_and_scaled():
     assert best.misses == 2
     assert best.stop(SETTINGS)
     assert not best.stop(None)
+    assert best.notes == [
+        "no more was gained by the critics in 2 measurements, so this stage ends: the best gain "
+        f"{figures['gain']:.3g} nats an item, and are kept"
+    ]
     assert best.weights()["slope.weight"] == 2.0
-    best.end_stage()
+    best.end_stage(train_critics=False)
     assert best.critics["slope"].weight == 2.0
-    assert math.isclose(best.scale, figures["scale"], rel_tol=1e-6)
+    assert best.scale == figures["scale"]
     assert not best.stop(SETTINGS)
+    best.end_stage(train_critics=True)
+    assert best.scale == 1.0
 
 
 def test_critics_that_gain_nothing_have_the_scale_0_and_stay_as_they_are():
@@ -67,7 +82,8 @@ def test_critics_that_gain_nothing_have_the_scale_0_and_stay_as_they_are():
     for weight in (0.5, 1.0):
         weighing(best, weight, shift=0.0)
     assert (best.gain, best.scale, best.misses, best.best) == (0.0, 0.0, 2, {})
-    best.end_stage()
+    assert "nothing that is more than chance" in best.notes[0]
+    best.end_stage(train_critics=False)
     assert best.critics["slope"].weight == 1.0
     weighing(best, 1.0)
     assert best.scale > 0.9
@@ -89,12 +105,13 @@ def test_a_run_of_critics_stops_early_and_keeps_the_best_in_its_model(train, che
     stopping = {"interval": 256, "count": 400, "patience": 2}
     stage = {"kind": "critics", "part": [0, 0.9], "early_stopping": stopping}
     recipe = {"batch_size": 64, "stages": [stage], "critic": {"learning_rate": 0.1}}
-    model, out = train(language, 200_000, recipe=recipe)
+    notes = []
+    arguments = {"recipe": recipe, "progress": lambda progress: notes.append(progress.note)}
+    model, out = train(language, 200_000, **arguments)
+    assert any("so this stage ends: the best gain" in str(note) for note in notes)
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["items"] < 100_000
     assert any(row.get("critics.gain", 0) > 0.1 for row in rows)
-    from safetensors.torch import load_file
-
     best = load_file(checkpoint(out) / "best_critics.safetensors")
     gain, scale, misses = best.pop("figures").tolist()
     assert gain > 0.1
@@ -103,6 +120,15 @@ def test_a_run_of_critics_stops_early_and_keeps_the_best_in_its_model(train, che
     kept = load_file(out / "model" / "critics.safetensors")
     assert best.keys() == kept.keys()
     assert all(torch.equal(best[name], kept[name]) for name in best)
+    # It is over, and a run that starts from it has the best critics and their scale.
+    train(language, 400_000, **arguments, resume=True)
+    assert any("stopped early" in str(note) for note in notes)
+    stages = {"estimator": {"kind": "importance"}, "stages": [{"kind": "generator"}]}
+    _, other = train(language, 64, "other", recipe={"batch_size": 64, **stages}, init=out)
+    players = load_file(checkpoint(other) / "players.safetensors")
+    for name, value in best.items():
+        critic, _, rest = name.partition(".")
+        assert torch.equal(players[f"critics.{critic}.module.{rest}"], value)
     assert model.generate(2, best_of=2).x.shape == (2, *model.generate(1).x.shape[1:])
 
 
@@ -112,11 +138,37 @@ def test_a_run_of_critics_stops_early_and_keeps_the_best_in_its_model(train, che
         ({"kind": "game", "early_stopping": {}}, "this one is of the kind game"),
         ({"kind": "critics", "early_stopping": {}}, "overlaps with the part"),
         (
+            {"kind": "critics", "items": 5000, "part": [0, 0.5], "early_stopping": {}},
+            "is longer than its stage",
+        ),
+        (
             {"kind": "critics", "part": [0, 0.5], "early_stopping": {"part": [0.9, 0.8]}},
             "is empty",
         ),
     ],
 )
 def test_stages_that_cannot_stop_early_are_refused(stage, says, tmp_path):
+    stages = [stage, {"kind": "game"}] if "items" in stage else [stage]
     with pytest.raises(ConfigError, match=says):
-        genkit.train(language, out=tmp_path / "run", items=64, recipe={"stages": [stage]})
+        genkit.train(language, out=tmp_path / "run", items=64, recipe={"stages": stages})
+
+
+def test_items_that_an_earlier_stage_learns_are_not_held_out(train):
+    early = {"kind": "critics", "part": [0, 0.9], "early_stopping": {}}
+    stages = [{"kind": "pretrain", "items": 64}, early]
+    with pytest.raises(ConfigError, match="of a stage 'pretrain', which learns these items"):
+        train(language, 64, recipe={"stages": stages})
+
+
+def test_too_few_held_out_items_are_refused(train):
+    stopping = {"part": [0.9999, 1]}
+    stages = [{"kind": "critics", "part": [0, 0.9], "early_stopping": stopping}]
+    with pytest.raises(DataError, match="holds out 20 items"):
+        train(language, 64, recipe={"stages": stages})
+
+
+def test_a_critic_of_several_heads_is_scored_as_the_estimator_scores_it():
+    """The scale is fitted to what it multiplies."""
+    best = BestCritics({"slope": Twice()}, {"slope": 0.5})
+    (scores, _), sample = best.score(pairs(1.0)), next(pairs(1.0))[0]
+    assert torch.allclose(torch.from_numpy(scores[:100]).float(), 0.75 * (sample.x[:, 0] - 0.5))

@@ -215,6 +215,19 @@ def test_dropout_is_on_for_reals_and_off_for_fakes_when_importance_mixes_both():
     assert modes == [False, False, True]
 
 
+def test_the_likelihood_of_the_opponent_has_no_dropout():
+    generator, _, every = world(LONG["variable"], False)
+    generator.body.append(nn.Dropout(0.5))
+    stages = [{"kind": "critics", "items": 64}, {"kind": "generator"}]
+    estimator = {"kind": "importance", "group": 4}
+    recipe = Recipe.model_validate({"estimator": estimator, "stages": stages})
+    player = GeneratorPlayer(generator, recipe, Nobody(), frozenset()).train()
+    assert generator.training
+    assert not any(module.training for module in player.opponent.modules())
+    same = [player.opponent.log_prob(every) for _ in range(2)]
+    assert torch.equal(*same)
+
+
 @pytest.mark.parametrize("length", ["variable", "fixed"])
 @pytest.mark.parametrize(
     ("credit", "baseline", "discount"),

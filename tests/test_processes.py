@@ -82,6 +82,23 @@ GAMES = {
         exact_language,
         SMALL | {"gradient_accumulation": 2, "estimator": {"kind": "score_function", "group": 2}},
     ),
+    "critics that stop early": (
+        exact_language,
+        SMALL
+        | {
+            "critic": {"learning_rate": 0.1},
+            "estimator": {"kind": "importance", "group": 2, "real": 0.5},
+            "stages": [
+                {
+                    "kind": "critics",
+                    "items": 64,
+                    "part": [0, 0.5],
+                    "early_stopping": {"interval": 8, "count": 100, "patience": 2},
+                },
+                {"kind": "generator"},
+            ],
+        },
+    ),
     "initialised": (taught_ring, SMALL),
     "masked steps": (
         exact_language,

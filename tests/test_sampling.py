@@ -307,12 +307,24 @@ def test_samples_in_half_precision_are_the_same_in_any_batch(models, name):
     whole = model.generate(150, seed=3)
     assert torch.equal(model.generate(1, seed=3, start=100).x, whole.x[100:101])
     assert whole.x.dtype == exact.generate(1).x.dtype
-    assert next(model.generator.parameters()).dtype == torch.float32
+    weights = list(model.generator.parameters())
+    assert {weight.dtype for weight in weights} == {torch.float32}
+    assert not any(weight.requires_grad for weight in weights)
     error = whole.x - exact.generate(150, seed=3).x
     if whole.x.is_floating_point():
         assert 0 < error.std() < 0.02 * whole.x.std()
     else:
         assert (error != 0).any(1).float().mean() < 0.1
+
+
+def test_figures_of_a_model_in_half_precision_say_so(models):
+    model = genkit.load(models["ring"].path, modality=models["ring"].modality, dtype="bfloat16")
+    evaluation = genkit.evaluate(model, torch.randn(400, 2), n=100)
+    protocols = {
+        row.kind: [one.protocol for one in row.figures.values()] for row in evaluation.rows
+    }
+    assert all("bfloat16" in protocol for protocol in protocols["model"])
+    assert not any("bfloat16" in protocol for protocol in protocols["real"])
 
 
 def test_a_folder_of_samples_has_one_precision(models, tmp_path):

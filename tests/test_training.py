@@ -93,6 +93,10 @@ STAGED = {
     ],
     "batch_size": 64,
 }
+EARLY = {
+    "part": [0, 0.5],
+    "early_stopping": {"part": [0.9, 1], "interval": 64, "count": 200, "patience": 2},
+}
 GAMES = {
     "two critics, BatchNorm, dropout, random items, labels, terms": (duet, {}),
     "fakes used again": (duet, REUSE),
@@ -112,14 +116,12 @@ GAMES = {
         {
             "estimator": {"kind": "importance", "group": 8, "real": 0.5},
             "stages": [
-                {
-                    "kind": "critics",
-                    "items": 768,
-                    "part": [0, 0.9],
-                    "early_stopping": {"interval": 192, "count": 200},
-                },
+                {"kind": "critics", "items": 640, **EARLY},
+                {"kind": "generator", "items": 192, "part": [0, 0.5]},
+                {"kind": "critics", "items": 640, **EARLY},
                 {"kind": "generator"},
             ],
+            "critic": {"learning_rate": 0.1},
         },
     ),
     "steps": (step_language, {}),

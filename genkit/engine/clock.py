@@ -39,7 +39,7 @@ class Progress:
         seconds: of work, over all sessions of the run.
         seconds_left: an estimate; None where it is not known yet.
         items_per_second: since this session began.
-        stage: pretrain, critics or game.
+        stage: pretrain, critics, generator or game.
         statistics: `player.name` -> mean since the last report.
         note: an event (a preview, a warning, a resumed checkpoint); None for a plain report.
     """
@@ -58,7 +58,7 @@ class Due(NamedTuple):
     """What to do before the next round.
 
     Args:
-        over: the run has used up its items or minutes.
+        over: the run has used up its items or minutes, or its last stage has stopped early.
         stop: a signal asked the run to save and stop.
         evaluate: draw samples, diagnose them and write a preview.
         log: append a row to the log and report progress.

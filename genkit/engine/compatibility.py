@@ -17,16 +17,20 @@ from genkit.config import RunConfig
 from genkit.discovery import registry
 from genkit.engine.averages import couples_samples
 from genkit.engine.teacher import WEIGHTS, Teacher
-from genkit.errors import ConfigError, ModelError, PluginError, did_you_mean
+from genkit.errors import ConfigError, DataError, ModelError, PluginError, did_you_mean
 from genkit.plugin import Critique, ModalityPlugin, Networks, Noise, Sample, capabilities_of
 from genkit.recipe import (
     GumbelSoftmax,
     Importance,
+    Part,
     Pathwise,
     Recipe,
     ScoreFunction,
     StraightThrough,
 )
+
+LEAST_HELD_OUT = 100
+"""Items by which critics are stopped early: of fewer, chance alone makes some of their scores seem certain."""
 
 
 def check_processes(recipe: Recipe, processes: int) -> None:
@@ -43,6 +47,22 @@ def check_processes(recipe: Recipe, processes: int) -> None:
             raise ConfigError(
                 f"recipe.{name}.pool = {critic.pool} keeps earlier fakes in one process, and there are {processes}: "
                 "set it to 0, or train with one process"
+            )
+
+
+def check_held_out(recipe: Recipe, count_of: Callable[[Part], int]) -> None:
+    """Raise DataError unless early stopping holds out enough items for its figures to mean something.
+
+    Args:
+        count_of: how many items a part of the data has.
+    """
+    for number, stage in enumerate(recipe.stages):
+        stopping = stage.early_stopping
+        if stopping is not None and (count := count_of(stopping.part)) < LEAST_HELD_OUT:
+            raise DataError(
+                f"recipe.stages.{number}.early_stopping holds out {count} items, the part {list(stopping.part)} of the "
+                f"data: at least {LEAST_HELD_OUT} are needed. Give more data, hold out a larger part, or leave it out "
+                f"(recipe.stages.{number}.early_stopping=null)"
             )
 
 

@@ -15,7 +15,7 @@ from genkit.engine.optimizers import under
 from genkit.evaluation import gains
 from genkit.plugin import Sample
 from genkit.recipe import EarlyStopping
-from genkit.sampling.reranking import Reranker
+from genkit.sampling.reranking import mean_logit
 from genkit.system.streams import stream_key
 
 FIGURES = "figures"
@@ -34,29 +34,49 @@ class BestCritics:
         scale: what their scores are multiplied by for that gain; 0: they gain nothing. 1 until they are measured.
         misses: measurements in a row that brought no more.
         best: the weights of the best critics, `<critic>.<name>`; empty: none have gained anything.
+        notes: for the user, until they are told.
     """
 
     def __init__(self, critics: Mapping[str, nn.Module], weights: Mapping[str, float]) -> None:
-        self.critics = critics
-        self.reranker = Reranker(critics, weights, sha256="")
+        self.critics, self.shares = critics, weights
         self.gain, self.scale, self.misses = 0.0, 1.0, 0
         self.best: dict[str, Tensor] = {}
+        self.notes: list[str] = []
 
     @torch.no_grad()
-    def follow(self, pairs: Iterable[tuple[Sample, Sample]], seed: int) -> dict[str, Tensor]:
-        """Measure what the critics gain now, keep them if it is more than ever, and return what was measured.
+    def score(self, pairs: Iterable[tuple[Sample, Sample]]) -> tuple[gains.Scores, gains.Scores]:
+        """The scores of real items and of fakes, each [N].
+
+        Args:
+            pairs: batches of both, of equal size; the critics have learned none of these.
+        """
+        for critic in self.critics.values():
+            critic.eval()  # every update sets the mode that it needs
+        scores = [[self._scores(side) for side in pair] for pair in pairs]
+        real, fake = (torch.cat(side).cpu().double().numpy() for side in zip(*scores, strict=True))
+        return real, fake
+
+    def _scores(self, sample: Sample) -> Tensor:
+        """[B]: the weighted sum of the critics' mean logits."""
+        scores = [
+            self.shares[name] * mean_logit(critic(sample), sample.mask)
+            for name, critic in self.critics.items()
+        ]
+        return torch.stack(scores).sum(0)
+
+    def follow(
+        self, real: gains.Scores, fake: gains.Scores, settings: EarlyStopping, seed: str
+    ) -> dict[str, float]:
+        """What the critics gain now, in nats an item, and the scale for it. They are kept if it is more than ever.
 
         The scale is fitted on every other item, and the gain measured on the rest. It counts if its 95 % interval lies
         above 0.
 
         Args:
-            pairs: batches of real items and as many fakes; the critics have learned none of these.
+            real, fake: what `score` returned.
+            settings: of the stage.
             seed: of the resampling.
         """
-        for critic in self.critics.values():
-            critic.eval()  # every update sets the mode that it needs
-        scores = [[self.reranker.scores(side) for side in pair] for pair in pairs]
-        real, fake = (torch.cat(side).double().cpu().numpy() for side in zip(*scores, strict=True))
         random = np.random.Generator(np.random.Philox(key=stream_key("early stopping", seed)))
         figures = gains.figures((real[0::2], real[1::2]), (fake[0::2], fake[1::2]), None, random)
         (gain, low, *_), scale = figures["gain"], figures["critic_scale"].value or 0.0
@@ -67,7 +87,14 @@ class BestCritics:
         else:
             self.misses += 1
             self.scale = self.scale if self.best else 0.0
-        return {"gain": torch.tensor(gain), "scale": torch.tensor(scale)}
+            if self.stop(settings):
+                result = "they gain nothing that is more than chance"
+                if self.best:
+                    result = f"the best gain {self.gain:.3g} nats an item, and are kept"
+                self.notes.append(
+                    f"no more was gained by the critics in {self.misses} measurements, so this stage ends: {result}"
+                )
+        return {"gain": gain, "scale": scale}
 
     def stop(self, settings: EarlyStopping | None) -> bool:
         """Whether the critics gain no more, and the stage is to end."""
@@ -85,12 +112,23 @@ class BestCritics:
         """The weights of the best critics, or of the critics as they are where none have gained anything."""
         return self.best or self._weights()
 
-    def end_stage(self) -> None:
-        """Give the critics the weights with which they gained most, and begin anew. The scale stays."""
+    def end_stage(self, train_critics: bool) -> None:
+        """Give the critics the weights with which they gained most, and begin anew.
+
+        Args:
+            train_critics: whether the next stage trains critics; their scale is 1 then. Else it stays.
+        """
         if self.best:
             for name, critic in self.critics.items():
                 critic.load_state_dict(under(name, self.best))
         self.gain, self.misses, self.best = 0.0, 0, {}
+        if train_critics:
+            self.scale = 1.0
+
+    def take_over(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Start with the scale of another game's state; returns the weights of its best critics, if it has some."""
+        self.scale = float(state[FIGURES][1])
+        return {name: value for name, value in state.items() if name != FIGURES}
 
     def state(self) -> dict[str, Tensor]:
         """All that is needed to continue."""

@@ -7,7 +7,7 @@ adversarial losses; no data and no optimiser.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -32,6 +32,7 @@ from genkit.recipe import (
     ScoreFunction,
     StraightThrough,
 )
+from genkit.sampling.reranking import mean_logit
 from genkit.user_objects import reward_named
 
 Statistics = dict[str, Tensor]
@@ -218,7 +219,11 @@ class ScoreFunctionEstimator(nn.Module):
 
     def sample_rewards(self, sample: Sample, scores: list[Score]) -> Tensor:
         """[B]: one reward per sample; steps and patches are averaged, heads summed, critics weighted and summed."""
-        return _row_totals(sample, scores, self._rewards)
+        total = torch.zeros(len(sample), device=sample.x.device)
+        for score in scores:
+            for values in self._rewards(score):
+                total = total + score.weight * row_means(values, score.mask)
+        return total
 
     def step_rewards(self, sample: Sample, scores: list[Score]) -> Tensor:
         """[B, L]: one reward per step; heads are summed, critics weighted and summed.
@@ -297,8 +302,8 @@ class ImportanceEstimator(nn.Module):
     """Likelihood of the generator's candidates, each weighted by softmax(scale * score) within its group.
 
     With the score log p / q of the data p and the generator q, and large groups, the gradient is that of the divergence
-    KL(p || q): self-normalised importance sampling, whose bias falls with the size of the groups. The scores of all
-    steps and patches of a sample are averaged, those of heads summed, as for a terminal reward.
+    KL(p || q): self-normalised importance sampling, whose bias falls with the size of the groups. The logits of all
+    steps, patches and heads for a sample are averaged.
 
     Critics that stay as they are while q learns know log p / q0, of the q0 that they were trained against. Candidates
     are then weighted by softmax(scale * score + log q0 - log q), so that what q learns is q0 exp(scale * score) all the
@@ -324,7 +329,9 @@ class ImportanceEstimator(nn.Module):
         real = request.real if self.settings.real else None
         with torch.no_grad():
             fake = _drawn_without_dropout(generator, request)
-            scores = _row_totals(fake, judge(fake), lambda score: score.critique.logits)
+            scores = torch.stack(
+                [score.weight * mean_logit(score.critique, score.mask) for score in judge(fake)]
+            ).sum(0)
         log_weights, log_prob = scale * scores, None
         if scale or real is None:
             log_prob = _line_log_prob(generator, fake)
@@ -365,22 +372,6 @@ def discounted_returns(rewards: Tensor, discount: float) -> Tensor:
         running = rewards[:, step] + discount * running
         returns[:, step] = running
     return returns
-
-
-def _row_totals(
-    sample: Sample, scores: Sequence[Score], values_of: Callable[[Score], Sequence[Tensor]]
-) -> Tensor:
-    """[B]: a value per sample; steps and patches are averaged, heads summed, critics weighted and summed.
-
-    Args:
-        scores: of the sample.
-        values_of: the values of each head, in the shape of its logits.
-    """
-    total = torch.zeros(len(sample), device=sample.x.device)
-    for score in scores:
-        for values in values_of(score):
-            total = total + score.weight * row_means(values, score.mask)
-    return total
 
 
 def _drawn_without_dropout(generator: Any, request: FakeRequest) -> Sample:

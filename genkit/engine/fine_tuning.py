@@ -105,6 +105,9 @@ def take_over(game: Game, init: str) -> list[str]:
         players = read_tensors(file)
         critics = under("critics", players)
     inner = "" if checkpoint is None else ".module"  # of a player, besides what it keeps of a run
+    if checkpoint is not None and (best := checkpoint / "best_critics.safetensors").exists():
+        for key, value in game.best_critics.take_over(read_tensors(best)).items():
+            critics[key.replace(".", f"{inner}.", 1)] = value
     notes = _load_critics(game, critics, file, init, inner)
     for name, module in game.networks.frozen.items():
         if weights := under(f"frozen.{name}", players):

@@ -68,6 +68,7 @@ class Game:
         recipe = config.recipe
         compatibility.check_processes(recipe, runtime.processes)
         self.batches = Batches(dataset, config.run.seed, config.modality)
+        compatibility.check_held_out(recipe, self.batches.count_of)
         seed_everything("networks", config.run.seed)
         with registry.asking(config.modality, "networks") as fault:
             self.networks = plugin.networks()
@@ -110,7 +111,7 @@ class Game:
         self.items = self.stage = self.stage_items = self.round = self.averaged_at = self.retry = 0
         self.seconds = 0.0
         self.updates = dict.fromkeys(self.players, 0)
-        self.tally = Tally()
+        self.tally = Tally(runtime.device)
         # By player: how many of its latest updates in a row were skipped; on the device.
         self.skipped = {name: torch.zeros((), device=runtime.device) for name in self.players}
         self._stage_of_optimizers = -1
@@ -209,16 +210,18 @@ class Game:
         return (self.round + 1) % settings.interval == 0
 
     def begin_stage(self) -> Stage:
-        """The stage of the next round: the next stage once this one's items are used up, with fresh optimisers."""
+        """The stage of the next round: the next one, with fresh optimisers, once this one is over."""
         stages = self.config.recipe.stages
         limit = stages[self.stage].items
         stops = self.best_critics.stop(stages[self.stage].early_stopping)
         is_over = stops or (limit is not None and self.stage_items >= limit)
         if is_over and self.stage + 1 < len(stages):
+            if stages[self.stage].trains_critics:
+                self.generator.keep_opponent()
             self.stage, self.stage_items, self.round = self.stage + 1, 0, 0
-            self.best_critics.end_stage()
-        if not self.stage_items:
-            self.generator.begin_stage()
+            self.best_critics.end_stage(stages[self.stage].trains_critics)
+        if not self.items:
+            self.generator.keep_opponent()
         if self._stage_of_optimizers != self.stage:
             self._make_optimizers()
         return stages[self.stage]
@@ -230,10 +233,8 @@ class Game:
 
     def _make_optimizers(self) -> None:
         recipe = self.config.recipe
-        settings = {
-            "generator": self.generator_settings,
-            **{name: recipe.critic_named(name) for name in self.critics},
-        }
+        settings: dict[str, Player] = {name: recipe.critic_named(name) for name in self.critics}
+        settings["generator"] = self.generator_settings
         self.optimizers = {
             name: make_optimizer(settings[name], self.trainable[name]) for name in self.players
         }
@@ -265,22 +266,20 @@ class Game:
             return None
         return self.batches.take(0, RECALIBRATION_ROWS).condition
 
-    def fakes(
-        self, real: Sample, rows: range, purpose: str, number: int, with_graph: bool = False
-    ) -> Sample:
+    def fakes(self, real: Sample, rows: range, key: str, with_graph: bool = False) -> Sample:
         """Samples of the current generator in training mode, one for each real and under its condition.
 
         Args:
             real: the batch whose conditions the fakes take.
             rows: of the noise.
-            purpose, number: of the fakes, in this round; they determine the noise.
+            key: the name of its random stream.
             with_graph: keep the graph for a gradient to the generator.
         """
-        self._seed(purpose, number)
+        self._seed(key)
         self._only("generator")
         self.networks.generator.train()
         with torch.set_grad_enabled(with_graph), self.runtime.computing(), self.asking("generator"):
-            noise = self._noise(self._key(purpose, number), rows)
+            noise = self._noise(key, rows)
             return full_precision(self.networks.generator(noise, real.condition, self.controls))
 
     # Rounds and updates ------------------------------------------------------------------------------------------
@@ -295,7 +294,7 @@ class Game:
         reuses = generator_is_due and recipe.reuses_fakes
 
         # Critics: all are trained on the same fresh reals and fakes, each for the steps of its own settings.
-        if stage.kind in ("critics", "game"):
+        if stage.trains_critics:
             due = {
                 name: settings
                 for name in self.critics
@@ -305,8 +304,8 @@ class Game:
             items_before, rows = self.stage_items, self.runtime.share_of(recipe.batch_size)
             for number in range(count):
                 real = self.next_batch()
-                fake = self.fakes(real, rows, "fakes", number, reuses and number == count - 1)
                 fake_key = self._key("fakes", number)
+                fake = self.fakes(real, rows, fake_key, reuses and number == count - 1)
                 for name, settings in due.items():
                     if number < settings.steps:
                         self.update_critic(name, settings, real, fake.detach(), number)
@@ -359,18 +358,20 @@ class Game:
         player.view.follow()
 
     def measure_gain(self, settings: EarlyStopping) -> None:
-        """Let the critics score real items that they do not learn, and as many fakes; the best critics are kept."""
-        size = self.config.recipe.batch_size
+        """Let the critics score items that they do not learn, and fakes, always the same; the best ones are kept."""
+        size, key = self.config.recipe.batch_size, f"{self.config.run.seed}/{self.stage}/gain"
         count = min(settings.count, self.batches.count_of(settings.part))
 
         def pair(start: int) -> tuple[Sample, Sample]:
-            rows = range(start, min(start + size, count))
-            real = self.batches.take(start, len(rows), settings.part).to(self.runtime.device)
-            return real, self.fakes(real, rows, "gain", 0)
+            real = self.batches.take(start, min(size, count), settings.part).to(self.runtime.device)
+            return real, self.fakes(real, range(len(real)), f"{key}/{start}")
 
         with registry.asking(self.config.modality, "its critics"), self.runtime.computing():
-            pairs = map(pair, range(0, count, size))
-            self.tally.add("critics", self.best_critics.follow(pairs, self.config.run.seed))
+            pairs = map(pair, range(0, max(count - size, 0) + 1, size))  # whole batches
+            scores = self.best_critics.score(pairs)
+        # Processes decide alike, though dropout, say, makes their fakes differ.
+        figures = self.best_critics.follow(*self.runtime.broadcast(scores), settings, key)
+        self.tally.add("critics", figures)
 
     def update_generator(
         self, kind: str, real: Sample, number: int, fake: Sample | None = None, fake_key: str = ""
@@ -415,7 +416,7 @@ class Game:
 
     def _begin_update(self, name: str, number: int) -> None:
         """Seed the update and prepare the player: training mode, no gradients yet, and gradients for it alone."""
-        self._seed(name, number)
+        self._seed(self._key(name, number))
         self._only(name)
         self.players[name].train()
         self.optimizers[name].zero_grad(set_to_none=True)
@@ -477,10 +478,10 @@ class Game:
         retry = f"/again {self.retry}" if self.retry else ""
         return f"{self.config.run.seed}/{self.stage}/{self.round}/{player}/{number}{retry}"
 
-    def _seed(self, player: str, number: int) -> None:
-        """Seed the global generators for an update, differently in each process."""
+    def _seed(self, key: str) -> None:
+        """Seed the global generators by the name of a random stream, differently in each process."""
         rank = f"/{self.runtime.rank}" if self.runtime.rank else ""
-        seed_everything("turn", self._key(player, number) + rank)
+        seed_everything("turn", key + rank)
 
     def statistics(self) -> dict[str, float]:
         """`player.name` -> mean of the finite values since the last call; `skipped` is the share of skipped updates."""

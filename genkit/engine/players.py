@@ -311,8 +311,15 @@ class GeneratorPlayer(nn.Module):
         if is_alone and isinstance(recipe.estimator, Importance):
             self.opponent = copy.deepcopy(generator).eval().requires_grad_(False)
 
-    def begin_stage(self) -> None:
-        """Keep the generator as it is now, against which critics that stay as they are have been trained."""
+    def train(self, mode: bool = True) -> GeneratorPlayer:
+        """Set the training mode of all but the opponent, whose likelihood is that without dropout."""
+        super().train(mode)
+        if self.opponent is not None:
+            self.opponent.eval()
+        return self
+
+    def keep_opponent(self) -> None:
+        """Keep the generator as it is now, against which the critics have been trained."""
         if self.opponent is not None:
             self.opponent.load_state_dict(self.module.state_dict())
 

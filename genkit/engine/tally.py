@@ -12,14 +12,20 @@ from torch import Tensor
 
 
 class Tally:
-    """`player.name` -> (the sum of the finite values since the last report, their number)."""
+    """`player.name` -> (the sum of the finite values since the last report, their number).
 
-    def __init__(self) -> None:
+    Args:
+        device: of the sums.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
         self.sums: dict[str, tuple[Tensor, Tensor]] = {}
 
-    def add(self, player: str, statistics: Mapping[str, Tensor]) -> None:
+    def add(self, player: str, statistics: Mapping[str, Tensor] | Mapping[str, float]) -> None:
         """Add a player's statistics, scalars each; the device is not waited for."""
-        for name, value in statistics.items():
+        for name, number in statistics.items():
+            value = torch.as_tensor(number, device=self.device)
             finite = value.isfinite()
             total, count = self.sums.get(
                 f"{player}.{name}", (torch.zeros_like(value), torch.zeros_like(value))

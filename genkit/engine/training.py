@@ -188,6 +188,8 @@ def _play(game: Game, folder: RunFolder, clock: Clock, stop: Stop, best: Best | 
     due = clock.due(stop)
     while not due.over:
         game.play_round()
+        while game.best_critics.notes:
+            clock.notify(note=game.best_critics.notes.pop(0))
         if game.round % PULSE == 0 and game.is_lost():
             _go_back(game, folder, clock, restore_start)
 
@@ -522,6 +524,10 @@ def _restore(game: Game, folder: RunFolder, checkpoint: Path) -> list[str]:
             f"the machine or its software has changed ({', '.join(machine_changes)}): the run continues, but its "
             "results may differ in the last bits"
         )
-    if game.over():
+    if game.share_of_run >= 1:
         notes.append("the run has reached its full length: train on with more --items or --minutes")
+    elif game.over():
+        notes.append(
+            "the last stage has stopped early, since its critics gained no more: it is over"
+        )
     return notes

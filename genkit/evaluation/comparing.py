@@ -25,7 +25,7 @@ from genkit.evaluation.scores import Features, Figure
 from genkit.kit.distances import nearest, spacing
 from genkit.plugin import Evidence, Sample, capabilities_of
 from genkit.sampling.batching import join
-from genkit.sampling.drawing import CHUNK
+from genkit.sampling.drawing import CHUNK, DTYPES
 from genkit.sampling.model import Model
 from genkit.sampling.model_folder import has_critics
 from genkit.sampling.reading import STREAM
@@ -368,9 +368,10 @@ class Comparison:
         label = "" if request.label is None else f", label {request.label}"
         candidates = request.best_of if model is not None else 1
         choice = "" if candidates == 1 else f" ({request.choose} of {candidates})"
+        dtype = DTYPES[0] if model is None else model.dtype
         return (
             f"{network}, {self.count} samples{choice}, {self.count} real of {source_name(request.data)}@"
-            f"{self.real.sha256[:8]}{label}, halves by seed {request.seed}, float32, genkit {registry.core_version()}"
+            f"{self.real.sha256[:8]}{label}, halves by seed {request.seed}, {dtype}, genkit {registry.core_version()}"
         )
 
     @cached_property

@@ -7,7 +7,7 @@ only whose a fault is, and no file.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import count, pairwise
 from typing import Any, NamedTuple, cast
@@ -41,11 +41,24 @@ class Place(NamedTuple):
     device: torch.device
     dtype: str = DTYPES[0]
 
-    def computing(self) -> AbstractContextManager[Any]:
-        """A context in which this precision is used, for one forward pass: it converts each weight once."""
+    @contextmanager
+    def computing(self, generator: nn.Module) -> Iterator[None]:
+        """A context in which this precision is used, for one forward pass of a generator.
+
+        Autocast converts each weight once in such a pass, but only those that require a gradient.
+        """
         if self.dtype == DTYPES[0]:
-            return nullcontext()
-        return torch.autocast(self.device.type, getattr(torch, self.dtype))
+            yield
+            return
+        weights = [weight for weight in generator.parameters() if not weight.requires_grad]
+        for weight in weights:
+            weight.requires_grad_(True)
+        try:
+            with torch.autocast(self.device.type, getattr(torch, self.dtype)):
+                yield
+        finally:
+            for weight in weights:
+                weight.requires_grad_(False)
 
 
 class LatentPoint(NamedTuple):
@@ -292,7 +305,7 @@ def forward(
 ) -> Sample:  # fmt: skip
     """One forward pass without gradients; with `steps`, only these steps of samples of any length."""
     device_condition = None if condition is None else condition.to(place.device)
-    with torch.no_grad(), place.computing():
+    with torch.no_grad(), place.computing(generator):
         if steps is not None:
             unrolling = cast(Unrolling, generator)
             sample = unrolling.unroll(noise, device_condition, controls, steps)

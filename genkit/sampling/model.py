@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -121,8 +121,7 @@ class Model:
                 found, its file, or tensors by part, [N, ...].
 
         Raises:
-            ConfigError: for a control, label, number or noise that the model does not accept; for `best_of` > 1 if it
-                has no critics.
+            ConfigError: for a control, label, number or noise that the model does not accept, or lack of critics.
         """
         latents = None if noise is None else self._latents(noise)
         if n is None:
@@ -493,7 +492,8 @@ class Model:
             PluginError, GenkitError: if the model cannot be exported, or its samples differ; they say why.
         """
         exporting.check_path(path)
-        result = exporting.export_model(self, controls, label, samples, seed, opset, tolerance)
+        model = replace(self, dtype=DTYPES[0])
+        result = exporting.export_model(model, controls, label, samples, seed, opset, tolerance)
         result.save(path)
         return result
 

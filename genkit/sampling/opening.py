@@ -49,7 +49,7 @@ def generate(
     Args:
         model: as for `load`, or a model.
         n, seed, start, label, controls, best_of, choose: as for `Model.generate`.
-        device, dtype: as for `load`.
+        device, dtype: as for `load`; a model that is open keeps its own.
 
     Raises:
         UserError: as `load` and `Model.generate` do.
@@ -118,9 +118,7 @@ def open_model(
         reason = f"{registry.origin(manifest)} cannot build a network from it ({first_line(error)})"
         raise ModelError(f"{folder / 'config.json'}: {reason}") from error
     target_device = pick_device(device)
-    # Autocast keeps a converted weight until a forward pass ends, but only one that requires a gradient.
-    is_half = dtype != DTYPES[0]
-    generator = networks[""].to(target_device).eval().requires_grad_(is_half)
+    generator = networks[""].to(target_device).eval().requires_grad_(False)
     return Model(manifest, plugin, generator, info, target_device, folder, digest, dtype=dtype)
 
 

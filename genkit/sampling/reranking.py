@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from genkit.adversarial import row_means
 from genkit.errors import ConfigError, ModelError
-from genkit.plugin import Critique, ModalityPlugin, Sample
+from genkit.plugin import Critique, ModalityPlugin, Sample, full_precision
 from genkit.sampling.batching import join
 from genkit.sampling.model_folder import CRITICS, read_critics
 from genkit.system.files import file_hash
@@ -26,6 +26,17 @@ from genkit.system.runtime import lay_out
 from genkit.system.seeding import global_seeds
 from genkit.system.tensors import build
 from genkit.user_objects import not_placeholder
+
+
+def mean_logit(critique: Critique, mask: Tensor | None) -> Tensor:
+    """[B]: the mean of a critique's logits over heads, and patches or valid steps: high means real.
+
+    Args:
+        mask: [B, L], the valid steps; it counts where the critique scores steps.
+    """
+    mask = mask if critique.per_step else None
+    heads = [row_means(logits, mask) for logits in full_precision(critique).logits]
+    return torch.stack(heads).mean(0)
 
 
 @dataclass(frozen=True)
@@ -89,10 +100,7 @@ class Reranker:
         """
         total = torch.zeros(len(sample), device=sample.x.device)
         for name, critic in self.critics.items():
-            critique: Critique = critic(sample)
-            mask = sample.mask if critique.per_step else None
-            heads = torch.stack([row_means(logits, mask) for logits in critique.logits])
-            total = total + self.weights[name] * heads.mean(0)
+            total = total + self.weights[name] * mean_logit(critic(sample), sample.mask)
         return total
 
     def choose(
