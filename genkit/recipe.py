@@ -263,14 +263,15 @@ class Importance(Settings):
     sampling weights them; the score is a critic's logit. If that is the log-ratio of the densities of real items and of
     samples, it is the likelihood of real items that is maximised, where `score_function` with the reward `logit`
     prefers a few of them (cooperative training: Lamprier et al. 2022, arXiv:2201.12320; Song et al. 2020,
-    arXiv:2007.06018). In stages `generator`, whose critics stay as they are, the generator that these were trained
-    against is kept, and candidates are weighted by its likelihood, too. For discrete samples."""
+    arXiv:2007.06018). The weight of equal candidates is subtracted as a baseline. In stages `generator`, whose critics
+    stay as they are, the generator that these were trained against is kept, and candidates are weighted by its
+    likelihood, too. For discrete samples."""
 
     kind: Literal["importance"]
     group: Annotated[int, Field(ge=2)] = 8
     """Candidates that are compared: neighbouring rows of the generator's batch, which share one condition."""
     scale: NonNegativeFloat = 1.0
-    """Of the scores in the weights. 0: all candidates weigh the same, and nothing is learned from critics."""
+    """Of the scores in the weights. 0: nothing is learned from critics."""
     real: Share = 0.0
     """Share in the loss of the likelihood of the batch's real samples."""
 

@@ -168,7 +168,7 @@ def test_critics_of_an_earlier_generator_teach_the_truth_if_that_one_is_known(kn
     request = FakeRequest(None, 8000, noises(generator), opponent=known)
     loss, statistics, _ = play(generator, request, judge_of(critic))
     assert (statistics["effective_share"] > 0.999) == knows_opponent
-    assert (gradient(loss, generator).norm() < 0.1) == knows_opponent
+    assert (gradient(loss, generator).norm() < 1e-3) == knows_opponent
 
 
 def test_importance_mixes_in_the_likelihood_of_reals():
@@ -185,9 +185,9 @@ def test_importance_mixes_in_the_likelihood_of_reals():
         if not scale:
             assert statistics["effective_share"] == 1
     scores = critic(drawn).logits[0].view(2, 4)
-    weights = scores.softmax(1).flatten() / 2
-    torch.testing.assert_close(losses[0.0, 0.0], -likelihood[:8].mean())
-    torch.testing.assert_close(losses[1.0, 0.0], -(weights * likelihood[:8]).sum())
+    advantages = (scores.softmax(1) - 1 / 4).flatten() / 2
+    torch.testing.assert_close(losses[0.0, 0.0], torch.zeros(()))
+    torch.testing.assert_close(losses[1.0, 0.0], -(advantages * likelihood[:8]).sum())
     mixture = 0.75 * losses[1.0, 0.0] - 0.25 * likelihood[5:].mean()
     torch.testing.assert_close(losses[1.0, 0.25], mixture)
 

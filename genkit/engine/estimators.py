@@ -305,6 +305,9 @@ class ImportanceEstimator(nn.Module):
     KL(p || q): self-normalised importance sampling, whose bias falls with the size of the groups. The logits of all
     steps, patches and heads for a sample are averaged.
 
+    The weight that each candidate has where all are equal is subtracted as a baseline: the likelihood of a model's own
+    samples has a gradient of 0 on average, whose noise would move q where there is nothing to learn.
+
     Critics that stay as they are while q learns know log p / q0, of the q0 that they were trained against. Candidates
     are then weighted by softmax(scale * score + log q0 - log q), so that what q learns is q0 exp(scale * score) all the
     time. By the scores alone it would be q exp(scale * score), which every update moves on, beyond the data.
@@ -322,8 +325,7 @@ class ImportanceEstimator(nn.Module):
         """(a loss whose gradient is the estimate, statistics, the fakes).
 
         Dropout layers are off for fakes, which must be scored by the same policy that drew them, and on for reals.
-        Always draws new fakes. Where scores count for nothing the fakes are left out of the loss, if reals are part of
-        it: what the likelihood of a model's own samples teaches it is 0 on average.
+        Always draws new fakes.
         """
         scale = self.settings.scale * request.scale
         real = request.real if self.settings.real else None
@@ -332,17 +334,14 @@ class ImportanceEstimator(nn.Module):
             scores = torch.stack(
                 [score.weight * mean_logit(score.critique, score.mask) for score in judge(fake)]
             ).sum(0)
-        log_weights, log_prob = scale * scores, None
-        if scale or real is None:
-            log_prob = _line_log_prob(generator, fake)
-            if request.opponent is not None:
-                with torch.no_grad():
-                    log_weights += _line_log_prob(request.opponent, fake) - log_prob
+        log_weights, log_prob = scale * scores, _line_log_prob(generator, fake)
+        if scale and request.opponent is not None:
+            with torch.no_grad():
+                log_weights += _line_log_prob(request.opponent, fake) - log_prob
         weights = log_weights.view(-1, self.settings.group).softmax(1)
         effective_share = 1 / weights.square().sum(1).mean() / self.settings.group
-        loss = scores.new_zeros(())
-        if log_prob is not None:
-            loss = -(weights.flatten() * log_prob).sum() / len(weights)
+        advantages = weights - 1 / self.settings.group
+        loss = -(advantages.flatten() * log_prob).sum() / len(weights)
         statistics = {"score": scores.mean(), "effective_share": effective_share}
         if real is not None:
             _set_dropout(generator, is_on=generator.training)
