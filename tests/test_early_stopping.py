@@ -5,15 +5,19 @@ import math
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from toys import language
 
 import genkit
+from genkit import config as configuration
+from genkit.engine.data import open_data
 from genkit.engine.early_stopping import BestCritics
-from genkit.errors import ConfigError, DataError
+from genkit.engine.game import Game
+from genkit.errors import ConfigError, DataError, ModelError
 from genkit.plugin import Critique, Sample
 from genkit.recipe import EarlyStopping
+from genkit.system.runtime import Runtime
 
 SETTINGS = EarlyStopping(patience=2)
 
@@ -68,11 +72,11 @@ def test_the_critics_that_gain_most_are_kept_and_scaled():
         f"{figures['gain']:.3g} nats an item, and are kept"
     ]
     assert best.weights()["slope.weight"] == 2.0
-    best.end_stage(train_critics=False)
+    best.begin_stage(trains_critics=False)
     assert best.critics["slope"].weight == 2.0
     assert best.scale == figures["scale"]
     assert not best.stop(SETTINGS)
-    best.end_stage(train_critics=True)
+    best.begin_stage(trains_critics=True)
     assert best.scale == 1.0
 
 
@@ -83,7 +87,7 @@ def test_critics_that_gain_nothing_have_the_scale_0_and_stay_as_they_are():
         weighing(best, weight, shift=0.0)
     assert (best.gain, best.scale, best.misses, best.best) == (0.0, 0.0, 2, {})
     assert "nothing that is more than chance" in best.notes[0]
-    best.end_stage(train_critics=False)
+    best.begin_stage(trains_critics=False)
     assert best.critics["slope"].weight == 1.0
     weighing(best, 1.0)
     assert best.scale > 0.9
@@ -130,6 +134,26 @@ def test_a_run_of_critics_stops_early_and_keeps_the_best_in_its_model(train, che
         critic, _, rest = name.partition(".")
         assert torch.equal(players[f"critics.{critic}.module.{rest}"], value)
     assert model.generate(2, best_of=2).x.shape == (2, *model.generate(1).x.shape[1:])
+
+
+@pytest.mark.parametrize(("kind", "scale"), [("critics", 1.0), ("generator", 0.5)])
+def test_the_scale_of_an_earlier_run_is_that_of_critics_that_stay_as_they_are(kind, scale):
+    estimator = {"kind": "importance", "group": 4}
+    recipe = {"batch_size": 8, "estimator": estimator, "stages": [{"kind": kind}]}
+    config = configuration.build(language, settings=[{"recipe": recipe}])
+    plugin, dataset, _ = open_data(config)
+    game = Game(config, plugin, dataset, Runtime("cpu"))
+    game.best_critics.scale = 0.5
+    game.play_round()
+    assert game.best_critics.scale == scale
+
+
+def test_a_damaged_file_of_the_best_critics_is_one_sentence(train, checkpoint):
+    stage = {"kind": "critics", "part": [0, 0.9], "early_stopping": {"interval": 64, "count": 100}}
+    _, out = train(language, 128, recipe={"batch_size": 64, "stages": [stage]})
+    save_file({"figures": torch.ones(2)}, checkpoint(out) / "best_critics.safetensors")
+    with pytest.raises(ModelError, match=r"best_critics.safetensors is damaged"):
+        train(language, 64, "other", init=out)
 
 
 @pytest.mark.parametrize(

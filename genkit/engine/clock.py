@@ -16,12 +16,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from genkit.engine.diagnosis import REALS, Reference
+from genkit.engine.diagnosis import Reference
 from genkit.engine.game import Game
 from genkit.engine.run_folder import RunFolder
+from genkit.engine.views import reference_of
 from genkit.errors import STOPS
-from genkit.plugin import Sample
-from genkit.sampling.batching import join
 
 LOG_SECONDS = 1.0
 """Seconds between two rows of the log, and between two plain progress reports."""
@@ -167,11 +166,7 @@ class Clock:
     @cached_property
     def reference(self) -> Reference:
         """Real samples that generated ones are compared with."""
-        batches, size = self.game.batches, 64
-        count = min(REALS, len(batches))
-        starts = range(0, count, size)
-        parts = [batches.take(start, min(size, count - start)) for start in starts]
-        return Reference(join([Sample(batch.x) for batch in parts]))
+        return reference_of(self.game)
 
     def finish(self) -> None:
         """Close the trackers."""

@@ -271,8 +271,7 @@ class Batches:
 
     def count_of(self, part: Part) -> int:
         """How many items a part of the data has."""
-        first, last = (round(share * len(self)) for share in part)
-        return last - first
+        return len(self._ranks(part))
 
     @cached_property
     def means(self) -> list[float]:
@@ -416,20 +415,25 @@ class Batches:
 
     def _shuffled(self, place: int, part: Part = WHOLE) -> int:
         """The index of the item at a position of the stream; each epoch is a permutation of all items of its part."""
-        first, last = (round(share * len(self)) for share in part)
-        if first == last:
+        ranks = self._ranks(part)
+        if not ranks:
             raise DataError(
                 f"of {len(self):,} items there is none in the part {list(part)} of a stage"
             )
-        epoch, offset = divmod(place, last - first)
+        epoch, offset = divmod(place, len(ranks))
         if (epoch, part) != self._epoch:
             self._order = self._permutation("order", self.seed, epoch)
             if part != WHOLE:
                 rank = np.argsort(self._permutation("parts", self.seed))
-                is_inside = (rank >= first) & (rank < last)
+                is_inside = (rank >= ranks.start) & (rank < ranks.stop)
                 self._order = self._order[is_inside[self._order]]
             self._epoch = epoch, part
         return int(self._order[offset])
+
+    def _ranks(self, part: Part) -> range:
+        """The places of a part in the order by the seed that parts are taken from."""
+        first, last = (round(share * len(self)) for share in part)
+        return range(first, last)
 
     def _permutation(self, *names: int | str) -> NDArray[np.int64]:
         """All indices in an order by a random stream of this name."""

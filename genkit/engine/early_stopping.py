@@ -15,7 +15,7 @@ from genkit.engine.optimizers import under
 from genkit.evaluation import gains
 from genkit.plugin import Sample
 from genkit.recipe import EarlyStopping
-from genkit.sampling.reranking import mean_logit
+from genkit.sampling.reranking import weighted_scores
 from genkit.system.streams import stream_key
 
 FIGURES = "figures"
@@ -52,17 +52,11 @@ class BestCritics:
         """
         for critic in self.critics.values():
             critic.eval()  # every update sets the mode that it needs
-        scores = [[self._scores(side) for side in pair] for pair in pairs]
+        scores = [
+            [weighted_scores(self.critics, self.shares, side) for side in pair] for pair in pairs
+        ]
         real, fake = (torch.cat(side).cpu().double().numpy() for side in zip(*scores, strict=True))
         return real, fake
-
-    def _scores(self, sample: Sample) -> Tensor:
-        """[B]: the weighted sum of the critics' mean logits."""
-        scores = [
-            self.shares[name] * mean_logit(critic(sample), sample.mask)
-            for name, critic in self.critics.items()
-        ]
-        return torch.stack(scores).sum(0)
 
     def follow(
         self, real: gains.Scores, fake: gains.Scores, settings: EarlyStopping, seed: str
@@ -112,22 +106,26 @@ class BestCritics:
         """The weights of the best critics, or of the critics as they are where none have gained anything."""
         return self.best or self._weights()
 
-    def end_stage(self, train_critics: bool) -> None:
-        """Give the critics the weights with which they gained most, and begin anew.
+    def begin_stage(self, trains_critics: bool) -> None:
+        """Give the critics the weights with which they gained most in the last stage, and begin anew.
 
         Args:
-            train_critics: whether the next stage trains critics; their scale is 1 then. Else it stays.
+            trains_critics: whether this stage does; their scale is 1 then. Else it stays.
         """
         if self.best:
             for name, critic in self.critics.items():
                 critic.load_state_dict(under(name, self.best))
         self.gain, self.misses, self.best = 0.0, 0, {}
-        if train_critics:
+        if trains_critics:
             self.scale = 1.0
 
     def take_over(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Start with the scale of another game's state; returns the weights of its best critics, if it has some."""
-        self.scale = float(state[FIGURES][1])
+        """Start with the scale of another game's state; returns the weights of its best critics, if it has some.
+
+        Raises:
+            KeyError, ValueError: if it is none.
+        """
+        _, self.scale, _ = state[FIGURES].tolist()
         return {name: value for name, value in state.items() if name != FIGURES}
 
     def state(self) -> dict[str, Tensor]:

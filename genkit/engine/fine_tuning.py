@@ -17,7 +17,7 @@ from genkit.config import RunConfig
 from genkit.engine.game import Game
 from genkit.engine.optimizers import under
 from genkit.engine.run_folder import TEACHER, RunFolder
-from genkit.errors import ConfigError, ModelError
+from genkit.errors import ConfigError, ModelError, first_line
 from genkit.plugin import Facts, Modality
 from genkit.sampling.model import Model
 from genkit.sampling.model_folder import (
@@ -104,10 +104,14 @@ def take_over(game: Game, init: str) -> list[str]:
         file = checkpoint / "players.safetensors"
         players = read_tensors(file)
         critics = under("critics", players)
+        best = checkpoint / "best_critics.safetensors"
+        if best.exists():
+            try:
+                weights = game.best_critics.take_over(read_tensors(best))
+            except (KeyError, IndexError, ValueError, RuntimeError) as error:
+                raise ModelError(f"{best} is damaged ({first_line(error)})") from error
+            critics |= {key.replace(".", ".module.", 1): value for key, value in weights.items()}
     inner = "" if checkpoint is None else ".module"  # of a player, besides what it keeps of a run
-    if checkpoint is not None and (best := checkpoint / "best_critics.safetensors").exists():
-        for key, value in game.best_critics.take_over(read_tensors(best)).items():
-            critics[key.replace(".", f"{inner}.", 1)] = value
     notes = _load_critics(game, critics, file, init, inner)
     for name, module in game.networks.frozen.items():
         if weights := under(f"frozen.{name}", players):

@@ -212,14 +212,14 @@ class Game:
     def begin_stage(self) -> Stage:
         """The stage of the next round: the next one, with fresh optimisers, once this one is over."""
         stages = self.config.recipe.stages
-        limit = stages[self.stage].items
-        stops = self.best_critics.stop(stages[self.stage].early_stopping)
-        is_over = stops or (limit is not None and self.stage_items >= limit)
-        if is_over and self.stage + 1 < len(stages):
-            if stages[self.stage].trains_critics:
+        stage, is_last = stages[self.stage], self.stage + 1 == len(stages)
+        stops = self.best_critics.stop(stage.early_stopping)
+        if not is_last and (stops or self.stage_items >= (stage.items or float("inf"))):
+            if stage.trains_critics:
                 self.generator.keep_opponent()
             self.stage, self.stage_items, self.round = self.stage + 1, 0, 0
-            self.best_critics.end_stage(stages[self.stage].trains_critics)
+        if not self.stage_items:
+            self.best_critics.begin_stage(stages[self.stage].trains_critics)
         if not self.items:
             self.generator.keep_opponent()
         if self._stage_of_optimizers != self.stage:

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from genkit import config as configuration
 from genkit.discovery import registry
 from genkit.engine.averages import recalibrated
-from genkit.engine.diagnosis import diverged
+from genkit.engine.diagnosis import REALS, Reference, diverged
 from genkit.engine.game import RECALIBRATION_ROWS, Game
 from genkit.plugin import Sample
 from genkit.recipe import Recipe
+from genkit.sampling.batching import join
 from genkit.sampling.conditions import condition_of
 from genkit.sampling.drawing import CHUNK, Place, draw_batch
 from genkit.sampling.model import Model
@@ -63,6 +64,14 @@ def critic_weights(game: Game) -> dict[str, Tensor]:
     if not all(game.updates[name] for name in game.critics):
         return {}
     return game.best_critics.weights()
+
+
+def reference_of(game: Game) -> Reference:
+    """Real samples of the game's data, that generated ones are compared with."""
+    count, size = min(REALS, len(game.batches)), 64
+    starts = range(0, count, size)
+    batches = [game.batches.take(start, min(size, count - start)) for start in starts]
+    return Reference(join([Sample(batch.x) for batch in batches]))
 
 
 def preview_conditions(game: Game, indices: Sequence[int]) -> Tensor | None:

@@ -121,7 +121,7 @@ class Model:
                 found, its file, or tensors by part, [N, ...].
 
         Raises:
-            ConfigError: for a control, label, number or noise that the model does not accept, or lack of critics.
+            ConfigError: for a control, label, number or noise that it does not accept; for `best_of` without critics.
         """
         latents = None if noise is None else self._latents(noise)
         if n is None:

@@ -39,6 +39,14 @@ def mean_logit(critique: Critique, mask: Tensor | None) -> Tensor:
     return torch.stack(heads).mean(0)
 
 
+def weighted_scores(
+    critics: Mapping[str, nn.Module], weights: Mapping[str, float], sample: Sample
+) -> Tensor:
+    """[B]: the weighted sum of the critics' mean logits for a sample; critics and weights by name."""
+    scores = [weights[name] * mean_logit(one(sample), sample.mask) for name, one in critics.items()]
+    return torch.stack(scores).sum(0)
+
+
 @dataclass(frozen=True)
 class Choice:
     """How one of several candidates is chosen by their scores.
@@ -98,10 +106,7 @@ class Reranker:
 
         They have a gradient to samples that require one, and to nothing else.
         """
-        total = torch.zeros(len(sample), device=sample.x.device)
-        for name, critic in self.critics.items():
-            total = total + self.weights[name] * mean_logit(critic(sample), sample.mask)
-        return total
+        return weighted_scores(self.critics, self.weights, sample)
 
     def choose(
         self,
