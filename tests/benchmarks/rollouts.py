@@ -22,7 +22,8 @@ from genkit.recipe import ScoreFunction
 from genkit.sampling.noise import draw
 from genkit.system.runtime import keep_freed_memory
 from genkit_text.critics import make_critic
-from genkit_text.generators import make_generator, pick
+from genkit_text.drawing import pick
+from genkit_text.generators import make_generator
 from genkit_text.options import Options
 
 BATCH, ROLLOUTS = 64, 16

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -15,7 +16,8 @@ from genkit.plugin import Critique, Facts, Sample
 from genkit.recipe import GumbelSoftmax, ScoreFunction, StraightThrough
 from genkit.sampling.noise import draw
 from genkit_text.critics import make_critic
-from genkit_text.generators import make_generator, pick
+from genkit_text.drawing import BLOCK, HALF, middle, pick
+from genkit_text.generators import make_generator
 from genkit_text.options import Controls, Options
 
 KINDS = {
@@ -243,15 +245,41 @@ def test_a_line_that_a_prompt_began_may_end_at_once(options):
     uniform=some.floats(2**-54, 1 - 2**-53),
     impossible=some.integers(0, 300),
 )
-def test_a_symbol_is_where_the_distribution_function_passes(logits, uniform, impossible):
+def test_a_symbol_is_where_the_distribution_functions_pass(logits, uniform, impossible):
+    """That of the blocks by the upper digits of the number, that of the block's symbols by the lower ones."""
     values = torch.tensor([logits])
     if impossible < len(logits) and len(logits) > 1:
         values[0, impossible] = -torch.inf
     symbol = int(pick(values, torch.tensor([uniform], dtype=torch.float64)))
     chances = values[0].double().softmax(0)
-    below, through = chances[:symbol].sum().item(), chances[: symbol + 1].sum().item()
-    assert below - 1e-5 <= uniform <= through + 1e-5
+    lower, upper = math.modf(uniform * HALF)
+    start = symbol // BLOCK * BLOCK
+    block = chances[start : start + BLOCK]
+    total = block.sum().item()
+    assert chances[:start].sum().item() - 1e-5 <= upper / HALF
+    assert upper / HALF <= chances[:start].sum().item() + total + 1e-5
+    assert block[: symbol - start].sum().item() / total - 1e-5 <= lower
+    assert lower <= block[: symbol - start + 1].sum().item() / total + 1e-5
     assert chances[symbol] > 0
+
+
+@given(seed=some.integers(0, 1000), count=some.integers(1, 300))
+def test_the_middle_of_a_symbol_draws_it(seed, count):
+    logits = 2 * torch.randn(1, count, generator=torch.Generator().manual_seed(seed))
+    symbols = torch.arange(count)
+    assert torch.equal(
+        pick(logits.expand(count, -1), middle(logits.expand(count, -1), symbols)), symbols
+    )
+
+
+def test_symbols_have_their_probabilities():
+    """Of 150 symbols in three blocks: chi-squared over the counts of 200,000 draws lies within 5 sigma."""
+    logits = torch.randn(1, 150, generator=torch.Generator().manual_seed(0))
+    uniform = torch.from_numpy(np.random.default_rng(0).random(200_000))
+    counts = pick(logits.expand(len(uniform), -1), uniform).bincount(minlength=150)
+    expected = len(uniform) * logits[0].double().softmax(0)
+    chi = ((counts - expected).square() / expected).sum().item()
+    assert abs(chi - 149) < 5 * math.sqrt(2 * 149)
 
 
 def test_controls_cut_as_hugging_face_does():

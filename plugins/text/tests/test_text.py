@@ -15,7 +15,8 @@ from genkit.config import build
 from genkit.errors import ConfigError, ModelError
 from genkit.plugin import Critique, Facts, Networks, Sample
 from genkit_text import features, modality
-from genkit_text.generators import check_decoding, make_generator, pick
+from genkit_text.drawing import pick
+from genkit_text.generators import check_decoding, make_generator
 from genkit_text.options import Options
 from genkit_text.plugin import TextPlugin
 

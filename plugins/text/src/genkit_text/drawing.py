@@ -12,12 +12,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from genkit.plugin import Sample
 from genkit_text.options import Controls
 
 BLOCK = 64
-"""Number of symbols whose probabilities are summed as one block when a symbol is drawn."""
+"""Number of symbols of which one block is drawn first."""
+HALF = 2.0**26
+"""Splits the 53 binary digits of a uniform number."""
 
 
 def without(logits: Tensor, symbol: int) -> Tensor:
@@ -26,62 +29,61 @@ def without(logits: Tensor, symbol: int) -> Tensor:
 
 
 def pick(logits: Tensor, uniform: Tensor) -> Tensor:
-    """Draw from categorical distributions by inverting their cumulative distribution functions.
+    """Draw from categorical distributions: first a block of BLOCK symbols, then a symbol of it.
 
-    A symbol whose logit is -inf is never drawn. Exponentials are float32, their sums float64. The block in which a
-    symbol lies is found first, by the sums of the blocks: cumulative sums over all of a large vocabulary would cost
-    several times as much.
+    Each is drawn by inverting a cumulative distribution function, the block by the upper half of the digits of the
+    uniform number, the symbol by the lower half. One function over all symbols would cost more where there are many,
+    and has as many edges, next to which the rounding of another machine, or of an exported model, draws another symbol.
+
+    A symbol whose logit is -inf is never drawn. Exponentials are float32, their sums float64.
 
     Args:
         logits: [B, V].
         uniform: [B], float64, in (0, 1).
 
     Returns:
-        [B]: the symbols at which the cumulative sums of softmax(logits) pass `uniform`.
+        [B]: symbols with the probabilities softmax(logits), to within 2^-26.
     """
     rows, count = logits.shape
     weights = logits.new_zeros(rows, -(-count // BLOCK) * BLOCK)
     torch.exp(logits - logits.amax(1, keepdim=True), out=weights[:, :count])
     blocks = weights.view(rows, -1, BLOCK)
-    block, rest = _passes(blocks.sum(2).double(), None, uniform)
+    upper = (uniform * HALF).floor()
+    block = _passes(blocks.sum(2).double(), (upper + 0.5) / HALF)
     block_weights = blocks[torch.arange(rows, device=logits.device), block]
-    symbol, _ = _passes(block_weights.double(), rest, uniform)
-    return block * BLOCK + symbol
+    return block * BLOCK + _passes(block_weights.double(), uniform * HALF - upper)
 
 
 def middle(logits: Tensor, symbols: Tensor) -> Tensor:
-    """[...], float64, in (0, 1): the middle of the numbers for which `pick` draws these symbols.
+    """[...], float64, in (0, 1): a number for which `pick` draws these symbols, far from those of others.
 
     Args:
         logits: [..., V].
         symbols: [...].
     """
-    weights = logits.softmax(-1).double()
-    ends = (weights.cumsum(-1) - weights / 2).gather(-1, symbols[..., None])[..., 0]
-    return (ends / weights.sum(-1)).clamp(2.0**-53, 1 - 2.0**-53)
+    weights = pad(logits.softmax(-1).double(), (0, -logits.shape[-1] % BLOCK))
+    blocks = weights.view(*weights.shape[:-1], -1, BLOCK)
+    block = symbols // BLOCK
+    index = block[..., None, None].expand(*block.shape, 1, BLOCK)
+    upper = (_middle(blocks.sum(-1), block) * HALF).floor()
+    lower = _middle(blocks.gather(-2, index)[..., 0, :], symbols % BLOCK)
+    return ((upper + lower) / HALF).clamp(2.0**-53, 1 - 2.0**-53)
 
 
-def _passes(weights: Tensor, rest: Tensor | None, uniform: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the cumulative sums of weights pass a target.
+def _middle(weights: Tensor, places: Tensor) -> Tensor:
+    """[...]: the middle of the share of a place in the cumulative sums of weights [..., N]."""
+    ends = (weights.cumsum(-1) - weights / 2).gather(-1, places[..., None])[..., 0]
+    return ends / weights.sum(-1)
 
-    Args:
-        weights: [B, N].
-        rest: [B], the target; None: it is `uniform` [B] times the sum of the weights. Rounding never takes it to the
-            whole sum.
 
-    Returns:
-        (place [B] in the weights, what remains of the target there [B]).
-    """
+def _passes(weights: Tensor, uniform: Tensor) -> Tensor:
+    """[B]: where the cumulative sums of weights [B, N] pass `uniform` [B] times their sum, or almost that."""
     sums = weights.cumsum(1)
     total = sums[:, -1]
-    before_total = total * (1 - 2.0**-53)  # the next smaller number
-    target = torch.minimum(uniform * total if rest is None else rest, before_total)
+    target = torch.minimum(uniform * total, total * (1 - 2.0**-53))[:, None]  # the next smaller
     if torch.compiler.is_exporting():  # ONNX has no search in sorted numbers
-        place = (sums <= target[:, None]).sum(1, keepdim=True)
-    else:
-        place = torch.searchsorted(sums, target[:, None], right=True)
-    remainder = target - (sums.gather(1, place) - weights.gather(1, place))[:, 0]
-    return place[:, 0], remainder.clamp(min=0)
+        return (sums <= target).sum(1)
+    return torch.searchsorted(sums, target, right=True)[:, 0]
 
 
 def warper(controls: Controls | None) -> Callable[[Tensor], Tensor]:
