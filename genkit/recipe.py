@@ -265,7 +265,7 @@ class Importance(Settings):
     prefers a few of them (cooperative training: Lamprier et al. 2022, arXiv:2201.12320; Song et al. 2020,
     arXiv:2007.06018). The weight of equal candidates is subtracted as a baseline. In stages `generator`, whose critics
     stay as they are, the generator that these were trained against is kept, and candidates are weighted by its
-    likelihood, too. For discrete samples."""
+    likelihood, too. Candidates that are chosen are kept as long as reals are. For discrete samples."""
 
     kind: Literal["importance"]
     group: Annotated[int, Field(ge=2)] = 8

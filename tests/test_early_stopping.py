@@ -96,9 +96,11 @@ def test_critics_that_gain_nothing_have_the_scale_0_and_stay_as_they_are():
 def test_the_state_is_restored():
     best, other = (BestCritics({"slope": Slope()}, {"slope": 1.0}) for _ in range(2))
     weighing(best, 1.0)
+    best.length_weight = 0.7
     weighing(best, -1.0)
     other.restore(best.state())
     assert (other.gain, other.scale, other.misses) == (best.gain, best.scale, 1)
+    assert other.length_weight == best.length_weight == 0.7
     assert other.weights() == {"slope.weight": 1.0}
     with pytest.raises(ValueError, match="other networks"):
         other.restore({**best.state(), "another.weight": torch.ones(())})
@@ -117,10 +119,11 @@ def test_a_run_of_critics_stops_early_and_keeps_the_best_in_its_model(train, che
     assert rows[-1]["items"] < 100_000
     assert any(row.get("critics.gain", 0) > 0.1 for row in rows)
     best = load_file(checkpoint(out) / "best_critics.safetensors")
-    gain, scale, misses = best.pop("figures").tolist()
+    gain, scale, length_weight, misses = best.pop("figures").tolist()
     assert gain > 0.1
     assert 0 < scale <= 1.5
     assert misses == 2
+    assert (model.reranker.scale, model.reranker.length_weight) == (scale, length_weight)
     kept = load_file(out / "model" / "critics.safetensors")
     assert best.keys() == kept.keys()
     assert all(torch.equal(best[name], kept[name]) for name in best)
@@ -195,4 +198,5 @@ def test_a_critic_of_several_heads_is_scored_as_the_estimator_scores_it():
     """The scale is fitted to what it multiplies."""
     best = BestCritics({"slope": Twice()}, {"slope": 0.5})
     (scores, _), sample = best.score(pairs(1.0)), next(pairs(1.0))[0]
-    assert torch.allclose(torch.from_numpy(scores[:100]).float(), 0.75 * (sample.x[:, 0] - 0.5))
+    assert set(scores[:, 1]) == {1.0}  # samples without steps
+    assert torch.allclose(torch.from_numpy(scores[:100, 0]).float(), 0.75 * (sample.x[:, 0] - 0.5))

@@ -85,10 +85,45 @@ def test_resampling_by_the_log_ratio_gives_real_items_and_the_best_lie_beyond_th
     draw = torch.Generator().manual_seed(0)
     candidates = [Sample(torch.randn(rows, generator=draw)) for _ in range(count)]
     luck = [choice_noise(f"{number}", range(rows)) for number in range(count)]
-    resampled = reranker.choose(Choice(count, 1.0), candidates, luck).x
+    resampled = reranker.choose(Choice(count, True, 1.0), candidates, luck).x
     assert resampled.mean().item() == pytest.approx(MEAN, abs=0.05)
     assert resampled.std().item() == pytest.approx(1, abs=0.05)
     assert reranker.choose(Choice(count), candidates, luck).x.mean() > 3 * MEAN
+
+
+class Sum(torch.nn.Module):
+    """A critic whose logit is the sum of a sample's valid steps."""
+
+    def forward(self, sample):
+        return Critique(((sample.x * sample.mask).sum(1),))
+
+
+def test_few_candidates_are_drawn_as_long_as_real_items_by_the_weight_of_lengths():
+    """Each step adds noise to the log-ratio, whose exponential is 1 on average: real items are as long as samples."""
+    random, count = np.random.default_rng(0), 16
+
+    def drawn(rows):
+        lengths = random.integers(1, 21, rows)
+        mask = np.arange(20) < lengths[:, None]
+        steps = random.normal(-1 / 4, math.sqrt(1 / 2), mask.shape).astype(np.float32)
+        return Sample(torch.from_numpy(steps), mask=torch.from_numpy(mask))
+
+    sample = drawn(16_000)
+    values = (sample.x * sample.mask).sum(1).double().numpy()
+    lengths = sample.mask.sum(1).double().numpy()
+    weight = gains.length_weight(values, lengths, 10.5)
+    assert 0.05 < weight < 0.3
+    assert gains.length_weight(values, np.full_like(lengths, 3.0), 3.0) == 0
+    rows = 4000
+    candidates = [drawn(rows) for _ in range(count)]
+    luck = [choice_noise(f"{number}", range(rows)) for number in range(count)]
+    reranker = Reranker({"critic": Sum()}, {"critic": 1.0}, "", 1.0, weight)
+    means = [
+        reranker.choose(Choice(count, True, scale), candidates, luck).mask.sum(1).double().mean()
+        for scale in (None, 1.0)
+    ]
+    assert means[0] == pytest.approx(10.5, abs=0.4)
+    assert means[1] < 9
 
 
 def test_samples_that_are_chosen_are_evaluated_and_their_figures_say_so(tmp_path):

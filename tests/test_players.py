@@ -171,6 +171,21 @@ def test_critics_of_an_earlier_generator_teach_the_truth_if_that_one_is_known(kn
     assert (gradient(loss, generator).norm() < 1e-3) == knows_opponent
 
 
+@pytest.mark.parametrize("slope", [0.0, -0.8, 0.5])
+def test_importance_chooses_candidates_as_long_as_reals(slope):
+    """What critics hold against a length, or for it, is made up for; a true log-ratio is not changed."""
+    generator, _, every = world(LONG["variable"], False)
+    shares = generator.log_prob(every).sum(1).exp()
+    drawn = every[torch.multinomial(shares, 240, replacement=True)]
+    critic = Told(every, slope * every.mask.sum(1).float())
+    play = ImportanceEstimator(Importance(kind="importance", group=4))
+    for _ in range(300):
+        request = FakeRequest(None, len(drawn), noises(generator), real=drawn)
+        _, statistics, _ = play(Script(generator, drawn), request, judge_of(critic))
+    assert statistics["length_weight"].item() == pytest.approx(-slope, abs=0.01)
+    assert statistics["effective_share"] == pytest.approx(1, abs=1e-4)
+
+
 def test_importance_mixes_in_the_likelihood_of_reals():
     generator, critic, every = world(LONG["variable"], False)
     drawn = every[:8]

@@ -395,7 +395,7 @@ def test_a_drawn_candidate_has_the_softmax_of_the_scores_as_its_distribution(sca
     reranker = Reranker({"critic": Said()}, {"critic": 1.0}, "")
     drawn = [Sample(score.expand(rows)) for score in scores]
     luck = [choice_noise(name, range(rows)) for name in (0, "0/candidate 1", "0/candidate 2")]
-    chosen = reranker.choose(Choice(3, scale), drawn, luck).x
+    chosen = reranker.choose(Choice(3, True, scale), drawn, luck).x
     shares = torch.stack([(chosen == score).float().mean() for score in scores])
     torch.testing.assert_close(shares, (scale * scores).softmax(0), atol=0.012, rtol=0)
     assert set(reranker.choose(Choice(3), drawn, luck).x.tolist()) == {2.0}

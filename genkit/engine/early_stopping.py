@@ -19,7 +19,7 @@ from genkit.sampling.reranking import weighted_scores
 from genkit.system.streams import stream_key
 
 FIGURES = "figures"
-"""The name of gain, scale and misses in the state; names of weights have a dot."""
+"""The name of gain, scale, weight of lengths and misses in the state; names of weights have a dot."""
 
 
 class BestCritics:
@@ -32,6 +32,7 @@ class BestCritics:
     Attributes:
         gain: the most so far, in nats an item; 0: nothing that is more than chance.
         scale: what their scores are multiplied by for that gain; 0: they gain nothing. 1 until they are measured.
+        length_weight: what each step of an item adds to that, as `genkit.evaluation.gains.length_weight` has it.
         misses: measurements in a row that brought no more.
         best: the weights of the best critics, `<critic>.<name>`; empty: none have gained anything.
         notes: for the user, until they are told.
@@ -39,24 +40,28 @@ class BestCritics:
 
     def __init__(self, critics: Mapping[str, nn.Module], weights: Mapping[str, float]) -> None:
         self.critics, self.shares = critics, weights
-        self.gain, self.scale, self.misses = 0.0, 1.0, 0
+        self.gain, self.scale, self.length_weight, self.misses = 0.0, 1.0, 0.0, 0
         self.best: dict[str, Tensor] = {}
         self.notes: list[str] = []
 
     @torch.no_grad()
     def score(self, pairs: Iterable[tuple[Sample, Sample]]) -> tuple[gains.Scores, gains.Scores]:
-        """The scores of real items and of fakes, each [N].
+        """The scores of real items and of fakes, and their lengths in steps: each [N, 2].
 
         Args:
             pairs: batches of both, of equal size; the critics have learned none of these.
         """
         for critic in self.critics.values():
             critic.eval()  # every update sets the mode that it needs
-        scores = [
-            [weighted_scores(self.critics, self.shares, side) for side in pair] for pair in pairs
-        ]
+        scores = [[self._scores(side) for side in pair] for pair in pairs]
         real, fake = (torch.cat(side).cpu().double().numpy() for side in zip(*scores, strict=True))
         return real, fake
+
+    def _scores(self, sample: Sample) -> Tensor:
+        """[B, 2]: scores, and lengths; 1 for samples without steps."""
+        scores = weighted_scores(self.critics, self.shares, sample)
+        lengths = torch.ones_like(scores) if sample.mask is None else sample.mask.sum(1)
+        return torch.stack([scores, lengths.to(scores)], 1)
 
     def follow(
         self, real: gains.Scores, fake: gains.Scores, settings: EarlyStopping, seed: str
@@ -72,15 +77,19 @@ class BestCritics:
             seed: of the resampling.
         """
         random = np.random.Generator(np.random.Philox(key=stream_key("early stopping", seed)))
-        figures = gains.figures((real[0::2], real[1::2]), (fake[0::2], fake[1::2]), None, random)
+        reals, fakes = ((side[0::2, 0], side[1::2, 0]) for side in (real, fake))
+        figures = gains.figures(reals, fakes, None, random)
         (gain, low, *_), scale = figures["gain"], figures["critic_scale"].value or 0.0
         gain, low = gain or 0.0, low or 0.0
         if low > 0 and gain > self.gain:
             self.gain, self.scale, self.misses = gain, scale, 0
+            length = float(real[:, 1].mean())
+            self.length_weight = gains.length_weight(scale * fake[:, 0], fake[:, 1], length)
             self.best = {name: value.detach().clone() for name, value in self._weights().items()}
         else:
             self.misses += 1
-            self.scale = self.scale if self.best else 0.0
+            if not self.best:
+                self.scale = self.length_weight = 0.0
             if self.stop(settings):
                 result = "they gain nothing that is more than chance"
                 if self.best:
@@ -117,21 +126,21 @@ class BestCritics:
                 critic.load_state_dict(under(name, self.best))
         self.gain, self.misses, self.best = 0.0, 0, {}
         if trains_critics:
-            self.scale = 1.0
+            self.scale, self.length_weight = 1.0, 0.0
 
     def take_over(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Start with the scale of another game's state; returns the weights of its best critics, if it has some.
+        """Start with the scales of another game's state; returns the weights of its best critics, if it has some.
 
         Raises:
             KeyError, ValueError: if it is none.
         """
-        _, self.scale, _ = state[FIGURES].tolist()
+        _, self.scale, self.length_weight, _ = state[FIGURES].tolist()
         return {name: value for name, value in state.items() if name != FIGURES}
 
     def state(self) -> dict[str, Tensor]:
         """All that is needed to continue."""
-        figures = torch.tensor([self.gain, self.scale, self.misses], dtype=torch.float64)
-        return {FIGURES: figures, **self.best}
+        figures = [self.gain, self.scale, self.length_weight, self.misses]
+        return {FIGURES: torch.tensor(figures, dtype=torch.float64), **self.best}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Restore a state that `state` returned.
@@ -139,7 +148,7 @@ class BestCritics:
         Raises:
             KeyError, ValueError: if it is none.
         """
-        self.gain, self.scale, misses = state[FIGURES].tolist()
+        self.gain, self.scale, self.length_weight, misses = state[FIGURES].tolist()
         self.misses = int(misses)
         self.best = {name: value for name, value in state.items() if name != FIGURES}
         if self.best and self.best.keys() != self._weights().keys():

@@ -39,6 +39,8 @@ Statistics = dict[str, Tensor]
 Noises = Callable[[str, int], Mapping[str, Tensor]]
 """(purpose, number of rows) -> the generator's noise for these rows; within one update a purpose names one noise."""
 
+LENGTH_RATE = 0.02
+"""The share of Newton's step that the weight of lengths takes in an update, and its largest step in nats."""
 ROLLOUT_ROWS = 4096
 """At most this many completions are drawn and scored at once; it bounds the memory of Monte-Carlo credit."""
 
@@ -311,6 +313,10 @@ class ImportanceEstimator(nn.Module):
     Critics that stay as they are while q learns know log p / q0, of the q0 that they were trained against. Candidates
     are then weighted by softmax(scale * score + log q0 - log q), so that what q learns is q0 exp(scale * score) all the
     time. By the scores alone it would be q exp(scale * score), which every update moves on, beyond the data.
+
+    The weights of few candidates prefer those of which the scores are about equal, which short ones have: those of long
+    ones add up more that is by chance. With log p / q0 the candidates that are chosen are as long as real items, so
+    `length_weight` times the length is added to the scores, and follows what makes them so.
     """
 
     critics_train, compares = False, False
@@ -318,6 +324,10 @@ class ImportanceEstimator(nn.Module):
     def __init__(self, settings: Importance) -> None:
         super().__init__()
         self.settings = settings
+        self.length_weight: Tensor
+        self.length_gap: Tensor
+        self.register_buffer("length_weight", torch.zeros(()))
+        self.register_buffer("length_gap", torch.tensor([0.0, 1.0]))
 
     def forward(
         self, generator: Any, request: FakeRequest, judge: Judge
@@ -338,11 +348,19 @@ class ImportanceEstimator(nn.Module):
         if scale and request.opponent is not None:
             with torch.no_grad():
                 log_weights += _line_log_prob(request.opponent, fake) - log_prob
+        lengths = None if fake.mask is None else fake.mask.sum(1).to(log_weights)
+        if scale and lengths is not None:
+            self._follow_lengths()
+            log_weights += self.length_weight * lengths
         weights = log_weights.view(-1, self.settings.group).softmax(1)
+        if scale and lengths is not None and request.real is not None:
+            self._compare_lengths(weights, lengths.view(weights.shape), request.real)
         effective_share = 1 / weights.square().sum(1).mean() / self.settings.group
         advantages = weights - 1 / self.settings.group
         loss = -(advantages.flatten() * log_prob).sum() / len(weights)
         statistics = {"score": scores.mean(), "effective_share": effective_share}
+        if lengths is not None:
+            statistics["length_weight"] = self.length_weight.clone()
         if real is not None:
             _set_dropout(generator, is_on=generator.training)
             likelihood = _line_log_prob(generator, real).mean()
@@ -350,6 +368,27 @@ class ImportanceEstimator(nn.Module):
             loss = (1 - self.settings.real) * loss - self.settings.real * likelihood
             statistics["log_prob"] = likelihood.detach()
         return loss, statistics, fake
+
+    def _follow_lengths(self) -> None:
+        """Move the weight of lengths, by a part of Newton's step, towards candidates as long as reals."""
+        gap, variance = self.length_gap
+        step = (gap / variance.clamp(min=1e-6)).nan_to_num(0.0)
+        self.length_weight += LENGTH_RATE * step.clamp(-1, 1)
+
+    @torch.no_grad()
+    def _compare_lengths(self, weights: Tensor, lengths: Tensor, real: Sample) -> None:
+        """Keep how much longer reals are than chosen candidates, and its derivative by the weight of lengths.
+
+        Both are means over groups, and so over processes too. The derivative is the variance of lengths in a group.
+
+        Args:
+            weights, lengths: [groups, candidates].
+        """
+        assert real.mask is not None
+        means = (weights * lengths).sum(1)
+        variance = (weights * lengths.square()).sum(1) - means.square()
+        gap = real.mask.sum(1).to(lengths).mean() - means.mean()
+        self.length_gap.copy_(torch.stack([gap, variance.mean()]))
 
 
 def make_estimator(recipe: Recipe, loss: AdversarialLoss) -> nn.Module:

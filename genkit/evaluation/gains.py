@@ -25,7 +25,10 @@ SCALES = np.linspace(0.0, 1.5, 151)
 """What a score may be multiplied by."""
 
 CANDIDATES = 16
-"""Of which one is drawn, in the effective share."""
+"""Of which one is drawn, in the effective share and for the weight of lengths."""
+
+LARGEST_LENGTH_WEIGHT = 2.0
+"""In nats a step, up or down."""
 
 
 def gain(real: Scores, samples: Scores) -> float:
@@ -62,6 +65,32 @@ def effective_share(samples: Scores) -> float:
     groups = samples[: len(samples) // count * count].reshape(-1, count)
     weights = np.exp(groups - groups.max(1, keepdims=True))
     return float((weights.sum(1) ** 2 / (count * (weights**2).sum(1))).mean())
+
+
+def length_weight(samples: Scores, lengths: Scores, length: float) -> float:
+    """What each step is to add to scores, so that the drawn ones of CANDIDATES samples are so long on average.
+
+    By the log-ratio of the densities those that are drawn would be as long as real items, if there were many to draw
+    from. Of few the short ones are preferred: the scores of long ones add up more that is by chance, and are rarely
+    high.
+
+    Args:
+        samples, lengths: [N], the scores of samples and their lengths in steps.
+        length: of real items, on average.
+    """
+    count = min(CANDIDATES, len(samples))
+    whole = len(samples) // count * count
+    groups, steps = (values[:whole].reshape(-1, count) for values in (samples, lengths))
+    low, high = -LARGEST_LENGTH_WEIGHT, LARGEST_LENGTH_WEIGHT
+    if steps.min() == steps.max():
+        return 0.0
+    for _ in range(20):  # the mean length rises with the weight
+        middle = (low + high) / 2
+        scores = groups + middle * steps
+        weights = np.exp(scores - scores.max(1, keepdims=True))
+        mean = float(((weights * steps).sum(1) / weights.sum(1)).mean())
+        low, high = (middle, high) if mean < length else (low, middle)
+    return (low + high) / 2
 
 
 def pairs(real: Scores, samples: Scores) -> float:

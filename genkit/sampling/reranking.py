@@ -5,6 +5,7 @@ Knows critics, their weights in the score, and their file in a model folder; no 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -51,16 +52,18 @@ def weighted_scores(
 class Choice:
     """How one of several candidates is chosen by their scores.
 
-    With `scale`, one is drawn with probabilities softmax(scale * scores). For a score that is the log-ratio of the
+    One that is drawn is drawn with probabilities softmax(scale * scores). For a score that is the log-ratio of the
     densities of real items and of samples, many candidates give samples of the distribution of real items (Deng et al.
     2020, arXiv:2004.11714, section 3.3), while the highest scores lie beyond it.
 
     Args:
         count: candidates for each sample; 1: there is no choice.
-        scale: None: the highest score is chosen.
+        is_drawn: one is drawn; else the one with the highest score is chosen.
+        scale: of the scores of which one is drawn; None: what was fitted to the model's critics, see `Reranker`.
     """
 
     count: int = 1
+    is_drawn: bool = False
     scale: float | None = None
 
     @classmethod
@@ -81,7 +84,7 @@ class Choice:
             problem = "one of several candidates is chosen: give best_of, 16, say"
             allowed = "best, sample, or sample:SCALE with a positive number, such as sample:0.7"
             raise ConfigError(f"choose = {choose!r}: {allowed if match is None else problem}")
-        return cls(best_of, float(match[1] or 1))
+        return cls(best_of, True, None if match[1] is None else float(match[1]))
 
 
 _RANDOM_CHOICE = re.compile(r"sample(?::(?=.*[1-9])(\d+|\d*\.\d+))?")
@@ -95,11 +98,15 @@ class Reranker:
         critics: by name, in eval mode.
         weights: of each critic in the score, by name.
         sha256: of the critics' file, in hexadecimal.
+        scale, length_weight: candidates are drawn by scale * score + length_weight * length in steps. Both
+            were fitted on held-out items, where the critics were trained with early stopping.
     """
 
     critics: Mapping[str, nn.Module]
     weights: Mapping[str, float]
     sha256: str
+    scale: float = 1.0
+    length_weight: float = 0.0
 
     def scores(self, sample: Sample) -> Tensor:
         """[B]: the weighted sum of the critics' mean logits (over heads, patches and valid steps); high means real.
@@ -126,9 +133,9 @@ class Reranker:
         choices, highest = None, torch.empty(0)
         for batch, chance in zip(candidates, chances, strict=True):
             scores = self.scores(batch)
-            if choice.scale is not None:
+            if choice.is_drawn:
                 luck = torch.from_numpy(-np.log(-np.log(chance)))
-                scores = choice.scale * scores + luck.to(scores)
+                scores = self._log_weights(batch, scores, choice.scale) + luck.to(scores)
             if choices is None:
                 choices, highest = batch, scores
                 continue
@@ -136,6 +143,13 @@ class Reranker:
             choices, highest = join([choices, batch])[rows], highest.maximum(scores)
         assert choices is not None
         return choices
+
+    def _log_weights(self, sample: Sample, scores: Tensor, scale: float | None) -> Tensor:
+        """[B]: the logarithms of the weights with which candidates are drawn by their scores [B]."""
+        if scale is not None:
+            return scale * scores
+        lengths = 0 if sample.mask is None else sample.mask.sum(1).to(scores)
+        return self.scale * scores + self.length_weight * lengths
 
 
 def open_reranker(
@@ -180,6 +194,12 @@ def open_reranker(
         raise ModelError(
             f"{folder / 'config.json'} lacks the weight of a critic: {', '.join(critics)} each need one"
         )
+    fit = info.get("score", {})
+    numbers: list[Any] = [None]
+    if isinstance(fit, dict):
+        numbers = [fit.get("scale", 1.0), fit.get("length_weight", 0.0)]
+    if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
+        raise ModelError(f"{folder / 'config.json'}: score holds {fit}, and two numbers are needed")
     for critic in critics.values():
         lay_out(critic, channels_last=True)
-    return Reranker(critics, weights, digest)
+    return Reranker(critics, weights, digest, *map(float, numbers))
