@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -106,7 +107,7 @@ def test_the_state_is_restored():
         other.restore({**best.state(), "another.weight": torch.ones(())})
 
 
-def test_a_run_of_critics_stops_early_and_keeps_the_best_in_its_model(train, checkpoint):
+def test_a_run_of_critics_stops_early_and_keeps_the_best_in_its_model(train, checkpoint, tmp_path):
     """Against a generator that has learned nothing the critic soon knows all that it can."""
     stopping = {"interval": 256, "count": 400, "patience": 2}
     stage = {"kind": "critics", "part": [0, 0.9], "early_stopping": stopping}
@@ -136,6 +137,12 @@ def test_a_run_of_critics_stops_early_and_keeps_the_best_in_its_model(train, che
     for name, value in best.items():
         critic, _, rest = name.partition(".")
         assert torch.equal(players[f"critics.{critic}.module.{rest}"], value)
+    shutil.copytree(out / "model", tmp_path / "copy")
+    for number, init in enumerate([out, tmp_path / "copy"]):
+        name, recipe = f"other {number}", {"batch_size": 64, **stages}
+        _, other = train(language, 64, name, recipe=recipe, init=init)
+        about = json.loads((other / "model" / "config.json").read_text())
+        assert about["score"] == {"scale": scale, "length_weight": length_weight}
     assert model.generate(2, best_of=2).x.shape == (2, *model.generate(1).x.shape[1:])
 
 
@@ -200,3 +207,12 @@ def test_a_critic_of_several_heads_is_scored_as_the_estimator_scores_it():
     (scores, _), sample = best.score(pairs(1.0)), next(pairs(1.0))[0]
     assert set(scores[:, 1]) == {1.0}  # samples without steps
     assert torch.allclose(torch.from_numpy(scores[:100, 0]).float(), 0.75 * (sample.x[:, 0] - 0.5))
+
+
+@pytest.mark.parametrize("score", ["high", {"scale": "high"}, {"scale": math.inf}])
+def test_a_damaged_scale_in_a_model_is_one_sentence(train, score):
+    _, out = train(language, 64)
+    file = out / "model" / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "score": score}))
+    with pytest.raises(ModelError, match="two numbers are needed"):
+        genkit.load(out, modality=language).generate(1, best_of=2, choose="sample")

@@ -31,6 +31,7 @@ from genkit.sampling.model_folder import (
 )
 from genkit.sampling.model_names import find_model
 from genkit.sampling.opening import open_model
+from genkit.sampling.reranking import scales_of
 from genkit.system.tensors import load_state, read_tensors
 
 
@@ -93,23 +94,24 @@ def take_over(game: Game, init: str) -> list[str]:
             would load from their own source.
     """
     folder = find_model(init)
-    _, tensors, _ = read_model(folder)
+    info, tensors, _ = read_model(folder)
     load_state(game.networks.generator, tensors, folder / WEIGHTS)
     game.average.load(dict(game.networks.generator.named_parameters()))
     checkpoint = RunFolder(folder.parent, is_main_process=False).latest()
     if checkpoint is None:
         file, players = folder / CRITICS, {}
-        critics = read_critics(folder)
+        critics, best = read_critics(folder), game.best_critics
+        best.scale, best.length_weight = scales_of(info, folder)
     else:
         file = checkpoint / "players.safetensors"
         players = read_tensors(file)
         critics = under("critics", players)
-        best = checkpoint / "best_critics.safetensors"
-        if best.exists():
+        state = checkpoint / "best_critics.safetensors"
+        if state.exists():
             try:
-                weights = game.best_critics.take_over(read_tensors(best))
+                weights = game.best_critics.take_over(read_tensors(state))
             except (KeyError, IndexError, ValueError, RuntimeError) as error:
-                raise ModelError(f"{best} is damaged ({first_line(error)})") from error
+                raise ModelError(f"{state} is damaged ({first_line(error)})") from error
             critics |= {key.replace(".", ".module.", 1): value for key, value in weights.items()}
     inner = "" if checkpoint is None else ".module"  # of a player, besides what it keeps of a run
     notes = _load_critics(game, critics, file, init, inner)

@@ -93,8 +93,7 @@ def _info(game: Game, conditional: bool) -> dict[str, Any]:
     """The description of the model that its folder keeps in config.json."""
     config = game.config
     home = registry.home_of(config.modality)
-    best = game.best_critics
-    fit = {"score": {"scale": best.scale, "length_weight": best.length_weight}}
+    fit = {"scale": game.best_critics.scale, "length_weight": game.best_critics.length_weight}
     return {
         "genkit": registry.core_version(),
         "modality": config.modality.id,
@@ -105,7 +104,7 @@ def _info(game: Game, conditional: bool) -> dict[str, Any]:
         "facts": dict(game.plugin.facts.values),
         "conditional": conditional,
         "critics": {name: config.recipe.critic_named(name).weight for name in game.critics},
-        **(fit if any(stage.early_stopping for stage in config.recipe.stages) else {}),
+        **({} if fit == {"scale": 1.0, "length_weight": 0.0} else {"score": fit}),
         "items": game.items,
         "card": _card(game),
     }

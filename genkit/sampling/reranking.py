@@ -152,6 +152,21 @@ class Reranker:
         return self.scale * scores + self.length_weight * lengths
 
 
+def scales_of(info: Mapping[str, Any], folder: Path) -> tuple[float, float]:
+    """(scale, length_weight) of a model's critics, as its description has them; (1, 0) if they were not fitted.
+
+    Raises:
+        ModelError: if they are no numbers.
+    """
+    fit = info.get("score", {})
+    numbers: list[Any] = [None]
+    if isinstance(fit, dict):
+        numbers = [fit.get("scale", 1.0), fit.get("length_weight", 0.0)]
+    if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
+        raise ModelError(f"{folder / 'config.json'}: score holds {fit}, and two numbers are needed")
+    return float(numbers[0]), float(numbers[1])
+
+
 def open_reranker(
     plugin: ModalityPlugin, info: Mapping[str, Any], folder: Path | None, device: torch.device
 ) -> Reranker:
@@ -194,12 +209,6 @@ def open_reranker(
         raise ModelError(
             f"{folder / 'config.json'} lacks the weight of a critic: {', '.join(critics)} each need one"
         )
-    fit = info.get("score", {})
-    numbers: list[Any] = [None]
-    if isinstance(fit, dict):
-        numbers = [fit.get("scale", 1.0), fit.get("length_weight", 0.0)]
-    if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
-        raise ModelError(f"{folder / 'config.json'}: score holds {fit}, and two numbers are needed")
     for critic in critics.values():
         lay_out(critic, channels_last=True)
-    return Reranker(critics, weights, digest, *map(float, numbers))
+    return Reranker(critics, weights, digest, *scales_of(info, folder))
