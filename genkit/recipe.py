@@ -310,7 +310,10 @@ class EarlyStopping(Settings):
 
     The estimator `importance`, in stages `generator` that follow, multiplies their scores by the scale at which they
     gain most. Where the 95 % interval of the gain reaches below 0 all the time, that is 0: nothing is learned from such
-    critics. The log has `critics.gain` and `critics.scale`. At least 100 items must be held out."""
+    critics. The log has `critics.gain` and `critics.scale`. At least 100 items must be held out.
+
+    The scale, and the weight of lengths at which one that is drawn of 16 candidates is as long as real items, are the
+    `calibration` of a model that a stage `critics` ends with, by which `choose="sample"` draws."""
 
     part: Part = (0.9, 1.0)
     """Of the data, held out. Neither this stage nor those before it may see it."""

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 from toys import language
 
@@ -18,6 +18,7 @@ from genkit.engine.game import Game
 from genkit.errors import ConfigError, DataError, ModelError
 from genkit.plugin import Critique, Sample
 from genkit.recipe import EarlyStopping
+from genkit.sampling.reranking import UNFITTED, Calibration
 from genkit.system.runtime import Runtime
 
 SETTINGS = EarlyStopping(patience=2)
@@ -62,7 +63,11 @@ def test_the_critics_that_gain_most_are_kept_and_scaled():
     # Of the log-ratio itself the gain is KL(N(1, 1) || N(0, 1)) = 1 / 2, and its scale is 1: here half of that.
     assert math.isclose(figures["gain"], 0.5, abs_tol=0.1)
     assert math.isclose(figures["scale"], 0.5, abs_tol=0.1)
-    assert (best.gain, best.scale, best.misses) == (figures["gain"], figures["scale"], 0)
+    assert (best.gain, best.calibration.scale, best.misses) == (
+        figures["gain"],
+        figures["scale"],
+        0,
+    )
     weighing(best, 0.01)  # scaled by 1.5 at most
     weighing(best, -1.0)
     assert best.misses == 2
@@ -75,33 +80,37 @@ def test_the_critics_that_gain_most_are_kept_and_scaled():
     assert best.weights()["slope.weight"] == 2.0
     best.begin_stage(trains_critics=False)
     assert best.critics["slope"].weight == 2.0
-    assert best.scale == figures["scale"]
+    assert best.calibration.scale == figures["scale"]
     assert not best.stop(SETTINGS)
     best.begin_stage(trains_critics=True)
-    assert best.scale == 1.0
+    assert best.calibration.scale == 1.0
 
 
 def test_critics_that_gain_nothing_have_the_scale_0_and_stay_as_they_are():
     best = BestCritics({"slope": Slope()}, {"slope": 1.0})
-    assert best.scale == 1.0
+    assert best.calibration.scale == 1.0
     for weight in (0.5, 1.0):
         weighing(best, weight, shift=0.0)
-    assert (best.gain, best.scale, best.misses, best.best) == (0.0, 0.0, 2, {})
+    assert (best.gain, best.calibration.scale, best.misses, best.best) == (0.0, 0.0, 2, {})
     assert "nothing that is more than chance" in best.notes[0]
     best.begin_stage(trains_critics=False)
     assert best.critics["slope"].weight == 1.0
     weighing(best, 1.0)
-    assert best.scale > 0.9
+    assert best.calibration.scale > 0.9
 
 
 def test_the_state_is_restored():
     best, other = (BestCritics({"slope": Slope()}, {"slope": 1.0}) for _ in range(2))
     weighing(best, 1.0)
-    best.length_weight = 0.7
+    best.calibration = best.calibration._replace(length_weight=0.7)
     weighing(best, -1.0)
     other.restore(best.state())
-    assert (other.gain, other.scale, other.misses) == (best.gain, best.scale, 1)
-    assert other.length_weight == best.length_weight == 0.7
+    assert (other.gain, other.calibration.scale, other.misses) == (
+        best.gain,
+        best.calibration.scale,
+        1,
+    )
+    assert other.calibration == best.calibration
     assert other.weights() == {"slope.weight": 1.0}
     with pytest.raises(ValueError, match="other networks"):
         other.restore({**best.state(), "another.weight": torch.ones(())})
@@ -124,7 +133,7 @@ def test_a_run_of_critics_stops_early_and_keeps_the_best_in_its_model(train, che
     assert gain > 0.1
     assert 0 < scale <= 1.5
     assert misses == 2
-    assert (model.reranker.scale, model.reranker.length_weight) == (scale, length_weight)
+    assert model.reranker.calibration == (scale, length_weight)
     kept = load_file(out / "model" / "critics.safetensors")
     assert best.keys() == kept.keys()
     assert all(torch.equal(best[name], kept[name]) for name in best)
@@ -142,7 +151,9 @@ def test_a_run_of_critics_stops_early_and_keeps_the_best_in_its_model(train, che
         name, recipe = f"other {number}", {"batch_size": 64, **stages}
         _, other = train(language, 64, name, recipe=recipe, init=init)
         about = json.loads((other / "model" / "config.json").read_text())
-        assert about["score"] == {"scale": scale, "length_weight": length_weight}
+        assert "calibration" not in about  # its generator is another
+        state = load_file(checkpoint(other) / "best_critics.safetensors")
+        assert state["figures"].tolist() == [0, scale, length_weight, 0]
     assert model.generate(2, best_of=2).x.shape == (2, *model.generate(1).x.shape[1:])
 
 
@@ -153,17 +164,50 @@ def test_the_scale_of_an_earlier_run_is_that_of_critics_that_stay_as_they_are(ki
     config = configuration.build(language, settings=[{"recipe": recipe}])
     plugin, dataset, _ = open_data(config)
     game = Game(config, plugin, dataset, Runtime("cpu"))
-    game.best_critics.scale = 0.5
+    game.best_critics.calibration = Calibration(0.5, 0.3)
     game.play_round()
-    assert game.best_critics.scale == scale
+    assert game.best_critics.calibration.scale == scale
 
 
 def test_a_damaged_file_of_the_best_critics_is_one_sentence(train, checkpoint):
     stage = {"kind": "critics", "part": [0, 0.9], "early_stopping": {"interval": 64, "count": 100}}
     _, out = train(language, 128, recipe={"batch_size": 64, "stages": [stage]})
-    save_file({"figures": torch.ones(2)}, checkpoint(out) / "best_critics.safetensors")
-    with pytest.raises(ModelError, match=r"best_critics.safetensors is damaged"):
+    (checkpoint(out) / "best_critics.safetensors").write_bytes(b"best")
+    with pytest.raises(ModelError, match=r"best_critics.safetensors is no whole safetensors file"):
         train(language, 64, "other", init=out)
+
+
+def test_what_a_run_has_from_another_is_there_after_it_was_stopped_or_measured():
+    """A game that begins with the calibration of another run, and has no early stopping of its own."""
+    stages = [{"kind": "generator", "items": 8}, {"kind": "critics"}]
+    estimator = {"kind": "importance", "group": 4}
+    recipe = {"batch_size": 8, "estimator": estimator, "stages": stages}
+    settings = [{"recipe": recipe, "run": {"init": "other"}}]
+    config = configuration.build(language, settings=settings)
+    plugin, dataset, _ = open_data(config)
+    game, other = (Game(config, plugin, dataset, Runtime("cpu")) for _ in range(2))
+    game.best_critics.calibration = Calibration(0.5, 0.3)
+    back = game.snapshot()
+    game.play_round()
+    other.restore(*game.state())
+    assert other.best_critics.calibration == (0.5, 0.3)
+    game.play_round()
+    assert game.best_critics.calibration == UNFITTED
+    back()
+    assert game.best_critics.calibration == (0.5, 0.3)
+
+
+def test_critics_that_were_not_taken_over_bring_no_calibration(train, checkpoint, tmp_path):
+    stage = {"kind": "critics", "part": [0, 0.9], "early_stopping": {"interval": 256, "count": 400}}
+    recipe = {"batch_size": 64, "stages": [stage], "critic": {"learning_rate": 0.1}}
+    model, _ = train(language, 2000, recipe=recipe)
+    assert model.reranker.calibration != UNFITTED
+    model.save(tmp_path / "bare", critics=False)
+    stages = {"estimator": {"kind": "importance"}, "stages": [{"kind": "generator"}]}
+    recipe = {"batch_size": 64, **stages}
+    _, other = train(language, 64, "other", recipe=recipe, init=tmp_path / "bare")
+    state = load_file(checkpoint(other) / "best_critics.safetensors")
+    assert state["figures"].tolist() == [0, 1, 0, 0]
 
 
 @pytest.mark.parametrize(
@@ -209,10 +253,10 @@ def test_a_critic_of_several_heads_is_scored_as_the_estimator_scores_it():
     assert torch.allclose(torch.from_numpy(scores[:100, 0]).float(), 0.75 * (sample.x[:, 0] - 0.5))
 
 
-@pytest.mark.parametrize("score", ["high", {"scale": "high"}, {"scale": math.inf}])
-def test_a_damaged_scale_in_a_model_is_one_sentence(train, score):
+@pytest.mark.parametrize("entry", ["high", {"scale": "high"}, {"scale": math.inf}, {"a": 1}])
+def test_a_damaged_calibration_of_a_model_is_one_sentence(train, entry):
     _, out = train(language, 64)
     file = out / "model" / "config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "score": score}))
+    file.write_text(json.dumps({**json.loads(file.read_text()), "calibration": entry}))
     with pytest.raises(ModelError, match="two numbers are needed"):
         genkit.load(out, modality=language).generate(1, best_of=2, choose="sample")

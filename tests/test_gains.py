@@ -11,7 +11,7 @@ import genkit
 from genkit.evaluation import gains
 from genkit.plugin import Critique, Sample
 from genkit.sampling.noise import choice_noise
-from genkit.sampling.reranking import Choice, Reranker
+from genkit.sampling.reranking import Calibration, Choice, Reranker
 
 MEAN = 0.6
 """Real items are N(MEAN, 1), samples N(0, 1): the log-ratio of their densities is linear, and KL = MEAN^2 / 2."""
@@ -117,7 +117,7 @@ def test_few_candidates_are_drawn_as_long_as_real_items_by_the_weight_of_lengths
     rows = 4000
     candidates = [drawn(rows) for _ in range(count)]
     luck = [choice_noise(f"{number}", range(rows)) for number in range(count)]
-    reranker = Reranker({"critic": Sum()}, {"critic": 1.0}, "", 1.0, weight)
+    reranker = Reranker({"critic": Sum()}, {"critic": 1.0}, "", Calibration(1.0, weight))
     means = [
         reranker.choose(Choice(count, True, scale), candidates, luck).mask.sum(1).double().mean()
         for scale in (None, 1.0)

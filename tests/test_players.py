@@ -29,6 +29,7 @@ from genkit.engine.estimators import (
 )
 from genkit.engine.players import CriticPlayer, GeneratorPlayer, GeneratorUpdate
 from genkit.errors import ConfigError
+from genkit.evaluation.gains import LARGEST_LENGTH_WEIGHT
 from genkit.plugin import Critique, Networks, Sample
 from genkit.recipe import GumbelSoftmax, Importance, Recipe, ScoreFunction, StraightThrough
 from genkit.sampling.noise import draw
@@ -182,8 +183,31 @@ def test_importance_chooses_candidates_as_long_as_reals(slope):
     for _ in range(300):
         request = FakeRequest(None, len(drawn), noises(generator), real=drawn)
         _, statistics, _ = play(Script(generator, drawn), request, judge_of(critic))
+        play.follow()
     assert statistics["length_weight"].item() == pytest.approx(-slope, abs=0.01)
     assert statistics["effective_share"] == pytest.approx(1, abs=1e-4)
+
+
+def test_the_weight_of_lengths_is_bounded_and_rests_where_it_has_no_effect():
+    """Candidates that are all too short, of one length, or of no finite score; and critics that gain nothing."""
+    generator, _, every = world(LONG["variable"], False)
+    steps = every.mask.sum(1)
+    longest = every[steps == steps.max()]
+    places = [(steps == count).nonzero()[:2, 0] for count in steps.unique()[:2]]
+    short = every[torch.stack(places, 1).flatten()]
+    logits = torch.zeros(len(every))
+    for drawn, scale, scores, expected in (
+        (short, 1.0, logits, LARGEST_LENGTH_WEIGHT),
+        (longest[:2], 1.0, logits, 0.0),
+        (short, 1.0, logits * torch.nan, 0.0),
+        (short, 0.0, logits - steps, 0.0),
+    ):
+        play = ImportanceEstimator(Importance(kind="importance", group=2))
+        for _ in range(150):
+            request = FakeRequest(None, len(drawn), noises(generator), scale=scale, real=longest)
+            play(Script(generator, drawn), request, judge_of(Told(every, scores)))
+            play.follow()
+        assert play.length_weight.item() == pytest.approx(expected)
 
 
 def test_importance_mixes_in_the_likelihood_of_reals():

@@ -68,7 +68,7 @@ def generate(
         str,
         typer.Option(
             help="How: best, the one with the highest score; sample, one that is drawn with the softmax of the scores "
-            "as probabilities, times the scale that was fitted on held-out items, if it was; sample:SCALE, times this."
+            "as probabilities, calibrated if the critics were; sample:SCALE, of the scores times this."
         ),
     ] = "best",
     out: Annotated[

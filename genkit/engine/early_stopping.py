@@ -9,17 +9,21 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from genkit.engine.optimizers import under
 from genkit.evaluation import gains
 from genkit.plugin import Sample
 from genkit.recipe import EarlyStopping
-from genkit.sampling.reranking import weighted_scores
+from genkit.sampling.reranking import UNFITTED, Calibration, lengths, weighted_scores
 from genkit.system.streams import stream_key
 
 FIGURES = "figures"
-"""The name of gain, scale, weight of lengths and misses in the state; names of weights have a dot."""
+"""The name of gain, calibration and misses in the state; names of weights have a dot."""
+
+Measured = NDArray[np.float64]
+"""[N, 2]: the score of each item, and its length in steps."""
 
 
 class BestCritics:
@@ -31,8 +35,8 @@ class BestCritics:
 
     Attributes:
         gain: the most so far, in nats an item; 0: nothing that is more than chance.
-        scale: what their scores are multiplied by for that gain; 0: they gain nothing. 1 until they are measured.
-        length_weight: what each step of an item adds to that, as `genkit.evaluation.gains.length_weight` has it.
+        calibration: of their scores for that gain; the scale is 0 if they gain nothing. None is fitted until they are
+            measured.
         misses: measurements in a row that brought no more.
         best: the weights of the best critics, `<critic>.<name>`; empty: none have gained anything.
         notes: for the user, until they are told.
@@ -40,13 +44,13 @@ class BestCritics:
 
     def __init__(self, critics: Mapping[str, nn.Module], weights: Mapping[str, float]) -> None:
         self.critics, self.shares = critics, weights
-        self.gain, self.scale, self.length_weight, self.misses = 0.0, 1.0, 0.0, 0
+        self.gain, self.calibration, self.misses = 0.0, UNFITTED, 0
         self.best: dict[str, Tensor] = {}
         self.notes: list[str] = []
 
     @torch.no_grad()
-    def score(self, pairs: Iterable[tuple[Sample, Sample]]) -> tuple[gains.Scores, gains.Scores]:
-        """The scores of real items and of fakes, and their lengths in steps: each [N, 2].
+    def score(self, pairs: Iterable[tuple[Sample, Sample]]) -> tuple[Measured, Measured]:
+        """The scores of real items and of fakes, and their lengths in steps.
 
         Args:
             pairs: batches of both, of equal size; the critics have learned none of these.
@@ -58,13 +62,12 @@ class BestCritics:
         return real, fake
 
     def _scores(self, sample: Sample) -> Tensor:
-        """[B, 2]: scores, and lengths; 1 for samples without steps."""
+        """[B, 2]: scores and lengths."""
         scores = weighted_scores(self.critics, self.shares, sample)
-        lengths = torch.ones_like(scores) if sample.mask is None else sample.mask.sum(1)
-        return torch.stack([scores, lengths.to(scores)], 1)
+        return torch.stack([scores, lengths(sample).to(scores)], 1)
 
     def follow(
-        self, real: gains.Scores, fake: gains.Scores, settings: EarlyStopping, seed: str
+        self, real: Measured, fake: Measured, settings: EarlyStopping, seed: str
     ) -> dict[str, float]:
         """What the critics gain now, in nats an item, and the scale for it. They are kept if it is more than ever.
 
@@ -82,14 +85,14 @@ class BestCritics:
         (gain, low, *_), scale = figures["gain"], figures["critic_scale"].value or 0.0
         gain, low = gain or 0.0, low or 0.0
         if low > 0 and gain > self.gain:
-            self.gain, self.scale, self.misses = gain, scale, 0
             length = float(real[:, 1].mean())
-            self.length_weight = gains.length_weight(scale * fake[:, 0], fake[:, 1], length)
+            weight = gains.length_weight(scale * fake[:, 0], fake[:, 1], length)
+            self.gain, self.calibration, self.misses = gain, Calibration(scale, weight), 0
             self.best = {name: value.detach().clone() for name, value in self._weights().items()}
         else:
             self.misses += 1
             if not self.best:
-                self.scale = self.length_weight = 0.0
+                self.calibration = Calibration(0.0)
             if self.stop(settings):
                 result = "they gain nothing that is more than chance"
                 if self.best:
@@ -119,28 +122,24 @@ class BestCritics:
         """Give the critics the weights with which they gained most in the last stage, and begin anew.
 
         Args:
-            trains_critics: whether this stage does; their scale is 1 then. Else it stays.
+            trains_critics: whether this stage does; they have no calibration then. Else it stays.
         """
         if self.best:
             for name, critic in self.critics.items():
                 critic.load_state_dict(under(name, self.best))
         self.gain, self.misses, self.best = 0.0, 0, {}
         if trains_critics:
-            self.scale, self.length_weight = 1.0, 0.0
-
-    def take_over(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Start with the scales of another game's state; returns the weights of its best critics, if it has some.
-
-        Raises:
-            KeyError, ValueError: if it is none.
-        """
-        _, self.scale, self.length_weight, _ = state[FIGURES].tolist()
-        return {name: value for name, value in state.items() if name != FIGURES}
+            self.calibration = UNFITTED
 
     def state(self) -> dict[str, Tensor]:
         """All that is needed to continue."""
-        figures = [self.gain, self.scale, self.length_weight, self.misses]
+        figures = [self.gain, *self.calibration, self.misses]
         return {FIGURES: torch.tensor(figures, dtype=torch.float64), **self.best}
+
+    @staticmethod
+    def weights_in(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The weights of the best critics, as `weights` gives them, in a state that `state` returned."""
+        return {name: value for name, value in state.items() if name != FIGURES}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Restore a state that `state` returned.
@@ -148,8 +147,9 @@ class BestCritics:
         Raises:
             KeyError, ValueError: if it is none.
         """
-        self.gain, self.scale, self.length_weight, misses = state[FIGURES].tolist()
+        self.gain, *calibration, misses = state[FIGURES].tolist()
+        self.calibration = Calibration(*calibration)
         self.misses = int(misses)
-        self.best = {name: value for name, value in state.items() if name != FIGURES}
+        self.best = self.weights_in(state)
         if self.best and self.best.keys() != self._weights().keys():
             raise ValueError("the best critics are those of other networks")

@@ -23,6 +23,7 @@ from genkit.adversarial import (
     straight_through,
 )
 from genkit.errors import ConfigError
+from genkit.evaluation.gains import LARGEST_LENGTH_WEIGHT
 from genkit.plugin import Critique, Sample, full_precision
 from genkit.recipe import (
     GumbelSoftmax,
@@ -32,7 +33,7 @@ from genkit.recipe import (
     ScoreFunction,
     StraightThrough,
 )
-from genkit.sampling.reranking import mean_logit
+from genkit.sampling.reranking import lengths, mean_logit
 from genkit.user_objects import reward_named
 
 Statistics = dict[str, Tensor]
@@ -325,9 +326,9 @@ class ImportanceEstimator(nn.Module):
         super().__init__()
         self.settings = settings
         self.length_weight: Tensor
-        self.length_gap: Tensor
+        self.length_sums: Tensor
         self.register_buffer("length_weight", torch.zeros(()))
-        self.register_buffer("length_gap", torch.tensor([0.0, 1.0]))
+        self.register_buffer("length_sums", torch.zeros(3))
 
     def forward(
         self, generator: Any, request: FakeRequest, judge: Judge
@@ -348,19 +349,16 @@ class ImportanceEstimator(nn.Module):
         if scale and request.opponent is not None:
             with torch.no_grad():
                 log_weights += _line_log_prob(request.opponent, fake) - log_prob
-        lengths = None if fake.mask is None else fake.mask.sum(1).to(log_weights)
-        if scale and lengths is not None:
-            self._follow_lengths()
-            log_weights += self.length_weight * lengths
+        if scale:
+            log_weights += self.length_weight * lengths(fake)
         weights = log_weights.view(-1, self.settings.group).softmax(1)
-        if scale and lengths is not None and request.real is not None:
-            self._compare_lengths(weights, lengths.view(weights.shape), request.real)
+        if scale and request.real is not None:
+            self._compare_lengths(weights, lengths(fake).view(weights.shape), request.real)
         effective_share = 1 / weights.square().sum(1).mean() / self.settings.group
         advantages = weights - 1 / self.settings.group
         loss = -(advantages.flatten() * log_prob).sum() / len(weights)
         statistics = {"score": scores.mean(), "effective_share": effective_share}
-        if lengths is not None:
-            statistics["length_weight"] = self.length_weight.clone()
+        statistics["length_weight"] = self.length_weight.clone()
         if real is not None:
             _set_dropout(generator, is_on=generator.training)
             likelihood = _line_log_prob(generator, real).mean()
@@ -369,26 +367,28 @@ class ImportanceEstimator(nn.Module):
             statistics["log_prob"] = likelihood.detach()
         return loss, statistics, fake
 
-    def _follow_lengths(self) -> None:
-        """Move the weight of lengths, by a part of Newton's step, towards candidates as long as reals."""
-        gap, variance = self.length_gap
-        step = (gap / variance.clamp(min=1e-6)).nan_to_num(0.0)
-        self.length_weight += LENGTH_RATE * step.clamp(-1, 1)
-
     @torch.no_grad()
-    def _compare_lengths(self, weights: Tensor, lengths: Tensor, real: Sample) -> None:
+    def _compare_lengths(self, weights: Tensor, steps: Tensor, real: Sample) -> None:
         """Keep how much longer reals are than chosen candidates, and its derivative by the weight of lengths.
 
         Both are means over groups, and so over processes too. The derivative is the variance of lengths in a group.
 
         Args:
-            weights, lengths: [groups, candidates].
+            weights, steps: [groups, candidates].
         """
-        assert real.mask is not None
-        means = (weights * lengths).sum(1)
-        variance = (weights * lengths.square()).sum(1) - means.square()
-        gap = real.mask.sum(1).to(lengths).mean() - means.mean()
-        self.length_gap.copy_(torch.stack([gap, variance.mean()]))
+        means = (weights * steps).sum(1)
+        variance = ((weights * steps.square()).sum(1) - means.square()).mean()
+        gap = lengths(real).mean() - means.mean()
+        self.length_sums += torch.stack([gap, variance, torch.ones_like(gap)])
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """Let the weight of lengths follow, after an update of the generator, by a part of Newton's step."""
+        gap, variance, count = self.length_sums
+        step = (gap / variance).where(variance > 1e-3 * count, 0.0).nan_to_num(0.0)
+        self.length_weight += LENGTH_RATE * step.clamp(-1, 1)
+        self.length_weight.clamp_(-LARGEST_LENGTH_WEIGHT, LARGEST_LENGTH_WEIGHT)
+        self.length_sums.zero_()
 
 
 def make_estimator(recipe: Recipe, loss: AdversarialLoss) -> nn.Module:

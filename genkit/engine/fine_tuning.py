@@ -17,7 +17,7 @@ from genkit.config import RunConfig
 from genkit.engine.game import Game
 from genkit.engine.optimizers import under
 from genkit.engine.run_folder import TEACHER, RunFolder
-from genkit.errors import ConfigError, ModelError, first_line
+from genkit.errors import ConfigError, ModelError
 from genkit.plugin import Facts, Modality
 from genkit.sampling.model import Model
 from genkit.sampling.model_folder import (
@@ -31,7 +31,7 @@ from genkit.sampling.model_folder import (
 )
 from genkit.sampling.model_names import find_model
 from genkit.sampling.opening import open_model
-from genkit.sampling.reranking import scales_of
+from genkit.sampling.reranking import calibration_of
 from genkit.system.tensors import load_state, read_tensors
 
 
@@ -100,21 +100,19 @@ def take_over(game: Game, init: str) -> list[str]:
     checkpoint = RunFolder(folder.parent, is_main_process=False).latest()
     if checkpoint is None:
         file, players = folder / CRITICS, {}
-        critics, best = read_critics(folder), game.best_critics
-        best.scale, best.length_weight = scales_of(info, folder)
+        critics = read_critics(folder)
     else:
         file = checkpoint / "players.safetensors"
         players = read_tensors(file)
         critics = under("critics", players)
-        state = checkpoint / "best_critics.safetensors"
-        if state.exists():
-            try:
-                weights = game.best_critics.take_over(read_tensors(state))
-            except (KeyError, IndexError, ValueError, RuntimeError) as error:
-                raise ModelError(f"{state} is damaged ({first_line(error)})") from error
+        best = checkpoint / "best_critics.safetensors"
+        if best.exists():
+            weights = game.best_critics.weights_in(read_tensors(best))
             critics |= {key.replace(".", ".module.", 1): value for key, value in weights.items()}
     inner = "" if checkpoint is None else ".module"  # of a player, besides what it keeps of a run
     notes = _load_critics(game, critics, file, init, inner)
+    if critics and not notes:
+        game.best_critics.calibration = calibration_of(info, folder)
     for name, module in game.networks.frozen.items():
         if weights := under(f"frozen.{name}", players):
             load_state(module, weights, file)

@@ -388,14 +388,13 @@ class Game:
         self._begin_update("generator", number)
         key = self._key("generator", number) if fake is None else fake_key
         # Critics that give rewards run in eval mode, without dropout.
-        critics_train = bool(self.generator.estimator.critics_train)
         for critic in self.networks.critics.values():
-            critic.train(critics_train)
+            critic.train(bool(self.generator.estimator.critics_train))
         count = self.config.recipe.gradient_accumulation
         for place, part in enumerate(parts(real, count)):
             update = GeneratorUpdate(
                 kind, part, self._noises(number, place, len(part), key), self.networks, self.controls,
-                self._term_weights(), self._temperature(), self.best_critics.scale, fake, self.views,
+                self._term_weights(), self._temperature(), self.best_critics.calibration.scale, fake, self.views,
                 self.teacher,
             )  # fmt: skip
             with self.asking("generator", "an update of "):
@@ -404,6 +403,7 @@ class Game:
                 (loss / count).backward()
             self.tally.add("generator", statistics)
         self._end_update("generator", self.generator_settings)
+        self.generator.follow()
 
     def update_average(self) -> None:
         """Update the averaged weights for the items since their last update."""
@@ -507,7 +507,7 @@ class Game:
             for key, value in pack(optimizer)
         }
         groups = {"players": players, "averages": self.average.weights, "optimizers": moments}
-        if any(stage.early_stopping for stage in self.config.recipe.stages):
+        if self.config.run.init or any(stage.early_stopping for stage in self.config.recipe.stages):
             groups["best_critics"] = self.best_critics.state()
         return plain, groups
 

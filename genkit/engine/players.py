@@ -19,7 +19,14 @@ from torch import Tensor, nn
 from genkit.adversarial import Penalty, interpolate, masked, masked_mean
 from genkit.engine.augmentation import View
 from genkit.engine.averages import unchanged_buffers
-from genkit.engine.estimators import FakeRequest, Noises, Score, Statistics, make_estimator
+from genkit.engine.estimators import (
+    FakeRequest,
+    ImportanceEstimator,
+    Noises,
+    Score,
+    Statistics,
+    make_estimator,
+)
 from genkit.engine.pool import Pool
 from genkit.engine.teacher import WEIGHTS, Teacher
 from genkit.errors import ConfigError
@@ -322,6 +329,11 @@ class GeneratorPlayer(nn.Module):
         """Keep the generator as it is now, against which the critics have been trained."""
         if self.opponent is not None:
             self.opponent.load_state_dict(self.module.state_dict())
+
+    def follow(self) -> None:
+        """Let what the estimator keeps follow, after an update."""
+        if isinstance(self.estimator, ImportanceEstimator):
+            self.estimator.follow()
 
     def forward(self, update: GeneratorUpdate) -> tuple[Tensor, Statistics]:
         """(the loss of one update, a scalar; statistics)."""

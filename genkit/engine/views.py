@@ -24,6 +24,7 @@ from genkit.sampling.batching import join
 from genkit.sampling.conditions import condition_of
 from genkit.sampling.drawing import CHUNK, Place, draw_batch
 from genkit.sampling.model import Model
+from genkit.sampling.reranking import UNFITTED
 from genkit.system.files import without_place
 from genkit.system.seeding import global_seeds
 
@@ -93,7 +94,9 @@ def _info(game: Game, conditional: bool) -> dict[str, Any]:
     """The description of the model that its folder keeps in config.json."""
     config = game.config
     home = registry.home_of(config.modality)
-    fit = {"scale": game.best_critics.scale, "length_weight": game.best_critics.length_weight}
+    calibration = game.best_critics.calibration
+    is_current = config.recipe.stages[game.stage].kind == "critics"  # others change the generator
+    is_fitted = is_current and calibration != UNFITTED
     return {
         "genkit": registry.core_version(),
         "modality": config.modality.id,
@@ -104,7 +107,7 @@ def _info(game: Game, conditional: bool) -> dict[str, Any]:
         "facts": dict(game.plugin.facts.values),
         "conditional": conditional,
         "critics": {name: config.recipe.critic_named(name).weight for name in game.critics},
-        **({} if fit == {"scale": 1.0, "length_weight": 0.0} else {"score": fit}),
+        **({"calibration": calibration._asdict()} if is_fitted else {}),
         "items": game.items,
         "card": _card(game),
     }

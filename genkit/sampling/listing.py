@@ -26,7 +26,7 @@ LIST = "samples.json"
 SAMPLES, TARS = "samples", "tars"
 """The key of the rows: a row for each sample, or for each tar file of many samples."""
 
-ALIKE = ("schema", "controls", "dtype", "best_of", "choose", "critics_sha256")
+ALIKE = ("schema", "controls", "dtype", "best_of", "choose", "calibration", "critics_sha256")
 """The keys of a header, beside the model's, that samples must have in common to lie in one folder."""
 
 _NAME = re.compile(r"(\d{6,})\.(.+)", re.ASCII)

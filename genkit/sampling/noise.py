@@ -100,6 +100,13 @@ class Latents:
                     "x".join(map(str, shape)) for shape in (values.shape, [*lead, *spec.shape])
                 )
                 raise ConfigError(f"the noise {part!r} is {own}; this model takes {other}")
+            if (
+                spec.distribution == "uniform"
+                and values.dtype.itemsize < np.dtype(spec.dtype).itemsize
+            ):
+                raise ConfigError(
+                    f"the noise {part!r} is {values.dtype}; its last digits count: {np.dtype(spec.dtype)} is needed"
+                )
             values = values.astype(spec.dtype)  # which may round to the edge of what is allowed
             is_inside = np.isfinite(values).all()
             if spec.distribution == "uniform":

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -40,6 +40,30 @@ def mean_logit(critique: Critique, mask: Tensor | None) -> Tensor:
     return torch.stack(heads).mean(0)
 
 
+class Calibration(NamedTuple):
+    """How scores become the logarithms of weights: scale * score + length_weight * length.
+
+    Args:
+        scale: with which critics gain most on held-out items; 0: they gain nothing.
+        length_weight: of each step, see `genkit.evaluation.gains.length_weight`.
+    """
+
+    scale: float = 1.0
+    length_weight: float = 0.0
+
+
+UNFITTED = Calibration()
+"""Where nothing was fitted: the scores as they are."""
+
+
+def lengths(sample: Sample) -> Tensor:
+    """[B]: the valid steps of samples, as floating-point numbers; without a mask all are of one length."""
+    steps = sample.x.shape[1] if sample.x.ndim > 1 else 1
+    if sample.mask is None:
+        return torch.full((len(sample),), float(steps), device=sample.x.device)
+    return sample.mask.sum(1).float()
+
+
 def weighted_scores(
     critics: Mapping[str, nn.Module], weights: Mapping[str, float], sample: Sample
 ) -> Tensor:
@@ -52,14 +76,14 @@ def weighted_scores(
 class Choice:
     """How one of several candidates is chosen by their scores.
 
-    One that is drawn is drawn with probabilities softmax(scale * scores). For a score that is the log-ratio of the
-    densities of real items and of samples, many candidates give samples of the distribution of real items (Deng et al.
-    2020, arXiv:2004.11714, section 3.3), while the highest scores lie beyond it.
+    One that is drawn is drawn with probabilities softmax(scale * scores), or by the calibration of the model's critics.
+    For a score that is the log-ratio of the densities of real items and of samples, many candidates give samples of the
+    distribution of real items (Deng et al. 2020, arXiv:2004.11714, section 3.3); the highest scores lie beyond it.
 
     Args:
         count: candidates for each sample; 1: there is no choice.
         is_drawn: one is drawn; else the one with the highest score is chosen.
-        scale: of the scores of which one is drawn; None: what was fitted to the model's critics, see `Reranker`.
+        scale: of the scores of which one is drawn; None: the calibration of the model's critics.
     """
 
     count: int = 1
@@ -98,15 +122,13 @@ class Reranker:
         critics: by name, in eval mode.
         weights: of each critic in the score, by name.
         sha256: of the critics' file, in hexadecimal.
-        scale, length_weight: candidates are drawn by scale * score + length_weight * length in steps. Both
-            were fitted on held-out items, where the critics were trained with early stopping.
+        calibration: that was fitted on held-out items, where critics were trained with early stopping.
     """
 
     critics: Mapping[str, nn.Module]
     weights: Mapping[str, float]
     sha256: str
-    scale: float = 1.0
-    length_weight: float = 0.0
+    calibration: Calibration = UNFITTED
 
     def scores(self, sample: Sample) -> Tensor:
         """[B]: the weighted sum of the critics' mean logits (over heads, patches and valid steps); high means real.
@@ -129,13 +151,22 @@ class Reranker:
                 one, and only the chosen rows are kept in memory.
             chances: [B] in (0, 1) for each batch. The largest sum of a log-probability and of -log(-log u) is a draw
                 (Gumbel 1954).
+
+        Raises:
+            ConfigError: if one is to be drawn by critics that have gained nothing.
         """
+        scale, length_weight = self.calibration if choice.scale is None else (choice.scale, 0.0)
+        if choice.is_drawn and not scale:
+            raise ConfigError(
+                "choose = 'sample': the critics of this model gained nothing on held-out items, so no candidate is "
+                "better by them than another: leave best_of out, or give a scale, such as sample:1"
+            )
         choices, highest = None, torch.empty(0)
         for batch, chance in zip(candidates, chances, strict=True):
             scores = self.scores(batch)
             if choice.is_drawn:
                 luck = torch.from_numpy(-np.log(-np.log(chance)))
-                scores = self._log_weights(batch, scores, choice.scale) + luck.to(scores)
+                scores = scale * scores + length_weight * lengths(batch) + luck.to(scores)
             if choices is None:
                 choices, highest = batch, scores
                 continue
@@ -144,27 +175,22 @@ class Reranker:
         assert choices is not None
         return choices
 
-    def _log_weights(self, sample: Sample, scores: Tensor, scale: float | None) -> Tensor:
-        """[B]: the logarithms of the weights with which candidates are drawn by their scores [B]."""
-        if scale is not None:
-            return scale * scores
-        lengths = 0 if sample.mask is None else sample.mask.sum(1).to(scores)
-        return self.scale * scores + self.length_weight * lengths
 
-
-def scales_of(info: Mapping[str, Any], folder: Path) -> tuple[float, float]:
-    """(scale, length_weight) of a model's critics, as its description has them; (1, 0) if they were not fitted.
+def calibration_of(info: Mapping[str, Any], folder: Path) -> Calibration:
+    """The calibration of a model's critics that its description holds.
 
     Raises:
-        ModelError: if they are no numbers.
+        ModelError: if it holds something else.
     """
-    fit = info.get("score", {})
-    numbers: list[Any] = [None]
-    if isinstance(fit, dict):
-        numbers = [fit.get("scale", 1.0), fit.get("length_weight", 0.0)]
-    if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
-        raise ModelError(f"{folder / 'config.json'}: score holds {fit}, and two numbers are needed")
-    return float(numbers[0]), float(numbers[1])
+    entry = info.get("calibration", {})
+    numbers = entry.values() if isinstance(entry, dict) else [None]
+    is_sound = all(isinstance(number, int | float) and math.isfinite(number) for number in numbers)
+    if not is_sound or not entry.keys() <= set(Calibration._fields):
+        raise ModelError(
+            f"{folder / 'config.json'}: calibration is {entry}, and two numbers are needed, "
+            f"{' and '.join(Calibration._fields)}"
+        )
+    return Calibration(**entry)
 
 
 def open_reranker(
@@ -211,4 +237,4 @@ def open_reranker(
         )
     for critic in critics.values():
         lay_out(critic, channels_last=True)
-    return Reranker(critics, weights, digest, *scales_of(info, folder))
+    return Reranker(critics, weights, digest, calibration_of(info, folder))

@@ -271,6 +271,8 @@ def header_of(model: Source, controls: Any, best_of: int, choose: str = "best") 
     if best_of > 1:
         reranking = {"best_of": best_of, "critics_sha256": model.reranker.sha256}
         reranking |= {} if choose == "best" else {"choose": choose}
+        if choose == "sample":
+            reranking["calibration"] = model.reranker.calibration._asdict()
     settings = {} if controls is None else controls.model_dump(mode="json")
     precision = {} if model.dtype == DTYPES[0] else {"dtype": model.dtype}
     header = {"schema": 1, "model": describe_model(model), "controls": settings}

@@ -82,7 +82,7 @@ class GenerateRequest(BaseModel):
     """Draw so many candidates for each sample, and keep one of them."""
     choose: Annotated[str, Field(max_length=40)] = "best"
     """best: the candidate that the critics score highest; sample: one that is drawn with the softmax of the scores as
-    probabilities, times the scale that was fitted on held-out items, if it was; sample:SCALE: times this."""
+    probabilities, calibrated if the critics were; sample:SCALE: of the scores times this."""
     points: Annotated[list[Number | LatentPlace], Field(min_length=1)] | None = None
     """Instead of n and start: an index for each sample, or [start, end, share], a latent point between two of them."""
     interpolate: Annotated[list[Number], Field(min_length=2, max_length=64)] | None = None

@@ -1,6 +1,6 @@
 """Lines that are drawn by a critic's weights beside their model's temperature curve: are they nearer to real ones?
 
-    python tests/benchmarks/resampling.py MODEL [MODEL ...] --data HELD_OUT [-n 5000 --candidates 4 16 --scale 1
+    python tests/benchmarks/resampling.py MODEL [MODEL ...] --data HELD_OUT [-n 5000 --candidates 4 16 --choose sample
         --temperatures 0.7 0.8 0.9 1.0 1.1 --english]
 
 MODEL: with its critics, or else `--candidates` without a number. HELD_OUT: lines that neither the model nor its critics
@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("-n", type=int, default=5000)
     parser.add_argument("--candidates", type=int, nargs="*", default=[4, 16])
-    parser.add_argument("--scale", type=float, default=1.0)
+    parser.add_argument("--choose", default="sample")
     temperatures = [0.7, 0.8, 0.9, 1.0, 1.1]
     parser.add_argument("--temperatures", type=float, nargs="*", default=temperatures)
     parser.add_argument("--english", action="store_true")
@@ -111,10 +111,7 @@ def main() -> None:
         model = genkit.load(path)
         ways = [
             *({"controls": {"temperature": value}} for value in arguments.temperatures),
-            *(
-                {"best_of": number, "choose": f"sample:{arguments.scale}"}
-                for number in arguments.candidates
-            ),
+            *({"best_of": number, "choose": arguments.choose} for number in arguments.candidates),
             *({"best_of": number} for number in arguments.candidates[-1:]),
         ]
         for way in ways:

@@ -16,7 +16,7 @@ from genkit.plugin import Critique, Facts, Sample
 from genkit.recipe import GumbelSoftmax, ScoreFunction, StraightThrough
 from genkit.sampling.noise import draw
 from genkit_text.critics import make_critic
-from genkit_text.drawing import BLOCK, HALF, middle, pick
+from genkit_text.drawing import BLOCK, UPPER, middle, pick
 from genkit_text.generators import make_generator
 from genkit_text.options import Controls, Options
 
@@ -246,18 +246,18 @@ def test_a_line_that_a_prompt_began_may_end_at_once(options):
     impossible=some.integers(0, 300),
 )
 def test_a_symbol_is_where_the_distribution_functions_pass(logits, uniform, impossible):
-    """That of the blocks by the upper digits of the number, that of the block's symbols by the lower ones."""
+    """That of the blocks by the upper digits of the number, that of a block's symbols by the lower ones."""
     values = torch.tensor([logits])
     if impossible < len(logits) and len(logits) > 1:
         values[0, impossible] = -torch.inf
     symbol = int(pick(values, torch.tensor([uniform], dtype=torch.float64)))
     chances = values[0].double().softmax(0)
-    lower, upper = math.modf(uniform * HALF)
+    lower, upper = math.modf(uniform * UPPER) if len(logits) > BLOCK else (uniform, 0.0)
     start = symbol // BLOCK * BLOCK
     block = chances[start : start + BLOCK]
     total = block.sum().item()
-    assert chances[:start].sum().item() - 1e-5 <= upper / HALF
-    assert upper / HALF <= chances[:start].sum().item() + total + 1e-5
+    assert chances[:start].sum().item() - 1e-5 <= upper / UPPER
+    assert upper / UPPER <= chances[:start].sum().item() + total + 1e-5
     assert block[: symbol - start].sum().item() / total - 1e-5 <= lower
     assert lower <= block[: symbol - start + 1].sum().item() / total + 1e-5
     assert chances[symbol] > 0

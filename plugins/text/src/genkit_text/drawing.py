@@ -18,9 +18,9 @@ from genkit.plugin import Sample
 from genkit_text.options import Controls
 
 BLOCK = 64
-"""Number of symbols of which one block is drawn first."""
-HALF = 2.0**26
-"""Splits the 53 binary digits of a uniform number."""
+"""Number of symbols of which one block is drawn first, where there are more."""
+UPPER = 2.0**26
+"""The 53 binary digits of a uniform number are split behind so many."""
 
 
 def without(logits: Tensor, symbol: int) -> Tensor:
@@ -31,9 +31,10 @@ def without(logits: Tensor, symbol: int) -> Tensor:
 def pick(logits: Tensor, uniform: Tensor) -> Tensor:
     """Draw from categorical distributions: first a block of BLOCK symbols, then a symbol of it.
 
-    Each is drawn by inverting a cumulative distribution function, the block by the upper half of the digits of the
-    uniform number, the symbol by the lower half. One function over all symbols would cost more where there are many,
-    and has as many edges, next to which the rounding of another machine, or of an exported model, draws another symbol.
+    Each is drawn by inverting a cumulative distribution function, the block by the upper digits of the uniform number,
+    the symbol by the lower ones; by all of them where one block holds all symbols. One function over many symbols would
+    cost more, and has as many edges, next to which the rounding of another machine, or of an exported model, draws
+    another symbol.
 
     A symbol whose logit is -inf is never drawn. Exponentials are float32, their sums float64.
 
@@ -47,11 +48,13 @@ def pick(logits: Tensor, uniform: Tensor) -> Tensor:
     rows, count = logits.shape
     weights = logits.new_zeros(rows, -(-count // BLOCK) * BLOCK)
     torch.exp(logits - logits.amax(1, keepdim=True), out=weights[:, :count])
+    if count <= BLOCK:
+        return _passes(weights.double(), uniform)
     blocks = weights.view(rows, -1, BLOCK)
-    upper = (uniform * HALF).floor()
-    block = _passes(blocks.sum(2).double(), (upper + 0.5) / HALF)
+    upper = (uniform * UPPER).floor()
+    block = _passes(blocks.sum(2).double(), (upper + 0.5) / UPPER)
     block_weights = blocks[torch.arange(rows, device=logits.device), block]
-    return block * BLOCK + _passes(block_weights.double(), uniform * HALF - upper)
+    return block * BLOCK + _passes(block_weights.double(), uniform * UPPER - upper)
 
 
 def middle(logits: Tensor, symbols: Tensor) -> Tensor:
@@ -61,13 +64,16 @@ def middle(logits: Tensor, symbols: Tensor) -> Tensor:
         logits: [..., V].
         symbols: [...].
     """
-    weights = pad(logits.softmax(-1).double(), (0, -logits.shape[-1] % BLOCK))
+    weights = logits.softmax(-1).double()
+    if logits.shape[-1] <= BLOCK:
+        return _middle(weights, symbols).clamp(2.0**-53, 1 - 2.0**-53)
+    weights = pad(weights, (0, -logits.shape[-1] % BLOCK))
     blocks = weights.view(*weights.shape[:-1], -1, BLOCK)
     block = symbols // BLOCK
     index = block[..., None, None].expand(*block.shape, 1, BLOCK)
-    upper = (_middle(blocks.sum(-1), block) * HALF).floor()
+    upper = (_middle(blocks.sum(-1), block) * UPPER).floor()
     lower = _middle(blocks.gather(-2, index)[..., 0, :], symbols % BLOCK)
-    return ((upper + lower) / HALF).clamp(2.0**-53, 1 - 2.0**-53)
+    return ((upper + lower) / UPPER).clamp(2.0**-53, 1 - 2.0**-53)
 
 
 def _middle(weights: Tensor, places: Tensor) -> Tensor:

@@ -197,9 +197,9 @@ class Autoregressive(nn.Module):
         return self.logits(sample).log_softmax(-1)
 
     def infer(self, sample: Sample, controls: Controls | None = None) -> dict[str, Posterior]:
-        """The number that draws each symbol: the middle of its interval in the cumulative distribution; exact.
+        """A number that draws each symbol, see `genkit_text.drawing.middle`.
 
-        A symbol that the controls keep from being drawn has none.
+        A symbol that the controls keep from being drawn has none; one with a probability of 1e-10 or so may have none.
         """
         rows = [sample[[row]] for row in range(len(sample))]  # one by one: V may be large
         warp = warper(controls)
