@@ -263,9 +263,10 @@ class Importance(Settings):
     sampling weights them; the score is a critic's logit. If that is the log-ratio of the densities of real items and of
     samples, it is the likelihood of real items that is maximised, where `score_function` with the reward `logit`
     prefers a few of them (cooperative training: Lamprier et al. 2022, arXiv:2201.12320; Song et al. 2020,
-    arXiv:2007.06018). The weight of equal candidates is subtracted as a baseline. In stages `generator`, whose critics
-    stay as they are, the generator that these were trained against is kept, and candidates are weighted by its
-    likelihood, too. Candidates that are chosen are kept as long as reals are. For discrete samples."""
+    arXiv:2007.06018). The weight of equal candidates is subtracted as a baseline, but in a generator with dropout: that
+    learns its candidates with dropout, as it learns data. In stages `generator`, whose critics stay as they are, the
+    generator that these were trained against is kept, and candidates are weighted by its likelihood, too. Candidates
+    that are chosen are kept as long as reals are. For discrete samples."""
 
     kind: Literal["importance"]
     group: Annotated[int, Field(ge=2)] = 8

@@ -240,18 +240,29 @@ def test_importance_learns_from_reals_alone_where_the_critics_gain_nothing():
     assert statistics["effective_share"] == 1
 
 
-def test_dropout_is_on_for_reals_and_off_for_fakes_when_importance_mixes_both():
+def test_importance_weighs_candidates_without_dropout_and_learns_them_with_it():
+    """As it learns reals; without a baseline, since a model's own samples teach a network with dropout something."""
     generator, critic, every = world(LONG["variable"], False)
     generator.dropout = nn.Dropout(0.5).train()
-    log_prob, modes = generator.log_prob, []
-    generator.log_prob = lambda sample: modes.append(generator.dropout.training) or log_prob(sample)
+    plain, modes = generator.log_prob, []
+
+    def log_prob(sample):
+        modes.append(generator.dropout.training)
+        return plain(sample) * (2 if generator.dropout.training else 1)
+
+    generator.log_prob = log_prob
+    drawn = every[:8]
+    script = Script(generator, drawn)
+    script.dropout = generator.dropout
     for real in (0.0, 0.5):
         play = ImportanceEstimator(Importance(kind="importance", group=4, real=real))
-        play(
-            generator.train(), FakeRequest(None, 8, noises(generator), real=every), judge_of(critic)
-        )
+        request = FakeRequest(None, 8, noises(generator), real=every)
+        loss, _, _ = play(script.train(), request, judge_of(critic))
+        weights = critic(drawn).logits[0].view(2, 4).softmax(1).flatten() / 2
+        own, reals = ((plain(one) * 2).sum(1) for one in (drawn, every))
+        torch.testing.assert_close(loss, -(1 - real) * (weights * own).sum() - real * reals.mean())
         assert not generator.dropout.training
-    assert modes == [False, False, True]
+    assert modes == [False, True, False, True, True]
 
 
 def test_the_likelihood_of_the_opponent_has_no_dropout():

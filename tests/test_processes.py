@@ -86,6 +86,7 @@ GAMES = {
         exact_language,
         SMALL
         | {
+            "gradient_accumulation": 2,
             "critic": {"learning_rate": 0.1},
             "estimator": {"kind": "importance", "group": 2, "real": 0.5},
             "stages": [

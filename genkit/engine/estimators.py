@@ -309,7 +309,9 @@ class ImportanceEstimator(nn.Module):
     steps, patches and heads for a sample are averaged.
 
     The weight that each candidate has where all are equal is subtracted as a baseline: the likelihood of a model's own
-    samples has a gradient of 0 on average, whose noise would move q where there is nothing to learn.
+    samples has a gradient of 0 on average, whose noise would move q where there is nothing to learn. Not so in a
+    generator with dropout: candidates are drawn and weighted without it, and learned with it, as data are. What its own
+    samples teach that generator keeps it from learning its data by rote, so there is no baseline.
 
     Critics that stay as they are while q learns know log p / q0, of the q0 that they were trained against. Candidates
     are then weighted by softmax(scale * score + log q0 - log q), so that what q learns is q0 exp(scale * score) all the
@@ -333,11 +335,7 @@ class ImportanceEstimator(nn.Module):
     def forward(
         self, generator: Any, request: FakeRequest, judge: Judge
     ) -> tuple[Tensor, Statistics, Sample]:
-        """(a loss whose gradient is the estimate, statistics, the fakes).
-
-        Dropout layers are off for fakes, which must be scored by the same policy that drew them, and on for reals.
-        Always draws new fakes.
-        """
+        """(a loss whose gradient is the estimate, statistics, the fakes). Always draws new fakes."""
         scale = self.settings.scale * request.scale
         real = request.real if self.settings.real else None
         with torch.no_grad():
@@ -345,7 +343,10 @@ class ImportanceEstimator(nn.Module):
             scores = torch.stack(
                 [score.weight * mean_logit(score.critique, score.mask) for score in judge(fake)]
             ).sum(0)
-        log_weights, log_prob = scale * scores, _line_log_prob(generator, fake)
+        has_dropout = any(layer.p for layer in _dropout_layers(generator))
+        with torch.set_grad_enabled(not has_dropout):
+            log_prob = _line_log_prob(generator, fake)
+        log_weights = scale * scores
         if scale and request.opponent is not None:
             with torch.no_grad():
                 log_weights += _line_log_prob(request.opponent, fake) - log_prob
@@ -356,15 +357,17 @@ class ImportanceEstimator(nn.Module):
             self._compare_lengths(weights, lengths(fake).view(weights.shape), request.real)
         effective_share = 1 / weights.square().sum(1).mean() / self.settings.group
         advantages = weights - 1 / self.settings.group
+        if has_dropout:
+            _set_dropout(generator, is_on=generator.training)
+            advantages, log_prob = weights, _line_log_prob(generator, fake)
         loss = -(advantages.flatten() * log_prob).sum() / len(weights)
         statistics = {"score": scores.mean(), "effective_share": effective_share}
         statistics["length_weight"] = self.length_weight.clone()
         if real is not None:
-            _set_dropout(generator, is_on=generator.training)
             likelihood = _line_log_prob(generator, real).mean()
-            _set_dropout(generator, is_on=False)
             loss = (1 - self.settings.real) * loss - self.settings.real * likelihood
             statistics["log_prob"] = likelihood.detach()
+        _set_dropout(generator, is_on=False)
         return loss, statistics, fake
 
     @torch.no_grad()
@@ -419,10 +422,13 @@ def _drawn_without_dropout(generator: Any, request: FakeRequest) -> Sample:
     return full_precision(generator(noise, request.condition, request.controls))
 
 
+def _dropout_layers(generator: nn.Module) -> list[nn.modules.dropout._DropoutNd]:
+    return [one for one in generator.modules() if isinstance(one, nn.modules.dropout._DropoutNd)]
+
+
 def _set_dropout(generator: nn.Module, is_on: bool) -> None:
-    for layer in generator.modules():
-        if isinstance(layer, nn.modules.dropout._DropoutNd):
-            layer.train(is_on)
+    for layer in _dropout_layers(generator):
+        layer.train(is_on)
 
 
 def _line_log_prob(generator: Any, sample: Sample) -> Tensor:
