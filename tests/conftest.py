@@ -5,6 +5,7 @@ import importlib
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +32,13 @@ def _one_thread():
     torch.set_num_threads(
         1
     )  # the toys are too small to gain from more, and two processes may share the cores
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _signals():
+    """Ctrl-C as in a terminal: a shell that runs the tests in its background lets them ignore it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def on_the_path(folder):
