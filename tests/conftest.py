@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,24 @@ def run_process(*words, cwd=None, typed="", timeout=120):
 def process():
     """Run a process: `process("-m", "genkit", "--version")` -> its return code and output."""
     return run_process
+
+
+@pytest.fixture(scope="session")
+def ends():
+    """Whether a process of this number ends within two seconds: it is gone, or a zombie that nobody has waited for."""
+
+    def is_over(pid):
+        words = ["ps", "-o", "stat=", "-p", str(pid)]
+        state = subprocess.run(words, capture_output=True, text=True, check=False).stdout
+        return not state or state.startswith("Z")
+
+    def wait(pid):
+        deadline = time.monotonic() + 2
+        while not is_over(pid) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return is_over(pid)
+
+    return wait
 
 
 @pytest.fixture(scope="session")

@@ -134,6 +134,9 @@ def test_a_run_of_critics_stops_early_and_keeps_the_best_in_its_model(train, che
     assert 0 < scale <= 1.5
     assert misses == 2
     assert model.reranker.calibration == (scale, length_weight)
+    model.generate_to(tmp_path / "drawn", 2, best_of=3, choose="sample")
+    told = json.loads((tmp_path / "drawn" / "samples.json").read_text())
+    assert told["calibration"] == {"scale": scale, "length_weight": length_weight}
     kept = load_file(out / "model" / "critics.safetensors")
     assert best.keys() == kept.keys()
     assert all(torch.equal(best[name], kept[name]) for name in best)

@@ -8,6 +8,7 @@ import torch
 from toys import duet, language
 
 import genkit
+from genkit.errors import ConfigError
 from genkit.evaluation import gains
 from genkit.plugin import Critique, Sample
 from genkit.sampling.noise import choice_noise
@@ -124,6 +125,16 @@ def test_few_candidates_are_drawn_as_long_as_real_items_by_the_weight_of_lengths
     ]
     assert means[0] == pytest.approx(10.5, abs=0.4)
     assert means[1] < 9
+
+
+def test_none_is_drawn_by_critics_that_gained_nothing_but_by_a_scale_of_ones_own():
+    reranker = Reranker({"critic": LogRatio()}, {"critic": 1.0}, "", Calibration(0.0))
+    candidates = [Sample(torch.zeros(2)), Sample(torch.ones(2))]
+    luck = [choice_noise(f"{number}", range(2)) for number in range(2)]
+    with pytest.raises(ConfigError, match="gained nothing on held-out items"):
+        reranker.choose(Choice.of(2, "sample"), candidates, luck)
+    for how in ("best", "sample:1"):
+        assert len(reranker.choose(Choice.of(2, how), candidates, luck)) == 2
 
 
 def test_samples_that_are_chosen_are_evaluated_and_their_figures_say_so(tmp_path):

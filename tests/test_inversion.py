@@ -125,6 +125,9 @@ def test_noise_that_does_not_fit_is_refused(parts, says):
         Latents.of(parts).fitted({"z": Noise((4,))})
     with pytest.raises(ConfigError, match="not between 0 and 1"):
         Latents.of({"z": np.ones((1, 4))}).fitted({"z": Noise((4,), "uniform")})
+    half = Latents.of({"z": np.full((1, 4), 0.5, np.float32)})
+    with pytest.raises(ConfigError, match="is float32; its last digits count: float64 is needed"):
+        half.fitted({"z": Noise((4,), "uniform", dtype="float64")})
     with pytest.raises(ConfigError, match="not between 0 and 1"):  # once it is float32
         Latents.of({"z": np.full((1, 4), 1 - 1e-12)}).fitted({"z": Noise((4,), "uniform")})
 

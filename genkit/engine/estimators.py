@@ -350,19 +350,23 @@ class ImportanceEstimator(nn.Module):
         if scale and request.opponent is not None:
             with torch.no_grad():
                 log_weights += _line_log_prob(request.opponent, fake) - log_prob
+        steps = lengths(fake)
         if scale:
-            log_weights += self.length_weight * lengths(fake)
+            log_weights += self.length_weight * steps
         weights = log_weights.view(-1, self.settings.group).softmax(1)
         if scale and request.real is not None:
-            self._compare_lengths(weights, lengths(fake).view(weights.shape), request.real)
-        effective_share = 1 / weights.square().sum(1).mean() / self.settings.group
-        advantages = weights - 1 / self.settings.group
+            self._compare_lengths(weights, steps.view(weights.shape), request.real)
         if has_dropout:
             _set_dropout(generator, is_on=generator.training)
             advantages, log_prob = weights, _line_log_prob(generator, fake)
+        else:
+            advantages = weights - 1 / self.settings.group
         loss = -(advantages.flatten() * log_prob).sum() / len(weights)
-        statistics = {"score": scores.mean(), "effective_share": effective_share}
-        statistics["length_weight"] = self.length_weight.clone()
+        statistics = {
+            "score": scores.mean(),
+            "effective_share": 1 / weights.square().sum(1).mean() / self.settings.group,
+            "length_weight": self.length_weight.clone(),
+        }
         if real is not None:
             likelihood = _line_log_prob(generator, real).mean()
             loss = (1 - self.settings.real) * loss - self.settings.real * likelihood

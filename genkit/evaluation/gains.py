@@ -61,9 +61,8 @@ def effective_share(samples: Scores) -> float:
 
     Of fewer samples than CANDIDATES, that of all of them.
     """
-    count = min(CANDIDATES, len(samples))
-    groups = samples[: len(samples) // count * count].reshape(-1, count)
-    weights = np.exp(groups - groups.max(1, keepdims=True))
+    weights = _weights(_groups(samples))
+    count = weights.shape[1]
     return float((weights.sum(1) ** 2 / (count * (weights**2).sum(1))).mean())
 
 
@@ -78,16 +77,13 @@ def length_weight(samples: Scores, lengths: Scores, length: float) -> float:
         samples, lengths: [N], the scores of samples and their lengths in steps.
         length: of real items, on average.
     """
-    count = min(CANDIDATES, len(samples))
-    whole = len(samples) // count * count
-    groups, steps = (values[:whole].reshape(-1, count) for values in (samples, lengths))
+    groups, steps = _groups(samples), _groups(lengths)
     low, high = -LARGEST_LENGTH_WEIGHT, LARGEST_LENGTH_WEIGHT
     if steps.min() == steps.max():
         return 0.0
     for _ in range(20):  # the mean length rises with the weight
         middle = (low + high) / 2
-        scores = groups + middle * steps
-        weights = np.exp(scores - scores.max(1, keepdims=True))
+        weights = _weights(groups + middle * steps)
         mean = float(((weights * steps).sum(1) / weights.sum(1)).mean())
         low, high = (middle, high) if mean < length else (low, middle)
     return (low + high) / 2
@@ -130,6 +126,17 @@ def figures(
         **by_step,
         "effective_share": Figure(effective_share(scores[1])),
     }
+
+
+def _groups(values: Scores) -> Scores:
+    """[groups, n]: values of samples in groups of n = CANDIDATES; of fewer samples than that, all of them in one."""
+    count = min(CANDIDATES, len(values))
+    return values[: len(values) // count * count].reshape(-1, count)
+
+
+def _weights(scores: Scores) -> Scores:
+    """[groups, n]: exp(scores), over that of the highest score of each group."""
+    return np.exp(scores - scores.max(1, keepdims=True))
 
 
 def _log_mean_exp(scores: Scores) -> float:
