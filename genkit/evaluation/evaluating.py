@@ -316,7 +316,6 @@ class _Work:
             "attack": request.attack,
             "split": "two disjoint halves of the items in an order by the seed",
             "seed": request.seed,
-            "dtype": "float32",
             "neighbours": scores.NEIGHBOURS,
             "memorised": scores.MEMORISED,
             "interval": scores.LEVEL,

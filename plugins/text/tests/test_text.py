@@ -52,6 +52,11 @@ def small(preset, **more):
         recipe["stages"] = QUICK
     if "seqgan" in preset and "fast" not in preset:
         recipe["estimator"] = {"rollouts": 2}
+    if preset == "cooperative":
+        recipe["estimator"] = {"group": 4}
+        recipe["generator"] = {
+            "learning_rate": 1e-3
+        }  # a rate in shares of a run differs in a longer one
     return {
         "preset": preset,
         "options": {**SMALL, **more.pop("options", {})},

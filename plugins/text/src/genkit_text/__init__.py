@@ -5,6 +5,8 @@ from typing import Any
 from genkit.plugin import Modality, Preset
 
 _LIKELIHOOD_OPTIMIZER = {"learning_rate": 5e-3, "betas": (0.9, 0.999), "gradient_clip": 5.0}
+_FALLING_RATE = {"start": 5e-3, "end": 5e-4, "items": 300_000, "shape": "cosine"}
+_TEACHING_RATE = {"start": 1e-3, "end": 5e-5, "share": 0.25, "delay": 0.75}
 _PRETRAIN_STAGE: dict[str, Any] = {
     "kind": "pretrain",
     "items": 400_000,
@@ -89,19 +91,22 @@ modality = Modality(
             recipe={
                 "batch_size": 64,
                 "loss": "non_saturating",
-                "estimator": {"kind": "importance", "group": 8, "real": 0.5},
-                "generator": {"learning_rate": 3e-4, "betas": (0.9, 0.999), "gradient_clip": 5.0},
+                "estimator": {"kind": "importance", "group": 16, "real": 0.2},
+                "generator": {**_LIKELIHOOD_OPTIMIZER, "learning_rate": _TEACHING_RATE},
                 "critic": {"learning_rate": 1e-3, "betas": (0.9, 0.999)},
                 "stages": [
-                    {**_PRETRAIN_STAGE, "part": _FOR_GENERATOR},
-                    _BEST_CRITICS_STAGE,
-                    {"kind": "generator", "items": 50_000, "part": _FOR_GENERATOR},
+                    {
+                        "kind": "pretrain",
+                        "items": 300_000,
+                        "part": _FOR_GENERATOR,
+                        "generator": {**_LIKELIHOOD_OPTIMIZER, "learning_rate": _FALLING_RATE},
+                    },
                     _BEST_CRITICS_STAGE,
                     {"kind": "generator", "part": _FOR_GENERATOR},
                 ],
                 "ema_halflife_items": 20_000,
             },
-            run={"items": 600_000},
+            run={"items": 450_000},
         ),
         "seqgan": Preset(
             summary="SeqGAN (Yu et al. 2017): 16 rollouts of every prefix, P(real) as reward; fewer critic steps.",
