@@ -79,10 +79,10 @@ def reals():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, reals):
-    """A run with the features' critic alone, without the critic of pixels."""
+    """A run with the features' critic alone, without the critic of pixels and the term of spectra."""
     out = tmp_path_factory.mktemp("projected") / "run"
     settings = {
-        "options": {"size": 16, "features": 8, "latent": 8, "augment": "off"},
+        "options": {"size": 16, "features": 8, "latent": 8, "augment": "off", "spectrum": False},
         "recipe": {"batch_size": 16, "critic": {"weight": 0.0}, "critics": {"features": {"weight": 1.0}}},
         "run": {"plan": "fp32", "threads": 1},
     }  # fmt: skip

@@ -48,6 +48,40 @@ def test_a_filter_of_noise_learns_a_spectrum_by_this_term_alone(channels):
     assert after < 1
 
 
+@pytest.mark.parametrize("strength", [0.5, 1.0, 2.0])
+def test_tints_are_pulled_to_vary_as_in_real_pictures_and_brightness_is_not(strength):
+    draws = torch.randn(64, 2, generator=torch.Generator().manual_seed(0))
+    real = noise(64, 3, 1)
+
+    def gradient(direction):
+        """Of the strength of a light of this colour, where real pictures have it with strength 1."""
+        light = (draws[:, :1] * torch.tensor(direction))[:, :, None, None]
+        factor = torch.tensor(strength, requires_grad=True)
+        Spectrum(3, SHAPE)(real + light, real + factor * light).backward()
+        return factor.grad
+
+    tint, brightness = gradient([1.0, -0.5, -0.5]), gradient([1.0, 1.0, 1.0])
+    assert torch.sign(tint) == torch.sign(torch.tensor(strength).log())
+    assert brightness.abs() < 1e-5
+
+
+def test_channels_of_the_right_power_that_know_nothing_of_each_other_have_a_slope():
+    real = noise(64, 1, 0).repeat(1, 3, 1, 1) + 0.3 * noise(64, 3, 1)
+    independent = torch.stack([real[:, 0], real[:, 1].roll(1, 0), real[:, 2].roll(2, 0)], 1)
+    slopes = []
+    for fake in (real.clone(), independent):
+        fake.requires_grad_()
+        Spectrum(3, SHAPE)(real, fake).backward()
+        slopes.append(fake.grad.abs().max())
+    assert slopes[0] == 0 < slopes[1]
+    # A step against it makes differences between channels smaller, as they are in real pictures.
+    stepped = (
+        independent.detach() - 0.1 * independent.grad / independent.grad.norm() * independent.norm()
+    )
+    differences = [(x[:, 0] - x[:, 1]).square().mean() for x in (real, stepped, independent)]
+    assert differences[0] < differences[1] < differences[2]
+
+
 def test_brightness_is_left_to_the_critics_and_equal_pictures_have_no_slope():
     term = Spectrum(1, SHAPE)
     fake = noise(8, 1, 0).requires_grad_()

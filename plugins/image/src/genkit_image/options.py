@@ -93,7 +93,8 @@ class Options(Sized):
     lite0: EfficientNet-lite0, a small ImageNet classifier, whose weights are installed with the plugin."""
     spectrum: bool = False
     """Give the generator a loss term, `spectrum`, that compares the mean power of each frequency with that of real
-    pictures (after Durall et al. 2020): fine textures and the grids of upsampling are as strong as in real pictures."""
+    pictures (after Durall et al. 2020): fine textures and the grids of upsampling are as strong as in real pictures,
+    and colours vary as much."""
     encoder: bool = False
     """Give a compact generator an encoder, so that the model can infer the noise of a picture. It learns in stages of
     the kind pretrain (a variational autoencoder), and in the game by the terms prior, values and likeness (VAE-GAN)."""
