@@ -29,11 +29,18 @@ class TestStream(FewClips):
     options = {**SMALL, "frames": 6, "spacing": 4}
 
 
-class TestTgan(FewClips):
+class OtherNetworks(FewClips):
+    """Other networks of the same plugin, which evaluates the clips of all alike: TestStream asks how."""
+
+    test_feature_networks_are_functions = None
+    test_measures_are_numbers = None
+
+
+class TestTgan(OtherNetworks):
     preset = "tgan-small"
     options = {**SMALL, "frames": 8}
 
 
-class TestMocogan(FewClips):
+class TestMocogan(OtherNetworks):
     preset = "mocogan"
     options = {**SMALL, "frames": 8, "categories": 3}
