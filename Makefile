@@ -42,9 +42,10 @@ demo: $(if $(wildcard $(STAMP)),,$(DEMO_STAMP))
 	@echo "  $(BIN)/genkit train image --data YOUR/PICTURES --out runs/mine         # your own folder"
 	@echo "  $(BIN)/genkit train image --out runs/classes options.conditional=true    # then: generate --label Sneaker"
 
-# One thread: the tests' networks are too small to gain from more, and threads wait for each other on busy cores.
+# One thread: networks of tests are too small to gain from more, and threads wait for each other on busy cores. Workers
+# share what one of them has compiled, even where the environment wants no bytecode on the disk.
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4
 
 slow: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow -s

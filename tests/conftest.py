@@ -18,13 +18,22 @@ import genkit
 from genkit.cli import main
 
 
+SLOW = ("README.md", "test_compat.py", "test_processes.py", "test_quality.py", "test_readme.py")
+"""Files with few tests that take long: they come first, so that no worker waits for one of them at the end."""
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.name not in SLOW)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """Each file goes to one worker, so that what its tests share is trained once."""
+    """Each file goes to one worker, so that what its tests share is trained once; in the order of collection."""
     if config.option.dist != "load":
         return None
     from xdist.scheduler import LoadFileScheduling
 
+    config.option.loadscopereorder = False
     return LoadFileScheduling(config, log)
 
 
