@@ -17,7 +17,6 @@ import torch
 import genkit
 from genkit.cli import main
 
-
 SLOW = ("README.md", "test_compat.py", "test_processes.py", "test_quality.py", "test_readme.py")
 """Files with few tests that take long: they come first, so that no worker waits for one of them at the end."""
 
