@@ -3,6 +3,8 @@
 openmoji    4,147 emoji at 72 x 72 on white: npm `openmoji@15.0.0` (CC BY-SA 4.0), drawn by PyPI `resvg-py`
 crops       9,700 crops at 64 x 64 of the photographs and drawings in Debian's `plasma-workspace-wallpapers`,
             `mate-backgrounds` and `ukui-wallpapers` (CC BY-SA and others, see the packages)
+sprites     4,224 figures of a game at 72 x 72 on white: Debian's `wesnoth-1.16-data` (GPL-2+). No recipe was chosen by
+            them: they show what a claim is worth elsewhere
 
 npm pack openmoji@15.0.0 && mkdir moji && tar xzf openmoji-15.0.0.tgz -C moji
 pip install resvg-py
@@ -10,6 +12,8 @@ python tests/benchmarks/picture_sets.py openmoji moji/package OUT/openmoji
 apt-get download plasma-workspace-wallpapers mate-backgrounds ukui-wallpapers
 for file in *.deb; do dpkg-deb -x $file walls; done
 python tests/benchmarks/picture_sets.py crops walls OUT/crops
+apt-get download wesnoth-1.16-data && dpkg-deb -x wesnoth-1.16-data*.deb wesnoth
+python tests/benchmarks/picture_sets.py sprites wesnoth OUT/sprites
 """
 
 from __future__ import annotations
@@ -34,11 +38,25 @@ def openmoji(package: Path, out: Path) -> int:
     files = sorted((package / "color" / "svg").glob("*.svg"))
     for file in files:
         content = resvg_py.svg_to_bytes(svg_path=str(file), width=72, height=72)
-        drawing = Image.open(io.BytesIO(bytes(content))).convert("RGBA")
-        picture = Image.new("RGBA", drawing.size, "white")
-        picture.alpha_composite(drawing)
-        picture.convert("RGB").save(out / f"{file.stem}.png")
+        on_white(Image.open(io.BytesIO(bytes(content)))).save(out / f"{file.stem}.png")
     return len(files)
+
+
+def sprites(folder: Path, out: Path) -> int:
+    count = 0
+    for file in sorted(folder.rglob("units/**/*.png")):
+        with Image.open(file) as figure:
+            if (figure.size, figure.mode) == ((72, 72), "RGBA"):
+                on_white(figure).save(out / f"{count:05d}.png")
+                count += 1
+    return count
+
+
+def on_white(drawing: Image.Image) -> Image.Image:
+    drawing = drawing.convert("RGBA")
+    picture = Image.new("RGBA", drawing.size, "white")
+    picture.alpha_composite(drawing)
+    return picture.convert("RGB")
 
 
 def crops(folder: Path, out: Path) -> int:
@@ -80,4 +98,8 @@ def is_wanted(file: Path) -> bool:
 if __name__ == "__main__":
     kind, source, target = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
     target.mkdir(parents=True, exist_ok=True)
-    print({"openmoji": openmoji, "crops": crops}[kind](source, target), "pictures in", target)
+    print(
+        {"openmoji": openmoji, "crops": crops, "sprites": sprites}[kind](source, target),
+        "pictures in",
+        target,
+    )
