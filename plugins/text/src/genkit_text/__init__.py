@@ -91,7 +91,7 @@ modality = Modality(
             recipe={
                 "batch_size": 64,
                 "loss": "non_saturating",
-                "estimator": {"kind": "importance", "group": 16, "real": 0.2},
+                "estimator": {"kind": "importance", "group": 16, "real": 0.5},
                 "generator": {**_LIKELIHOOD_OPTIMIZER, "learning_rate": _TEACHING_RATE},
                 "critic": {"learning_rate": 1e-3, "betas": (0.9, 0.999)},
                 "stages": [
