@@ -185,8 +185,9 @@ def play(
 
 def _play(game: Game, folder: RunFolder, clock: Clock, stop: Stop, best: Best | None) -> None:
     restore_start = game.snapshot() if folder.latest() is None else None
-    due = clock.due(stop)
+    due, model = clock.due(stop), None
     while not due.over:
+        model = None
         game.play_round()
         while game.best_critics.notes:
             clock.notify(note=game.best_critics.notes.pop(0))
@@ -197,13 +198,13 @@ def _play(game: Game, folder: RunFolder, clock: Clock, stop: Stop, best: Best | 
         clock.tick()
         due = clock.due(stop)
         if due.evaluate:
-            _evaluate(game, folder, clock, best)
+            model = _evaluate(game, folder, clock, best)
             for note in game.batches.news():
                 clock.notify(note=note)
         if due.log or due.stop:
             clock.log(folder)
         if due.save or due.stop:
-            _save(game, folder, clock)
+            _save(game, folder, clock, model)
             restore_start = None
         if due.stop:
             message = f"stopped at {game.items:,} items; everything is saved in {folder.path}. Continue with --resume"
@@ -212,8 +213,8 @@ def _play(game: Game, folder: RunFolder, clock: Clock, stop: Stop, best: Best | 
         raise diverged(game.items, DIVERGENCE)
     clock.log(folder)
     if clock.items_evaluated != game.items:
-        _evaluate(game, folder, clock, best)
-    _save(game, folder, clock)
+        model = _evaluate(game, folder, clock, best)
+    _save(game, folder, clock, model)
 
 
 # Setting up ------------------------------------------------------------------------------------------------------
@@ -384,16 +385,19 @@ def _trackers(game: Game, folder: RunFolder) -> list[Any]:
 # Evaluating, saving and restoring ---------------------------------------------------------------------------------
 
 
-def _evaluate(game: Game, folder: RunFolder, clock: Clock, best: Best | None) -> None:
+def _evaluate(game: Game, folder: RunFolder, clock: Clock, best: Best | None) -> Model | None:
     """Draw samples of fixed identities, report what the diagnosis finds in them, and write a preview of them.
 
     Args:
         best: evaluates the model too, and keeps the best; None: it is not evaluated.
+
+    Returns:
+        The model that drew them; None in all processes but the main one.
     """
     modality, run = game.config.modality, game.config.run
     clock.evaluated()
     if not game.runtime.is_main_process:
-        return
+        return None
     check_weights(game)
     with global_seeds("look"):
         model = model_of(game)
@@ -415,7 +419,7 @@ def _evaluate(game: Game, folder: RunFolder, clock: Clock, best: Best | None) ->
             if note:
                 clock.notify(note=note)
         if "preview" not in game.capabilities or not modality.preview_formats:
-            return
+            return model
         try:
             with registry.asking(modality, "preview"):
                 content = game.plugin.preview(sample, modality.preview_formats[0], game.controls)
@@ -424,15 +428,19 @@ def _evaluate(game: Game, folder: RunFolder, clock: Clock, best: Best | None) ->
             if strict():
                 raise
             clock.notify(note=f"no preview at {game.items:,} items: {error}")
-            return
+            return model
     path = folder.path / "samples" / f"{game.items:012d}.{modality.preview_formats[0]}"
     make_folder(path.parent)
     write_whole(path, content, durable=False)
     clock.notify(note=f"samples: {path}")
+    return model
 
 
-def _save(game: Game, folder: RunFolder, clock: Clock) -> None:
+def _save(game: Game, folder: RunFolder, clock: Clock, model: Model | None) -> None:
     """Write a checkpoint and the current model.
+
+    Args:
+        model: the current one; None: it is made, which takes a forward pass for BatchNorm's statistics.
 
     Raises:
         TrainingError: if a weight is not finite; nothing is written then.
@@ -449,7 +457,7 @@ def _save(game: Game, folder: RunFolder, clock: Clock) -> None:
                 "data": about_data(game),
             }
             folder.save_checkpoint(game.items, state, groups, game.config.run.keep_checkpoints)
-        model_of(game).save(folder.path / "model")
+        (model or model_of(game)).save(folder.path / "model")
     clock.saved()
 
 
