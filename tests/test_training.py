@@ -34,7 +34,7 @@ from toys import (
 
 import genkit
 from genkit import config as configuration
-from genkit.engine import clock
+from genkit.engine import clock, training
 from genkit.engine.data import open_data
 from genkit.engine.game import Game
 from genkit.engine.optimizers import impose, make_optimizer, pack, unpack
@@ -215,6 +215,19 @@ def test_a_resumed_run_equals_one_that_never_stopped(train, game):
     for items in (448, 512, 1100, 1280):
         _, parts = train(modality, items, "parts", recipe=recipe, resume=True)
     assert_same(whole, parts)
+
+
+def test_a_look_and_a_save_at_one_moment_share_a_model(train, monkeypatch):
+    """To make a model takes forward passes for BatchNorm's statistics."""
+    moments = []
+    make = training.model_of
+    monkeypatch.setattr(
+        training, "model_of", lambda game: (moments.append(game.items), make(game))[1]
+    )
+    train(ring, 640, recipe={"batch_size": 64}, run={"sample_items": 320})
+    assert moments == [320, 640]
+    train(ring, 704, recipe={"batch_size": 64}, run={"sample_items": 320}, resume=True)
+    assert moments[2:] == [704]
 
 
 def test_the_temperature_is_that_of_the_items_seen(train):

@@ -187,7 +187,7 @@ def _play(game: Game, folder: RunFolder, clock: Clock, stop: Stop, best: Best | 
     restore_start = game.snapshot() if folder.latest() is None else None
     due, model = clock.due(stop), None
     while not due.over:
-        model = None
+        model = None  # of a look since the last round
         game.play_round()
         while game.best_critics.notes:
             clock.notify(note=game.best_critics.notes.pop(0))

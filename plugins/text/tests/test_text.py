@@ -54,9 +54,8 @@ def small(preset, **more):
         recipe["estimator"] = {"rollouts": 2}
     if preset == "cooperative":
         recipe["estimator"] = {"group": 4}
-        recipe["generator"] = {
-            "learning_rate": 1e-3
-        }  # a rate in shares of a run differs in a longer one
+        # A rate in shares of a run is another one in a longer run.
+        recipe["generator"] = {"learning_rate": 1e-3}
     return {
         "preset": preset,
         "options": {**SMALL, **more.pop("options", {})},
