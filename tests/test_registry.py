@@ -665,7 +665,7 @@ def test_the_list_of_plugins_survives_all_faulty_plugins_together(site, python, 
     site.install("genkit-next", {"next": "json:x"}, group="genkit.modality.v2")
     (site.folder / "stray-1.0.dist-info").mkdir()
     code = (
-        "from genkit.discovery import registry; registry.PROBE_SECONDS = 2\n"
+        "from genkit.discovery import registry; registry.PROBE_SECONDS = 5\n"
         "from genkit.cli import main; main(['plugins', 'list', '--json'])"
     )
     document = json.loads(python(code, "-W", "error", cwd=tmp_path))

@@ -10,7 +10,7 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
+from torch.nn.functional import conv2d, pad
 
 from genkit.kit.blocks import LEAKY_SLOPE, variance_scaling_
 from genkit.plugin import Critique, Sample
@@ -129,7 +129,7 @@ class SpectrumCritic(nn.Module):
         for window in WINDOWS:
             layers: list[nn.Module] = []
             for inputs, outputs in itertools.pairwise([1, *maps]):
-                layers += [variance_scaling_(nn.Conv2d(inputs, outputs, 3, 2, 1), gain)]
+                layers += [variance_scaling_(_Halving(inputs, outputs, 3, 2, 1), gain)]
                 layers += [nn.LeakyReLU(LEAKY_SLOPE, inplace=True)]
             self.bodies.append(nn.Sequential(*layers))
             positions = math.prod(
@@ -145,6 +145,18 @@ class SpectrumCritic(nn.Module):
         )
         pairs = zip(self.heads, features, strict=True)
         return Critique(tuple(head(part, sample.condition) for head, part in pairs), features)
+
+
+class _Halving(nn.Conv2d):
+    """A convolution of stride 2, [B, i, h, w] -> [B, o, h / 2, w / 2], that computes a column as a row.
+
+    For outputs of one column torch's bf16 convolutions read memory that is not theirs on CPUs with AMX (torch 2.13).
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.shape[-1] > 2:
+            return super().forward(input)
+        return conv2d(input.mT, self.weight.mT, self.bias, self.stride, self.padding).mT
 
 
 def spectrum(x: Tensor, window: int) -> Tensor:
