@@ -36,6 +36,11 @@ class OtherNetworks(FewClips):
     test_measures_are_numbers = None
 
 
+class TestLayered(OtherNetworks):
+    preset = "layered"
+    options = {**SMALL, "frames": 6, "spacing": 4}
+
+
 class TestTgan(OtherNetworks):
     preset = "tgan-small"
     options = {**SMALL, "frames": 8}

@@ -21,7 +21,7 @@ from genkit_video.options import Controls, Options
 from genkit_video.plugin import VideoPlugin, to_frames
 
 TINY = {"size": 16, "frames": 8, "features": 2, "critic_features": 2, "content": 6, "motion": 5}
-PRESETS = ("stream", "tgan-small", "tgan", "mocogan")
+PRESETS = ("stream", "layered", "tgan-small", "tgan", "mocogan")
 
 
 class Squares(VideoPlugin):

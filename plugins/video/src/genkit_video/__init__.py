@@ -6,6 +6,15 @@ _ESTIMATOR = {"kind": "pathwise", "reuse_fakes": True}
 _LAZY_PENALTY = {"weight": 2.0, "interval": 8}
 # Over the last third of the run, whatever its length.
 _DECAY = {"end": 1e-4, "delay": 2 / 3, "share": 1 / 3, "shape": "cosine"}
+_STREAM = {
+    "batch_size": 16,
+    "loss": "relativistic",
+    "penalties": {"r1": _LAZY_PENALTY, "r2": _LAZY_PENALTY},
+    "estimator": _ESTIMATOR,
+    "generator": {"learning_rate": {"start": 1e-3, **_DECAY}, "betas": (0.0, 0.99)},
+    "critic": {"learning_rate": {"start": 5e-4, **_DECAY}, "betas": (0.0, 0.99)},
+    "ema_halflife_items": 20_000,
+}
 _MOCOGAN_ADAM = {"learning_rate": 2e-4, "betas": (0.5, 0.999), "weight_decay": 1e-5}
 
 
@@ -39,15 +48,13 @@ modality = Modality(
         "stream": Preset(
             summary="Endless clips at any frame rate, narrow networks; relativistic loss, lazy R1 and R2. For a CPU.",
             options={"size": 32, "critic_features": 32},
-            recipe={
-                "batch_size": 16,
-                "loss": "relativistic",
-                "penalties": {"r1": _LAZY_PENALTY, "r2": _LAZY_PENALTY},
-                "estimator": _ESTIMATOR,
-                "generator": {"learning_rate": {"start": 1e-3, **_DECAY}, "betas": (0.0, 0.99)},
-                "critic": {"learning_rate": {"start": 5e-4, **_DECAY}, "betas": (0.0, 0.99)},
-                "ema_halflife_items": 20_000,
-            },
+            recipe=_STREAM,
+            run={"items": 120_000},
+        ),
+        "layered": Preset(
+            summary="Things that keep their look while they move, drawn once, over a background that stands still.",
+            options={"size": 32, "critic_features": 32, "renderer": "layered"},
+            recipe=_STREAM,
             run={"items": 120_000},
         ),
         "tgan-small": Preset(

@@ -18,12 +18,14 @@ from torch.nn.functional import one_hot
 from genkit.errors import ConfigError
 from genkit.kit.blocks import LEAKY_SLOPE, variance_scaling_
 from genkit.plugin import Noise, Sample
+from genkit_video.layered import Layered, spread
 from genkit_video.options import Options
 from genkit_video.renderers import (
     GAIN,
     Modulated,
     Pictures,
     TganRenderer,
+    apply_precisely,
     initialise,
     without_bias,
 )
@@ -93,19 +95,6 @@ def interpolate(codes: Tensor, places: Tensor) -> Tensor:
     return start + share * (end - start)
 
 
-def apply_precisely(layers: nn.Module, x: Tensor) -> Tensor:
-    """`layers(x)` in float32 whatever the precision plan, since its output places things in a frame.
-
-    In eval mode it is computed in float64 and rounded, so that the result does not depend on how many frames are
-    generated at once. (MPS and most operators of ONNX Runtime have no float64.)
-    """
-    with torch.autocast(x.device.type, enabled=False):
-        if layers.training or x.device.type == "mps" or torch.compiler.is_exporting():
-            return layers(x.float())
-        parameters = {name: values.double() for name, values in layers.named_parameters()}
-        return torch.func.functional_call(layers, parameters, x.double()).float()
-
-
 class Unrolled(nn.Module):
     """Base of generators of endless clips: codes at regular times, interpolated to the frames and rendered one by one.
 
@@ -167,6 +156,7 @@ class Unrolled(nn.Module):
         """These output frames [B, C, T, H, W] in [-1, 1], from exactly the steps of noise that `needs` names."""
         times = moments(steps, controls, self.rate)
         numbers = self._code_numbers(steps, controls)
+        noise = spread(noise, getattr(self.renderer, "objects", 1))
         codes = interpolate(
             self.codes(noise["motion"], numbers), times / self.spacing - numbers.start
         )
@@ -206,10 +196,9 @@ class Stream(Unrolled):
     """
 
     def __init__(self, options: Options, channels: int, classes: int, rate: float) -> None:
-        renderer = ResidualRenderer if options.renderer == "residual" else Modulated
-        super().__init__(
-            options, rate, options.spacing, renderer(options, LATENT, channels, classes)
-        )
+        renderers = {"dcgan": Modulated, "residual": ResidualRenderer, "layered": Layered}
+        renderer = renderers[options.renderer](options, LATENT, channels, classes)
+        super().__init__(options, rate, options.spacing, renderer)
         width, waves = options.motion, options.waves
         self.ages = AGES if options.cut == "start" else 0
         self.memory = nn.Sequential(

@@ -35,9 +35,12 @@ class Options(Sized):
     architecture: Literal["stream", "tgan", "mocogan"] = "stream"
     """Where motion comes from. stream: convolutions over noise, and waves, for endless clips; tgan: a fixed number of
     codes made at once (Saito et al. 2017); mocogan: a recurrent cell (Tulyakov et al. 2018)."""
-    renderer: Literal["dcgan", "residual"] = "dcgan"
+    renderer: Literal["dcgan", "residual", "layered"] = "dcgan"
     """The picture networks, and stream's critic of clips. dcgan: DCGAN's, whose features content noise scales and
-    shifts in stream; residual: norm-free residual ones."""
+    shifts in stream; residual: norm-free residual ones; layered: for stream, objects that are drawn once and move over
+    a background that is drawn once (after Yang et al. 2017), with the critics of dcgan."""
+    objects: Annotated[int, Field(ge=1, le=16)] = 2
+    """Objects of the layered renderer."""
     content: Width = 64
     """Noise dimensions for a whole clip."""
     motion: Width = 16
@@ -71,7 +74,7 @@ class Options(Sized):
                 raise ValueError(
                     'critic_norm "batch" is not for residual networks: choose "none" or "spectral"'
                 )
-        elif self.renderer == "residual" or self.critic_norm != "batch":
+        elif self.renderer != "dcgan" or self.critic_norm != "batch":
             raise ValueError(
                 f'architecture "{self.architecture}" is as published: renderer must be "dcgan" and critic_norm "batch"'
             )

@@ -138,6 +138,19 @@ class TganRenderer(nn.Module):
         return x.view(-1, count, *x.shape[1:]).transpose(1, 2)
 
 
+def apply_precisely(layers: nn.Module, x: Tensor) -> Tensor:
+    """`layers(x)` in float32 whatever the precision plan, since its output places things in a frame.
+
+    In eval mode it is computed in float64 and rounded, so that the result does not depend on how many frames are
+    generated at once. (MPS and most operators of ONNX Runtime have no float64.)
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        if layers.training or x.device.type == "mps" or torch.compiler.is_exporting():
+            return layers(x.float())
+        parameters = {name: values.double() for name, values in layers.named_parameters()}
+        return torch.func.functional_call(layers, parameters, x.double()).float()
+
+
 def without_bias(norm: nn.BatchNorm1d | nn.BatchNorm3d) -> nn.Module:
     """The BatchNorm with its bias removed: it scales and does not shift, as in TGAN."""
     norm.register_parameter("bias", None)
