@@ -13,7 +13,7 @@ from genkit.errors import ConfigError
 from genkit.plugin import Noise, Sample
 from genkit.sampling.noise import draw
 from genkit.system.runtime import lay_out
-from genkit_audio.critics import PhaseShuffle, make_critics, moved, spectrum
+from genkit_audio.critics import PhaseShuffle, SpectrumCritic, make_critics, moved, spectrum
 from genkit_audio.generators import KERNEL, make_generator
 from genkit_audio.options import Controls, Options
 
@@ -252,6 +252,14 @@ def test_a_label_changes_what_is_made_and_what_critics_say(options):
     for critic in critics.values():
         for logits in critic.eval()(Sample(made.x[:1].expand(3, -1, -1), labels)).logits:
             assert len(set(logits.tolist())) == 3
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 8])
+def test_a_column_of_a_spectrum_is_what_a_convolution_makes_of_it(width):
+    torch.manual_seed(0)
+    layer, x = SpectrumCritic(Options(**STREAM), 0).bodies[0][2], torch.randn(2, 2, 16, width)
+    plain = nn.functional.conv2d(x, layer.weight, layer.bias, stride=2, padding=1)
+    torch.testing.assert_close(layer(x), plain)
 
 
 def test_networks_run_in_bfloat16_and_channels_last():

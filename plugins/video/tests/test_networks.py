@@ -17,6 +17,7 @@ from genkit.system.runtime import lay_out
 from genkit_video import modality
 from genkit_video.critics import ClipCritic, RandomFrames, make_critics
 from genkit_video.generators import Stream, make_generator
+from genkit_video.layered import Layered
 from genkit_video.options import Controls, Options
 
 TINY = {"size": 16, "features": 4, "critic_features": 4, "content": 6, "motion": 5}
@@ -49,15 +50,23 @@ def learned(generator):
     with torch.no_grad():
         for _ in range(3):
             generator(noise_for(generator, rows=8, seed=7))
-        for body in (part.body for part in generator.modules() if hasattr(part, "body")):
-            if isinstance(body[-1], nn.Tanh):
-                body[-2].weight.mul_(10)
+        if isinstance(generator.renderer, Layered):
+            generator.renderer.object.body[-1].weight.mul_(10)
+            return generator.eval()
+        body = getattr(generator.renderer, "pictures", generator.renderer).body
+        if isinstance(body[-1], nn.Tanh):
+            body[-2].weight.mul_(10)
     return generator.eval()
 
 
 def endless(options):
     chosen = Options(**{**TINY, **options})
     return learned(make_generator(chosen, 1, chosen.categories, RATE))
+
+
+def rounding(options):
+    """Of frames that are computed in other batches: nothing bounds residual ones, and objects settle steeply."""
+    return 4e-6 if "renderer" in options else 1e-6
 
 
 def count(module):
@@ -87,15 +96,14 @@ def test_a_clip_is_the_same_whole_and_in_any_pieces(options, controls):
     whole = unrolled(generator, range(total), controls)
     assert whole.shape == (2, 1, total, 16, 16)
     change = (whole[:, :, 1:] - whole[:, :, :-1]).abs().amax((0, 1, 3, 4))
-    assert (
-        change.quantile(0.2) > 1e-4
-    )  # it moves; objects that settle on pixels may rest for a frame
+    # It moves; objects that settle on pixels may rest for a frame.
+    assert (change.median() if options.get("renderer") == "layered" else change.min()) > 1e-4
     for size in (1, 7, 64):
         pieces = [
             unrolled(generator, range(first, min(first + size, total)), controls)
             for first in range(0, total, size)
         ]
-        torch.testing.assert_close(torch.cat(pieces, 2), whole, rtol=0, atol=4e-6)
+        torch.testing.assert_close(torch.cat(pieces, 2), whole, rtol=0, atol=rounding(options))
 
 
 def test_a_clip_is_the_same_in_any_pieces_after_an_hour():
@@ -104,7 +112,7 @@ def test_a_clip_is_the_same_in_any_pieces_after_an_hour():
     controls, late = Controls(fps=29.97), range(10_000_000, 10_000_020)
     whole = unrolled(generator, late, controls)
     pieces = [unrolled(generator, range(step, step + 1), controls) for step in late]
-    torch.testing.assert_close(torch.cat(pieces, 2), whole, rtol=0, atol=4e-6)
+    torch.testing.assert_close(torch.cat(pieces, 2), whole, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("options", ENDLESS.values(), ids=ENDLESS)
@@ -116,7 +124,10 @@ def test_the_clip_of_training_is_the_beginning_of_the_endless_one(options):
     assert clip.shape == (2, 1, 16, 16, 16)
     for controls in (None, Controls(fps=8)):
         torch.testing.assert_close(
-            unrolled(generator, range(40), controls)[:, :, :16], clip, rtol=0, atol=4e-6
+            unrolled(generator, range(40), controls)[:, :, :16],
+            clip,
+            rtol=0,
+            atol=rounding(options),
         )
 
 

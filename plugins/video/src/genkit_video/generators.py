@@ -156,7 +156,6 @@ class Unrolled(nn.Module):
         """These output frames [B, C, T, H, W] in [-1, 1], from exactly the steps of noise that `needs` names."""
         times = moments(steps, controls, self.rate)
         numbers = self._code_numbers(steps, controls)
-        noise = spread(noise, getattr(self.renderer, "objects", 1))
         codes = interpolate(
             self.codes(noise["motion"], numbers), times / self.spacing - numbers.start
         )
@@ -189,7 +188,7 @@ class Stream(Unrolled):
     there on the distribution is stationary again.
 
     Args:
-        options: frames, content, motion, waves, spacing, cut, renderer, and the settings of the renderer.
+        options: frames, content, motion, waves, spacing, cut, renderer, objects, and the settings of the renderer.
         channels: C.
         classes: K; 0: unconditional.
         rate: frames per second of the data.
@@ -199,6 +198,7 @@ class Stream(Unrolled):
         renderers = {"dcgan": Modulated, "residual": ResidualRenderer, "layered": Layered}
         renderer = renderers[options.renderer](options, LATENT, channels, classes)
         super().__init__(options, rate, options.spacing, renderer)
+        self.objects = options.objects if options.renderer == "layered" else 1
         width, waves = options.motion, options.waves
         self.ages = AGES if options.cut == "start" else 0
         self.memory = nn.Sequential(
@@ -227,6 +227,12 @@ class Stream(Unrolled):
         # Cycles per frame before training: from one in 16 frames down to one in 128.
         pace = torch.logspace(-4, -7, waves, 2, device="cpu")
         self.register_buffer("pace", pace, persistent=False)
+
+    def unroll(
+        self, noise: Mapping[str, Tensor], condition: Tensor | None, controls: Any, steps: range
+    ) -> Sample:
+        """As the base does, with the objects of each clip as rows up to the renderer, which joins them."""
+        return super().unroll(spread(noise, self.objects), condition, controls, steps)
 
     def motion_steps(self, numbers: range) -> range:
         return range(numbers.start, numbers.stop + 2 * (KERNEL - 1))

@@ -63,14 +63,14 @@ class Layered(nn.Module):
         masks = pictures[:, -1:].sigmoid()
         # Values from 0 on, times masks, so that what interpolation takes from beyond an object is nothing.
         pictures = torch.cat([(pictures[:, :-1].tanh() + 1) * masks, masks], 1)
-        parts = [
+        pictures, rows, columns = (
             each.reshape(-1, count, *each.shape[1:]).to(pictures.dtype)
             for each in (pictures, *self.places(latents))
-        ]
+        )
         x = (background + 1)[:, None].expand(-1, frames, -1, -1, -1)
         for number in range(count):
-            picture, rows, columns = (each[:, number, None] for each in parts)
-            placed = rows[:, 0, :, None] @ picture @ columns[:, 0, :, None].mT
+            row, column = rows[:, number, :, None], columns[:, number, :, None]
+            placed = row @ pictures[:, number, None] @ column.mT
             x = x * (1 - placed[:, :, -1:]) + placed[:, :, :-1]
         x = x - 1
         if self.gain != 1 and not self.training:
@@ -122,13 +122,15 @@ def settle(place: Tensor) -> Tensor:
     return place + (target - place).detach()
 
 
-def spread(noise: Mapping[str, Tensor], objects: int) -> dict[str, Tensor]:
+def spread(noise: Mapping[str, Tensor], objects: int) -> Mapping[str, Tensor]:
     """The noise of each object, as rows [B L, ...]: the clip's own, whose last axis is rolled, so that objects are of
     one distribution and may depend on each other.
 
     Args:
         noise: by name, [B, ..., n].
     """
+    if objects == 1:
+        return noise
     return {
         name: torch.stack(
             [x.roll(number * x.shape[-1] // objects, -1) for number in range(objects)], 1

@@ -58,7 +58,7 @@ class Options(Sized):
     depth: Width = 1
     """Residual blocks at each resolution, for residual networks."""
     output_gain: Annotated[float, Field(ge=1, le=2)] = 1.06
-    """When sampling, frames of stream's DCGAN renderer are multiplied by this and clipped to [-1, 1]."""
+    """When sampling, frames of stream are multiplied by this and clipped to [-1, 1], but those of residual networks."""
     critic_features: Width = 24
     """Feature maps of the critics after the first halving of the resolution; they double with every further one."""
     critic_norm: Literal["batch", "spectral", "none"] = "none"
